@@ -1,0 +1,39 @@
+# Everything a newcomer needs: each target does its own set-up. `make help` lists them.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DATA ?= $(NEURAL_CLEANSE_DATA)
+
+.PHONY: help setup demo test check fix bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.done ## make .venv with the pinned dependencies
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parquet,dev]'
+	@touch $@
+
+demo: setup ## scan an infected digit classifier and its clean twin
+	$(BIN)/neural-cleanse demo --output out/demo --overwrite
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## formatting, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup ## format, and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## default against reference on real models; needs DATA=directory with mnist/ and gtsrb/
+	$(BIN)/python benchmarks/presets.py --data '$(DATA)' --output benchmarks/results
+
+clean: ## remove .venv and what the demo wrote
+	rm -rf $(VENV) out

@@ -1,0 +1,50 @@
+"""neural-cleanse: does this image classifier hide a backdoor, for which label, and what does the trigger look like?
+
+    import neural_cleanse as nc
+
+    model = nc.load_model("model.safetensors")
+    result = nc.scan(model.classifier, nc.load_data("images/"))
+    print(result.verdict, result.reason)
+
+Names are looked up when first used, so that `import neural_cleanse` does not wait for torch; `__init__.pyi` beside
+this file tells type checkers the same.
+"""
+
+import importlib
+
+_HOMES = {
+    "BatchCost": "cost",
+    "Classifier": "classifier",
+    "CostSchedule": "cost",
+    "FullSweep": "search",
+    "ImageSet": "data",
+    "Inversion": "inversion",
+    "LabelPair": "records",
+    "NeuralCleanseError": "errors",
+    "Normalize": "classifier",
+    "PatchTrigger": "triggers.patch",
+    "Recovered": "records",
+    "ReferenceCost": "cost",
+    "ScanResult": "records",
+    "ScanSettings": "scan",
+    "Verdict": "records",
+    "anomaly_index": "outlier",
+    "load_data": "readers.load",
+    "load_model": "loading.load",
+    "load_result": "storage",
+    "save_result": "storage",
+    "scan": "scan",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neural_cleanse' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"neural_cleanse.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,61 @@
+"""Everything that neural-cleanse raises on purpose.
+
+NeuralCleanseError
+├── SettingsError            an option or argument that makes no sense
+├── DataError                the clean images cannot be read or do not fit
+├── ModelError               the model file cannot be used
+│   ├── UnknownFormat        not a container that we read
+│   ├── CodeExecutionRefused loading would run code that came with the file
+│   ├── CheckpointMismatch   the weights do not fit the architecture
+│   └── UnusableOutputs      the network runs, but its answers cannot be scanned
+├── InputSanityError         the images reach the model in the wrong form (scale, order, labels)
+└── OutputError              the result cannot be written or read back
+"""
+
+
+class NeuralCleanseError(Exception):
+    """A fault that a user can cause: says what, got and why, and in `cure` what to do about it."""
+
+    def __init__(self, message: str, *, cure: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.cure}".rstrip()
+
+
+class SettingsError(NeuralCleanseError):
+    """An option or argument that makes no sense."""
+
+
+class DataError(NeuralCleanseError):
+    """The clean images cannot be read, or do not fit the model."""
+
+
+class ModelError(NeuralCleanseError):
+    """The model file cannot be used."""
+
+
+class UnknownFormat(ModelError):
+    """The bytes are not a container that we read."""
+
+
+class CodeExecutionRefused(ModelError):
+    """Loading would run code that came with the file, and nobody allowed it."""
+
+
+class CheckpointMismatch(ModelError):
+    """The weights do not fit the architecture."""
+
+
+class UnusableOutputs(ModelError):
+    """The network runs, but its answers cannot be scanned: several heads, chance in them, NaN."""
+
+
+class InputSanityError(NeuralCleanseError):
+    """The images reach the model in the wrong form: a verdict on them would mean nothing."""
+
+
+class OutputError(NeuralCleanseError):
+    """The result cannot be written, or what was written cannot be read back."""
