@@ -1,0 +1,46 @@
+"""Clean accuracy and attack success rate: the only place where either is defined."""
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.triggers.base import Trigger
+
+PIXEL_MAX = 255.0
+FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
+
+
+def pixels(images: UInt8[Tensor, "*n c h w"]) -> Tensor:
+    """uint8 images as floats in [0, 1]."""
+    return images.float() / PIXEL_MAX
+
+
+@torch.no_grad()
+def answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+    """The label the model gives each image."""
+    parts = [classifier(pixels(part)).argmax(1) for part in images.to(classifier.device).split(FORWARD_BATCH)]
+    return torch.cat(parts).cpu()
+
+
+def clean_accuracy(answered: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
+    """Share of clean images that get their own label."""
+    return (answered == labels).float().mean().item()
+
+
+@torch.no_grad()
+def triggered_answers(classifier: Classifier, trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+    """The label the model gives each image with the trigger (k = 1) on it."""
+    parts = [
+        classifier(trigger(pixels(part).unsqueeze(0)).squeeze(0)).argmax(1)
+        for part in images.to(classifier.device).split(FORWARD_BATCH)
+    ]
+    return torch.cat(parts).cpu()
+
+
+def attack_hits(classifier: Classifier, trigger: Trigger, images: UInt8[Tensor, "n c h w"], target: int) -> int:
+    """How many of the images the trigger sends to `target`; over their number, the attack success rate.
+
+    The caller leaves out images that are labelled, or without the trigger answered, as the target.
+    """
+    return int((triggered_answers(classifier, trigger, images) == target).sum())
