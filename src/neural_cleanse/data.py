@@ -1,0 +1,86 @@
+"""Clean images in memory: uint8, with labels where there are any. A scan needs no labels."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from neural_cleanse.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """n images of one size. `labels` are class indices; `names[i]` is the name of class i.
+
+    `origin` says where the images come from and what was done to them, for the report.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"] | None = None
+    names: tuple[str, ...] | None = None
+    origin: str = "memory"
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise DataError("There is not one image in the data.")
+        if self.labels is not None and len(self.labels) != len(self.images):
+            raise DataError(f"There are {len(self.images)} images and {len(self.labels)} labels.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def sha256(self) -> str:
+        """A hash of pixels and labels, so that a later run can tell whether it sees the same images."""
+        digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def take(self, rows: Int[Tensor, " m"]) -> "ImageSet":
+        """The images at `rows`, in that order."""
+        return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
+
+    def without_labels(self) -> "ImageSet":
+        """The same images as if nobody had labelled them."""
+        return replace(self, labels=None, names=None)
+
+    def in_order_of(self, names: tuple[str, ...]) -> "ImageSet":
+        """Labels renumbered to the model's own order of names; unchanged where either side has no names.
+
+        Raises DataError when the data have a class that the model does not know.
+        """
+        if self.labels is None or self.names is None or self.names == names:
+            return self
+        unknown = sorted(set(self.names) - set(names))
+        if unknown:
+            if all(name.isdecimal() for name in self.names):
+                return replace(self, names=names)  # folders named by class index already are in the model's order
+            raise DataError(
+                f"The data have classes that the model does not name: {', '.join(unknown[:5])}.",
+                cure="Rename the folders to the model's labels, or pass --ignore-labels.",
+            )
+        index = torch.tensor([names.index(name) for name in self.names])
+        return replace(self, labels=index[self.labels], names=names)
+
+
+def balanced(classes: Int[Tensor, " n"], count: int, seed: int) -> Int[Tensor, " m"]:
+    """Rows of at most `count` images, as evenly over `classes` as they allow, drawn by `seed`, ascending."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(classes)))
+    shuffled = classes[order]
+    by_class = torch.argsort(shuffled, stable=True)
+    # Position of each image within its own class: taking all firsts, then all seconds ... is balanced.
+    grouped = shuffled[by_class]
+    starts = torch.searchsorted(grouped, grouped, side="left")
+    position = torch.empty_like(by_class)
+    position[by_class] = torch.arange(len(classes)) - starts
+    chosen = torch.argsort(position, stable=True)[:count]
+    return order[chosen].sort().values

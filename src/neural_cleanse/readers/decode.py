@@ -1,0 +1,110 @@
+"""From the bytes of one picture to pixels: decoding, cropping, resizing. Pillow is imported when first used:
+the scan's core runs without it."""
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from neural_cleanse.errors import DataError
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored picture
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One undecoded picture: `name` for messages, `roi` as shares of width and height where the data have one."""
+
+    name: str
+    content: bytes
+    roi: Box | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What to make of every picture: `size` (height, width) or as stored; the region of interest alone or not."""
+
+    size: tuple[int, int] | None = None
+    crop_roi: bool = False
+
+    def __str__(self) -> str:
+        parts = ["cropped to the region of interest"] if self.crop_roi else []
+        parts += [f"resized to {self.size[0]}x{self.size[1]}"] if self.size else []
+        return ", ".join(parts) or "as stored"
+
+
+def decode(
+    pictures: Iterable[Picture], shape: Shape, *, skip_unreadable: bool = False
+) -> tuple[UInt8[Tensor, "n c h w"], list[int], list[str]]:
+    """The pixels of all pictures, which of them could be read (by position), and the names of the others.
+
+    Grey pictures give one channel, all others three; one coloured picture makes the whole set coloured.
+    Raises DataError on an unreadable picture (unless skipped), and when sizes differ.
+    """
+    arrays: list[npt.NDArray[np.uint8]] = []
+    kept: list[int] = []
+    skipped: list[str] = []
+    for position, picture in enumerate(pictures):
+        try:
+            arrays.append(_pixels(picture, shape))
+        except (OSError, ValueError, SyntaxError) as error:
+            if not skip_unreadable:
+                raise DataError(
+                    f"{picture.name} cannot be read as a picture: {error}",
+                    cure="Remove it, or pass --skip-unreadable to go on without it.",
+                ) from error
+            skipped.append(picture.name)
+            continue
+        kept.append(position)
+    if not arrays:
+        raise DataError(f"None of the {len(skipped)} pictures can be read.", cure="Is this a directory of images?")
+    return _stack(arrays), kept, skipped
+
+
+def _pixels(picture: Picture, shape: Shape) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image: Image.Image = Image.open(io.BytesIO(picture.content))
+            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(str(error)) from error
+    box = _box(picture, image.width, image.height) if shape.crop_roi else None
+    if shape.size is not None or box is not None:
+        height, width = shape.size or (image.height, image.width)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _box(picture: Picture, width: int, height: int) -> Box:
+    if picture.roi is None:
+        raise DataError(
+            f"{picture.name} has no region of interest to crop to: that needs columns roi_x1 .. roi_y2, width, height.",
+            cure="Leave out --crop roi.",
+        )
+    left, top, right, bottom = picture.roi
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise DataError(f"The region of interest of {picture.name} lies outside the picture.")
+    return left * width, top * height, right * width, bottom * height
+
+
+def _stack(arrays: list[npt.NDArray[np.uint8]]) -> UInt8[Tensor, "n c h w"]:
+    sizes = sorted({array.shape[:2] for array in arrays})
+    if len(sizes) > 1:
+        named = ", ".join(f"{height}x{width}" for height, width in sizes[:4])
+        raise DataError(
+            f"The images have {len(sizes)} different sizes ({named}{' ...' if len(sizes) > 4 else ''}).",
+            cure="Bring them to the model's input size with --resize HxW.",
+        )
+    channels = max(array.shape[2] for array in arrays)
+    stacked = np.stack([np.broadcast_to(array, (*array.shape[:2], channels)) for array in arrays])
+    return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))

@@ -1,0 +1,65 @@
+"""An image folder: class subfolders, or flat and unlabelled."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from neural_cleanse.errors import DataError
+from neural_cleanse.readers.decode import Picture
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """The pictures of a folder, found and labelled, not yet read."""
+
+    files: tuple[Path, ...]
+    labels: torch.Tensor | None
+    names: tuple[str, ...] | None
+
+    def pictures(self, rows: list[int]) -> Iterator[Picture]:
+        """The pictures at `rows`."""
+        for row in rows:
+            path = self.files[row]
+            try:
+                content = path.read_bytes()
+            except OSError:
+                content = b""  # decoding it fails with the file's name, or skips it, as for any unreadable picture
+            yield Picture(str(path), content)
+
+
+def open_folder(path: Path) -> FolderSource:
+    """Find the pictures under `path`. Class subfolders are ordered by name, numbers by value."""
+    classes = sorted((entry for entry in path.iterdir() if entry.is_dir() and _pictures(entry)), key=_natural)
+    loose = _pictures(path)
+    if classes and loose:
+        raise DataError(
+            f"{path} holds both pictures ({loose[0].name}) and class folders ({classes[0].name}).",
+            cure="Give a folder of class folders, or a flat folder of unlabelled pictures.",
+        )
+    if loose:
+        return FolderSource(tuple(loose), None, None)
+    if not classes:
+        raise DataError(
+            f"{path} holds no pictures.",
+            cure=f"Expected pictures ({', '.join(sorted(SUFFIXES))}), class folders of them, or parquet files.",
+        )
+    if len(classes) == 1:  # one folder of everything is no labelling
+        return FolderSource(tuple(_pictures(classes[0])), None, None)
+    files = [(file, label) for label, folder in enumerate(classes) for file in _pictures(folder)]
+    labels = torch.tensor([label for _, label in files])
+    return FolderSource(tuple(file for file, _ in files), labels, tuple(folder.name for folder in classes))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(
+        (entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()), key=_natural
+    )
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,0 +1,90 @@
+"""load_data: clean images from a folder, an .npz archive or parquet files, told apart by content."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.errors import DataError
+from neural_cleanse.readers.decode import Shape, decode
+from neural_cleanse.readers.folder import FolderSource, open_folder
+from neural_cleanse.readers.npz import read_npz
+from neural_cleanse.readers.parquet import ParquetSource, open_parquet
+
+# Without labels more images are read than asked for, so that the model's own answers can balance them.
+UNLABELLED_RESERVE = 4
+
+
+def load_data(
+    path: str | Path,
+    *,
+    at_most: int | None = None,
+    seed: int = 0,
+    resize: tuple[int, int] | None = None,
+    crop: Literal["roi"] | None = None,
+    ignore_labels: bool = False,
+    skip_unreadable: bool = False,
+) -> ImageSet:
+    """Clean images as uint8, from an image folder, an .npz file, or a parquet file or folder.
+
+    `at_most` images are read, drawn by `seed` and balanced by label; without labels four times as many, since a
+    scan balances those by the model's own answers. `resize` is (height, width); `crop="roi"` keeps the region of
+    interest where the data have one. Raises DataError with the file's name.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"There is no {path}.", cure="Give a folder of images, an .npz file or a parquet file.")
+    shape = Shape(resize, crop == "roi")
+    if path.is_file() and _magic(path) == b"PK\x03\x04":
+        return _from_npz(path, shape, at_most, seed, ignore_labels)
+    source = _open(path)
+    labels = None if ignore_labels else source.labels
+    if labels is not None and int(labels.min()) < 0:
+        raise DataError(f"{path} has the label {int(labels.min())}.", cure="Labels count from 0, or --ignore-labels.")
+    count = len(source.images) if isinstance(source, ParquetSource) else len(source.files)
+    rows = _choose(count, labels, at_most, seed)
+    images, kept, skipped = decode(source.pictures(rows.tolist()), shape, skip_unreadable=skip_unreadable)
+    origin = f"{path} ({count} images, {shape})" + (f", {len(skipped)} unreadable skipped" if skipped else "")
+    read = rows[torch.tensor(kept)]
+    return ImageSet(images, None if labels is None else labels[read], None if ignore_labels else source.names, origin)
+
+
+def _open(path: Path) -> FolderSource | ParquetSource:
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        return open_parquet(files) if files else open_folder(path)
+    if _magic(path) == b"PAR1":
+        return open_parquet([path])
+    what = "is empty" if path.stat().st_size == 0 else "is neither an .npz archive nor a parquet file"
+    raise DataError(f"{path} {what}.", cure="Give a folder of images, an .npz file or a parquet file.")
+
+
+def _magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _from_npz(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
+    if shape != Shape():
+        raise DataError(f"{path} holds pixel arrays, which are not {shape}.", cure="Resize them before saving.")
+    data = read_npz(path)
+    data = data.without_labels() if ignore_labels else data
+    rows = _choose(len(data), data.labels, at_most, seed)
+    return replace(data.take(rows), origin=f"{path} ({len(data)} images, {shape})")
+
+
+def _choose(count: int, labels: Int[Tensor, " n"] | None, at_most: int | None, seed: int) -> Int[Tensor, " m"]:
+    if at_most is None or count <= at_most:
+        return torch.arange(count)
+    if labels is not None:
+        return balanced(labels, at_most, seed)
+    chosen = np.random.default_rng(seed).permutation(count)[: at_most * UNLABELLED_RESERVE]
+    return torch.from_numpy(np.sort(chosen))
