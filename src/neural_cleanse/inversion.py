@@ -1,0 +1,314 @@
+"""Reverse-engineer triggers by gradient (Wang et al., S&P 2019, section IV), for many label pairs at once.
+
+    minimise over mask and pattern   cross entropy(target, model(A(x))) + cost * |mask|_1     over clean images x
+
+One batch holds b images for each of k rows, a row being one restart of one label pair. Rows never mix: each has its
+own images, cost, counters and best candidates, so a batch of k rows equals k single runs.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.cost import BatchCost, CostSchedule, CostState, take_rows
+from neural_cleanse.metrics import attack_hits, pixels
+from neural_cleanse.records import LabelPair, Outcome, Recovered
+from neural_cleanse.sampling import Part, Row, ScanImages, start_generator
+from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.patch import PatchTrigger
+
+SETTLED_SHRINK = 0.95  # a row has settled when its best size is above this share of its trailing mean
+TRAILING_MEMORY = 0.95  # of that mean: about the last twenty steps
+KERAS_CLIP = 1e-7
+
+Loss = Callable[[Float[Tensor, "k n classes"], Int[Tensor, " k"]], Float[Tensor, " k"]]
+
+
+def cross_entropy(logits: Float[Tensor, "k n classes"], targets: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Mean cross entropy of each row's images against its target: the paper's loss."""
+    chances = logits.log_softmax(-1)
+    index = targets.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+    return -chances.gather(2, index).mean((1, 2))
+
+
+def swapped_cross_entropy(logits: Float[Tensor, "k n classes"], targets: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """The loss as released: the authors' code swaps Keras' arguments, which leaves 16.1 * (1 - p_target)."""
+    chances = logits.softmax(-1)
+    onehot = torch.nn.functional.one_hot(targets, logits.shape[-1]).to(chances.dtype)
+    logs = onehot.clamp(KERAS_CLIP, 1 - KERAS_CLIP).log()
+    return -(chances * logs.unsqueeze(1)).sum(-1).mean(1)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "swapped": swapped_cross_entropy}
+
+
+@dataclass(frozen=True)
+class InversionState:
+    """A search under way, first dimension k everywhere.
+
+    `averaged` is the moving average of the free variables; `candidates` hold the free variables of the last `kept`
+    triggers that reached the ASR, each smaller than the one before, slot `num_kept % kept` being next; `batches` is
+    every row's own count of batches.
+    """
+
+    rows: tuple[Row, ...]
+    free: tuple[Tensor, ...]
+    averaged: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    variance: tuple[Tensor, ...]
+    batches: Int[Tensor, " k"]
+    cost: CostState
+    candidates: tuple[Tensor, ...]
+    candidate_sizes: Float[Tensor, "k kept"]
+    num_kept: Int[Tensor, " k"]
+    best_size: Float[Tensor, " k"]
+    trailing_size: Float[Tensor, " k"]
+
+    def take(self, index: Sequence[int]) -> "InversionState":
+        """The state of some rows, in that order."""
+        rows = torch.tensor(list(index), dtype=torch.long, device=self.best_size.device)
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor | CostState):
+                return value[rows] if isinstance(value, Tensor) else take_rows(value, rows)
+            if isinstance(value[0], Row):
+                return tuple(value[i] for i in index)
+            return tuple(tensor[rows] for tensor in value)
+
+        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Settings of the search for one trigger a label pair. The defaults are the `default` preset.
+
+    Many small batches shrink a mask further than few large ones for the same image passes, and the moving average of
+    the free variables (Polyak and Juditsky 1992) takes out the noise that small batches bring: `average` is its memory.
+    `choose_asr` is asked of a candidate on images that the search did not see.
+
+    The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
+    it, not as it was measured; `all_images` searches on every image given, the target's own included.
+    """
+
+    trigger: type[Trigger] = PatchTrigger
+    cost: CostSchedule = BatchCost()
+    loss: Loss = cross_entropy
+    steps: int = 250
+    restarts: int = 3
+    batch_size: int = 4
+    batches_per_step: int = 1
+    learning_rate: float = 0.2
+    betas: tuple[float, float] = (0.5, 0.9)
+    epsilon: float = KERAS_CLIP
+    average: float = 0.9
+    asr_target: float = 0.99
+    kept: int = 16
+    shrink_to_keep: float = 0.97
+    choose_asr: float | None = 0.95
+    keep_after_step: bool = False
+    all_images: bool = False
+
+    @property
+    def passes(self) -> int:
+        """Image passes that one label pair takes at most, all restarts together."""
+        return self.steps * self.batches_per_step * self.batch_size * self.restarts
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain values, for the record."""
+        names = {"trigger": self.trigger.__name__, "loss": getattr(self.loss, "__name__", str(self.loss))}
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return settings | names | {"cost": {"schedule": type(self.cost).__name__} | vars(self.cost)}
+
+    def start(self, classifier: Classifier, pairs: Sequence[LabelPair], seed: int) -> InversionState:
+        """All restarts of all pairs at their random start values."""
+        rows = tuple(Row(pair, restart) for pair in pairs for restart in range(self.restarts))
+        starts = [self.trigger.random_free(classifier.input_shape, start_generator(row, seed)) for row in rows]
+        free = tuple(torch.stack(parts).to(classifier.device) for parts in zip(*starts, strict=True))
+        zeros = tuple(torch.zeros_like(variables) for variables in free)
+        device, k = classifier.device, len(rows)
+        area = classifier.input_shape[1] * classifier.input_shape[2]
+        infinite = torch.full((k,), torch.inf, device=device)
+        return InversionState(
+            rows=rows,
+            free=free,
+            averaged=free,
+            momentum=zeros,
+            variance=zeros,
+            batches=torch.zeros(k, dtype=torch.long, device=device),
+            cost=self.cost.start(k, area, device),
+            candidates=tuple(v.unsqueeze(1).repeat(1, self.kept, *[1] * (v.dim() - 1)) for v in free),
+            candidate_sizes=torch.full((k, self.kept), torch.inf, device=device),
+            num_kept=torch.zeros(k, dtype=torch.long, device=device),
+            best_size=infinite,
+            trailing_size=infinite,
+        )
+
+    def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
+        """Go on for `steps` steps. A row that is done stays as it is."""
+        drawn = self._draw(data, state, steps)
+        for step in range(steps):
+            state = self._step(classifier, data, drawn[:, step], state)
+        return state
+
+    def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:
+        """The images of the next steps, each row's from its own shuffle."""
+        count = steps * self.batches_per_step * self.batch_size
+        rows = [
+            data.draw(row, self._pool(data, row.pair), done * self.batch_size, count)
+            for row, done in zip(state.rows, state.batches.tolist(), strict=True)
+        ]
+        drawn = torch.stack(rows).view(len(rows), steps, self.batches_per_step, self.batch_size)
+        return drawn.to(data.images.device)
+
+    def _pool(self, data: ScanImages, pair: LabelPair) -> Int[Tensor, " m"]:
+        return torch.arange(len(data.images)) if self.all_images else data.eligible(pair, Part.SEARCH)
+
+    def _step(
+        self, classifier: Classifier, data: ScanImages, drawn: Int[Tensor, "k batches b"], state: InversionState
+    ) -> InversionState:
+        """One step: batches at one cost, then best-so-far and the cost from what they measured before each update."""
+        targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
+        before, asrs, sizes = state, [], []
+        for batch in range(self.batches_per_step):
+            free = tuple(variables.detach().requires_grad_() for variables in state.free)
+            trigger = self.trigger.decode(free)
+            triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
+            logits = classifier(triggered.flatten(0, 1)).unflatten(0, triggered.shape[:2])  # k n classes
+            loss = self.loss(logits, targets)  # k
+            size = trigger.size()  # k
+            # Rows are independent: the sum couples nothing.
+            gradients = torch.autograd.grad((loss + state.cost.cost.to(size.dtype) * size).sum(), free)
+            state = self._update(state, gradients)
+            asrs.append((logits.detach().argmax(-1) == targets.unsqueeze(1)).float().mean(1))
+            sizes.append(size.detach())
+        asr = torch.stack(asrs).mean(0)
+        holds = (self.cost.judged(before.cost, asr) >= self.asr_target) & ~state.cost.done
+        if self.keep_after_step:
+            state = self._keep(state, state.free, torch.stack(sizes).mean(0), holds)
+        else:
+            averaged = tuple(
+                old.lerp(new, 1 - self.average) for old, new in zip(before.averaged, before.free, strict=True)
+            )
+            state = replace(state, averaged=averaged)
+            state = self._keep(state, averaged, self.trigger.decode(averaged).size(), holds)
+        return replace(state, cost=self.cost.step(state.cost, asr, state.best_size))
+
+    def _update(self, state: InversionState, gradients: Sequence[Tensor]) -> InversionState:
+        """Adam as Keras writes it (epsilon beside the root), a step count a row: rows may join and leave a batch."""
+        count = state.batches + 1
+        first, second = self.betas
+        rate = self.learning_rate * (1 - second**count).sqrt() / (1 - first**count)
+        rate = torch.where(state.cost.done, 0.0, rate)
+        free, momentum, variance = [], [], []
+        for value, mean, square, gradient in zip(state.free, state.momentum, state.variance, gradients, strict=True):
+            mean = first * mean + (1 - first) * gradient
+            square = second * square + (1 - second) * gradient**2
+            free.append(value - _per_row(rate, value) * mean / (square.sqrt() + self.epsilon))
+            momentum.append(mean)
+            variance.append(square)
+        return replace(
+            state, free=tuple(free), momentum=tuple(momentum), variance=tuple(variance),
+            batches=torch.where(state.cost.done, state.batches, count),
+        )  # fmt: skip
+
+    def _keep(
+        self, state: InversionState, free: Sequence[Tensor], size: Float[Tensor, " k"], holds: Bool[Tensor, " k"]
+    ) -> InversionState:
+        """Put the triggers into the next slot where the ASR holds and they are smaller than the last one kept."""
+        better = holds & (size < self.shrink_to_keep * state.best_size)
+        slot = torch.arange(self.kept, device=size.device) == (state.num_kept % self.kept).unsqueeze(1)  # k kept
+        into = slot & better.unsqueeze(1)
+        best = torch.where(better, size, state.best_size)
+        trailing = torch.where(
+            state.trailing_size.isfinite(), TRAILING_MEMORY * state.trailing_size + (1 - TRAILING_MEMORY) * best, best
+        )
+        return replace(
+            state,
+            candidates=tuple(
+                torch.where(_per_row(into, old), new.unsqueeze(1), old)
+                for old, new in zip(state.candidates, free, strict=True)
+            ),
+            candidate_sizes=torch.where(into, size.unsqueeze(1), state.candidate_sizes),
+            num_kept=state.num_kept + better,
+            best_size=best,
+            trailing_size=trailing,
+        )
+
+    def finish(self, classifier: Classifier, data: ScanImages, state: InversionState) -> tuple[Recovered, ...]:
+        """One record a pair: restarts merged, the ASR measured again on images that nothing was chosen on."""
+        chosen = [self._choose(classifier, data, state, index) for index in range(len(state.rows))]
+        records = []
+        for pair in dict.fromkeys(row.pair for row in state.rows):
+            mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
+            passes = int(state.batches[mine].sum()) * self.batch_size
+            records.append(self._merge(classifier, data, pair, [chosen[index] for index in mine], passes))
+        return tuple(records)
+
+    def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> "_Choice":
+        """The smallest kept trigger of a row that also holds on the choose images."""
+        row, forward = state.rows[index], 0
+        images = data.images[data.eligible(row.pair, Part.CHOOSE)]
+        sizes = state.candidate_sizes[index]
+        for slot in sizes.argsort().tolist():
+            if not math.isfinite(sizes[slot]):
+                break
+            trigger = self.trigger.decode([variables[index, slot].unsqueeze(0) for variables in state.candidates])
+            if self.choose_asr is not None:
+                forward += len(images)
+                if attack_hits(classifier, trigger, images, row.pair.target) < self.choose_asr * len(images):
+                    continue
+            settled = bool(state.best_size[index] >= SETTLED_SHRINK * state.trailing_size[index])
+            return _Choice(
+                trigger, sizes[slot].item(), settled if self.choose_asr else bool(state.cost.done[index]), forward
+            )
+        last = self.trigger.decode([variables[index].unsqueeze(0) for variables in state.free])
+        return _Choice(last, None, False, forward)
+
+    def _merge(
+        self, classifier: Classifier, data: ScanImages, pair: LabelPair, choices: list["_Choice"], passes: int
+    ) -> Recovered:
+        """The median of the log sizes over restarts; the restart nearest to it stands for the label."""
+        logs = [math.log(choice.size) for choice in choices if choice.size is not None]
+        reached = 2 * len(logs) > len(choices)
+        middle = statistics.median(logs) if reached else None
+        nearest = min(choices, key=lambda choice: _distance(choice.size, middle))
+        images = data.images[data.eligible(pair, Part.CONFIRM)]
+        settled = all(choice.settled for choice in choices if choice.size is not None)
+        outcome = Outcome.CONVERGED if settled else Outcome.STEP_LIMIT
+        return Recovered(
+            pair=pair,
+            trigger=nearest.trigger,
+            size=None if middle is None else math.exp(middle),
+            log_size_sd=statistics.stdev(logs) if reached and len(logs) > 1 else None,
+            hits=attack_hits(classifier, nearest.trigger, images, pair.target),
+            trials=len(images),
+            outcome=outcome if reached else Outcome.ASR_NOT_REACHED,
+            image_passes=passes,
+            forward_passes=sum(choice.forward_passes for choice in choices) + len(images),
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What one restart came to: `size` None when no kept trigger held."""
+
+    trigger: Trigger
+    size: float | None
+    settled: bool
+    forward_passes: int
+
+
+def _distance(size: float | None, middle: float | None) -> float:
+    return abs(math.log(size) - middle) if size is not None and middle is not None else math.inf
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """`values` with trailing dimensions of 1, so that they broadcast over what a row holds."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))

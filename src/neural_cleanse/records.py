@@ -1,0 +1,162 @@
+"""What a scan found, as plain frozen values. Nothing here can run a model; reports and repairs read these."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from neural_cleanse.triggers.base import Trigger
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class LabelPair:
+    """Which images are to become which label: `source` None stands for images of any class."""
+
+    target: int
+    source: int | None = None
+
+
+class Outcome(enum.Enum):
+    """How the search for one label ended; the value is what JSON holds."""
+
+    CONVERGED = "converged"
+    STEP_LIMIT = "step_limit"
+    ASR_NOT_REACHED = "asr_not_reached"
+    NOT_ENOUGH_IMAGES = "not_enough_images"
+
+    @property
+    def has_size(self) -> bool:
+        """Whether the label has a size that may enter the outlier test."""
+        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT)
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for a report."""
+        return {
+            Outcome.CONVERGED: "the attack success rate holds and the size has settled",
+            Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
+            Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
+            Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
+        }[self]
+
+
+class Verdict(enum.Enum):
+    """Found, not found and could not tell are three things."""
+
+    INFECTED = "infected"
+    CLEAN = "clean"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The smallest trigger found for one label pair.
+
+    `size` is the median over restarts in px (None when no trigger worked), `trigger` the restart nearest to it (k = 1);
+    `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images.
+    """
+
+    pair: LabelPair
+    trigger: Trigger | None
+    size: float | None
+    log_size_sd: float | None
+    hits: int
+    trials: int
+    outcome: Outcome
+    image_passes: int
+    forward_passes: int
+
+    @property
+    def asr(self) -> float | None:
+        """Attack success rate on the confirm images."""
+        return self.hits / self.trials if self.trials else None
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """One row of the table: a label pair with what was found and what the tests say of it."""
+
+    target: int
+    source: int | None
+    name: str | None
+    size: float | None
+    log_size_sd: float | None
+    anomaly_index: float | None
+    p_value: float | None
+    asr: float | None
+    asr_interval: tuple[float, float] | None
+    outcome: Outcome
+    image_passes: int
+
+
+@dataclass(frozen=True)
+class SourceRate:
+    """How many confirm images of one class the trigger sends to the target."""
+
+    source: int
+    hits: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a flagged label's trigger does to images that it was not fitted on."""
+
+    target: int
+    before: UInt8[Tensor, "n c h w"]
+    after: UInt8[Tensor, "n c h w"]
+    answers_before: tuple[int, ...]
+    answers_after: tuple[int, ...]
+    by_source: tuple[SourceRate, ...]
+
+
+@dataclass(frozen=True)
+class PaperRule:
+    """The rule of Wang et al. 2019 beside ours: labels whose anomaly index on raw sizes is above the threshold."""
+
+    threshold: float
+    anomaly_index: float | None
+    flagged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, said aloud)."""
+
+    settings: Mapping[str, Any]
+    seed: int
+    versions: Mapping[str, str]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The answer, its reasons and its evidence.
+
+    `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps
+    (target, source) to the tensors of the trigger found.
+    """
+
+    verdict: Verdict
+    reason: str
+    flagged: tuple[int, ...]
+    p_value: float | None
+    alpha: float
+    detection_limit: float | None
+    image_passes: int
+    forward_passes: int
+    wall_s: float
+    image_shape: tuple[int, int, int]
+    labels: tuple[LabelResult, ...]
+    paper_rule: PaperRule
+    provenance: Provenance
+    evidence: tuple[Evidence, ...] = ()
+    triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)

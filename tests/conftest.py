@@ -1,0 +1,76 @@
+"""Shared pieces: one torch thread, real digits from the demo, small networks with known answers."""
+
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet
+from neural_cleanse.loading.load import load_model
+from neural_cleanse.readers.load import load_data
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Bit-equality is promised on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo_files() -> Iterator[Path]:
+    """The directory of what the demo scans."""
+    with as_file(files("neural_cleanse.demo")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def digits(demo_files: Path) -> ImageSet:
+    """500 real digits, 50 a class."""
+    return load_data(demo_files / "digits.npz", at_most=500)
+
+
+@pytest.fixture(scope="session")
+def infected(demo_files: Path) -> Classifier:
+    """The demo's infected classifier: a white 4x4 square sends digits to 3."""
+    return load_model(demo_files / "infected.safetensors").classifier
+
+
+@pytest.fixture(scope="session")
+def clean(demo_files: Path) -> Classifier:
+    """Its clean twin."""
+    return load_model(demo_files / "clean.safetensors").classifier
+
+
+class PlantedTrigger(nn.Module):
+    """Answers by mean brightness, in ten classes, except that a white 3x3 square at (row, column) means `target`."""
+
+    def __init__(self, row: int, column: int, target: int) -> None:
+        super().__init__()
+        self.row, self.column, self.target = row, column, target
+        self.weight = nn.Parameter(torch.linspace(0, 1, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        brightness = images.mean((1, 2, 3), keepdim=False).unsqueeze(1) * 4
+        logits = -20 * (brightness - self.weight).abs()
+        square = images[:, :, self.row : self.row + 3, self.column : self.column + 3].mean((1, 2, 3))
+        boost = 40 * (square - 0.8).clamp_min(0) + 8 * (square - 0.3).clamp_min(0)
+        return logits + boost.unsqueeze(1) * nn.functional.one_hot(torch.tensor(self.target), 10)
+
+
+@pytest.fixture
+def planted() -> Classifier:
+    """A 1x16x16 classifier with a trigger planted at rows and columns 9-11, target 6."""
+    return Classifier(PlantedTrigger(9, 9, 6), (1, 16, 16), 10)
+
+
+@pytest.fixture
+def grey_images() -> ImageSet:
+    """300 images of smooth random brightness, 1x16x16."""
+    generator = torch.Generator().manual_seed(5)
+    level = torch.rand(300, 1, 1, 1, generator=generator) * 0.25
+    noise = torch.rand(300, 1, 16, 16, generator=generator) * 0.04
+    return ImageSet(((level + noise) * 255).to(torch.uint8))

@@ -1,0 +1,114 @@
+"""Laws of the search: rows never mix, restarts of a run agree, and a planted trigger is found where it was planted."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet
+from neural_cleanse.inversion import Inversion, cross_entropy, swapped_cross_entropy
+from neural_cleanse.presets import preset
+from neural_cleanse.records import LabelPair, Outcome
+from neural_cleanse.sampling import ScanImages
+from neural_cleanse.search import FullSweep
+
+SHORT = Inversion(steps=25, restarts=2)
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_a_batch_of_rows_is_bit_equal_to_single_rows(infected: Classifier, digits: ImageSet, count: int) -> None:
+    data = ScanImages.of(infected, digits, seed=3)
+    pairs = [LabelPair(target) for target in range(count)]
+    together = SHORT.advance(infected, data, SHORT.start(infected, pairs, 3), SHORT.steps)
+    for index, row in enumerate(together.rows):
+        alone = dataclasses.replace(SHORT, restarts=row.restart + 1)
+        state = alone.start(infected, [row.pair], 3).take([row.restart])
+        state = alone.advance(infected, data, state, alone.steps)
+        for ours, single in zip(together.free, state.free, strict=True):
+            assert torch.equal(ours[index], single[0])
+        assert torch.equal(together.candidate_sizes[index], state.candidate_sizes[0])
+
+
+def test_advancing_in_pieces_is_advancing_at_once(infected: Classifier, digits: ImageSet) -> None:
+    data = ScanImages.of(infected, digits, seed=0)
+    start = SHORT.start(infected, [LabelPair(1), LabelPair(3)], 0)
+    once = SHORT.advance(infected, data, start, 12)
+    pieces = SHORT.advance(infected, data, SHORT.advance(infected, data, start, 5), 7)
+    assert all(torch.equal(a, b) for a, b in zip(once.free, pieces.free, strict=True))
+    assert torch.equal(once.cost.cost, pieces.cost.cost)
+
+
+def test_a_row_that_leaves_the_batch_changes_no_other(infected: Classifier, digits: ImageSet) -> None:
+    data = ScanImages.of(infected, digits, seed=0)
+    state = SHORT.advance(infected, data, SHORT.start(infected, [LabelPair(t) for t in range(3)], 0), 5)
+    whole = SHORT.advance(infected, data, state, 5)
+    part = SHORT.advance(infected, data, state.take([1, 4]), 5)
+    assert torch.equal(whole.free[0][[1, 4]], part.free[0])
+
+
+def test_the_seed_decides(infected: Classifier, digits: ImageSet) -> None:
+    def masks(seed: int) -> torch.Tensor:
+        data = ScanImages.of(infected, digits, seed)
+        return SHORT.advance(infected, data, SHORT.start(infected, [LabelPair(0)], seed), 4).free[0]
+
+    assert torch.equal(masks(1), masks(1))
+    assert not torch.equal(masks(1), masks(2))
+
+
+def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_images: ImageSet) -> None:
+    """A white 3x3 square at rows and columns 9-11 of a 16x16 image, target 6."""
+    data = ScanImages.of(planted, grey_images, seed=0)
+    (found,) = FullSweep().run(preset("default", 10), planted, data, [LabelPair(6)], lambda _: None)
+    assert found.outcome.has_size and found.trigger is not None and found.size is not None
+    assert found.asr is not None and found.asr >= 0.95
+    assert found.size < 9
+    mask = found.trigger.tensors()["mask"][0, 0]
+    assert mask[9:12, 9:12].sum() > 0.5 * mask.sum()
+
+
+def test_the_reference_schedule_finds_a_real_trigger(infected: Classifier, digits: ImageSet) -> None:
+    """BadNets 4x4 white square at rows and columns 23-26 of a digit, target 3."""
+    data = ScanImages.of(infected, digits, seed=0)
+    (found,) = FullSweep().run(preset("reference", 10), infected, data, [LabelPair(3)], lambda _: None)
+    assert found.outcome is Outcome.CONVERGED and found.trigger is not None and found.size is not None
+    assert found.size < 25
+    mask = found.trigger.tensors()["mask"][0, 0]
+    assert mask[22:28, 22:28].sum() > 0.5 * mask.sum()
+    assert found.image_passes % (31 * 32) == 0
+
+
+def test_labels_without_images_are_not_searched(planted: Classifier, grey_images: ImageSet) -> None:
+    labels = torch.full((len(grey_images),), 6)
+    labels[:20] = 1
+    data = ScanImages.of(planted, dataclasses.replace(grey_images, labels=labels), seed=0)
+    (found,) = FullSweep().run(Inversion(), planted, data, [LabelPair(6)], lambda _: None)
+    assert found.outcome is Outcome.NOT_ENOUGH_IMAGES and found.size is None
+
+
+def test_the_default_keeps_its_promise_on_cost(infected: Classifier, digits: ImageSet) -> None:
+    """At most 3,000 image passes a label, all restarts together, whatever the number of restarts."""
+    for num_labels in (3, 10, 43, 44, 1283):
+        for restarts in (None, 1, 2, 5, 30):
+            assert preset("default", num_labels, restarts=restarts).passes <= 3000
+    data = ScanImages.of(infected, digits, 0)
+    (found,) = FullSweep().run(preset("default", 10), infected, data, [LabelPair(0)], lambda _: None)
+    assert found.image_passes == preset("default", 10).passes
+
+
+def test_reference_is_the_authors_setting() -> None:
+    """Method sheet, table 2.1."""
+    reference = preset("reference", 43)
+    assert (reference.learning_rate, reference.betas, reference.epsilon) == (0.1, (0.5, 0.9), 1e-7)
+    assert (reference.batch_size, reference.batches_per_step, reference.steps) == (32, 31, 1000)
+    assert reference.all_images and reference.keep_after_step and reference.choose_asr is None
+    assert reference.average == 0 and reference.kept == 1 and reference.shrink_to_keep == 1
+
+
+def test_swapped_loss_is_linear_in_the_target_probability() -> None:
+    """As released the loss is 16.118 * (1 - p_target) (method sheet, section 0)."""
+    logits = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([1, 4])
+    chance = torch.stack([logits.softmax(-1)[row, :, target] for row, target in enumerate(targets)])
+    assert torch.allclose(swapped_cross_entropy(logits, targets), 16.118 * (1 - chance).mean(1), rtol=1e-4)
+    assert torch.allclose(cross_entropy(logits, targets), -chance.log().mean(1), rtol=1e-5)
