@@ -1,0 +1,175 @@
+"""Which labels need an abnormally small trigger: the anomaly index of the paper, and a test with a known error rate.
+
+The paper (Wang et al., S&P 2019, section IV) flags a label whose anomaly index (median - size) / (1.4826 MAD) is
+above 2. That is a rate per label, not per model: a clean model breaks it by chance in 33 % of cases at 10 labels and
+nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question for the model instead, on log sizes:
+
+1. A one-sided generalised ESD (Rosner 1983, Technometrics 25:165). Take the smallest label away, then the next, up to
+   half of the labels. Each is held against the n' - 1 that are still there, by the leave-one-out t and its Bonferroni
+   bound, which for the smallest of n' normal values is Grubbs' test (Grubbs 1969, Technometrics 11:1):
+
+       t = (mean - x) / (sd sqrt(1 + 1/(n'-1))),    p = n' P(T > t),    T of Student's t, n' - 2 degrees of freedom
+
+   The last label whose p is small is flagged, with all the smaller ones: infected labels cannot hide each other.
+2. Above 40 labels, a tail check. The smallest of many is judged by how log sizes thin out far below the mean, where a
+   normal tail is only a guess. There a gap must also stand out against an exponential tail, which is heavier. Under it
+   the normalised spacings D_j = j (x_(j+1) - x_(j)) of the ascending values are independent and exponential (Renyi
+   1953, Acta Math. Hung. 4:191), so that the gap above the i-th label against the mean of k spacings above it has
+
+       D_i / mean(D) = F(2, 2k) distributed,    P(F > f) = (1 + f/k)^-k
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from neural_cleanse.distributions import student_t_isf, student_t_sf
+
+Floats = npt.NDArray[np.float64]
+
+MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
+INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
+SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
+NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
+SEVERAL_PENALTY = 60  # / n, at least 1, on the p of every step but the first
+MANY_LABELS = 40  # above it the tail is checked
+TAIL_SPACINGS = 30  # that make the yardstick of the tail check, if half of the other labels are as many
+
+
+@dataclass(frozen=True)
+class OutlierTest:
+    """What the test says of each size, in the order given, and of the model.
+
+    A label is flagged iff its p-value is at most alpha, with one exception: where the tail check fails, p-values are
+    those of the check (so above alpha), and `flagged` still names the labels that the ESD alone would accuse.
+    """
+
+    anomaly_index: tuple[float, ...]
+    p_values: tuple[float, ...]
+    p_value: float  # of the model: that no label is smaller than chance makes it
+    flagged: tuple[int, ...]  # positions, the smallest size first
+    detection_limit: float | None  # px
+    tail_holds: bool | None  # None: not checked, for nothing was flagged or the labels are not many
+    p_value_esd: float  # of the model, before the tail check: what normal log sizes would give
+
+
+def outlier_test(sizes: Sequence[float] | Floats, alpha: float) -> OutlierTest:
+    """Test the trigger sizes of the labels that have one; under 3 sizes nothing can be flagged."""
+    logs = _logs(sizes)
+    order = np.argsort(logs, kind="stable")
+    ascending = logs[order]
+    steps = _esd(ascending)
+    num_flagged = int((steps <= alpha).sum())  # ascending by construction
+    p_value_esd = float(steps[0]) if len(steps) else 1.0
+    tail_holds = None
+    if num_flagged and len(logs) > MANY_LABELS:
+        suspects = _tail(ascending, num_flagged)
+        steps[:num_flagged] = np.minimum.accumulate(np.maximum(steps[:num_flagged], suspects)[::-1])[::-1]
+        passed = int((steps[:num_flagged] <= alpha).sum())
+        tail_holds = passed > 0
+        num_flagged = passed or num_flagged
+    p_values = np.empty_like(logs)
+    p_values[order] = steps
+    flagged = tuple(order[:num_flagged].tolist())
+    return OutlierTest(
+        anomaly_index=tuple(anomaly_index(sizes).tolist()),
+        p_values=tuple(p_values.tolist()),
+        p_value=float(steps[0]) if len(steps) else 1.0,
+        flagged=flagged,
+        detection_limit=detection_limit(sizes, flagged, alpha),
+        tail_holds=tail_holds,
+        p_value_esd=p_value_esd,
+    )
+
+
+def anomaly_index(sizes: Sequence[float] | Floats) -> Floats:
+    """(median - size) / (1.4826 MAD), signed: positive = smaller than the median; the paper flags above 2.
+
+    Where the MAD is 0 (half of the sizes are equal), the index is 0 at the median and plus or minus infinity beside it.
+    """
+    values = np.asarray(sizes, dtype=np.float64)
+    if not len(values):
+        return values
+    below = np.median(values) - values
+    sigma = MAD_TO_SIGMA * np.median(np.abs(below))
+    if sigma > 0:
+        return np.asarray(below / sigma, dtype=np.float64)
+    return np.where(below == 0, 0.0, np.copysign(np.inf, below))
+
+
+def detection_limit(sizes: Sequence[float] | Floats, flagged: Sequence[int], alpha: float) -> float | None:
+    """The size in px under which one more label, beside those not flagged, would have been flagged.
+
+    With m unflagged log sizes as yardstick, the step's p = alpha at t = t_(m-1)(alpha / (m + 1)), hence
+
+        log limit = mean - t sd sqrt(1 + 1/m),
+
+    and above 40 labels also under the smallest of them by the gap that the tail check asks for. None where fewer than
+    2 labels, or only equal ones, make the yardstick.
+    """
+    logs = np.sort(np.delete(_logs(sizes), np.asarray(flagged, dtype=np.int64)))
+    m, rank = len(logs), len(flagged) + 1
+    if m < 2 or logs.std(ddof=1) <= NO_SPREAD:
+        return None
+    t = student_t_isf(alpha / ((m + 1) * (_penalty(m + rank) if flagged else 1)), m - 1)
+    limit = float(logs.mean() - t * logs.std(ddof=1) * math.sqrt(1 + 1 / m))
+    if len(sizes) > MANY_LABELS:
+        k = _num_spacings(m)
+        spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
+        ratio = k * math.expm1(math.log(rank / alpha) / k)
+        limit = min(limit, float(logs[0] - ratio * spacings.mean() / rank))
+    return math.exp(limit)
+
+
+def _logs(sizes: Sequence[float] | Floats) -> Floats:
+    return np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
+
+
+def _esd(ascending: Floats) -> Floats:
+    """A p-value for each log size: 1 for the upper half, non-decreasing.
+
+    The label of rank j is flagged iff some step i >= j is, so its p is the smallest of the steps from j on.
+    """
+    n = len(ascending)
+    p_values = np.ones(n)
+    if n < 3:
+        return p_values
+    centred = ascending - np.median(ascending)
+    sums, squares = (np.cumsum(values[::-1])[::-1] for values in (centred, centred**2))
+    for step in range(min(n // 2, n - 2)):
+        others = n - step - 1
+        mean = sums[step + 1] / others
+        sd = math.sqrt(max(squares[step + 1] - others * mean**2, 0.0) / (others - 1))
+        if sd <= NO_SPREAD:
+            break
+        t = float((mean - centred[step]) / (sd * math.sqrt(1 + 1 / others)))
+        factor = (others + 1) * (_penalty(n) if step else 1)
+        if factor * math.erfc(t / math.sqrt(2)) / 2 < 1:  # Student's tail is heavier than the normal one: else p = 1
+            p_values[step] = min(1.0, factor * student_t_sf(t, others - 1))
+    return np.asarray(np.minimum.accumulate(p_values[::-1])[::-1], dtype=np.float64)
+
+
+def _penalty(num_labels: int) -> float:
+    """The factor on the p of the steps beyond the first, which alone has Grubbs' exact rate.
+
+    Rosner's levels hold from some 25 values on; with fewer, every step is another chance of a false alarm, which by
+    simulation all but doubles the rate for 4 to 10 normal values. The excess fades as n grows; with this factor the
+    rate stays under 1.15 alpha for any number of labels.
+    """
+    return max(1.0, SEVERAL_PENALTY / num_labels)
+
+
+def _num_spacings(others: int) -> int:
+    """How many spacings make the yardstick: low ones, since only the tail is exponential."""
+    return min(TAIL_SPACINGS, others // 2)
+
+
+def _tail(ascending: Floats, num_suspects: int) -> Floats:
+    """p-values of the gaps above each suspect under an exponential tail, times the number of suspects."""
+    k = _num_spacings(len(ascending) - num_suspects)
+    spacings = np.arange(1, num_suspects + k + 1) * np.diff(ascending[: num_suspects + k + 1])
+    ratio = spacings[:num_suspects] / max(float(spacings[num_suspects:].mean()), NO_SPREAD)
+    return np.asarray(np.minimum(1.0, num_suspects * np.exp(-k * np.log1p(ratio / k))), dtype=np.float64)
