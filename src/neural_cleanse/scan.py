@@ -1,0 +1,215 @@
+"""scan: clean images and a classifier in, a verdict with evidence out. Reads top to bottom as the method does."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.evidence import gather
+from neural_cleanse.inversion import Inversion
+from neural_cleanse.metrics import answers
+from neural_cleanse.presets import preset
+from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult
+from neural_cleanse.sampling import ScanImages
+from neural_cleanse.sanity import InputCheck, check_input, check_labels, check_shape
+from neural_cleanse.search import FullSweep, Search
+from neural_cleanse.verdict import Judgement, judge
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number."""
+
+    labels: tuple[int, ...] | None = None
+    samples: int = 1000
+    preset: str = "default"
+    loss: str = "ce"
+    restarts: int | None = None
+    alpha: float = 0.01
+    seed: int = 0
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.")
+        if self.samples < 1:
+            raise SettingsError(f"samples must be at least 1, got {self.samples}.")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a scan is: image passes done of all, and the labels finished so far."""
+
+    passes_done: int
+    passes_planned: int
+    finished: tuple[Recovered, ...]
+    num_labels: int
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the caller knows of where model and data come from; it goes into the report as it is."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    label_names: tuple[str, ...] | None = None
+    command: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def scan(
+    classifier: Classifier,
+    data: ImageSet,
+    settings: ScanSettings = ScanSettings(),
+    *,
+    surroundings: Surroundings = Surroundings(),
+    search: Search = FullSweep(),
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> ScanResult:
+    """Look for a patch-like backdoor in `classifier` with clean images; labels are optional.
+
+    Raises DataError when the images do not fit, InputSanityError when the model cannot read them (unless forced),
+    SettingsError on labels that it does not have.
+    """
+    began = time.monotonic()
+    check_shape(data, classifier.input_shape)
+    check_labels(data, classifier.num_classes)
+    pairs = _pairs(settings.labels, classifier.num_classes)
+    inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
+    sampled, note = _sample(classifier, data, settings)
+    images = ScanImages.of(classifier, sampled, settings.seed)
+    checked = check_input(images.answers, images.labels, classifier.num_classes, force=settings.force)
+
+    report = _Reporter(progress, inversion.passes * len(pairs), len(pairs))
+    for recovered in search.run(inversion, classifier, images, pairs, report.tick):
+        report.finish(recovered)
+    found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
+
+    area = classifier.input_shape[1] * classifier.input_shape[2]
+    judgement = judge(found, settings.alpha, area, checked.doubt)
+    names = surroundings.label_names or data.names
+    notes = (*surroundings.notes, *([note] if note else []), *checked.warnings)
+    return ScanResult(
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        flagged=judgement.flagged,
+        p_value=judgement.p_value,
+        alpha=settings.alpha,
+        detection_limit=judgement.detection_limit,
+        image_passes=sum(recovered.image_passes for recovered in found),
+        forward_passes=sum(recovered.forward_passes for recovered in found) + len(images.answers),
+        wall_s=time.monotonic() - began,
+        image_shape=classifier.input_shape,
+        labels=_rows(found, judgement, names),
+        paper_rule=judgement.paper_rule,
+        provenance=_provenance(classifier, sampled, settings, inversion, surroundings, checked, notes),
+        evidence=gather(
+            classifier, images, [recovered for recovered in found if recovered.pair.target in judgement.flagged]
+        ),
+        triggers={
+            recovered.pair: {name: tensor.detach().cpu() for name, tensor in recovered.trigger.tensors().items()}
+            for recovered in found
+            if recovered.trigger is not None
+        },
+    )
+
+
+def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:
+    if labels is None:
+        return tuple(LabelPair(target) for target in range(num_classes))
+    outside = sorted({label for label in labels if not 0 <= label < num_classes})
+    if outside or not labels:
+        raise SettingsError(f"The model has the labels 0 to {num_classes - 1}, not {outside or 'none'}.")
+    return tuple(LabelPair(target) for target in sorted(set(labels)))
+
+
+def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> tuple[ImageSet, str | None]:
+    """At most `samples` images, balanced by label, or by the model's own answers, which is said aloud."""
+    if data.labels is not None:
+        return data.take(balanced(data.labels, settings.samples, settings.seed)), None
+    rows = balanced(answers(classifier, data.images), settings.samples, settings.seed)
+    return data.take(rows), "the images have no labels: they were balanced by the model's own answers"
+
+
+class _Reporter:
+    """Collects what the search yields and passes it on to the caller's progress function."""
+
+    def __init__(self, progress: Callable[[Progress], None], planned: int, num_labels: int) -> None:
+        self.finished: list[Recovered] = []
+        self._progress, self._planned, self._num_labels, self._done = progress, planned, num_labels, 0
+
+    def tick(self, image_passes: int) -> None:
+        self._done += image_passes
+        self._progress(Progress(self._done, self._planned, tuple(self.finished), self._num_labels))
+
+    def finish(self, recovered: Recovered) -> None:
+        self.finished.append(recovered)
+        self.tick(0)
+
+
+def _rows(found: Sequence[Recovered], judgement: Judgement, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:
+    return tuple(
+        LabelResult(
+            target=recovered.pair.target,
+            source=recovered.pair.source,
+            name=names[recovered.pair.target] if names and recovered.pair.target < len(names) else None,
+            size=recovered.size,
+            log_size_sd=recovered.log_size_sd,
+            anomaly_index=judgement.anomaly_index.get(recovered.pair),
+            p_value=judgement.p_values.get(recovered.pair),
+            asr=recovered.asr,
+            asr_interval=clopper_pearson(recovered.hits, recovered.trials) if recovered.trials else None,
+            outcome=recovered.outcome,
+            image_passes=recovered.image_passes,
+        )
+        for recovered in found
+    )
+
+
+def _provenance(
+    classifier: Classifier,
+    data: ImageSet,
+    settings: ScanSettings,
+    inversion: Inversion,
+    surroundings: Surroundings,
+    checked: InputCheck,
+    notes: tuple[str, ...],
+) -> Provenance:
+    model = {
+        **surroundings.model,
+        "input_shape": classifier.input_shape,
+        "num_classes": classifier.num_classes,
+        "pixel_range": [0.0, 1.0],
+        "normalisation": str(classifier.normalize),
+        "outputs": classifier.outputs.value,
+        "device": str(classifier.device),
+    }
+    return Provenance(
+        settings=asdict(settings) | {"inversion": inversion.describe()},
+        seed=settings.seed,
+        versions={
+            "neural-cleanse": version("neural-cleanse"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": str(torch.get_num_threads()),
+        },
+        model=model,
+        data={
+            "origin": data.origin,
+            "sha256": data.sha256(),
+            "images_used": len(data),
+            "labelled": data.labels is not None,
+            "clean_accuracy": checked.accuracy,
+        },
+        notes=notes,
+        command=surroundings.command,
+    )

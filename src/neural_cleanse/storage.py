@@ -1,0 +1,185 @@
+"""ScanResult to files and back: scan.json for what can be read, triggers.safetensors for tensors. Never pickle."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from neural_cleanse.errors import OutputError
+from neural_cleanse.records import (
+    SCHEMA_VERSION,
+    Evidence,
+    LabelPair,
+    LabelResult,
+    Outcome,
+    PaperRule,
+    Provenance,
+    ScanResult,
+    SourceRate,
+    Verdict,
+)
+
+JSON_FILE = "scan.json"
+TENSOR_FILE = "triggers.safetensors"
+
+
+def to_json(result: ScanResult) -> dict[str, Any]:
+    """The result without its tensors, as JSON values; infinite and undefined numbers are null."""
+    scalars = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": result.verdict.value,
+        "reason": result.reason,
+        "flagged": list(result.flagged),
+        "p_value": result.p_value,
+        "alpha": result.alpha,
+        "detection_limit": result.detection_limit,
+        "image_passes": result.image_passes,
+        "forward_passes": result.forward_passes,
+        "wall_s": result.wall_s,
+        "image_shape": list(result.image_shape),
+        "labels": [asdict(label) | {"outcome": label.outcome.value} for label in result.labels],
+        "paper_rule": asdict(result.paper_rule),
+        "evidence": [
+            {
+                "target": evidence.target,
+                "answers_before": evidence.answers_before,
+                "answers_after": evidence.answers_after,
+                "by_source": [asdict(rate) for rate in evidence.by_source],
+            }
+            for evidence in result.evidence
+        ],
+        "provenance": asdict(result.provenance),
+    }
+    values = _finite(scalars)
+    assert isinstance(values, dict)
+    return values
+
+
+def dumps(result: ScanResult) -> str:
+    """The JSON text."""
+    return json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+def tensors(result: ScanResult) -> dict[str, Tensor]:
+    """Every tensor of the result under a name: trigger.TARGET[.SOURCE].mask, evidence.TARGET.before, ..."""
+    named = {
+        f"trigger.{_key(pair)}.{name}": tensor.contiguous().cpu()
+        for pair, trigger in result.triggers.items()
+        for name, tensor in trigger.items()
+    }
+    for evidence in result.evidence:
+        named[f"evidence.{evidence.target}.before"] = evidence.before.contiguous()
+        named[f"evidence.{evidence.target}.after"] = evidence.after.contiguous()
+    return named
+
+
+def _key(pair: LabelPair) -> str:
+    return f"{pair.target}" if pair.source is None else f"{pair.target}.from.{pair.source}"
+
+
+def save_result(result: ScanResult, directory: Path) -> None:
+    """Write both files into `directory`, each whole or not at all, scan.json last."""
+    write_whole(directory / TENSOR_FILE, safetensors.torch.save(tensors(result)))
+    write_whole(directory / JSON_FILE, dumps(result).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def load_result(directory: Path) -> ScanResult:
+    """Read a result back. Raises OutputError when files are missing, damaged or of another schema."""
+    try:
+        raw = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+        named = safetensors.torch.load((directory / TENSOR_FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
+            cure="Give the directory that --output named.",
+        ) from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise OutputError(f"The scan in {directory} is damaged: {error}") from error
+    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+        found = raw.get("schema_version") if isinstance(raw, dict) else None
+        raise OutputError(f"The scan in {directory} has schema version {found}, this program reads {SCHEMA_VERSION}.")
+    try:
+        return _from_json(raw, named)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"The scan in {directory} is damaged: {type(error).__name__} {error}.") from error
+
+
+def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
+    labels = tuple(
+        LabelResult(**(row | {"outcome": Outcome(row["outcome"]), "asr_interval": _pair(row["asr_interval"])}))
+        for row in raw["labels"]
+    )
+    channels, height, width = raw["image_shape"]
+    return ScanResult(
+        verdict=Verdict(raw["verdict"]),
+        reason=raw["reason"],
+        flagged=tuple(raw["flagged"]),
+        p_value=raw["p_value"],
+        alpha=raw["alpha"],
+        detection_limit=raw["detection_limit"],
+        image_passes=raw["image_passes"],
+        forward_passes=raw["forward_passes"],
+        wall_s=raw["wall_s"],
+        image_shape=(channels, height, width),
+        labels=labels,
+        paper_rule=PaperRule(**(raw["paper_rule"] | {"flagged": tuple(raw["paper_rule"]["flagged"])})),
+        provenance=Provenance(**(raw["provenance"] | {"notes": tuple(raw["provenance"]["notes"])})),
+        evidence=tuple(
+            Evidence(
+                target=row["target"],
+                before=named[f"evidence.{row['target']}.before"],
+                after=named[f"evidence.{row['target']}.after"],
+                answers_before=tuple(row["answers_before"]),
+                answers_after=tuple(row["answers_after"]),
+                by_source=tuple(SourceRate(**rate) for rate in row["by_source"]),
+            )
+            for row in raw["evidence"]
+        ),
+        triggers={
+            pair: trigger
+            for label in labels
+            for pair in [LabelPair(label.target, label.source)]
+            if (trigger := _trigger(named, pair))
+        },
+    )
+
+
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])
+
+
+def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
+    prefix = f"trigger.{_key(pair)}."
+    found = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in found.items() if "." not in name}

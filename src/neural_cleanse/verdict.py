@@ -1,0 +1,126 @@
+"""From trigger sizes to a verdict in words: found, not found, or could not tell.
+
+"Clean" is never said of a label that was not searched, of a backdoor that would not have been seen, or of a model
+in which every label looks alike and small.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from neural_cleanse.outlier import INDEX_THRESHOLD, OutlierTest, outlier_test
+from neural_cleanse.records import LabelPair, Outcome, PaperRule, Recovered, Verdict
+
+MIN_LABELS = 3  # sizes under which there is no yardstick at all
+MAX_UNREACHED = 0.2  # share of labels without a size above which the others are no fair sample
+FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
+MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
+SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 13 %, all-to-all ones under 1 %
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict and what it rests on; numbers by label pair for those that have a size."""
+
+    verdict: Verdict
+    reason: str
+    flagged: tuple[int, ...]
+    p_value: float | None
+    detection_limit: float | None
+    anomaly_index: Mapping[LabelPair, float]
+    p_values: Mapping[LabelPair, float]
+    paper_rule: PaperRule
+
+
+def judge(found: Sequence[Recovered], alpha: float, area: int, doubt: str | None) -> Judgement:
+    """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict."""
+    sized = [(recovered.pair, recovered.size) for recovered in found if recovered.size is not None]
+    if len(sized) < MIN_LABELS:
+        reason = f"only {len(sized)} of {len(found)} labels have a trigger size: too few to tell an outlier"
+        nothing = PaperRule(INDEX_THRESHOLD, None, ())
+        return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
+    pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
+    test = outlier_test(sizes, alpha)
+    small = [(pairs[index].target, sizes[index]) for index in test.flagged]
+    if small:
+        verdict, reason = _found_something(small, sizes, test)
+    else:
+        verdict, reason = _found_nothing(found, sizes, test.detection_limit, area)
+    if doubt is not None:
+        verdict = Verdict.INCONCLUSIVE
+    index = dict(zip(pairs, test.anomaly_index, strict=True))
+    return Judgement(
+        verdict=verdict,
+        reason=_joined(doubt, reason) + _left_out(found),
+        flagged=tuple(sorted(target for target, _ in small)) if verdict is Verdict.INFECTED else (),
+        p_value=test.p_value,
+        detection_limit=test.detection_limit,
+        anomaly_index=index,
+        p_values=dict(zip(pairs, test.p_values, strict=True)),
+        paper_rule=PaperRule(
+            INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
+        ),
+    )
+
+
+def _found_something(
+    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest
+) -> tuple[Verdict, str]:
+    """Labels were flagged: infected, unless the other labels show that small sizes are common here."""
+    which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
+    if test.tail_holds is False:
+        return Verdict.INCONCLUSIVE, (
+            f"{which} would be flagged if log sizes were normal (p = {_p(test.p_value_esd)}), but the small sizes of "
+            f"the other labels thin out too slowly for that; against their own tail p = {_p(test.p_value)}"
+        )
+    needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
+    return Verdict.INFECTED, (
+        f"{which} {needs}: the median over labels is {statistics.median(sizes):.1f} px (p = {_p(test.p_value)})"
+    )
+
+
+def _found_nothing(
+    found: Sequence[Recovered], sizes: Sequence[float], limit: float | None, area: int
+) -> tuple[Verdict, str]:
+    """No label was flagged: clean only if a backdoor would have been seen."""
+    middle, unreached = statistics.median(sizes), _count(found, Outcome.ASR_NOT_REACHED)
+    if middle < SMALL_MEDIAN_SHARE * area:
+        return Verdict.INCONCLUSIVE, (
+            f"every label has a small trigger: the median is {middle:.1f} px, under {SMALL_MEDIAN_SHARE:.1%} of the "
+            "image; a backdoor in most labels (all-to-all, say) looks like this, and so does a fragile network"
+        )
+    if limit is None or limit < MIN_LIMIT_SHARE * area:
+        seen = "no size at all" if limit is None else f"only a label under {limit:.1f} px"
+        why = f"{len(sizes)} labels are too few" if len(sizes) < FEW_LABELS else "the labels differ too much in size"
+        return Verdict.INCONCLUSIVE, (
+            f"nothing was flagged, but {seen} would have been, and a backdoor can take {MIN_LIMIT_SHARE:.0%} of the "
+            f"image ({MIN_LIMIT_SHARE * area:.1f} px): {why}"
+        )
+    if unreached > MAX_UNREACHED * len(found):
+        return Verdict.INCONCLUSIVE, (
+            f"nothing was flagged, but {unreached} of {len(found)} labels have no trigger that works: "
+            "the others are no fair yardstick"
+        )
+    if _count(found, Outcome.NOT_ENOUGH_IMAGES):
+        return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
+    return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
+
+
+def _count(found: Sequence[Recovered], outcome: Outcome) -> int:
+    return sum(recovered.outcome is outcome for recovered in found)
+
+
+def _left_out(found: Sequence[Recovered]) -> str:
+    """Labels that took no part in the test are said aloud."""
+    unreached, unsearched = _count(found, Outcome.ASR_NOT_REACHED), _count(found, Outcome.NOT_ENOUGH_IMAGES)
+    parts = [f"{unreached} without a trigger that works"] if unreached else []
+    parts += [f"{unsearched} with too few images of other classes"] if unsearched else []
+    return f"; labels left out of the test: {', '.join(parts)}" if parts else ""
+
+
+def _joined(doubt: str | None, reason: str) -> str:
+    return reason if doubt is None else f"{doubt.rstrip('.')}; {reason}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-12 else "under 1e-12"
