@@ -1,0 +1,28 @@
+"""`neural-cleanse report`: show a finished scan again, from its files alone."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from neural_cleanse import storage
+from neural_cleanse.report import directory, terminal
+
+
+def report(
+    scan_directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The directory that --output named.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Render a finished scan again: the terminal table and report.html. Runs no model; exits 0."""
+    result = storage.load_result(scan_directory)
+    path = directory.render(result, scan_directory)
+    if as_json:
+        sys.stdout.write(storage.dumps(result))
+        return
+    console = Console()
+    terminal.show(result, console)
+    console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)

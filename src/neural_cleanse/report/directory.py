@@ -1,0 +1,56 @@
+"""The output directory of a scan: scan.json, triggers.safetensors, report.html and a folder of PNGs a flagged label."""
+
+import shutil
+from pathlib import Path
+
+from neural_cleanse import storage
+from neural_cleanse.errors import OutputError
+from neural_cleanse.records import LabelPair, ScanResult
+from neural_cleanse.report.page import html
+from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
+
+REPORT_FILE = "report.html"
+
+
+def prepare(directory: Path, *, overwrite: bool) -> None:
+    """Make the directory, before the work begins. Raises OutputError when it is in use or cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        occupied = any(directory.iterdir())
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"The output directory {directory} cannot be used: {error.strerror}.") from error
+    if occupied and not overwrite:
+        raise OutputError(
+            f"The output directory {directory} is not empty.", cure="Name another one, or pass --overwrite."
+        )
+
+
+def write(result: ScanResult, directory: Path) -> None:
+    """Write everything, scan.json last; an earlier scan's files are replaced, nothing else is touched."""
+    try:
+        (directory / storage.JSON_FILE).unlink(missing_ok=True)
+        for old in directory.glob("label_*"):
+            shutil.rmtree(old)
+        for evidence in result.evidence:
+            folder = directory / f"label_{evidence.target}"
+            folder.mkdir()
+            grow = enlargement(evidence.before.shape[2])
+            for name, image in trigger_pictures(dict(result.triggers[LabelPair(evidence.target)])).items():
+                storage.write_whole(folder / f"{name}.png", png(image, grow))
+            for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
+                storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))
+                storage.write_whole(folder / f"example_{number}_after.png", png(after, grow))
+    except OSError as error:
+        raise OutputError(f"{directory} cannot be written: {error.strerror}.") from error
+    render(result, directory)
+    storage.save_result(result, directory)
+
+
+def render(result: ScanResult, directory: Path) -> Path:
+    """Write report.html alone."""
+    path = directory / REPORT_FILE
+    storage.write_whole(path, html(result).encode("utf-8"))
+    return path

@@ -1,0 +1,37 @@
+"""Triggers and example images as PNG bytes, enlarged without smoothing. The only part here that needs Pillow."""
+
+import io
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+PIXEL_MAX = 255.0
+SHOWN_SIDE = 128  # pixels: small images are enlarged to about this side on the page
+
+
+def png(image: UInt8[Tensor, "c h w"], enlarge: int = 1) -> bytes:
+    """One image as PNG, every pixel repeated `enlarge` times."""
+    from PIL import Image
+
+    grown = image.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+    array = grown.permute(1, 2, 0).contiguous().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def to_bytes(values: Float[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
+    """Values in [0, 1] as uint8."""
+    return (values.clamp(0, 1) * PIXEL_MAX).round().to(torch.uint8)
+
+
+def enlargement(height: int) -> int:
+    """How often to repeat each pixel so that an image is comfortable to look at."""
+    return max(1, SHOWN_SIDE // height)
+
+
+def trigger_pictures(trigger: dict[str, Tensor]) -> dict[str, UInt8[Tensor, "c h w"]]:
+    """mask, pattern and their product of one stored trigger (k = 1)."""
+    mask, pattern = trigger["mask"][0], trigger["pattern"][0]
+    return {"mask": to_bytes(mask), "pattern": to_bytes(pattern), "trigger": to_bytes(mask * pattern)}

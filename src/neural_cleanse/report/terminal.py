@@ -1,0 +1,61 @@
+"""A ScanResult in the terminal: a table with size bars and one plain sentence."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from neural_cleanse.records import Outcome, ScanResult, Verdict
+from neural_cleanse.report.wording import (
+    HEADLINE,
+    asr_text,
+    bars,
+    label_title,
+    number,
+    p_text,
+    paper_sentence,
+    sentence,
+)
+
+BAR_WIDTH = 24
+ROWS_SHOWN = 20  # of many labels only the smallest are shown; the files hold all
+COLOUR = {Verdict.INFECTED: "bold red", Verdict.CLEAN: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
+MARK = {Outcome.CONVERGED: "", Outcome.STEP_LIMIT: "still shrinking", Outcome.ASR_NOT_REACHED: "no trigger works",
+        Outcome.NOT_ENOUGH_IMAGES: "too few images"}  # fmt: skip
+
+
+def show(result: ScanResult, console: Console) -> None:
+    """Print the result."""
+    chart = bars(result)
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for heading, side in (("label", "left"), ("size px", "right"), ("", "left"), ("index", "right"), ("p", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
+    table.add_column("success on unseen images", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for bar in chart[:ROWS_SHOWN]:
+        row = bar.row
+        style = COLOUR[Verdict.INFECTED] if bar.flagged else ""
+        table.add_row(
+            Text(label_title(row.target, row.name), style=style),
+            Text(number(row.size), style=style),
+            Text("█" * max(1, round(bar.share * BAR_WIDTH)) if row.size is not None else "", style=style),
+            number(row.anomaly_index, 2),
+            p_text(row.p_value),
+            asr_text(row),
+            "flagged" if bar.flagged else MARK[row.outcome],
+        )
+    console.print(table)
+    if len(chart) > ROWS_SHOWN:
+        console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or none")
+    console.print()
+    console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
+    console.print(sentence(result), markup=False, highlight=False)
+    console.print(paper_sentence(result), style="dim", markup=False, highlight=False)
+    for note in result.provenance.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+    console.print(
+        f"{result.image_passes:,} image passes, {result.forward_passes:,} forward only, {result.wall_s:.1f} s; "
+        f"input {result.provenance.model['normalisation']}",
+        style="dim",
+        markup=False,
+        highlight=False,
+    )

@@ -1,0 +1,82 @@
+"""The words and numbers that terminal and page share. Label names come from hostile files and are tamed here."""
+
+import unicodedata
+from dataclasses import dataclass
+
+from neural_cleanse.records import LabelResult, ScanResult, Verdict
+
+HEADLINE = {
+    Verdict.INFECTED: "Backdoor found",
+    Verdict.CLEAN: "No patch-like backdoor found",
+    Verdict.INCONCLUSIVE: "Could not tell",
+}
+MAX_NAME = 40  # characters of a label name that are shown
+
+
+def tame(text: str) -> str:
+    """One line of visible characters: no control, format or bidirectional marks, at most MAX_NAME long."""
+    visible = "".join(
+        char
+        if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
+    return visible if len(visible) <= MAX_NAME else visible[: MAX_NAME - 1] + "…"
+
+
+def label_title(target: int, name: str | None) -> str:
+    """The class index, and its name where that says more."""
+    return str(target) if name is None or name == str(target) else f"{target} {tame(name)}"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number with so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value; very small ones are bounded, not spelled out."""
+    if value is None:
+        return "–"
+    return "< 1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def asr_text(row: LabelResult) -> str:
+    """Attack success rate with its 95 % interval, in per cent."""
+    if row.asr is None or row.asr_interval is None:
+        return "–"
+    low, high = row.asr_interval
+    return f"{row.asr:.1%} ({low:.1%} to {high:.1%})"
+
+
+def sentence(result: ScanResult) -> str:
+    """The reason as a sentence."""
+    return result.reason[0].upper() + result.reason[1:] + "."
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row's size as a share of the largest, for a bar chart."""
+
+    row: LabelResult
+    share: float
+    flagged: bool
+
+
+def bars(result: ScanResult) -> list[Bar]:
+    """All labels, smallest trigger first, those without a size last."""
+    largest = max((row.size for row in result.labels if row.size is not None), default=1.0)
+    ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target))
+    return [Bar(row, (row.size or 0.0) / largest, row.target in result.flagged) for row in ordered]
+
+
+def paper_sentence(result: ScanResult) -> str:
+    """What the paper's own rule says, beside ours."""
+    rule = result.paper_rule
+    if rule.anomaly_index is None:
+        return "The paper's rule cannot be applied: too few sizes."
+    which = f"accuses {', '.join(map(str, rule.flagged))}" if rule.flagged else "accuses no label"
+    return (
+        f"The paper's rule (anomaly index above {rule.threshold:g} on raw sizes) {which}; "
+        f"the largest index is {rule.anomaly_index:.2f}. It has no fixed rate of false alarms and does not decide."
+    )
