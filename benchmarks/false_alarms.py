@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000, help="clean models a cell (default 2000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
+    parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
     options = parser.parse_args()
     rows = [
         row for shape in SHAPES for labels in NUM_LABELS for row in measure(labels, shape, options.draws, options.seed)
@@ -105,6 +106,9 @@ def main() -> None:
             "rows": [asdict(row) for row in rows],
         }
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if options.page is not None:
+        text, _, _ = options.page.read_text(encoding="utf-8").partition("| shape |")
+        options.page.write_text(text + markdown(rows) + "\n", encoding="utf-8")
     print(markdown(rows))
 
 

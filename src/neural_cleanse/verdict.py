@@ -70,8 +70,8 @@ def _found_something(
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
-            f"{which} would be flagged if log sizes were normal (p = {_p(test.p_value_esd)}), but the small sizes of "
-            f"the other labels thin out too slowly for that; against their own tail p = {_p(test.p_value)}"
+            f"{which} would be flagged if log sizes were normal (p = {_p(test.p_value)}), but the small sizes of the "
+            f"other labels thin out too slowly for that: against a heavier tail p = {_p(test.tail_p_value or 1.0)}"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
     return Verdict.INFECTED, (

@@ -24,7 +24,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo there.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
 ) -> None:
-    """Scan two small digit classifiers, one with a backdoor. Exit code 0 when both answers match their cards."""
+    """Scan two models that ship with us.
+
+    Two small digit classifiers, one with a backdoor. Exit code: 0 when both answers match their cards, else 1.
+    """
     console = Console()
     where = device_named(device)
     for name in MODELS:

@@ -17,7 +17,10 @@ def report(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Render a finished scan again: the terminal table and report.html. Runs no model; exits 0."""
+    """Show a finished scan again.
+
+    Prints the table and writes report.html anew, from the files of the scan alone; no model is run.
+    """
     result = storage.load_result(scan_directory)
     path = directory.render(result, scan_directory)
     if as_json:

@@ -46,7 +46,7 @@ class Crop(StrEnum):
 
 
 def scan(
-    model: Annotated[Path, typer.Argument(help="Model file: safetensors or a PyTorch state_dict.", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file: safetensors or a PyTorch state_dict.", show_default=False)],
     data: Annotated[
         Path,
         typer.Option(help="Clean images: a folder, an .npz file, or parquet (file or folder).", rich_help_panel=DATA),

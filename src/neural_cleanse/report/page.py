@@ -33,6 +33,7 @@ def html(result: ScanResult) -> str:
         number=wording.number,
         p_text=wording.p_text,
         asr_text=wording.asr_text,
+        mark=wording.mark,
     )
 
 

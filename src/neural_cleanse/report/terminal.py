@@ -4,10 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.records import Outcome, ScanResult, Verdict
+from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report.wording import (
     HEADLINE,
-    asr_text,
     bars,
     label_title,
     number,
@@ -16,11 +15,9 @@ from neural_cleanse.report.wording import (
     sentence,
 )
 
-BAR_WIDTH = 24
+BAR_WIDTH = 16
 ROWS_SHOWN = 20  # of many labels only the smallest are shown; the files hold all
 COLOUR = {Verdict.INFECTED: "bold red", Verdict.CLEAN: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
-MARK = {Outcome.CONVERGED: "", Outcome.STEP_LIMIT: "still shrinking", Outcome.ASR_NOT_REACHED: "no trigger works",
-        Outcome.NOT_ENOUGH_IMAGES: "too few images"}  # fmt: skip
 
 
 def show(result: ScanResult, console: Console) -> None:
@@ -29,7 +26,7 @@ def show(result: ScanResult, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for heading, side in (("label", "left"), ("size px", "right"), ("", "left"), ("index", "right"), ("p", "right")):
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
-    table.add_column("success on unseen images", no_wrap=True)
+    table.add_column("success", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for bar in chart[:ROWS_SHOWN]:
         row = bar.row
@@ -40,8 +37,8 @@ def show(result: ScanResult, console: Console) -> None:
             Text("█" * max(1, round(bar.share * BAR_WIDTH)) if row.size is not None else "", style=style),
             number(row.anomaly_index, 2),
             p_text(row.p_value),
-            asr_text(row),
-            "flagged" if bar.flagged else MARK[row.outcome],
+            "–" if row.asr is None else f"{row.asr:.1%}",
+            mark(bar),
         )
     console.print(table)
     if len(chart) > ROWS_SHOWN:

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 
-from neural_cleanse.records import LabelResult, ScanResult, Verdict
+from neural_cleanse.records import LabelResult, Outcome, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -54,6 +54,14 @@ def sentence(result: ScanResult) -> str:
     return result.reason[0].upper() + result.reason[1:] + "."
 
 
+MARK = {
+    Outcome.CONVERGED: "",
+    Outcome.STEP_LIMIT: "still shrinking",
+    Outcome.ASR_NOT_REACHED: "no trigger works",
+    Outcome.NOT_ENOUGH_IMAGES: "too few images",
+}
+
+
 @dataclass(frozen=True)
 class Bar:
     """A row's size as a share of the largest, for a bar chart."""
@@ -68,6 +76,11 @@ def bars(result: ScanResult) -> list[Bar]:
     largest = max((row.size for row in result.labels if row.size is not None), default=1.0)
     ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target))
     return [Bar(row, (row.size or 0.0) / largest, row.target in result.flagged) for row in ordered]
+
+
+def mark(bar: Bar) -> str:
+    """Two words on how a row ended; nothing where there is nothing to say."""
+    return "flagged" if bar.flagged else MARK[bar.row.outcome]
 
 
 def paper_sentence(result: ScanResult) -> str:
