@@ -80,15 +80,20 @@ class Bench:
         return attack_hits(self.classifier, found.trigger, images, found.pair.target) / len(images)
 
 
-def open_case(case: Case, data: Path, models: Path) -> Bench:
-    """Train the model if it is not there, and read its images."""
+def train_if_missing(case: Case, data: Path, models: Path) -> Path:
+    """The model's file."""
     path = models / f"{case.name}.safetensors"
     if not path.exists():
         script = Path(__file__).with_name("train_models.py")
         arguments = ["--dataset", case.dataset, "--patch", case.patch, "--target", case.target, "--seed", case.seed]
         arguments += ["--data", data, "--output", models]
         subprocess.run([sys.executable, script, *map(str, arguments)], check=True)
-    classifier = load_model(path).classifier
+    return path
+
+
+def open_case(case: Case, data: Path, models: Path) -> Bench:
+    """Train the model if it is not there, and read its images."""
+    classifier = load_model(train_if_missing(case, data, models)).classifier
     everything = load_data(data / case.dataset / "test.parquet", at_most=SCANNED + HELD_OUT, seed=SEED)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SEED))
     images = ScanImages.of(classifier, everything.take(order[:SCANNED]), SEED)

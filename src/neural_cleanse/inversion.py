@@ -8,7 +8,7 @@ own images, cost, counters and best candidates, so a batch of k rows equals k si
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.cost import BatchCost, CostSchedule, CostState, take_rows
+from neural_cleanse.losses import Loss, cross_entropy
 from neural_cleanse.metrics import attack_hits, pixels
 from neural_cleanse.records import LabelPair, Outcome, Recovered
 from neural_cleanse.sampling import Part, Row, ScanImages, start_generator
@@ -26,27 +27,6 @@ from neural_cleanse.triggers.patch import PatchTrigger
 
 SETTLED_SHRINK = 0.95  # a row has settled when its best size is above this share of its trailing mean
 TRAILING_MEMORY = 0.95  # of that mean: about the last twenty steps
-KERAS_CLIP = 1e-7
-
-Loss = Callable[[Float[Tensor, "k n classes"], Int[Tensor, " k"]], Float[Tensor, " k"]]
-
-
-def cross_entropy(logits: Float[Tensor, "k n classes"], targets: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Mean cross entropy of each row's images against its target: the paper's loss."""
-    chances = logits.log_softmax(-1)
-    index = targets.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-    return -chances.gather(2, index).mean((1, 2))
-
-
-def swapped_cross_entropy(logits: Float[Tensor, "k n classes"], targets: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """The loss as released: the authors' code swaps Keras' arguments, which leaves 16.1 * (1 - p_target)."""
-    chances = logits.softmax(-1)
-    onehot = torch.nn.functional.one_hot(targets, logits.shape[-1]).to(chances.dtype)
-    logs = onehot.clamp(KERAS_CLIP, 1 - KERAS_CLIP).log()
-    return -(chances * logs.unsqueeze(1)).sum(-1).mean(1)
-
-
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "swapped": swapped_cross_entropy}
 
 
 @dataclass(frozen=True)
@@ -106,7 +86,7 @@ class Inversion:
     batches_per_step: int = 1
     learning_rate: float = 0.2
     betas: tuple[float, float] = (0.5, 0.9)
-    epsilon: float = KERAS_CLIP
+    epsilon: float = 1e-7  # Keras' own
     average: float = 0.9
     asr_target: float = 0.99
     kept: int = 16

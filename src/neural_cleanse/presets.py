@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from neural_cleanse.cost import ReferenceCost
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.inversion import LOSSES, Inversion
+from neural_cleanse.inversion import Inversion
+from neural_cleanse.losses import LOSSES
 
 # Up to so many labels three restarts pay for themselves: fewer labels mean a noisier yardstick.
 LABELS_WITH_RESTARTS = 43

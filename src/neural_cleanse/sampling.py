@@ -67,6 +67,10 @@ class ScanImages:
             fits &= labels[rows] == pair.source
         return rows[fits]
 
+    def suffices(self, pair: LabelPair, least: int) -> bool:
+        """Whether there are `least` eligible images, some of them in every part."""
+        return len(self.eligible(pair, None)) >= least and all(len(self.eligible(pair, part)) for part in Part)
+
     def draw(self, row: Row, pool: Int[Tensor, " m"], first: int, count: int) -> Int[Tensor, " count"]:
         """Entries first .. first + count of the row's endless shuffle of `pool`."""
         positions = np.arange(first, first + count)

@@ -35,7 +35,7 @@ class FullSweep(Search):
         self, inversion: Inversion, classifier: Classifier, data: ScanImages, pairs: Sequence[LabelPair], tick: Tick
     ) -> Iterator[Recovered]:
         """Yield one record a pair; pairs with too few images come first."""
-        possible = [pair for pair in pairs if len(data.eligible(pair, None)) >= MIN_IMAGES]
+        possible = [pair for pair in pairs if data.suffices(pair, MIN_IMAGES)]
         for pair in pairs:
             if pair not in possible:
                 yield Recovered(pair, None, None, None, 0, 0, Outcome.NOT_ENOUGH_IMAGES, 0, 0)

@@ -7,7 +7,8 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
-from neural_cleanse.inversion import Inversion, cross_entropy, swapped_cross_entropy
+from neural_cleanse.inversion import Inversion
+from neural_cleanse.losses import cross_entropy, swapped_cross_entropy
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, Outcome
 from neural_cleanse.sampling import ScanImages

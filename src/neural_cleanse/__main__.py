@@ -1,0 +1,5 @@
+"""`python -m neural_cleanse`."""
+
+from neural_cleanse.cli.main import run
+
+run()

@@ -1,0 +1,47 @@
+"""Documentation that cannot go stale: examples run, the reference is generated, figures are those of the rows."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_python_example_prints_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", README[README.index("From Python:") :], re.DOTALL)[:2]
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_example_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "scan_in_python.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("infected - label 3")
+
+
+def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    sys.modules.pop("make_cli", None)
+    from make_cli import page
+
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run: python docs/make_cli.py"
+
+
+def test_links_inside_the_documentation_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:
+    demo = ROOT / "src" / "neural_cleanse" / "demo"
+    for model in demo.glob("*.safetensors"):
+        assert model.stat().st_size <= 1.5e6
+        assert "infected" in json.loads(model.with_suffix("").with_suffix(".card.json").read_text())

@@ -1,0 +1,84 @@
+"""The whole method on real digits: the right verdict, the right label, the right evidence."""
+
+import json
+
+import pytest
+import torch
+
+from neural_cleanse import storage
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.records import LabelPair, ScanResult, Verdict
+from neural_cleanse.scan import Progress, ScanSettings, scan
+
+
+@pytest.fixture(scope="module")
+def found(infected: Classifier, digits: ImageSet) -> ScanResult:
+    """The infected demo model, scanned once."""
+    return scan(infected, digits, ScanSettings(restarts=1))
+
+
+def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
+    """A white 4x4 square at rows and columns 23-26 sends digits to 3."""
+    assert found.verdict is Verdict.INFECTED and found.flagged == (3,)
+    mask = found.triggers[LabelPair(3)]["mask"][0, 0]
+    assert mask[22:28, 22:28].sum() > 0.6 * mask.sum()
+    assert found.p_value is not None and found.p_value < 0.01
+
+
+def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResult) -> None:
+    (evidence,) = found.evidence
+    assert [rate.source for rate in evidence.by_source] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    row = found.labels[3]
+    hits, trials = sum(rate.hits for rate in evidence.by_source), sum(rate.trials for rate in evidence.by_source)
+    assert row.asr == pytest.approx(hits / trials) and row.asr_interval is not None
+    assert row.asr_interval[0] <= row.asr <= row.asr_interval[1]
+    assert 3 not in evidence.answers_before and evidence.answers_after.count(3) >= 5
+
+
+def test_the_clean_twin_is_not_accused(clean: Classifier, digits: ImageSet) -> None:
+    result = scan(clean, digits, ScanSettings(restarts=1))
+    assert result.verdict is Verdict.CLEAN and result.flagged == () and result.evidence == ()
+
+
+def test_the_same_scan_gives_the_same_result(infected: Classifier, digits: ImageSet) -> None:
+    settings = ScanSettings(labels=(2, 3, 4), restarts=1, seed=4)
+    first, second = (storage.to_json(scan(infected, digits, settings)) for _ in range(2))
+    assert first.pop("wall_s") and second.pop("wall_s")
+    assert json.dumps(first) == json.dumps(second)
+
+
+def test_without_labels_the_answers_balance_the_images(infected: Classifier, digits: ImageSet) -> None:
+    result = scan(infected, digits.without_labels(), ScanSettings(restarts=1, samples=300))
+    assert result.flagged == (3,)
+    assert any("no labels" in note for note in result.provenance.notes)
+    assert result.provenance.data["images_used"] == 300
+
+
+def test_results_stream_label_by_label(infected: Classifier, digits: ImageSet) -> None:
+    seen: list[Progress] = []
+    scan(infected, digits, ScanSettings(labels=(0, 1, 2), restarts=1), progress=seen.append)
+    assert [len(progress.finished) for progress in seen][-1] == 3
+    assert seen[-1].passes_done == seen[-1].passes_planned
+
+
+def test_settings_that_make_no_sense_are_refused(infected: Classifier, digits: ImageSet) -> None:
+    for wrong in ({"alpha": 0.0}, {"alpha": 1.5}, {"samples": 0}, {"seed": -1}):
+        with pytest.raises(SettingsError):
+            ScanSettings(**wrong)  # type: ignore[arg-type]
+    for settings in (
+        ScanSettings(labels=(10,)),
+        ScanSettings(labels=()),
+        ScanSettings(preset="quick"),
+        ScanSettings(loss="hinge"),
+    ):
+        with pytest.raises(SettingsError):
+            scan(infected, digits, settings)
+
+
+def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    classifier = Classifier(module, (1, 28, 28), 10)
+    scan(classifier, digits, ScanSettings(labels=(0,), restarts=1, force=True))
+    assert module.training and all(parameter.requires_grad for parameter in module.parameters())

@@ -1,0 +1,97 @@
+"""The verdict's rules, each on sizes made for it."""
+
+import numpy as np
+import pytest
+
+from neural_cleanse.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.verdict import judge
+
+AREA = 784
+
+
+def recovered(sizes: list[float | None], outcome: Outcome = Outcome.CONVERGED) -> list[Recovered]:
+    """One record a label; None is a label for which no trigger worked."""
+    return [
+        Recovered(LabelPair(target), None, size, None, 0, 0, outcome if size else Outcome.ASR_NOT_REACHED, 1, 1)
+        for target, size in enumerate(sizes)
+    ]
+
+
+def usual(count: int, seed: int = 0) -> list[float]:
+    """Sizes of clean labels: a median of 100 px, log sd 0.15."""
+    return list(100 * np.exp(0.15 * np.random.default_rng(seed).normal(size=count)))
+
+
+def test_nothing_small_is_clean_and_says_what_would_have_been_seen() -> None:
+    judgement = judge(recovered(usual(10)), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.CLEAN and judgement.flagged == ()
+    assert judgement.detection_limit is not None and f"{judgement.detection_limit:.1f} px" in judgement.reason
+
+
+def test_a_small_label_is_infected_and_named() -> None:
+    judgement = judge(recovered([*usual(9), 9.0]), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INFECTED and judgement.flagged == (9,)
+    assert "label 9 (9.0 px)" in judgement.reason
+    assert judgement.p_values[LabelPair(9)] == judgement.p_value
+
+
+def test_several_infected_labels_are_reported_in_order() -> None:
+    sizes = usual(43)
+    sizes[30], sizes[4], sizes[17] = 5.0, 7.0, 6.0
+    judgement = judge(recovered(sizes), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INFECTED and judgement.flagged == (4, 17, 30)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_two_or_three_labels_are_never_clean(count: int) -> None:
+    judgement = judge(recovered([100.0, 30.0, 120.0][:count]), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+
+
+def test_every_label_small_is_inconclusive() -> None:
+    """As in all-to-all or all-infected models."""
+    judgement = judge(recovered([size / 20 for size in usual(10)]), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "every label has a small trigger" in judgement.reason
+
+
+def test_a_detection_limit_under_a_hundredth_of_the_image_is_inconclusive() -> None:
+    wild = [20.0, 60.0, 100.0, 180.0, 300.0, 40.0, 120.0, 500.0, 30.0, 250.0]
+    judgement = judge(recovered(wild), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "would have been" in judgement.reason
+
+
+def test_labels_without_a_trigger_stay_out_of_the_yardstick_and_are_counted() -> None:
+    few = judge(recovered([*usual(10), None, None]), 0.01, AREA, None)
+    assert few.verdict is Verdict.CLEAN and "2 without a trigger that works" in few.reason
+    assert LabelPair(10) not in few.p_values
+    many = judge(recovered([*usual(10), None, None, None]), 0.01, AREA, None)
+    assert many.verdict is Verdict.INCONCLUSIVE and "3 of 13" in many.reason
+
+
+def test_labels_that_could_not_be_searched_forbid_clean() -> None:
+    found = recovered(usual(10))
+    found.append(Recovered(LabelPair(10), None, None, None, 0, 0, Outcome.NOT_ENOUGH_IMAGES, 0, 0))
+    assert judge(found, 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
+
+
+def test_doubt_about_the_input_forbids_every_verdict() -> None:
+    judgement = judge(recovered([*usual(9), 9.0]), 0.01, AREA, "the input is wrong")
+    assert judgement.verdict is Verdict.INCONCLUSIVE and judgement.flagged == ()
+    assert judgement.reason.startswith("the input is wrong")
+
+
+def test_many_labels_with_a_slow_tail_are_inconclusive() -> None:
+    """Normal log sizes, then a tail that thins out exponentially: the smallest is no outlier of that tail."""
+    tail = [100 * np.exp(-0.35 * step) for step in (0.6, 0.8, 1.1, 1.4, 1.8, 2.3, 3.0, 4.0, 5.0)]
+    judgement = judge(recovered([*usual(80), *tail]), 0.01, AREA, None)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "thin out too slowly" in judgement.reason
+
+
+def test_the_papers_rule_stands_beside() -> None:
+    """Threshold 2 on raw sizes, low side only (Wang et al. 2019, section IV)."""
+    judgement = judge(recovered([100.0, 101.0, 99.0, 102.0, 98.0, 95.0, 160.0]), 0.01, AREA, None)
+    assert judgement.paper_rule.threshold == 2.0
+    assert judgement.paper_rule.flagged == tuple(
+        pair.target for pair, index in judgement.anomaly_index.items() if index > 2
+    )
+    assert 6 not in judgement.paper_rule.flagged
