@@ -5,7 +5,6 @@
 
 from pathlib import Path
 
-import click
 import typer
 from typer.cli import get_docs_for_click
 
@@ -15,7 +14,7 @@ from neural_cleanse.cli.main import app
 def page() -> str:
     """The command line reference as Markdown."""
     command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=click.Context(command), name="neural-cleanse", title="Command line")
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="neural-cleanse", title="Command line")
     return "\n".join(line.rstrip() for line in text.splitlines()).rstrip() + "\n"
 
 

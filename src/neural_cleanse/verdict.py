@@ -15,7 +15,7 @@ MIN_LABELS = 3  # sizes under which there is no yardstick at all
 MAX_UNREACHED = 0.2  # share of labels without a size above which the others are no fair sample
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
-SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 13 %, all-to-all ones under 1 %
+SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _found_nothing(
     if middle < SMALL_MEDIAN_SHARE * area:
         return Verdict.INCONCLUSIVE, (
             f"every label has a small trigger: the median is {middle:.1f} px, under {SMALL_MEDIAN_SHARE:.1%} of the "
-            "image; a backdoor in most labels (all-to-all, say) looks like this, and so does a fragile network"
+            "image; a model with a backdoor in most labels looks like this, and so does a fragile network"
         )
     if limit is None or limit < MIN_LIMIT_SHARE * area:
         seen = "no size at all" if limit is None else f"only a label under {limit:.1f} px"
