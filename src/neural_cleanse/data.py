@@ -28,6 +28,16 @@ class ImageSet:
             raise DataError("There is not one image in the data.")
         if self.labels is not None and len(self.labels) != len(self.images):
             raise DataError(f"There are {len(self.images)} images and {len(self.labels)} labels.")
+        if self.labels is not None and int(self.labels.min()) < 0:
+            raise DataError(
+                f"{self.origin} has the label {int(self.labels.min())}.",
+                cure="Labels count from 0, or --ignore-labels.",
+            )
+        if self.labels is not None and self.names is not None and int(self.labels.max()) >= len(self.names):
+            raise DataError(
+                f"{self.origin} has the label {int(self.labels.max())} and names for {len(self.names)} classes.",
+                cure="Name every class or none, or pass --ignore-labels.",
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,15 +70,16 @@ class ImageSet:
         """
         if self.labels is None or self.names is None or self.names == names:
             return self
-        unknown = sorted(set(self.names) - set(names))
+        present = {self.names[label] for label in self.labels.unique().tolist()}
+        unknown = sorted(present - set(names))
         if unknown:
-            if all(name.isdecimal() for name in self.names):
+            if all(name.isdecimal() for name in present):
                 return replace(self, names=names)  # folders named by class index already are in the model's order
             raise DataError(
                 f"The data have classes that the model does not name: {', '.join(unknown[:5])}.",
                 cure="Rename the folders to the model's labels, or pass --ignore-labels.",
             )
-        index = torch.tensor([names.index(name) for name in self.names])
+        index = torch.tensor([names.index(name) if name in present else 0 for name in self.names])
         return replace(self, labels=index[self.labels], names=names)
 
 

@@ -53,7 +53,9 @@ def decode(
     for position, picture in enumerate(pictures):
         try:
             arrays.append(_pixels(picture, shape))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (DataError, ImportError):
+            raise
+        except Exception as error:  # what Pillow raises on a damaged file is no one family
             if not skip_unreadable:
                 raise DataError(
                     f"{picture.name} cannot be read as a picture: {error}",
@@ -71,10 +73,13 @@ def _pixels(picture: Picture, shape: Shape) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image: Image.Image = Image.open(io.BytesIO(picture.content))
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode} has more than 8 bits a pixel: no range is guessed")
+            image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(str(error)) from error
     box = _box(picture, image.width, image.height) if shape.crop_roi else None
@@ -83,6 +88,22 @@ def _pixels(picture: Picture, shape: Shape) -> npt.NDArray[np.uint8]:
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def resized(images: UInt8[Tensor, "n c h w"], size: tuple[int, int]) -> UInt8[Tensor, "n c height width"]:
+    """Pixels already in memory brought to (height, width), by the same filter as pictures."""
+    from PIL import Image
+
+    height, width = size
+    arrays = [
+        np.asarray(
+            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+        )
+        for image in images.permute(0, 2, 3, 1).contiguous().numpy()
+    ]
+    return _stack([array[..., None] if array.ndim == 2 else array for array in arrays])
 
 
 def _box(picture: Picture, width: int, height: int) -> Box:

@@ -11,6 +11,7 @@ from neural_cleanse.errors import DataError
 from neural_cleanse.readers.decode import Picture
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class index
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FolderSource:
 
 
 def open_folder(path: Path) -> FolderSource:
-    """Find the pictures under `path`. Class subfolders are ordered by name, numbers by value."""
+    """Find the pictures under `path`. Class subfolders are ordered by name; one named by a number is that class."""
     classes = sorted((entry for entry in path.iterdir() if entry.is_dir() and _pictures(entry)), key=_natural)
     loose = _pictures(path)
     if classes and loose:
@@ -50,9 +51,16 @@ def open_folder(path: Path) -> FolderSource:
         )
     if len(classes) == 1:  # one folder of everything is no labelling
         return FolderSource(tuple(_pictures(classes[0])), None, None)
-    files = [(file, label) for label, folder in enumerate(classes) for file in _pictures(folder)]
+    names = [folder.name for folder in classes]
+    index = list(range(len(classes)))
+    if all(name.isdecimal() and int(name) < MAX_NUMBERED for name in names):
+        # A folder 7 without a folder 6 before it is class 7 all the same, under its own spelling.
+        index = [int(name) for name in names]
+        spelled = dict(zip(index, names, strict=True))
+        names = [spelled.get(label, str(label)) for label in range(max(index) + 1)]
+    files = [(file, label) for label, folder in zip(index, classes, strict=True) for file in _pictures(folder)]
     labels = torch.tensor([label for _, label in files])
-    return FolderSource(tuple(file for file, _ in files), labels, tuple(folder.name for folder in classes))
+    return FolderSource(tuple(file for file, _ in files), labels, tuple(names))
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neural_cleanse.data import ImageSet, balanced
 from neural_cleanse.errors import DataError
-from neural_cleanse.readers.decode import Shape, decode
+from neural_cleanse.readers.decode import Shape, decode, resized
 from neural_cleanse.readers.folder import FolderSource, open_folder
 from neural_cleanse.readers.npz import read_npz
 from neural_cleanse.readers.parquet import ParquetSource, open_parquet
@@ -42,10 +42,8 @@ def load_data(
     shape = Shape(resize, crop == "roi")
     if path.is_file() and _magic(path) == b"PK\x03\x04":
         return _from_npz(path, shape, at_most, seed, ignore_labels)
-    source = _open(path)
+    source = _open(path, ignore_labels)
     labels = None if ignore_labels else source.labels
-    if labels is not None and int(labels.min()) < 0:
-        raise DataError(f"{path} has the label {int(labels.min())}.", cure="Labels count from 0, or --ignore-labels.")
     count = len(source.images) if isinstance(source, ParquetSource) else len(source.files)
     rows = _choose(count, labels, at_most, seed)
     images, kept, skipped = decode(source.pictures(rows.tolist()), shape, skip_unreadable=skip_unreadable)
@@ -54,12 +52,12 @@ def load_data(
     return ImageSet(images, None if labels is None else labels[read], None if ignore_labels else source.names, origin)
 
 
-def _open(path: Path) -> FolderSource | ParquetSource:
+def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
-        return open_parquet(files) if files else open_folder(path)
+        return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
     if _magic(path) == b"PAR1":
-        return open_parquet([path])
+        return open_parquet([path], ignore_labels=ignore_labels)
     what = "is empty" if path.stat().st_size == 0 else "is neither an .npz archive nor a parquet file"
     raise DataError(f"{path} {what}.", cure="Give a folder of images, an .npz file or a parquet file.")
 
@@ -73,12 +71,12 @@ def _magic(path: Path) -> bytes:
 
 
 def _from_npz(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
-    if shape != Shape():
-        raise DataError(f"{path} holds pixel arrays, which are not {shape}.", cure="Resize them before saving.")
-    data = read_npz(path)
-    data = data.without_labels() if ignore_labels else data
-    rows = _choose(len(data), data.labels, at_most, seed)
-    return replace(data.take(rows), origin=f"{path} ({len(data)} images, {shape})")
+    if shape.crop_roi:
+        raise DataError(f"{path} holds pixel arrays without a region of interest.", cure="Leave out --crop roi.")
+    whole = read_npz(path, ignore_labels=ignore_labels)
+    data = whole.take(_choose(len(whole), whole.labels, at_most, seed))
+    images = data.images if shape.size is None else resized(data.images, shape.size)
+    return replace(data, images=images, origin=f"{path} ({len(whole)} images, {shape})")
 
 
 def _choose(count: int, labels: Int[Tensor, " n"] | None, at_most: int | None, seed: int) -> Int[Tensor, " m"]:

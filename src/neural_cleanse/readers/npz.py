@@ -1,6 +1,7 @@
 """An .npz archive: `images` uint8 (n h w, n h w c or n c h w), optional `labels` and `names`. Never unpickles."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,27 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError
 
 
-def read_npz(path: Path) -> ImageSet:
+def read_npz(path: Path, *, ignore_labels: bool = False) -> ImageSet:
     """The images of an .npz file. Raises DataError when the arrays are not images and labels."""
+    wanted = ("images",) if ignore_labels else ("images", "labels", "names")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {key: archive[key] for key in ("images", "labels", "names") if key in archive}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = {key: archive[key] for key in wanted if key in archive}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
     if "images" not in arrays:
         raise DataError(f"{path} has no array 'images'.", cure="Save it with np.savez(file, images=..., labels=...).")
-    labels = arrays.get("labels")
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+    images, labels = _channels_first(arrays["images"], path), arrays.get("labels")
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
         raise DataError(
-            f"'labels' in {path} are {labels.dtype} of shape {labels.shape}: whole numbers (n,) are needed."
+            f"'labels' in {path} are {labels.dtype} of shape {labels.shape}: "
+            f"a whole number for each of the {len(images)} images is needed.",
+            cure="Pass --ignore-labels, or number the classes.",
         )
     return ImageSet(
-        images=torch.from_numpy(_channels_first(arrays["images"], path)),
+        images=torch.from_numpy(images),
         labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-        names=tuple(str(name) for name in arrays["names"]) if "names" in arrays else None,
+        names=tuple(str(name) for name in arrays["names"].reshape(-1)) if "names" in arrays else None,
         origin=str(path),
     )
 

@@ -19,7 +19,7 @@ class ParquetSource:
     """The undecoded rows of parquet files."""
 
     images: Any  # a pyarrow column
-    regions: tuple[Box, ...] | None
+    regions: tuple[Box | None, ...] | None
     labels: torch.Tensor | None
     names: tuple[str, ...] | None
 
@@ -28,10 +28,15 @@ class ParquetSource:
         for row in rows:
             cell = self.images[row].as_py()
             content = cell.get("bytes") if isinstance(cell, dict) else cell
-            yield Picture(f"row {row}", content or b"", self.regions[row] if self.regions else None)
+            # What holds no bytes fails when decoded, with the row's number, or is skipped.
+            yield Picture(
+                f"row {row}",
+                content if isinstance(content, bytes) else b"",
+                self.regions[row] if self.regions else None,
+            )
 
 
-def open_parquet(files: list[Path]) -> ParquetSource:
+def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSource:
     """Read the columns of one or more parquet files of one schema."""
     try:
         import pyarrow as pa
@@ -45,9 +50,12 @@ def open_parquet(files: list[Path]) -> ParquetSource:
     if "image" not in table.column_names:
         raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
     labels = None
-    if "label" in table.column_names:
+    if "label" in table.column_names and not ignore_labels:
+        column = table.column("label")
         try:
-            labels = torch.from_numpy(table.column("label").to_numpy().astype("int64"))
+            if column.null_count:
+                raise ValueError(f"{column.null_count} rows have none")
+            labels = torch.tensor(column.cast(pa.int64()).to_pylist())
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise DataError(
                 f"The column 'label' of {files[0]} is not made of whole numbers: {error}",
@@ -56,22 +64,27 @@ def open_parquet(files: list[Path]) -> ParquetSource:
     return ParquetSource(table.column("image"), _regions(table), labels, _names(table.schema.metadata or {}))
 
 
-def _regions(table: Any) -> tuple[Box, ...] | None:
+def _regions(table: Any) -> tuple[Box | None, ...] | None:
     if not set(ROI_COLUMNS) <= set(table.column_names):
         return None
     columns = [table.column(name).to_pylist() for name in ROI_COLUMNS]
     rows = zip(*columns, strict=True)
-    return tuple((x1 / w, y1 / h, x2 / w, y2 / h) for w, h, x1, y1, x2, y2 in rows)
+    return tuple(
+        None if None in row or row[0] == 0 or row[1] == 0 else (x1 / w, y1 / h, x2 / w, y2 / h)
+        for row in rows
+        for w, h, x1, y1, x2, y2 in [row]
+    )
 
 
 def _names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
     """Label names from the schema's metadata: `label_names`, or the ClassLabel of Hugging Face features."""
     try:
         if b"label_names" in metadata:
-            return tuple(str(name) for name in json.loads(metadata[b"label_names"]))
-        if b"huggingface" in metadata:
-            features = json.loads(metadata[b"huggingface"])["info"]["features"]
-            return tuple(str(name) for name in features["label"]["names"])
-    except (ValueError, KeyError, TypeError):
+            names = json.loads(metadata[b"label_names"])
+        elif b"huggingface" in metadata:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        else:
+            return None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return None
+    return tuple(str(name) for name in names) if isinstance(names, list) else None
