@@ -39,6 +39,8 @@ class Normalize:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.mean or not self.std:
+            raise SettingsError("mean and std need at least one value.")
         if not all(0 < value < float("inf") for value in (*self.std, self.scale)):
             raise SettingsError(f"std and scale must be above 0, got std {self.std} and scale {self.scale}.")
         if not all(abs(value) < float("inf") for value in self.mean):
@@ -126,10 +128,11 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
     """
     frozen = copy.deepcopy(module).eval()
     shape = "x".join(str(size) for size in images.shape[1:])
+    normalized = normalize(images)
     with torch.no_grad():
         try:
-            first, second = frozen(normalize(images)), frozen(normalize(images))
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            first, second = frozen(normalized.clone()), frozen(normalized.clone())
+        except Exception as error:  # whatever a user's own forward raises is theirs to read
             raise UnusableOutputs(
                 f"The network fails on images of shape {shape} (channels x height x width): {error}",
                 cure="Check the architecture, and resize the images to what it takes (--resize HxW).",
@@ -171,7 +174,7 @@ def device_named(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # meta has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(
             f"There is no device {name!r} here: {str(error).splitlines()[0]}",

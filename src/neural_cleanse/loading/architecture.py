@@ -1,14 +1,21 @@
 """The network that a checkpoint's tensors go into: one of ours by name, or the user's own function."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import architecture
+from neural_cleanse.architectures import Architecture, architecture
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError
+
+# A named network may need so many times the values of the file before it is refused unbuilt: room for a wrong name,
+# which deserves the list of what differs, and none for a file that names a billion classes.
+MAX_GROWTH, ALWAYS_ALLOWED = 4, 10_000_000
+MAX_CLASSES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,28 @@ def build(spec: str, tensors: dict[str, Tensor], num_classes: int | None, *, all
     if ":" in spec or spec.endswith(".py"):
         return Blueprint(_from_file(spec, allow_code=allow_code), None, True)
     named = architecture(spec)
-    last = next((tensor for tensor in reversed(tensors.values()) if tensor.dim() >= 1), None)
-    classes = num_classes or (None if last is None else last.shape[0])
-    # The tensors already are in memory, so a true count is bounded by them and an absurd one is refused here.
-    if classes is None or not 2 <= classes <= sum(tensor.numel() for tensor in tensors.values()):
+    classes = _last_size(tensors) if num_classes is None else num_classes
+    if classes is None or not 2 <= classes <= MAX_CLASSES:
         raise CheckpointMismatch(f"The weights do not end in a classification layer: {classes} classes.")
+    _refuse_growth(named, classes, tensors)
     return Blueprint(named.build(classes), named.input_shape, False)
+
+
+def _last_size(tensors: dict[str, Tensor]) -> int | None:
+    """First dimension of the network's last tensor. Files may hold tensors in any order, names keep the layers'."""
+    shaped = [name for name, tensor in tensors.items() if tensor.dim() >= 1]
+    by_layer = sorted(shaped, key=lambda name: [(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", name)])
+    return tensors[by_layer[-1]].shape[0] if by_layer else None
+
+
+def _refuse_growth(named: Architecture, classes: int, tensors: dict[str, Tensor]) -> None:
+    """Compare the network, built without memory, with the values that the file really holds."""
+    plain = [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
+    held = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}.values())
+    with torch.device("meta"):
+        needed = sum(parameter.numel() for parameter in named.build(classes).parameters())
+    if needed > max(ALWAYS_ALLOWED, MAX_GROWTH * held):
+        raise CheckpointMismatch(f"With {classes} classes the network needs {needed:,} weights, the file holds fewer.")
 
 
 def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
@@ -57,7 +80,7 @@ def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
     try:
         module_spec.loader.exec_module(code)
         network = getattr(code, function)()
-    except Exception as error:  # whatever the user's own code raises is theirs to read
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises is theirs to read
         raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec} returned a {type(network).__name__}, a torch.nn.Module is needed.")

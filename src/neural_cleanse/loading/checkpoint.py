@@ -7,6 +7,7 @@ classes, normalisation, label names), so that it needs no option when it is read
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ NESTED_KEYS = ("state_dict", "model_state_dict", "model_state", "net", "model", 
 # What wrappers put before every name: DataParallel, torch.compile, Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 MAX_LABEL_NAME = 200  # characters; a name is shown, never needed
+ASK_FOR_TENSORS = "Ask its author for a state_dict or a safetensors file: torch.save(model.state_dict(), path)."
+MAX_INPUT_VALUES = 3 * 1024**2  # of one image: a file that asks for more is broken or wants our memory
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def _description(text: str | None, name: str) -> Description | None:
     try:
         raw = json.loads(text)
         channels, height, width = (int(size) for size in raw["input_shape"])
+        if min(channels, height, width) < 1 or channels * height * width > MAX_INPUT_VALUES:
+            raise ValueError(f"input_shape {channels}x{height}x{width}")
         mean, std = (tuple(float(value) for value in raw["normalize"][key]) for key in ("mean", "std"))
         names = raw.get("label_names")
         return Description(
@@ -89,7 +94,7 @@ def _description(text: str | None, name: str) -> Description | None:
             normalize=Normalize(mean, std, float(raw["normalize"]["scale"])),
             label_names=None if names is None else tuple(str(label)[:MAX_LABEL_NAME] for label in names),
         )
-    except (KeyError, TypeError, ValueError, SettingsError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, SettingsError) as error:
         raise ModelError(
             f"{name} describes itself in a way that cannot be read: {type(error).__name__} {error}."
         ) from error
@@ -101,17 +106,24 @@ def read_state_dict(content: bytes, name: str) -> Checkpoint:
     Raises CodeExecutionRefused when the file needs more than tensors, UnknownFormat when it is no checkpoint.
     """
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of here (pickle protocol, TorchScript) we say ourselves
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         message = str(error)
         if "weights_only" in message.lower() or "global" in message.lower():
             raise CodeExecutionRefused(
                 f"{name} holds more than tensors: a pickled module or other objects, which run code when loaded. "
                 "Nothing of it was run.",
-                cure="Ask its author for a state_dict or a safetensors file: torch.save(model.state_dict(), path).",
+                cure=ASK_FOR_TENSORS,
             ) from error
         raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
+    except Exception as error:  # what a damaged pickle makes the unpickler raise is no one family
+        if "TorchScript" in str(error):
+            raise CodeExecutionRefused(
+                f"{name} is a TorchScript archive: a program, which would run. Nothing of it was run.",
+                cure=ASK_FOR_TENSORS,
+            ) from error
         raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}") from error
     tensors, key = _find_tensors(loaded)
     if tensors is None:
@@ -172,6 +184,9 @@ def fit_tensors(checkpoint: Checkpoint, module: nn.Module, name: str) -> None:
             f"The weights in {name} do not fit the architecture ({'; '.join(parts)}).",
             cure="Name the network they were trained in with --architecture.",
         )
+    odd = sorted(key for key, tensor in tensors.items() if tensor.layout is not torch.strided or tensor.is_meta)
+    if odd:
+        raise ModelError(f"The weights in {name} are sparse or without values, in {_some(odd)}: plain ones are needed.")
     broken = sorted(key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all())
     if broken:
         raise ModelError(f"The weights in {name} hold NaN or Inf, in {_some(broken)}: the network cannot be scanned.")

@@ -90,6 +90,8 @@ def load_model(
     shape = (described.input_shape if described else None) or blueprint.input_shape or input_shape
     if shape is None:
         raise ModelError(f"Nothing says which images {path} takes.", cure="Give input_shape=(channels, height, width).")
+    if blueprint.input_shape not in (None, shape):
+        raise CheckpointMismatch(f"{path} says it takes {shape} images, {spec} takes {blueprint.input_shape}.")
     if described is None and blueprint.input_shape is None:
         assumed.append(f"input {shape[0]}x{shape[1]}x{shape[2]}, as the images are")
     if normalize is None:
