@@ -124,14 +124,14 @@ def load_result(directory: Path) -> ScanResult:
             f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
             cure="Give the directory that --output named.",
         ) from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise OutputError(f"The scan in {directory} is damaged: {error}") from error
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else None
         raise OutputError(f"The scan in {directory} has schema version {found}, this program reads {SCHEMA_VERSION}.")
     try:
         return _from_json(raw, named)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise OutputError(f"The scan in {directory} is damaged: {type(error).__name__} {error}.") from error
 
 

@@ -1,6 +1,8 @@
 """The command `neural-cleanse`: parses, calls, prints, exits. Faults of the user end with one message and code 2."""
 
+import io
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from neural_cleanse.cli.demo import demo
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
 from neural_cleanse.errors import NeuralCleanseError
+from neural_cleanse.report.wording import visible
 
 EXIT_ERROR = 2
 
@@ -26,10 +29,11 @@ app.command()(report)
 app.command()(demo)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"neural-cleanse {version('neural-cleanse')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -43,15 +47,24 @@ def main(
 
 def run() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without bars or dashes still gets its answer
     console = Console(stderr=True, soft_wrap=True)
     try:
         app()
     except NeuralCleanseError as error:
         console.print("[bold red]error:[/] ", end="")
-        console.print(error.message, markup=False, highlight=False)
+        # Files name tensors and classes as they like: no message steers the terminal.
+        console.print("\n".join(map(visible, error.message.splitlines())), markup=False, highlight=False)
         if error.cure:
-            console.print(f"  try: {error.cure}", markup=False, highlight=False)
+            console.print(f"  try: {visible(error.cure)}", markup=False, highlight=False)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        console.print("interrupted: nothing was written")
-        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # whoever read stdout went away; typer says 1 to that
+            sys.exit(EXIT_ERROR)
+        raise
+    except Exception:  # Python's own exit code for a crash is 1, and 1 means infected
+        traceback.print_exc()
+        console.print("[bold red]error:[/] this is a fault of neural-cleanse, please report it.")
+        sys.exit(EXIT_ERROR)

@@ -1,5 +1,6 @@
 """Option values that need parsing: lists of labels, sizes, channel values."""
 
+from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
 
 MAX_LABELS = 1_000_000
@@ -41,3 +42,12 @@ def channels(option: str, text: str | None) -> tuple[float, ...] | None:
         raise SettingsError(
             f"{option} {text} is not a number or a list.", cure="Write it like 0.49,0.48,0.45."
         ) from error
+
+
+def normalization(mean: str | None, std: str | None, scale: float | None) -> Normalize | None:
+    """What --mean, --std and --scale say together; None when none of them is given."""
+    if mean is None and std is None and scale is None:
+        return None
+    return Normalize(
+        channels("--mean", mean) or (0.0,), channels("--std", std) or (1.0,), 1.0 if scale is None else scale
+    )

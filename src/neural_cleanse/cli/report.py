@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse import storage
+from neural_cleanse.errors import OutputError
 from neural_cleanse.report import directory, terminal
 
 
@@ -22,10 +23,15 @@ def report(
     Prints the table and writes report.html anew, from the files of the scan alone; no model is run.
     """
     result = storage.load_result(scan_directory)
-    path = directory.render(result, scan_directory)
-    if as_json:
-        sys.stdout.write(storage.dumps(result))
-        return
     console = Console()
-    terminal.show(result, console)
+    try:
+        path = directory.render(result, scan_directory)
+        if as_json:
+            sys.stdout.write(storage.dumps(result))
+            return
+        terminal.show(result, console)
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise OutputError(
+            f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error})."
+        ) from error
     console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse import storage
-from neural_cleanse.classifier import Normalize, device_named
+from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.progress import ProgressLine
 from neural_cleanse.data import ImageSet
@@ -89,15 +89,15 @@ def scan(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
         alpha=alpha, seed=seed, force=force,
     )  # fmt: skip
+    size = options.size(resize)
+    normalize = options.normalization(mean, std, scale)
     where = device_named(device)
     if output is not None:
         directory.prepare(output, overwrite=overwrite)
     images = load_data(
-        data, at_most=samples, seed=seed, resize=options.size(resize), crop="roi" if crop else None,
+        data, at_most=samples, seed=seed, resize=size, crop="roi" if crop else None,
         ignore_labels=ignore_labels, skip_unreadable=skip_unreadable,
     )  # fmt: skip
-    given = (options.channels("--mean", mean), options.channels("--std", std), scale)
-    normalize = None if given == (None, None, None) else Normalize(given[0] or (0.0,), given[1] or (1.0,), scale or 1.0)
     loaded = load_model(
         model, architecture=architecture, allow_code=allow_code, normalize=normalize, input_shape=images.shape
     )

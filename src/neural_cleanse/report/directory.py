@@ -1,5 +1,7 @@
 """The output directory of a scan: scan.json, triggers.safetensors, report.html and a folder of PNGs a flagged label."""
 
+import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +15,10 @@ REPORT_FILE = "report.html"
 
 
 def prepare(directory: Path, *, overwrite: bool) -> None:
-    """Make the directory, before the work begins. Raises OutputError when it is in use or cannot be written."""
+    """Try the directory before the work begins, leaving no trace. Raises OutputError when it cannot be used."""
+    missing: list[Path] = []
     try:
+        missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         occupied = any(directory.iterdir())
         probe = directory / ".writable"
@@ -22,6 +26,10 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"The output directory {directory} cannot be used: {error.strerror}.") from error
+    finally:  # a run that fails or is interrupted leaves nothing behind; `write` makes the directory again
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     if occupied and not overwrite:
         raise OutputError(
             f"The output directory {directory} is not empty.", cure="Name another one, or pass --overwrite."
@@ -31,9 +39,11 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
 def write(result: ScanResult, directory: Path) -> None:
     """Write everything, scan.json last; an earlier scan's files are replaced, nothing else is touched."""
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / storage.JSON_FILE).unlink(missing_ok=True)
-        for old in directory.glob("label_*"):
-            shutil.rmtree(old)
+        for old in list(directory.iterdir()):
+            if re.fullmatch(r"label_\d+", old.name) and old.is_dir():
+                shutil.rmtree(old)
         for evidence in result.evidence:
             folder = directory / f"label_{evidence.target}"
             folder.mkdir()

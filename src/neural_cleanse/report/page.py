@@ -17,7 +17,9 @@ from neural_cleanse.storage import to_json
 
 def html(result: ScanResult) -> str:
     """The page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_visible
+    )
     template = environment.from_string(files("neural_cleanse.report").joinpath("report.html").read_text("utf-8"))
     names = {row.target: row.name for row in result.labels}
     return template.render(
@@ -35,6 +37,11 @@ def html(result: ScanResult) -> str:
         asr_text=wording.asr_text,
         mark=wording.mark,
     )
+
+
+def _visible(value: object) -> object:
+    """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
+    return wording.visible(value) if isinstance(value, str) else value
 
 
 def _limit_share(result: ScanResult) -> float | None:

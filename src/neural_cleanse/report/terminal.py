@@ -9,6 +9,7 @@ from neural_cleanse.report.wording import (
     HEADLINE,
     bars,
     label_title,
+    mark,
     number,
     p_text,
     paper_sentence,

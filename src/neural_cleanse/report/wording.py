@@ -15,13 +15,17 @@ MAX_NAME = 40  # characters of a label name that are shown
 
 def tame(text: str) -> str:
     """One line of visible characters: no control, format or bidirectional marks, at most MAX_NAME long."""
-    visible = "".join(
+    return visible(text if len(text) <= MAX_NAME else text[: MAX_NAME - 1] + "…")
+
+
+def visible(text: str) -> str:
+    """The text with a replacement character for each that would steer the terminal or hide."""
+    return "".join(
         char
         if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
         else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
-    return visible if len(visible) <= MAX_NAME else visible[: MAX_NAME - 1] + "…"
 
 
 def label_title(target: int, name: str | None) -> str:
