@@ -1,6 +1,6 @@
 """Write docs/cli.md from the commands' own help; a test fails when the page is stale.
 
-    python docs/make_cli.py
+python docs/make_cli.py
 """
 
 from pathlib import Path

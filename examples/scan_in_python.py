@@ -1,6 +1,6 @@
 """Scan a model from Python: the demo's infected digit classifier.
 
-    python examples/scan_in_python.py
+python examples/scan_in_python.py
 """
 
 from importlib.resources import as_file, files

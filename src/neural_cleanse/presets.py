@@ -9,6 +9,7 @@ from neural_cleanse.losses import LOSSES
 
 # Up to so many labels three restarts pay for themselves: fewer labels mean a noisier yardstick.
 LABELS_WITH_RESTARTS = 43
+MIN_STEPS = 50  # fewer do not shrink a random mask at all
 PASSES_PER_LABEL = 3000  # image passes of the default preset, all restarts together
 
 PRESETS = ("default", "reference")
@@ -28,7 +29,13 @@ def preset(name: str, num_labels: int, loss: str = "ce", restarts: int | None = 
         wanted = restarts or (3 if num_labels <= LABELS_WITH_RESTARTS else 1)
         whole = Inversion(loss=LOSSES[loss], restarts=wanted)
         # More restarts share the same passes, so that asking for them never breaks the promise on cost.
-        return replace(whole, steps=min(whole.steps, PASSES_PER_LABEL // (wanted * whole.batch_size)))
+        steps = min(whole.steps, PASSES_PER_LABEL // (wanted * whole.batch_size))
+        if steps < MIN_STEPS:
+            raise SettingsError(
+                f"{wanted} restarts leave {steps} steps each: a label has {PASSES_PER_LABEL:,} image passes in all.",
+                cure=f"Ask for at most {PASSES_PER_LABEL // (MIN_STEPS * whole.batch_size)} restarts.",
+            )
+        return replace(whole, steps=steps)
     if name == "reference":
         return Inversion(
             cost=ReferenceCost(),

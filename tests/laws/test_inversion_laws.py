@@ -7,6 +7,7 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.losses import cross_entropy, swapped_cross_entropy
 from neural_cleanse.presets import preset
@@ -62,7 +63,7 @@ def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_image
     data = ScanImages.of(planted, grey_images, seed=0)
     (found,) = FullSweep().run(preset("default", 10), planted, data, [LabelPair(6)], lambda _: None)
     assert found.outcome.has_size and found.trigger is not None and found.size is not None
-    assert found.asr is not None and found.asr >= 0.95
+    assert found.asr is not None and found.asr >= 0.9
     assert found.size < 9
     mask = found.trigger.tensors()["mask"][0, 0]
     assert mask[9:12, 9:12].sum() > 0.5 * mask.sum()
@@ -90,8 +91,10 @@ def test_labels_without_images_are_not_searched(planted: Classifier, grey_images
 def test_the_default_keeps_its_promise_on_cost(infected: Classifier, digits: ImageSet) -> None:
     """At most 3,000 image passes a label, all restarts together, whatever the number of restarts."""
     for num_labels in (3, 10, 43, 44, 1283):
-        for restarts in (None, 1, 2, 5, 30):
+        for restarts in (None, 1, 2, 5, 15):
             assert preset("default", num_labels, restarts=restarts).passes <= 3000
+    with pytest.raises(SettingsError, match="at most 15"):
+        preset("default", 10, restarts=16)
     data = ScanImages.of(infected, digits, 0)
     (found,) = FullSweep().run(preset("default", 10), infected, data, [LabelPair(0)], lambda _: None)
     assert found.image_passes == preset("default", 10).passes

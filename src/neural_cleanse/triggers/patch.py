@@ -37,7 +37,8 @@ class PatchTrigger(Trigger):
 
     @classmethod
     def decode(cls, free: Sequence[Tensor]) -> "PatchTrigger":
-        mask, pattern = (variables.tanh() / (2 - EPSILON) + 0.5 for variables in free)
+        # The clamp is for the last bit of float32: -3e-8 is no share of an image.
+        mask, pattern = ((variables.tanh() / (2 - EPSILON) + 0.5).clamp(0, 1) for variables in free)
         return cls(mask, pattern)
 
     @classmethod
