@@ -45,3 +45,22 @@ def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:
     for model in demo.glob("*.safetensors"):
         assert model.stat().st_size <= 1.5e6
         assert "infected" in json.loads(model.with_suffix("").with_suffix(".card.json").read_text())
+
+
+def test_every_figure_of_the_pages_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("tables", None)
+    import tables
+
+    assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run: python benchmarks/tables.py"
+    assert tables.readme() == README, "run: python benchmarks/tables.py"
+
+
+def test_the_false_alarm_table_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("false_alarms", None)
+    import false_alarms
+
+    record = json.loads((ROOT / "benchmarks" / "results" / "false_alarms.json").read_text())
+    table = false_alarms.markdown([false_alarms.Row(**row) for row in record["rows"]])
+    assert table in (ROOT / "docs" / "false-alarms.md").read_text(encoding="utf-8")

@@ -1,0 +1,186 @@
+"""Every figure that the documentation quotes, from the rows in benchmarks/results; a test fails when a page is stale.
+
+    python benchmarks/tables.py
+
+writes docs/benchmarks.md and the block between the `results` marks of README.md.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARKED = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The recorded rows of a table, none where it was not run."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def verdicts() -> str:
+    """One line a model."""
+    lines = [
+        "| model | truth | verdict | smallest / median size, px | p | paper's rule accuses | right |",
+        "|---|---|---|--:|--:|---|---|",
+    ]
+    for row in rows("verdicts"):
+        truth = "clean" if row["true_target"] is None else f"infected, label {row['true_target']}"
+        said = row["verdict"] + (f", label {', '.join(map(str, row['flagged']))}" if row["flagged"] else "")
+        paper = ", ".join(map(str, row["paper_flagged"])) or "nothing"
+        lines.append(
+            f"| {row['model']} | {truth} | {said} | {row['smallest_px']:.1f} / {row['median_px']:.1f} "
+            f"| {row['p_value']:.2g} | {paper} | {'yes' if row['right'] else '**no**'} |"
+        )
+    return "\n".join(lines)
+
+
+def compare() -> str:
+    """One line a model: the default against the reference."""
+    lines = [
+        "| model | labels compared | image passes, reference / default | ratio | wall time a label, ratio "
+        "| held-out success, reference / default | size at equal success, median ratio | flagged, reference / default |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows("compare"):
+        default, reference, equal = row["default"], row["reference"], row["equal_asr"]
+        count = len(row["labels_compared"])
+        share = default["image_passes"] * count // len(default["sizes"])
+        flagged = reference.get("flagged", "not all labels run")
+        lines.append(
+            f"| {row['model']} | {count} | {reference['image_passes']:,} / {share:,} | {row['passes_ratio']} "
+            f"| {row['wall_ratio_a_label']} | {equal['reference_held_out_asr']:.3f} / {equal['held_out_asr']:.3f} "
+            f"| {equal['size_ratio_median']:.2f} | {flagged} / {default['flagged']} |"
+        )
+    return "\n".join(lines)
+
+
+def steps() -> str:
+    """The suspect against the others after so many steps."""
+    lines = [
+        "| model | steps | passes a label | smallest label | its size, px | median, px | sd of the others' logs | t |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['model']} | {step['steps']} | {step['passes_a_label']:,} | {step['smallest_label']} "
+        f"| {step['smallest_px']:.1f} | {step['median_px']:.1f} | {step['sd_of_log_sizes_of_others']:.2f} | {step['t']} |"
+        for row in rows("steps")
+        for step in row["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def share() -> str:
+    """How much of a step is the model's own work."""
+    lines = ["| model | images a step | step, ms | model alone, ms | share |", "|---|--:|--:|--:|--:|"]
+    lines += [
+        f"| {row['model']} | {row['images_a_step']} | {row['step_ms']} | {row['model_ms']} | {row['share']:.2f} |"
+        for row in rows("share")
+    ]
+    return "\n".join(lines)
+
+
+def choices() -> str:
+    """What each choice of the default is worth."""
+    path = RESULTS / "choices.json"
+    if not path.exists():
+        return "Not run."
+    record = json.loads(path.read_text())
+    lines = [
+        "| variant | passes a label | size ratio at the reference's success | true target, px | labels with a size | p |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in record["rows"]:
+        ratio, target, p = row["size_ratio_at_reference_asr"], row["target_px"], row["p_value"]
+        lines.append(
+            f"| {row['variant']} | {row['passes_a_label']:,} | {'-' if ratio is None else f'{ratio:.2f}'} "
+            f"| {'-' if target is None else f'{target:.1f}'} | {row['labels_with_size']} | {'-' if p is None else f'{p:.1g}'} |"
+        )
+    return "\n".join(lines)
+
+
+def hardware() -> str:
+    """What the rows were measured on."""
+    seen = {f"{row['hardware']}, {row['threads']} thread, torch {row['torch']}" for row in rows("compare")}
+    return "; ".join(sorted(seen)) or "not recorded"
+
+
+def page() -> str:
+    """docs/benchmarks.md."""
+    return f"""# Benchmarks
+
+Made from the rows in `benchmarks/results/` by `python benchmarks/tables.py`; each row carries hardware, seed and
+commit. Times are of a shared machine ({hardware()}): only ratios within a run mean anything. An image pass is one
+image forward and backward through the model.
+
+## Is the verdict right?
+
+`python benchmarks/verdicts.py --data DATA --output benchmarks/results --published MODELS`
+
+BadNets (white square, 3x3 to 8x8) and clean networks trained by `benchmarks/train_models.py`, and infected models that
+other people published; 1,000 test images, all settings at their defaults.
+
+{verdicts()}
+
+## Default against reference
+
+`make bench DATA=directory` (`benchmarks/presets.py`). Both presets search the same models with the same 1,000 images;
+success rates are measured on 4,000 others. For the size ratio the default's kept triggers are chosen at the level that
+makes the two mean success rates equal; above 1 the default's are larger.
+
+{compare()}
+
+## Steps
+
+How far the smallest label stands from the others, in standard deviations (leave-one-out t), after so many steps of the
+default; three restarts up to ten labels, one above.
+
+{steps()}
+
+## Share of time in the model
+
+Medians of 40 pairs of a whole step of the default and the model's own forward and backward pass on as many images.
+
+{share()}
+
+## What the choices of the default are worth
+
+`python benchmarks/choices.py --data DATA --output benchmarks/results`: one setting changed at a time, same image
+passes, on the infected MNIST network.
+
+{choices()}
+"""
+
+
+def readme() -> str:
+    """README.md with its block of results."""
+    right = [row["right"] for row in rows("verdicts")]
+    ratios = [(row["model"], row["passes_ratio"], row["equal_asr"]["size_ratio_median"]) for row in rows("compare")]
+    cheaper = " to ".join(
+        f"{ratio:g}" for ratio in sorted({min(r for _, r, _ in ratios), max(r for _, r, _ in ratios)})
+    )
+    larger = " to ".join(f"{size:.2f}" for size in sorted({min(s for *_, s in ratios), max(s for *_, s in ratios)}))
+    block = f"""
+On {len(right)} models (BadNets 3x3 to 8x8 and clean networks on MNIST and GTSRB, and infected models that other people
+published) the verdict and the label are right for {sum(right)}. Against the authors' schedule on the same models the
+default takes {cheaper} times fewer image passes; its triggers are {larger} times as large at equal success rate.
+[All rows](docs/benchmarks.md), with the commands that make them (`python benchmarks/verdicts.py --help`, `make bench`).
+
+{verdicts()}
+
+"""
+    return MARKED.sub(lambda _: block, (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    text = readme()
+    PAGE.write_text(page(), encoding="utf-8")
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
