@@ -89,7 +89,7 @@ def scan(
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(images.answers, images.labels, classifier.num_classes, force=settings.force)
 
-    report = _Reporter(progress, inversion.passes * len(pairs), len(pairs))
+    report = _Reporter(progress, inversion.passes, len(pairs))
     for recovered in search.run(inversion, classifier, images, pairs, report.tick):
         report.finish(recovered)
     found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
@@ -143,13 +143,19 @@ def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> t
 class _Reporter:
     """Collects what the search yields and passes it on to the caller's progress function."""
 
-    def __init__(self, progress: Callable[[Progress], None], planned: int, num_labels: int) -> None:
+    def __init__(self, progress: Callable[[Progress], None], passes_a_label: int, num_labels: int) -> None:
         self.finished: list[Recovered] = []
-        self._progress, self._planned, self._num_labels, self._done = progress, planned, num_labels, 0
+        self._progress, self._passes_a_label, self._num_labels, self._done = progress, passes_a_label, num_labels, 0
 
     def tick(self, image_passes: int) -> None:
         self._done += image_passes
-        self._progress(Progress(self._done, self._planned, tuple(self.finished), self._num_labels))
+        self._progress(Progress(self._done, self._planned(), tuple(self.finished), self._num_labels))
+
+    def _planned(self) -> int:
+        """Labels that are finished, and as much for each of the others as those took: a search may stop early."""
+        spent = [recovered.image_passes for recovered in self.finished]
+        a_label = sum(spent) / len(spent) if spent else self._passes_a_label
+        return max(self._done, sum(spent) + round(a_label * (self._num_labels - len(spent))))
 
     def finish(self, recovered: Recovered) -> None:
         self.finished.append(recovered)
