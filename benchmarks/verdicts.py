@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("out/models"))
     parser.add_argument("--published", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="only models with this in their name; other rows are kept")
     options = parser.parse_args()
     jobs: list[tuple[str, int | None, list[str]]] = []
     for case in OURS:
@@ -97,11 +98,13 @@ def main() -> None:
         arguments = [str(options.published / model.path), "--data", str(data), *model.options]
         arguments += ["--architecture", f"{EXAMPLES}:{model.function}", "--allow-code"]
         jobs.append((model.path, model.target, arguments))
-    rows = []
+    path = options.output / "verdicts.json"
+    rows = {row["model"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     for name, target, arguments in jobs:
-        rows.append(scan(name, target, arguments, options.seed) | surroundings())
-        print(json.dumps(rows[-1]), flush=True)
-        (options.output / "verdicts.json").write_text(json.dumps(rows, indent=1) + "\n")
+        if options.only in name:
+            rows[name] = scan(name, target, arguments, options.seed) | surroundings()
+            print(json.dumps(rows[name]), flush=True)
+            path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -147,6 +147,8 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             f"The network answers {tuple(first.shape)} to {images.shape[0]} images: "
             f"a scan needs {images.shape[0]} x at least 2 classes."
         )
+    if not first.is_floating_point():
+        raise UnusableOutputs(f"The network answers with {first.dtype}: a scan needs logits or probabilities.")
     if not torch.isfinite(first).all():
         raise UnusableOutputs(
             "The network's outputs hold NaN or Inf.", cure="Check its weights, and --mean, --std and --scale."
@@ -156,7 +158,24 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             "The network answers differently to the same images, even in eval mode.",
             cure="Remove what is random in its forward pass: a scan needs one answer for one image.",
         )
+    _check_gradient(frozen, normalized)
     return first.shape[1], _output_kind(first)
+
+
+def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> None:
+    """Raise UnusableOutputs unless a gradient reaches the pixels, at another batch size than the probe's."""
+    with torch.enable_grad():
+        images = normalized[:-1].clone().requires_grad_()
+        try:
+            (gradient,) = torch.autograd.grad(module(images * 1).sum(), images)
+            reaches = bool(torch.isfinite(gradient).all())
+        except Exception as error:  # whatever a user's own forward raises is theirs to read
+            raise UnusableOutputs(
+                f"No gradient reaches the pixels, or the batch size is fixed: {error}",
+                cure="A scan needs the network itself: no torch.no_grad, detach, argmax or fixed batch in forward.",
+            ) from error
+    if not reaches:
+        raise UnusableOutputs("The gradient at the pixels holds NaN or Inf: the network cannot be searched.")
 
 
 def _output_kind(rows: Float[Tensor, "n classes"]) -> OutputKind:

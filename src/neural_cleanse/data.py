@@ -55,6 +55,11 @@ class ImageSet:
             digest.update(self.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def distinct(self) -> "ImageSet":
+        """Without repetitions of the same pixels, the first of each kept."""
+        first = {image.numpy().tobytes(): row for row, image in reversed(list(enumerate(self.images.cpu())))}
+        return self if len(first) == len(self) else self.take(torch.tensor(sorted(first.values())))
+
     def take(self, rows: Int[Tensor, " m"]) -> "ImageSet":
         """The images at `rows`, in that order."""
         return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])

@@ -133,8 +133,9 @@ class Inversion:
     def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
         """Go on for `steps` steps. A row that is done stays as it is."""
         drawn = self._draw(data, state, steps)
-        for step in range(steps):
-            state = self._step(classifier, data, drawn[:, step], state)
+        with torch.enable_grad():  # also where the caller's own code runs under no_grad
+            for step in range(steps):
+                state = self._step(classifier, data, drawn[:, step], state)
         return state
 
     def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:

@@ -18,8 +18,9 @@ nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question 
 
        D_i / mean(D) = F(2, 2k) distributed,    P(F > f) = (1 + f/k)^-k
 
-   The check is held at a level of its own, 5 %: at 1 % it would hide every other backdoor of 1.5 log units (a factor
-   of 4.5 in size) at 43 labels. What that costs under other tails than the normal is in docs/false-alarms.md.
+   The gap is held at a level of its own, 5 %: at 1 % it would hide every other backdoor of 1.5 log units (a factor of
+   4.5 in size) at 43 labels. A smaller gap will do where the labels not flagged give no sign of a tail heavier than
+   the normal: neither left-skewed nor peaked. What all this costs under other tails is in docs/false-alarms.md.
 """
 
 import math
@@ -40,6 +41,7 @@ NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
 SEVERAL_PENALTY = 60  # / n, at least 1, on the p of every step but the first
 MANY_LABELS = 40  # above it the tail is checked
 TAIL_ALPHA = 0.05  # level of the tail check (or alpha, if that is larger)
+TAIL_SIGN = 0.5  # standard errors of skewness and kurtosis from which the others' tail counts as not normal
 TAIL_SPACINGS = 30  # that make the yardstick of the tail check, if half of the other labels are as many
 
 
@@ -47,8 +49,8 @@ TAIL_SPACINGS = 30  # that make the yardstick of the tail check, if half of the 
 class OutlierTest:
     """What the test says of each size, in the order given, and of the model.
 
-    A label is flagged iff its p-value is at most alpha and, where the tail is checked, a gap that passes lies above it.
-    Where no gap passes, `tail_holds` is False and `flagged` still names the labels that the ESD alone would accuse.
+    A label is flagged iff its p-value is at most alpha and, where the others do not look normal, a gap that passes the
+    tail check lies above it. Where none passes, `tail_holds` is False and `flagged` still names the ESD's labels.
     """
 
     anomaly_index: tuple[float, ...]
@@ -71,8 +73,9 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float) -> OutlierTest:
     if num_flagged and len(logs) > MANY_LABELS:
         gaps = _tail(ascending, num_flagged)
         passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
-        tail_holds, tail_p_value = bool(len(passing)), float(gaps.min())
-        num_flagged = int(passing[-1]) + 1 if len(passing) else num_flagged
+        normal, tail_p_value = _looks_normal(ascending[num_flagged:]), float(gaps.min())
+        tail_holds = normal or bool(len(passing))
+        num_flagged = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
     p_values = np.empty_like(logs)
     p_values[order] = steps
     flagged = tuple(order[:num_flagged].tolist())
@@ -109,8 +112,8 @@ def detection_limit(sizes: Sequence[float] | Floats, flagged: Sequence[int], alp
 
         log limit = mean - t sd sqrt(1 + 1/m),
 
-    and above 40 labels also under the smallest of them by the gap that the tail check asks for. None where fewer than
-    2 labels, or only equal ones, make the yardstick.
+    and above 40 labels, where they do not look normal, also under the smallest of them by the gap that the tail check
+    asks for. None where fewer than 2 labels, or only equal ones, make the yardstick.
     """
     logs = np.sort(np.delete(_logs(sizes), np.asarray(flagged, dtype=np.int64)))
     m, rank = len(logs), len(flagged) + 1
@@ -118,7 +121,7 @@ def detection_limit(sizes: Sequence[float] | Floats, flagged: Sequence[int], alp
         return None
     t = student_t_isf(alpha / ((m + 1) * (_penalty(m + rank) if flagged else 1)), m - 1)
     limit = float(logs.mean() - t * logs.std(ddof=1) * math.sqrt(1 + 1 / m))
-    if len(sizes) > MANY_LABELS:
+    if len(sizes) > MANY_LABELS and not _looks_normal(logs):
         k = _num_spacings(m)
         spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
         ratio = k * math.expm1(math.log(rank / max(alpha, TAIL_ALPHA)) / k)
@@ -162,6 +165,16 @@ def _penalty(num_labels: int) -> float:
     rate stays under 1.15 alpha for any number of labels.
     """
     return max(1.0, SEVERAL_PENALTY / num_labels)
+
+
+def _looks_normal(logs: Floats) -> bool:
+    """Whether log sizes give no sign of a heavy low tail: a test that is meant to reject easily."""
+    n, sd = len(logs), float(logs.std())
+    if sd <= NO_SPREAD:
+        return False
+    z = (logs - logs.mean()) / sd
+    skewness, excess = float((z**3).mean()), float((z**4).mean()) - 3.0
+    return skewness >= -TAIL_SIGN * math.sqrt(6 / n) and excess <= TAIL_SIGN * math.sqrt(24 / n)
 
 
 def _num_spacings(others: int) -> int:

@@ -71,6 +71,11 @@ def check_input(
         return InputCheck(None, tuple(warnings), _dominated(answered, num_classes))
     accuracy = clean_accuracy(answered, labels)
     commonest = torch.bincount(labels).max().item() / count
+    if commonest == 1 and not force:
+        raise InputSanityError(
+            f"All {count} clean images have the same label: a scan needs images of several classes.",
+            cure="Give more images, or --ignore-labels if the labels are wrong.",
+        )
     hits = int((answered == labels).sum())
     chance = binomial_sf(hits, count, commonest) if commonest < 1 else 1.0
     if chance > ABOVE_CHANCE_P:

@@ -85,7 +85,7 @@ def scan(
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
-    sampled, note = _sample(classifier, data, settings)
+    sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(images.answers, images.labels, classifier.num_classes, force=settings.force)
 
@@ -95,9 +95,9 @@ def scan(
     found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    judgement = judge(found, settings.alpha, area, checked.doubt)
+    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes)
     names = surroundings.label_names or data.names
-    notes = (*surroundings.notes, *([note] if note else []), *checked.warnings)
+    notes = (*surroundings.notes, *sampling, *checked.warnings)
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -132,12 +132,18 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
     return tuple(LabelPair(target) for target in sorted(set(labels)))
 
 
-def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> tuple[ImageSet, str | None]:
-    """At most `samples` images, balanced by label, or by the model's own answers, which is said aloud."""
-    if data.labels is not None:
-        return data.take(balanced(data.labels, settings.samples, settings.seed)), None
-    rows = balanced(answers(classifier, data.images), settings.samples, settings.seed)
-    return data.take(rows), "the images have no labels: they were balanced by the model's own answers"
+def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> tuple[ImageSet, tuple[str, ...]]:
+    """At most `samples` different images, balanced by label or by the model's own answers; what was done, in words."""
+    different, notes = data.distinct(), []
+    if len(different) < len(data):
+        # The same image in two parts would let it vouch for what it chose.
+        notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
+    if different.labels is None:
+        notes.append("the images have no labels: they were balanced by the model's own answers")
+        classes = answers(classifier, different.images)
+    else:
+        classes = different.labels
+    return different.take(balanced(classes, settings.samples, settings.seed)), tuple(notes)
 
 
 class _Reporter:

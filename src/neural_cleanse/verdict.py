@@ -32,11 +32,17 @@ class Judgement:
     paper_rule: PaperRule
 
 
-def judge(found: Sequence[Recovered], alpha: float, area: int, doubt: str | None) -> Judgement:
-    """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict."""
+def judge(
+    found: Sequence[Recovered], alpha: float, area: int, doubt: str | None, num_classes: int | None = None
+) -> Judgement:
+    """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
+
+    `num_classes` is how many labels the model has: one that was not searched is never called clean.
+    """
+    missing = (num_classes or len(found)) - len(found)
     sized = [(recovered.pair, recovered.size) for recovered in found if recovered.size is not None]
     if len(sized) < MIN_LABELS:
-        reason = f"only {len(sized)} of {len(found)} labels have a trigger size: too few to tell an outlier"
+        reason = f"only {len(sized)} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
@@ -45,7 +51,7 @@ def judge(found: Sequence[Recovered], alpha: float, area: int, doubt: str | None
     if small:
         verdict, reason = _found_something(small, sizes, test)
     else:
-        verdict, reason = _found_nothing(found, sizes, test.detection_limit, area)
+        verdict, reason = _found_nothing(found, sizes, test.detection_limit, area, missing)
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     index = dict(zip(pairs, test.anomaly_index, strict=True))
@@ -80,9 +86,11 @@ def _found_something(
 
 
 def _found_nothing(
-    found: Sequence[Recovered], sizes: Sequence[float], limit: float | None, area: int
+    found: Sequence[Recovered], sizes: Sequence[float], limit: float | None, area: int, missing: int
 ) -> tuple[Verdict, str]:
-    """No label was flagged: clean only if a backdoor would have been seen."""
+    """No label was flagged: clean only if a backdoor would have been seen, in every label."""
+    if missing:
+        return Verdict.INCONCLUSIVE, f"nothing was flagged, but {missing} of the model's labels were not searched"
     middle, unreached = statistics.median(sizes), _count(found, Outcome.ASR_NOT_REACHED)
     if middle < SMALL_MEDIAN_SHARE * area:
         return Verdict.INCONCLUSIVE, (
@@ -90,7 +98,7 @@ def _found_nothing(
             "image; a model with a backdoor in most labels looks like this, and so does a fragile network"
         )
     if limit is None or limit < MIN_LIMIT_SHARE * area:
-        seen = "no size at all" if limit is None else f"only a label under {limit:.1f} px"
+        seen = "no size at all" if limit is None else f"only a label under {limit:.2g} px"
         why = f"{len(sizes)} labels are too few" if len(sizes) < FEW_LABELS else "the labels differ too much in size"
         return Verdict.INCONCLUSIVE, (
             f"nothing was flagged, but {seen} would have been, and a backdoor can take {MIN_LIMIT_SHARE:.0%} of the "

@@ -25,13 +25,14 @@ def report(
     result = storage.load_result(scan_directory)
     console = Console()
     try:
-        path = directory.render(result, scan_directory)
         if as_json:
             sys.stdout.write(storage.dumps(result))
-            return
-        terminal.show(result, console)
+        else:
+            terminal.show(result, console)
+        path = directory.render(result, scan_directory)
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
             f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error})."
         ) from error
-    console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+    if not as_json:
+        console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -67,14 +67,14 @@ def scan(
     ignore_labels: Annotated[bool, typer.Option("--ignore-labels", help="Use the images as if unlabelled.", rich_help_panel=DATA)] = False,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.", rich_help_panel=DATA)] = False,
     samples: Annotated[int, typer.Option(min=1, help="Use at most so many images, balanced by label.", rich_help_panel=DATA)] = 1000,
-    labels: Annotated[str | None, typer.Option(help="Search only these labels, like 0-9,33. [default: all]", rich_help_panel=METHOD)] = None,
+    labels: Annotated[str | None, typer.Option(help="Search only these labels, like 0-9,33. \\[default: all]", rich_help_panel=METHOD)] = None,
     preset: Annotated[Preset, typer.Option(help="Ours, or the authors' schedule to the letter (some 20 times dearer).", rich_help_panel=METHOD)] = Preset.default,
-    loss: Annotated[Loss, typer.Option(help="Cross entropy, or the authors' released code's.", rich_help_panel=METHOD)] = Loss.ce,
-    restarts: Annotated[int | None, typer.Option(min=1, help="Searches a label. [default: 3 up to 43 labels, else 1]", rich_help_panel=METHOD)] = None,
+    loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=METHOD)] = Loss.ce,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=METHOD)] = None,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=METHOD)] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.", rich_help_panel=METHOD)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images.", rich_help_panel=METHOD)] = False,
+    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=METHOD)] = False,
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=RESULT)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier scan there.", rich_help_panel=RESULT)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RESULT)] = False,
@@ -102,14 +102,14 @@ def scan(
         model, architecture=architecture, allow_code=allow_code, normalize=normalize, input_shape=images.shape
     )
     result = scan_with_progress(loaded, images, settings, where)
-    if output is not None:
-        directory.write(result, output)
+    console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
     else:
-        console = Console()
         terminal.show(result, console)
-        if output is not None:
+    if output is not None:  # after the answer was shown: a full disk must not swallow it
+        directory.write(result, output)
+        if not as_json:
             console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODE[result.verdict])
 

@@ -1,5 +1,6 @@
 """The network that a checkpoint's tensors go into: one of ours by name, or the user's own function."""
 
+import contextlib
 import importlib.util
 import re
 import sys
@@ -78,8 +79,9 @@ def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
     code = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = code  # dataclasses and pickling inside the file look it up
     try:
-        module_spec.loader.exec_module(code)
-        network = getattr(code, function)()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout carries the answer, possibly as JSON
+            module_spec.loader.exec_module(code)
+            network = getattr(code, function)()
     except (Exception, SystemExit) as error:  # whatever the user's own code raises is theirs to read
         raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):

@@ -120,6 +120,8 @@ def load_model(
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise UnknownFormat(f"{path} is a directory, a model file is needed.")
+    if path.exists() and not path.is_file():
+        raise UnknownFormat(f"{path} is no regular file.")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

@@ -39,6 +39,8 @@ def load_data(
     path = Path(path)
     if not path.exists():
         raise DataError(f"There is no {path}.", cure="Give a folder of images, an .npz file or a parquet file.")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is neither a file nor a folder.")
     shape = Shape(resize, crop == "roi")
     if path.is_file() and _magic(path) == b"PK\x03\x04":
         return _from_npz(path, shape, at_most, seed, ignore_labels)

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shutil
 from pathlib import Path
 
 from neural_cleanse import storage
@@ -43,10 +42,10 @@ def write(result: ScanResult, directory: Path) -> None:
         (directory / storage.JSON_FILE).unlink(missing_ok=True)
         for old in list(directory.iterdir()):
             if re.fullmatch(r"label_\d+", old.name) and old.is_dir():
-                shutil.rmtree(old)
+                _remove_pictures(old)
         for evidence in result.evidence:
             folder = directory / f"label_{evidence.target}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
             for name, image in trigger_pictures(dict(result.triggers[LabelPair(evidence.target)])).items():
                 storage.write_whole(folder / f"{name}.png", png(image, grow))
@@ -57,6 +56,15 @@ def write(result: ScanResult, directory: Path) -> None:
         raise OutputError(f"{directory} cannot be written: {error.strerror}.") from error
     render(result, directory)
     storage.save_result(result, directory)
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Remove the pictures that a scan writes, and the folder if nothing else is in it."""
+    for file in list(folder.iterdir()):
+        if re.fullmatch(r"(mask|pattern|trigger|example_\d+_(before|after))\.png", file.name):
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def render(result: ScanResult, directory: Path) -> Path:

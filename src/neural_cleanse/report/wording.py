@@ -7,7 +7,7 @@ from neural_cleanse.records import LabelResult, Outcome, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
-    Verdict.CLEAN: "No patch-like backdoor found",
+    Verdict.CLEAN: "Nothing found",
     Verdict.INCONCLUSIVE: "Could not tell",
 }
 MAX_NAME = 40  # characters of a label name that are shown
