@@ -143,7 +143,7 @@ default; three restarts up to ten labels, one above.
 
 ## Share of time in the model
 
-Medians of 40 pairs of a whole step of the default and the model's own forward and backward pass on as many images.
+Medians over rounds of 31 steps of the default, and of the model's own forward and backward pass on as many images.
 
 {share()}
 
