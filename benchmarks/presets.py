@@ -103,7 +103,9 @@ def open_case(case: Case, data: Path, models: Path) -> Bench:
 
 def surroundings() -> dict[str, Any]:
     """Hardware, versions, seed and commit of this run."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
+        commit += "-dirty"  # rows being rewritten do not count
     cpu = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
     return {
         "hardware": cpu.partition(":")[2].strip() or cpu,
@@ -113,6 +115,10 @@ def surroundings() -> dict[str, Any]:
         "seed": SEED,
         "commit": commit,
     }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def _cpuinfo() -> list[str]:
