@@ -122,7 +122,7 @@ def _fastest_layout(module: nn.Module, shape: tuple[int, int, int], normalize: N
 
 
 def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normalize) -> tuple[int, OutputKind]:
-    """Number of classes and kind of output, from two equal forward passes over real images in [0, 1].
+    """Number of classes and kind of output, from two equal forward passes over images in [0, 1].
 
     Raises UnusableOutputs when the module fails, has several heads, answers differently twice, or is not finite.
     """

@@ -3,8 +3,8 @@
     loss = cross entropy(target, model(A(x))) + cost * |mask|_1
 
 Two schedules, both pure state machines over k rows in which no row sees another. `ReferenceCost` is the authors'
-(visualizer.py): it moves after every `patience` steps of 31 batches. `BatchCost`, ours, moves after every batch and
-needs some hundred times fewer image passes.
+(visualizer.py): it moves after every `patience` steps of 31 batches. `BatchCost`, ours, moves after every batch: what
+that saves is in docs/benchmarks.md.
 """
 
 from abc import ABC, abstractmethod

@@ -57,7 +57,8 @@ class ImageSet:
 
     def distinct(self) -> "ImageSet":
         """Without repetitions of the same pixels, the first of each kept."""
-        first = {image.numpy().tobytes(): row for row, image in reversed(list(enumerate(self.images.cpu())))}
+        digests = [hashlib.sha256(image.contiguous().numpy()).digest() for image in self.images.cpu()]
+        first = {digest: row for row, digest in reversed(list(enumerate(digests)))}
         return self if len(first) == len(self) else self.take(torch.tensor(sorted(first.values())))
 
     def take(self, rows: Int[Tensor, " m"]) -> "ImageSet":

@@ -34,7 +34,7 @@ def check_labels(data: ImageSet, num_classes: int) -> None:
     if data.labels is None:
         return
     low, high = int(data.labels.min()), int(data.labels.max())
-    if low < 0 or high >= num_classes:
+    if high >= num_classes:  # none is below 0: an ImageSet refuses those
         raise DataError(
             f"The data have labels {low} to {high}, the model has the classes 0 to {num_classes - 1}.",
             cure="Are these images for this model? --ignore-labels scans without labels.",

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -114,10 +115,12 @@ def scan(
     raise typer.Exit(EXIT_CODE[result.verdict])
 
 
-def scan_with_progress(loaded: LoadedModel, images: ImageSet, settings: ScanSettings, device: object) -> ScanResult:
+def scan_with_progress(
+    loaded: LoadedModel, images: ImageSet, settings: ScanSettings, device: torch.device
+) -> ScanResult:
     """Scan a loaded model with progress on stderr."""
     origin = loaded.origin
-    classifier = loaded.classifier.to(device_named(str(device)))
+    classifier = loaded.classifier.to(device)
     if origin.label_names is not None:
         images = images.in_order_of(origin.label_names)
     surroundings = Surroundings(

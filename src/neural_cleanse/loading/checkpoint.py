@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
+from neural_cleanse.storage import write_whole
 
 METADATA_KEY = "neural_cleanse"
 # Where training scripts put the weights inside their checkpoint, tried in this order.
@@ -55,10 +56,7 @@ class Checkpoint:
 def write_checkpoint(path: Path, module: nn.Module, description: Description) -> None:
     """Save the weights as self-describing safetensors (whole file or nothing)."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(description))})
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(description))}))
 
 
 def is_safetensors(content: bytes) -> bool:
@@ -138,13 +136,13 @@ def _first_line(error: Exception) -> str:
 def _find_tensors(loaded: Any) -> tuple[dict[str, Tensor] | None, str | None]:
     """The state_dict itself, or the one nested under a usual key, or under the only key that holds one."""
     if _is_state_dict(loaded):
-        return _tensors_of(loaded), None
+        return dict(loaded), None
     if not isinstance(loaded, Mapping):
         return None, None
     nested = {str(key): value for key, value in loaded.items() if _is_state_dict(value)}
     for key in (*NESTED_KEYS, *nested):
         if key in nested and (key in NESTED_KEYS or len(nested) == 1):
-            return _tensors_of(nested[key]), key
+            return dict(nested[key]), key
     return None, None
 
 
@@ -155,10 +153,6 @@ def _is_state_dict(value: Any) -> bool:
         and all(isinstance(key, str) for key in value)
         and all(isinstance(tensor, Tensor) for tensor in value.values())
     )
-
-
-def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def fit_tensors(checkpoint: Checkpoint, module: nn.Module, name: str) -> None:
