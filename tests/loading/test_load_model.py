@@ -376,7 +376,7 @@ def test_a_description_cannot_name_code(tmp_path: Path, network: nn.Module) -> N
 def test_weights_without_a_name_say_what_to_do(tmp_path: Path, network: nn.Module) -> None:
     with pytest.raises(ModelError, match="--architecture"):
         load_model(saved(tmp_path / "m", network.state_dict()))
-    with pytest.raises(SettingsError, match="gtsrb_cnn, mnist_cnn"):
+    with pytest.raises(SettingsError, match="gtsrb_cnn, gtsrb_cnn_half, mnist_cnn"):
         load_model(saved(tmp_path / "m", network.state_dict()), architecture="resnet")
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse import storage
+from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.progress import ProgressLine
@@ -55,7 +56,7 @@ def scan(
     architecture: Annotated[
         str | None,
         typer.Option(
-            help="mnist_cnn, gtsrb_cnn, or FILE.py:FUNCTION with --allow-code; files that we wrote need none.",
+            help=f"{', '.join(sorted(ARCHITECTURES))}, or FILE.py:FUNCTION with --allow-code; files that we wrote need none.",
             rich_help_panel=MODEL,
         ),
     ] = None,
