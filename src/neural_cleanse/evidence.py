@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.metrics import PIXEL_MAX, pixels, triggered_answers
+from neural_cleanse.metrics import stamped, triggered_answers
 from neural_cleanse.records import Evidence, Recovered, SourceRate
 from neural_cleanse.sampling import Part, ScanImages
 
@@ -30,11 +30,10 @@ def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evide
         by_source.append(SourceRate(source, int(hits.sum()), len(hits)))
     shown = _one_of_each(classes.tolist())[:EXAMPLES]
     before = data.images[rows[shown]]
-    stamped = trigger(pixels(before).unsqueeze(0)).squeeze(0)
     return Evidence(
         target=recovered.pair.target,
         before=before.cpu(),
-        after=(stamped * PIXEL_MAX).round().to(torch.uint8).cpu(),
+        after=stamped(trigger, before).cpu(),
         answers_before=tuple(data.answers[rows[shown]].tolist()),
         answers_after=tuple(after[shown].tolist()),
         by_source=tuple(by_source),

@@ -16,6 +16,11 @@ def pixels(images: UInt8[Tensor, "*n c h w"]) -> Tensor:
     return images.float() / PIXEL_MAX
 
 
+def stamped(trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """The images with the trigger (k = 1) on them, as uint8 again."""
+    return (trigger(pixels(images).unsqueeze(0)).squeeze(0) * PIXEL_MAX).round().to(torch.uint8)
+
+
 @torch.no_grad()
 def answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The label the model gives each image."""
