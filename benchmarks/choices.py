@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from neural_cleanse.benchmark import surroundings
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.outlier import outlier_test
-from presets import CASES, Bench, finish, invert, open_case, surroundings
+from presets import CASES, SEED, Bench, finish, invert, open_case
 
 LEVELS = (0.90, 0.93, 0.95, 0.97, 0.98)
 MODEL = "mnist_badnets4_target4_seed0"
@@ -87,7 +88,7 @@ def main() -> None:
     for name, inversion in VARIANTS.items():
         rows.append({"variant": name} | measure(bench, inversion, compared["reference"]["sizes"], asr))
         print(json.dumps(rows[-1]), flush=True)
-    record = {"model": MODEL, "reference_held_out_asr": round(asr, 4), "rows": rows} | surroundings()
+    record = {"model": MODEL, "reference_held_out_asr": round(asr, 4), "rows": rows} | surroundings() | {"seed": SEED}
     (options.output / "choices.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -14,7 +14,6 @@ share    how much of a step is the model's own forward and backward pass.
 import argparse
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 
+from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.inversion import Inversion, InversionState
 from neural_cleanse.loading.load import load_model
@@ -41,6 +41,7 @@ from neural_cleanse.verdict import judge
 SEED = 0
 SCANNED, HELD_OUT = 1000, 4000  # images for the scan, and others for the success rates reported here
 CHOOSE_LEVELS = (0.90, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99)
+EPOCHS = {"mnist": 4, "gtsrb": 7}
 SHARE_ROUNDS = 6
 STEPS = (60, 125, 250, 500, 1000)
 REFERENCE_LABELS = {"mnist": None, "gtsrb": (33, 1, 12, 25, 38)}  # None: all; five of 43, for want of hours
@@ -85,10 +86,10 @@ def train_if_missing(case: Case, data: Path, models: Path) -> Path:
     """The model's file."""
     path = models / f"{case.name}.safetensors"
     if not path.exists():
-        script = Path(__file__).with_name("train_models.py")
-        arguments = ["--dataset", case.dataset, "--patch", case.patch, "--target", case.target, "--seed", case.seed]
-        arguments += ["--data", data, "--output", models]
-        subprocess.run([sys.executable, script, *map(str, arguments)], check=True)
+        what = ["badnets", "--size", case.patch, "--target", case.target] if case.patch else ["none"]
+        command = [sys.executable, "-m", "neural_cleanse", "attack", "--dataset", data / case.dataset, "--output", path]
+        command += ["--architecture", f"{case.dataset}_cnn", "--epochs", EPOCHS[case.dataset], "--seed", case.seed]
+        subprocess.run([*map(str, command), "--attack", *map(str, what)], check=True)
     return path
 
 
@@ -99,31 +100,6 @@ def open_case(case: Case, data: Path, models: Path) -> Bench:
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SEED))
     images = ScanImages.of(classifier, everything.take(order[:SCANNED]), SEED)
     return Bench(case, classifier, images, ScanImages.of(classifier, everything.take(order[SCANNED:]), SEED))
-
-
-def surroundings() -> dict[str, Any]:
-    """Hardware, versions, seed and commit of this run."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
-        commit += "-dirty"  # rows being rewritten do not count
-    cpu = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    return {
-        "hardware": cpu.partition(":")[2].strip() or cpu,
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "seed": SEED,
-        "commit": commit,
-    }
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def invert(bench: Bench, inversion: Inversion, labels: Sequence[int]) -> tuple[list[InversionState], float]:
@@ -309,7 +285,7 @@ def main() -> None:
         parser.error(f"--data {options.data}: there is no mnist/test.parquet (make bench DATA=directory)")
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
-    around = surroundings()
+    around = surroundings() | {"seed": SEED}
     for name in options.tables.split(","):
         path = options.output / f"{name}.json"
         rows = {row["model"]: row for row in json.loads(path.read_text())} if path.exists() else {}

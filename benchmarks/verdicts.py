@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from presets import Case, surroundings, train_if_missing
+from neural_cleanse.benchmark import surroundings
+from presets import Case, train_if_missing
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "published_networks.py"
 
