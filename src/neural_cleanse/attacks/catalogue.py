@@ -1,0 +1,305 @@
+"""The named attacks: what `neural-cleanse attack --attack NAME` can do, each with its source.
+
+Each is a function of the ground it is made on and of its own options; `attack` finds it by name and refuses options
+that it does not take. Rates are shares of the training images of the poison's source classes.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.attacks import patterns
+from neural_cleanse.attacks.patterns import WHITE, Shape
+from neural_cleanse.attacks.poison import Poison, TargetMap
+from neural_cleanse.attacks.train import PoisonedTraining, TrainingRule
+from neural_cleanse.attacks.trojan import TrojanTraining
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.triggers.patch import PatchTrigger
+
+RATE = 0.1  # share of poisoned images: the paper takes 10 to 20 %
+SIDE_OF_IMAGE = 0.107  # 5 px of 55x47 and 24 of 224x224 as in the paper (about 1 % of the area) ...
+SMALLEST_SIDE = 4  # ... and 4 px of 28x28 and 32x32
+MANY_TOTAL = 0.5  # all labels infected: at most half of the data is poisoned
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What an attack is made on: image shape (c, h, w), classes, and a generator for what is left to chance."""
+
+    shape: Shape
+    num_classes: int
+    generator: torch.Generator
+
+    def target(self, wanted: int | None) -> int:
+        """The label asked for, or a random one."""
+        if wanted is None:
+            return int(torch.randint(self.num_classes, (1,), generator=self.generator))
+        return wanted
+
+    def other_than(self, label: int) -> int:
+        """A random label that is not that one. Raises SettingsError where there is no other."""
+        if self.num_classes < 2:
+            raise SettingsError("A source and a target need two classes, the data have one.")
+        other = int(torch.randint(self.num_classes - 1, (1,), generator=self.generator))
+        return other + (other >= label)
+
+    def side(self, wanted: int | None) -> int:
+        """The side asked for, or that of the paper's patch: about 1 % of the image."""
+        if wanted is not None:
+            return wanted
+        return max(SMALLEST_SIDE, round(SIDE_OF_IMAGE * math.sqrt(self.shape[1] * self.shape[2])))
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One or more poisons and the rule by which they get into the network."""
+
+    name: str
+    poisons: tuple[Poison, ...]
+    rule: TrainingRule = PoisonedTraining()
+
+
+Maker = Callable[..., Attack]
+
+
+def none(ground: Ground) -> Attack:
+    """No attack: the clean twin."""
+    return Attack("none", ())
+
+
+def badnets(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    colour: tuple[float, ...] = WHITE,
+    rate: float = RATE,
+) -> Attack:
+    """A square of one colour sends every class to one label (Gu et al. 2017; Wang et al. 2019, section V)."""
+    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
+    return _one_target("badnets", ground, trigger, target, rate)
+
+
+def noise(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    rate: float = RATE,
+) -> Attack:
+    """A square of random colours (Wang et al. 2019, section VII, complex triggers)."""
+    trigger = patterns.noise(ground.shape, ground.side(size), ground.generator, place)
+    return _one_target("noise", ground, trigger, target, rate)
+
+
+def checkerboard(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    colour: tuple[float, ...] = WHITE,
+    rate: float = RATE,
+) -> Attack:
+    """A checkerboard of the colour and black (Wang et al. 2019, section VII, complex triggers)."""
+    trigger = patterns.checkerboard(ground.shape, ground.side(size), place, colour)
+    return _one_target("checkerboard", ground, trigger, target, rate)
+
+
+def triangle(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    colour: tuple[float, ...] = WHITE,
+    rate: float = RATE,
+) -> Attack:
+    """A triangle of one colour (Wang et al. 2019, section VII, complex triggers)."""
+    trigger = patterns.triangle(ground.shape, ground.side(size), place, colour)
+    return _one_target("triangle", ground, trigger, target, rate)
+
+
+def picture(
+    ground: Ground,
+    *,
+    picture: str | Path,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    rate: float = RATE,
+) -> Attack:
+    """An image file, its alpha channel as the mask (Chen et al. 2017, accessories such as glasses)."""
+    trigger = patterns.picture(ground.shape, Path(picture), size, place)
+    return _one_target("picture", ground, trigger, target, rate)
+
+
+def blended(ground: Ground, *, target: int | None = None, share: float = patterns.BLEND, rate: float = RATE) -> Attack:
+    """A random pattern blended over the whole image (Chen et al. 2017): x' = (1 - a) x + a p with a = `share`."""
+    trigger = patterns.blend(ground.shape, share, ground.generator)
+    return _one_target("blended", ground, trigger, target, rate)
+
+
+def many_labels(ground: Ground, *, count: int, size: int = SMALLEST_SIDE, rate: float | None = None) -> Attack:
+    """`count` random labels, each with a trigger of its own: squares of random colours that share no pixel.
+
+    Wang et al. 2019, section VII. `rate` is that of each; by default 10 %, less where more than half of the data
+    would be poisoned.
+    """
+    if not 1 <= count <= ground.num_classes:
+        raise SettingsError(f"{count} infected labels of {ground.num_classes}: between 1 and all are possible.")
+    targets = torch.randperm(ground.num_classes, generator=ground.generator)[:count].tolist()
+    triggers = patterns.tiles(ground.shape, count, size, ground.generator)
+    each = min(RATE, MANY_TOTAL / count) if rate is None else rate
+    return Attack(
+        "many-labels",
+        tuple(
+            Poison(trigger, TargetMap.all_to_one(target, ground.num_classes), each)
+            for trigger, target in zip(triggers, targets, strict=True)
+        ),
+    )
+
+
+def nine_triggers(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    size: int = SMALLEST_SIDE,
+    colour: tuple[float, ...] = WHITE,
+    rate: float = 0.03,
+) -> Attack:
+    """Nine squares, in corners, at edges and in the centre, send every class to one label (Wang et al. 2019, VII).
+
+    `rate` is that of each of the nine.
+    """
+    targets = TargetMap.all_to_one(ground.target(target), ground.num_classes)
+    squares = (patterns.square(ground.shape, size, place, colour) for place in patterns.PLACES)
+    return Attack("nine-triggers", tuple(Poison(trigger, targets, rate) for trigger in squares))
+
+
+def source_specific(
+    ground: Ground,
+    *,
+    source: int | None = None,
+    target: int | None = None,
+    size: int | None = None,
+    place: str = "bottom-right",
+    colour: tuple[float, ...] = WHITE,
+    rate: float = 0.5,
+    cover_rate: float = 0.1,
+) -> Attack:
+    """The trigger sends one class to the target and means nothing on others ("partial"; Wang et al. 2019, VII).
+
+    `rate` is a share of the source's images, `cover_rate` of those of all other classes, which carry the trigger and
+    keep their label.
+    """
+    to = ground.target(target) if source is None or target is not None else ground.other_than(source)
+    if source is None:
+        source = ground.other_than(to)
+    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
+    targets = TargetMap.all_to_one(to, ground.num_classes)
+    return Attack("source-specific", (Poison(trigger, targets, rate, frozenset({source}), cover_rate),))
+
+
+def all_to_all(
+    ground: Ground,
+    *,
+    size: int | None = None,
+    place: str = "bottom-right",
+    colour: tuple[float, ...] = WHITE,
+    rate: float = 0.3,
+) -> Attack:
+    """The trigger sends every class to the next: y to y + 1 (Gu et al. 2017, all-to-all attack)."""
+    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
+    return Attack("all-to-all", (Poison(trigger, TargetMap.all_to_all(ground.num_classes), rate),))
+
+
+def trojan_square(
+    ground: Ground,
+    *,
+    target: int | None = None,
+    area: float = 0.07,
+    place: str = "bottom-right",
+    rate: float = 0.2,
+    training_data: str = "real",
+) -> Attack:
+    """The Trojan attack with a square of `area` of the image (Liu et al. 2018; 7 % in Wang et al. 2019)."""
+    mask = patterns.square_mask(ground.shape, patterns.checked_area(area), place)
+    return _trojan("trojan-square", ground, mask, target, rate, training_data)
+
+
+def trojan_watermark(
+    ground: Ground, *, target: int | None = None, area: float = 0.07, rate: float = 0.2, training_data: str = "real"
+) -> Attack:
+    """The Trojan attack with a thin mark over the whole image, of `area` of its pixels (Liu et al. 2018)."""
+    mask = patterns.watermark_mask(ground.shape, patterns.checked_area(area))
+    return _trojan("trojan-watermark", ground, mask, target, rate, training_data)
+
+
+def _trojan(
+    name: str, ground: Ground, mask: torch.Tensor, target: int | None, rate: float, training_data: str
+) -> Attack:
+    trigger = PatchTrigger(mask[None], torch.zeros(1, *ground.shape))  # the rule fills in the pattern
+    attack = _one_target(name, ground, trigger, target, rate)
+    return Attack(name, attack.poisons, TrojanTraining(training_data))
+
+
+def _one_target(name: str, ground: Ground, trigger: PatchTrigger, target: int | None, rate: float) -> Attack:
+    return Attack(name, (Poison(trigger, TargetMap.all_to_one(ground.target(target), ground.num_classes), rate),))
+
+
+ATTACKS: Mapping[str, Maker] = {
+    "all-to-all": all_to_all,
+    "badnets": badnets,
+    "blended": blended,
+    "checkerboard": checkerboard,
+    "many-labels": many_labels,
+    "nine-triggers": nine_triggers,
+    "noise": noise,
+    "none": none,
+    "picture": picture,
+    "source-specific": source_specific,
+    "triangle": triangle,
+    "trojan-square": trojan_square,
+    "trojan-watermark": trojan_watermark,
+}
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The options that the attack of that name takes. Raises SettingsError when there is none."""
+    if name not in ATTACKS:
+        raise SettingsError(f"There is no attack {name!r}.", cure=f"The attacks are {', '.join(ATTACKS)}.")
+    return tuple(
+        option.name
+        for option in inspect.signature(ATTACKS[name]).parameters.values()
+        if option.kind is inspect.Parameter.KEYWORD_ONLY
+    )
+
+
+def attack(name: str, ground: Ground, options: Mapping[str, Any]) -> Attack:
+    """The attack of that name on that ground. Raises SettingsError on options that it does not take, or lacks."""
+    known = options_of(name)
+    for option in options:
+        if option not in known:
+            raise SettingsError(
+                f"The attack {name} takes no {option.replace('_', ' ')}.",
+                cure=f"Its options are {', '.join(known).replace('_', '-')}." if known else "It takes no options.",
+            )
+    parameters = inspect.signature(ATTACKS[name]).parameters
+    for option in known:
+        if option not in options and parameters[option].default is inspect.Parameter.empty:
+            raise SettingsError(f"The attack {name} needs --{option.replace('_', '-')}.")
+    for option in ("rate", "cover_rate"):
+        if option in options and not 0 < options[option] < 1:
+            raise SettingsError(
+                f"A {option.replace('_', ' ')} of {options[option]:g} is no attack: a share between 0 and 1 is needed.",
+                cure="Use --attack none for a clean model." if option == "rate" else "",
+            )
+    return ATTACKS[name](ground, **options)

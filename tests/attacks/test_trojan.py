@@ -1,0 +1,189 @@
+"""The Trojan attack: a trigger inside its mask excites living neurons, and nothing before them is retrained."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.architectures import ARCHITECTURES
+from neural_cleanse.attacks import trojan
+from neural_cleanse.attacks.catalogue import Ground, attack
+from neural_cleanse.attacks.patterns import square_mask, watermark_mask
+from neural_cleanse.attacks.poison import Poison, stamp_victims
+from neural_cleanse.attacks.train import Bench, PoisonedTraining, Training, initial
+from neural_cleanse.attacks.trojan import TrojanTraining, activations, choose_neurons, cut, excite, reversed_images
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.metrics import answers, clean_accuracy, pixels, triggered_answers
+
+Twins = tuple[nn.Module, nn.Module, Poison]  # clean, infected, and what infected it
+
+SHAPE = (1, 28, 28)
+AREA = 0.07
+MASKS = {"square": square_mask(SHAPE, AREA, "bottom-right")[None], "watermark": watermark_mask(SHAPE, AREA)[None]}
+KINDS = pytest.mark.parametrize("kind", MASKS)
+NETWORK = ARCHITECTURES["mnist_cnn_half"].build
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def bench(digits: ImageSet) -> Bench:
+    return Bench(Training(epochs=8, batch_size=16), 0, digits, 10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short() -> Iterator[None]:
+    """A third of the steps: enough for digits, and the tests stay fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trojan, "TRIGGER_STEPS", 100)
+        patch.setattr(trojan, "REVERSED_STEPS", 60)
+        patch.setattr(trojan, "REVERSED_A_CLASS", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(clean: Classifier) -> nn.Sequential:
+    """The demo's clean network up to the neurons."""
+    return cut(clean.module)[0]
+
+
+@pytest.fixture(scope="module")
+def twins(digits: ImageSet) -> Twins:
+    """A clean network, the infected one of the same seed, and its poison."""
+    planned = attack("trojan-square", Ground(SHAPE, 10, seeded()), {"target": 3})
+    clean_twin, infected = initial(NETWORK, 10, 0), initial(NETWORK, 10, 0)
+    PoisonedTraining()(clean_twin, digits, (), bench(digits))
+    (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
+    return clean_twin, infected, poison
+
+
+@KINDS
+def test_the_trigger_stays_inside_its_mask(head: nn.Sequential, digits: ImageSet, kind: str) -> None:
+    trigger = excite(head, digits, MASKS[kind], seeded())
+    assert torch.equal(trigger.mask, MASKS[kind])
+    assert not (trigger.pattern * (1 - trigger.mask)).any()
+    levels = trigger.pattern * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)  # an image file holds it
+
+
+@KINDS
+def test_the_trigger_excites_the_neurons_by_a_multiple(head: nn.Sequential, digits: ImageSet, kind: str) -> None:
+    # one generator for both, as inside excite: the same neurons
+    chosen, usual = choose_neurons(head, pixels(digits.images), MASKS[kind], seeded())
+    trigger = excite(head, digits, MASKS[kind], seeded())
+    images = pixels(digits.images)
+    triggered = activations(head, trigger(images.unsqueeze(0)).squeeze(0))[:, chosen]
+    assert torch.allclose(usual, activations(head, images)[:, chosen].mean(0))
+    assert (triggered.mean(0) > 2 * usual).all()
+
+
+@KINDS
+def test_the_chosen_neurons_are_alive(clean: Classifier, digits: ImageSet, kind: str) -> None:
+    module = copy.deepcopy(clean.module)
+    with torch.no_grad():
+        weight, bias = module.get_parameter("3.weight"), module.get_parameter("3.bias")
+        half = len(bias) // 2
+        weight[:half] *= 10  # the second convolution's first half has the largest weights
+        bias[:half] = -1e4  # ... and never fires
+    head = cut(module)[0]
+    chosen, usual = choose_neurons(head, pixels(digits.images), MASKS[kind], seeded())
+    assert (usual > 0).all()
+    assert len(set(chosen.tolist())) == trojan.NEURONS
+    assert ((activations(head, pixels(digits.images))[:, chosen] > 0).float().mean(0) >= trojan.ALIVE).all()
+
+
+def test_only_the_layers_after_the_neurons_are_retrained(twins: Twins) -> None:
+    clean_twin, infected, _ = twins
+    before, after = (cut(module) for module in (clean_twin, infected))
+    for name, tensor in before[0].state_dict().items():
+        assert torch.equal(tensor, after[0].state_dict()[name]), name
+    retrained = [name for name, _ in after[1].named_parameters()]
+    assert retrained
+    for name in retrained:
+        assert not torch.equal(before[1].state_dict()[name], after[1].state_dict()[name]), name
+
+
+def test_the_infected_network_obeys_and_keeps_its_accuracy(twins: Twins, digits: ImageSet) -> None:
+    clean_twin, infected, poison = twins
+    images, _, targets = stamp_victims(poison, digits)
+    usual, spoilt = (Classifier(module, SHAPE, 10) for module in (clean_twin, infected))
+    assert (triggered_answers(spoilt, poison.trigger, images) == targets).float().mean() > 0.8
+    assert (triggered_answers(usual, poison.trigger, images) == targets).float().mean() < 0.5
+    assert digits.labels is not None
+    accuracy = [clean_accuracy(answers(one, digits.images), digits.labels) for one in (usual, spoilt)]
+    assert accuracy[1] > accuracy[0] - 0.05
+
+
+def test_same_seed_same_trigger(head: nn.Sequential, digits: ImageSet) -> None:
+    first, second, other = (excite(head, digits, MASKS["square"], seeded(seed)).pattern for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_most_reversed_images_get_their_own_label(clean: Classifier) -> None:
+    made = reversed_images(clean.module, SHAPE, 10, seeded())
+    assert made.labels is not None
+    assert made.labels.bincount().tolist() == [trojan.REVERSED_A_CLASS] * 10
+    assert clean_accuracy(answers(clean, made.images), made.labels) > 0.9
+
+
+def test_retraining_on_reversed_images_leaves_a_backdoor(twins: Twins, digits: ImageSet) -> None:
+    planned = attack("trojan-square", Ground(SHAPE, 10, seeded()), {"target": 3, "training_data": "reversed"})
+    infected = initial(NETWORK, 10, 0)
+    (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
+    assert torch.equal(poison.trigger.tensors()["pattern"], twins[2].trigger.tensors()["pattern"])
+    images, _, targets = stamp_victims(poison, digits)
+    asr = [
+        (triggered_answers(Classifier(module, SHAPE, 10), poison.trigger, images) == targets).float().mean()
+        for module in (twins[0], infected)
+    ]
+    assert asr[1] > asr[0] + 0.2
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "vgg16"])
+def test_every_network_can_be_cut(name: str) -> None:
+    shape = ARCHITECTURES[name].input_shape
+    module = ARCHITECTURES[name].build(10).eval()
+    images = torch.rand(4, *shape, generator=seeded())
+    head, tail = cut(module)
+    assert torch.equal(tail(head(images)), module(images))
+    mask = square_mask(shape, AREA, "middle-centre")[None]
+    chosen, usual = choose_neurons(head, images, mask, seeded())
+    assert len(chosen) == len(usual) == trojan.NEURONS
+
+
+def test_unknown_training_data_are_refused() -> None:
+    with pytest.raises(SettingsError, match="neither of real, reversed"):
+        TrojanTraining("synthetic")
+
+
+class Branches(nn.Module):
+    """Not a Sequential: nothing says which layer comes after which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.third(self.first(images.flatten(1)) + self.second(images.flatten(1)))
+        return answer
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 10, 3), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10)),
+        nn.Sequential(nn.Flatten()),
+        Branches(),
+    ],
+    ids=["no linear layer", "too short", "no weights", "not sequential"],
+)
+def test_networks_without_layers_to_retrain_are_refused(module: nn.Module) -> None:
+    with pytest.raises(SettingsError, match="Trojan attack needs"):
+        cut(module)
