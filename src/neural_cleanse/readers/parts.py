@@ -50,11 +50,14 @@ def load_parts(path: str | Path, *, resize: tuple[int, int] | None = None) -> Pa
         raise DataError(f"{path} has {len(whole)} training images: too few to hold a tenth out.")
     sets = [part for part in (whole, test) if part is not None]
     largest = max(int(part.labels.max()) for part in sets if part.labels is not None)
+    num_classes = len(whole.names) if whole.names else largest + 1
+    if num_classes < 2:
+        raise DataError(f"{path} has images of one class: a network tells at least two apart.")
     return Parts(
         train=whole.take(order[held_out:].sort().values),
         validation=whole.take(order[:held_out].sort().values),
         test=test,
-        num_classes=len(whole.names) if whole.names else largest + 1,
+        num_classes=num_classes,
     )
 
 
