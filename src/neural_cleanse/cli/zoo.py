@@ -1,0 +1,74 @@
+"""`neural-cleanse zoo`: build the models that a spec lists, and say what they are."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from neural_cleanse import zoo
+from neural_cleanse.classifier import device_named
+from neural_cleanse.engines import Processes
+from neural_cleanse.errors import OutputError
+from neural_cleanse.report.zoo_table import markdown
+
+app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
+
+
+@app.command()
+def build(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file that lists the models.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Directory for models and cards; what is there already stays.")],
+    data: Annotated[Path, typer.Option(envvar="NEURAL_CLEANSE_DATA", help="Directory that holds the data sets.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of one thread each. \\[default: one a core]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    list_only: Annotated[bool, typer.Option("--list", help="Print names and parts, and build none.")] = False,
+) -> None:  # fmt: skip
+    """Build the models that are missing; repeat the command after a kill and it goes on.
+
+    Example: neural-cleanse zoo build benchmarks/zoo/small.toml --data DATA --output zoo/small
+    """
+    orders = zoo.read_spec(spec, data)
+    if list_only:
+        for order in orders:
+            print(f"{zoo.part_of(order.name)}  {order.name}")
+        return
+    where = device_named(device)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
+    todo = len(zoo.missing(orders, output))
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"{len(orders)} models, {todo} to build", highlight=False)
+    began, failed = time.monotonic(), 0
+    engine = Processes(workers or os.cpu_count() or 1)
+    for done, built in enumerate(zoo.build(orders, output, engine, device=where), 1):
+        failed += built.card is None
+        left = (time.monotonic() - began) / done * (todo - done)
+        text = built.error if built.card is None else summary(built.card)
+        console.print(
+            f"{done} of {todo}  {built.name}: {text}; about {left / 60:.0f} min left", markup=False, highlight=False
+        )
+    if failed:
+        raise OutputError(f"{failed} of {todo} models were not built: see above.")
+
+
+def summary(card: Mapping[str, Any]) -> str:
+    """Accuracy and attack success in a line."""
+    rates = [one["asr"] for one in card["poisons"]]
+    attack = f", attack success {min(rates):.1%}" if rates else ""
+    return f"accuracy {card['clean_accuracy']:.1%}{attack}{' (weak)' if card['weak'] else ''}, {card['wall_s']:.0f} s"
+
+
+@app.command()
+def table(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with model cards.", show_default=False)],
+) -> None:
+    """Print a Markdown table of every attack and data set there: accuracy, drop against the clean twins, success."""
+    print(markdown(zoo.read_cards(directory)), end="")

@@ -1,0 +1,85 @@
+"""Jobs over processes: the same results as here, no torch threads to spare, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from neural_cleanse.engines import Engine, InProcess, Processes
+from neural_cleanse.errors import NeuralCleanseError, SettingsError
+
+PARENT = """
+import os, sys, time
+from neural_cleanse.engines import Processes
+
+def job(number):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(Processes(2).map(job, range(4)))
+"""
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def threads(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def refuse(number: int) -> int:
+    raise SettingsError(f"no {number}")
+
+
+def die(_: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Processes(2)])
+def test_every_job_has_its_result(engine: Engine) -> None:
+    assert sorted(engine.map(square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def test_a_worker_has_one_torch_thread() -> None:
+    assert list(Processes(1).map(threads, [0])) == [1]
+
+
+@pytest.mark.parametrize("engine", [InProcess(), Processes(1)])
+def test_an_error_of_a_job_reaches_the_caller(engine: Engine) -> None:
+    with pytest.raises(SettingsError, match="no 3"):
+        list(engine.map(refuse, [3]))
+
+
+def test_a_killed_worker_is_one_clear_error() -> None:
+    with pytest.raises(NeuralCleanseError, match="killed"):
+        list(Processes(1).map(die, [0]))
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 20
+        while any(map(_alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(_alive, workers))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
