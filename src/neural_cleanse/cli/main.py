@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from neural_cleanse.cli import zoo
+from neural_cleanse.cli.attack import attack
+from neural_cleanse.cli.benchmark import benchmark
 from neural_cleanse.cli.demo import demo
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
@@ -27,6 +30,9 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(report)
 app.command()(demo)
+app.command()(attack)
+app.add_typer(zoo.app, name="zoo")
+app.command()(benchmark)
 
 
 def _version(wanted: bool) -> bool:

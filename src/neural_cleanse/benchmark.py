@@ -1,0 +1,199 @@
+"""How often is a scan wrong? Scan a suite of models whose answer is known: one JSON row a model and setting.
+
+A suite is a directory of cards (`NAME.card.json`, as `attack` and `zoo build` write them) with the models beside them
+or in a directory of their own. A card of somebody else's model says in `scan` what its file and images need: "file",
+"architecture", "mean", "std", "scale", "crop", "resize", "ignore_labels".
+"""
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.architectures import ARCHITECTURES
+from neural_cleanse.attacks.make import model_of
+from neural_cleanse.classifier import Normalize
+from neural_cleanse.data import ImageSet
+from neural_cleanse.engines import Engine
+from neural_cleanse.errors import NeuralCleanseError, OutputError
+from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.readers.load import load_data
+from neural_cleanse.readers.parts import part_path
+from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.scan import ScanSettings, Surroundings, scan
+from neural_cleanse.zoo import part_of, read_card
+
+CARD_SUFFIX = ".card.json"
+KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "architecture", "num_classes")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model to scan: its file, the truth about it, and the clean images that a scan gets."""
+
+    name: str
+    model: Path
+    card: Mapping[str, Any]
+    images: Path
+    allow_code: bool = False
+
+
+def read_suite(cards: Path, data: Path, *, models: Path | None = None, allow_code: bool = False) -> tuple[Case, ...]:
+    """The models of a suite, by name; `data` holds the data sets by name. Raises OutputError when something lacks."""
+    cases = []
+    for path in sorted(cards.glob(f"**/*{CARD_SUFFIX}")):
+        card = read_card(path)
+        named = card.get("scan", {}).get("file")
+        model = model_of(path) if named is None else path.parent / named
+        if models is not None:
+            model = models / (model.name if named is None else named)
+        if not model.exists():
+            raise OutputError(f"The model of {path} is not there: {model}.", cure="Build it, or give --models.")
+        images = part_path(data / str(card["dataset"]), "test")
+        if images is None:
+            raise OutputError(f"There are no test images of {card['dataset']} in {data}.")
+        cases.append(Case(path.name.removesuffix(CARD_SUFFIX), model, card, images, allow_code))
+    if not cases:
+        raise OutputError(f"There is no model card in {cards}.")
+    return tuple(cases)
+
+
+def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engine) -> Iterator[Mapping[str, Any]]:
+    """Scan what `rows` (a file of JSON lines) lacks under these settings; every row is written as it is done."""
+    known = {row["model"] for row in rows_of(rows, settings)}
+    todo = [case for case in cases if case.name not in known]
+    around = surroundings()
+    for row in engine.map(partial(scan_case, settings=settings), todo):
+        whole = {**row, **around}
+        with rows.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(whole, allow_nan=False) + "\n")
+        yield whole
+
+
+def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of a file of JSON lines, none where there is no file. Raises OutputError on a damaged one."""
+    if not path.exists():
+        return ()
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for row in rows:
+            row["model"], row["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"The rows in {path} cannot be read: {error}.", cure="Delete the damaged line.") from error
+    return tuple(rows)
+
+
+def rows_of(path: Path, settings: ScanSettings) -> tuple[dict[str, Any], ...]:
+    """The rows of that file under these settings."""
+    return tuple(row for row in read_rows(path) if row["settings"] == _settings(settings))
+
+
+def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
+    """The row of one model: the truth, the answer, and every label's size, so that other tests can be tried on it."""
+    truth = {key: case.card.get(key) for key in KEPT_OF_CARD}
+    row = {"model": case.name, "part": part_of(case.name), "settings": _settings(settings), "truth": truth}
+    try:
+        loaded, images = _open(case, settings)
+        names = loaded.origin.label_names
+        result = scan(
+            loaded.classifier,
+            images if names is None else images.in_order_of(names),
+            settings,
+            surroundings=Surroundings(model=loaded.origin.as_record(), label_names=names),
+        )
+    except NeuralCleanseError as error:
+        return {**row, "error": str(error)}
+    return {**row, **_answer(result), "model_sha256": loaded.origin.sha256}
+
+
+def _open(case: Case, settings: ScanSettings) -> tuple[LoadedModel, ImageSet]:
+    needs = case.card.get("scan", {})
+    normalize = None
+    if {"mean", "std", "scale"} & set(needs):
+        mean, std = (tuple(needs.get(key, (default,))) for key, default in (("mean", 0.0), ("std", 1.0)))
+        normalize = Normalize(mean, std, float(needs.get("scale", 1.0)))
+    network = ARCHITECTURES.get(str(case.card.get("architecture")))
+    resize = needs.get("resize") or (network.input_shape[1:] if network else None)
+    images = load_data(
+        case.images,
+        at_most=settings.samples,
+        seed=settings.seed,
+        resize=None if resize is None else (resize[0], resize[1]),
+        crop=needs.get("crop"),
+        ignore_labels=bool(needs.get("ignore_labels", False)),
+    )
+    loaded = load_model(
+        case.model,
+        architecture=needs.get("architecture"),
+        allow_code=case.allow_code,
+        normalize=normalize,
+        input_shape=images.shape,
+    )
+    return loaded, images
+
+
+def _answer(result: ScanResult) -> dict[str, Any]:
+    return {
+        "verdict": result.verdict.value,
+        "flagged": list(result.flagged),
+        "p_value": result.p_value,
+        "alpha": result.alpha,
+        "detection_limit": result.detection_limit,
+        "paper_index": _finite(result.paper_rule.anomaly_index),
+        "paper_flagged": list(result.paper_rule.flagged),
+        "labels": [label.target for label in result.labels],
+        "sizes": [None if label.size is None else round(label.size, 3) for label in result.labels],
+        "log_size_sd": [_rounded(label.log_size_sd) for label in result.labels],
+        "asr": [_rounded(label.asr) for label in result.labels],
+        "image_passes": result.image_passes,
+        "wall_s": round(result.wall_s, 1),
+        "reason": result.reason if result.verdict is Verdict.INCONCLUSIVE else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or abs(value) == float("inf") else value
+
+
+def _settings(settings: ScanSettings) -> dict[str, Any]:
+    """What tells one setting from another in the rows; JSON has lists for tuples."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return values
+
+
+def surroundings() -> dict[str, Any]:
+    """Hardware, versions and commit of this run, for every recorded row."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks"):
+        commit += "-dirty"  # rows, cards and specs being written do not count
+    cpu = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {
+        "hardware": cpu.partition(":")[2].strip() or cpu,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

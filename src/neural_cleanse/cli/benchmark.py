@@ -1,0 +1,61 @@
+"""`neural-cleanse benchmark`: scan models whose answer is known, and say how often the scan is wrong."""
+
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from neural_cleanse import benchmark as runner
+from neural_cleanse.cli.scan import Preset
+from neural_cleanse.engines import Processes
+from neural_cleanse.report.rates_table import markdown
+from neural_cleanse.scan import ScanSettings
+from neural_cleanse.zoo import PARTS, part_of
+
+
+class Part(StrEnum):
+    """Which models of the suite."""
+
+    every = "all"
+    choosing = PARTS[0]
+    final = PARTS[1]
+
+
+def benchmark(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Directory with model cards, as zoo build makes it.", show_default=False)],
+    data: Annotated[Path, typer.Option(envvar="NEURAL_CLEANSE_DATA", help="Directory that holds the data sets by name.")],
+    rows: Annotated[Path, typer.Option(help="JSON lines, one a model and setting; what is there already is not scanned again.")],
+    models: Annotated[Path | None, typer.Option(help="Where the models are. \\[default: beside their cards]")] = None,
+    part: Annotated[Part, typer.Option(help="Choose methods on one part, report on the other.")] = Part.every,
+    preset: Annotated[Preset, typer.Option(help="As in scan.")] = Preset.default,
+    restarts: Annotated[int | None, typer.Option(min=1, help="As in scan. \\[default: the preset's]")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="As in scan.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,
+    seed: Annotated[int, typer.Option(min=0, help="As in scan.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. \\[default: one a core]")] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the architecture files that cards name.")] = False,
+) -> None:  # fmt: skip
+    """Scan a suite of models with known answers; prints the error rates as Markdown.
+
+    Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl --part final
+    """
+    settings = ScanSettings(
+        preset=preset.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
+    )  # fmt: skip
+    cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
+    if part is not Part.every:
+        cases = tuple(case for case in cases if part_of(case.name) == part.value)
+    console = Console(stderr=True, soft_wrap=True)
+    began = time.monotonic()
+    engine = Processes(workers or os.cpu_count() or 1)
+    for done, row in enumerate(runner.run(cases, settings, rows, engine), 1):
+        text = row.get("error") or f"{row['verdict']} {row['flagged']}, truth {row['truth']['targets'][:10]}"
+        spent = time.monotonic() - began
+        console.print(f"{done}  {row['model']}: {text}; {spent:.0f} s so far", markup=False, highlight=False)
+    names = {case.name for case in cases}
+    found = [row for row in runner.rows_of(rows, settings) if row["model"] in names]
+    print(markdown(found), end="")
