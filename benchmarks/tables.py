@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.report.zoo_table import markdown
+from neural_cleanse.report.zoo_table import zoo_table
 from neural_cleanse.zoo import read_cards
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def zoo() -> str:
 
 `neural-cleanse zoo build benchmarks/zoo/{name}.toml --data DATA --output zoo/{name}`
 
-{markdown(cards)}"""
+{zoo_table(cards).markdown()}"""
         for name, cards in built.items()
     )
     return f"""# The zoo

@@ -88,7 +88,7 @@ def test_calibration_counts_clean_models_alone() -> None:
 def test_the_page_names_what_was_not_scanned() -> None:
     text = markdown([row("clean"), {"model": "broken", "truth": {}, "error": "no images"}])
     assert "1 models, 1 of them clean" in text
-    assert "- broken: no images" in text
+    assert "| broken |  | no images |  |" in text
 
 
 def test_no_rows_make_no_figures() -> None:

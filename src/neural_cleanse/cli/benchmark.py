@@ -12,8 +12,10 @@ from rich.console import Console
 from neural_cleanse import benchmark as runner
 from neural_cleanse.cli.scan import Preset
 from neural_cleanse.engines import Processes
+from neural_cleanse.report import rates_page
 from neural_cleanse.report.rates_table import markdown
 from neural_cleanse.scan import ScanSettings
+from neural_cleanse.storage import write_whole
 from neural_cleanse.zoo import PARTS, part_of
 
 
@@ -37,6 +39,7 @@ def benchmark(
     alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="As in scan.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. \\[default: one a core]")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the tables, with charts, as a page.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the architecture files that cards name.")] = False,
 ) -> None:  # fmt: skip
     """Scan a suite of models with known answers; prints the error rates as Markdown.
@@ -59,3 +62,5 @@ def benchmark(
     names = {case.name for case in cases}
     found = [row for row in runner.rows_of(rows, settings) if row["model"] in names]
     print(markdown(found), end="")
+    if html is not None:
+        write_whole(html, rates_page.html(found).encode())

@@ -13,7 +13,7 @@ from neural_cleanse import zoo
 from neural_cleanse.classifier import device_named
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
-from neural_cleanse.report.zoo_table import markdown
+from neural_cleanse.report.zoo_table import zoo_table
 
 app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
 
@@ -71,4 +71,4 @@ def table(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with model cards.", show_default=False)],
 ) -> None:
     """Print a Markdown table of every attack and data set there: accuracy, drop against the clean twins, success."""
-    print(markdown(zoo.read_cards(directory)), end="")
+    print(zoo_table(zoo.read_cards(directory)).markdown(), end="")

@@ -1,26 +1,27 @@
-"""Model cards to a Markdown table: every attack on every data set, its success and what it costs in accuracy."""
+"""Model cards to a table: every attack on every data set, its success and what it costs in accuracy."""
 
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEADER = (
-    "| data set | network | attack | models | weak | clean accuracy, % | drop, points | attack success, % |\n"
-    "|---|---|---|--:|--:|--:|--:|--:|\n"
-)
+from neural_cleanse.report.table import Table
+
+COLUMNS = (
+    "data set", "network", "attack", "models", "weak", "clean accuracy, %", "drop, points", "attack success, %",
+)  # fmt: skip
 # Options that make another attack of it for the reader; places, targets and seeds are pooled.
 TELLING = ("size", "count", "share", "area", "training_data")
 
 Card = Mapping[str, Any]
 
 
-def markdown(cards: Sequence[Card]) -> str:
+def zoo_table(cards: Sequence[Card]) -> Table:
     """Medians over the models of a row, the lowest success beside. The drop is against the clean twins' mean."""
     rows: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
     for card in cards:
         rows[card["dataset"], card["architecture"], kind(card)].append(card)
-    return HEADER + "".join(_row(key, rows[key], cards) for key in sorted(rows))
+    return Table("", COLUMNS, [_row(key, rows[key], cards) for key in sorted(rows)], frozenset(COLUMNS[3:]))
 
 
 def kind(card: Card) -> str:
@@ -29,7 +30,7 @@ def kind(card: Card) -> str:
     return ", ".join([card["attack"], *told])
 
 
-def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]) -> str:
+def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]) -> list[str]:
     dataset, network, attack = key
     accuracies = [card["clean_accuracy"] for card in group]
     rates = [min(one["asr"] for one in card["poisons"]) for card in group if card["poisons"]]
@@ -38,10 +39,14 @@ def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]
         for card in cards
         if not card["infected"] and (card["dataset"], card["architecture"]) == (dataset, network)
     ]
-    drop = f"{100 * (statistics.mean(twins) - statistics.median(accuracies)):.2f}" if twins and rates else ""
-    success = f"{100 * statistics.median(rates):.2f} ({100 * min(rates):.2f})" if rates else ""
     weak = sum(card["weak"] for card in group)
-    return (
-        f"| {dataset} | {network} | {attack} | {len(group)} | {weak or ''} "
-        f"| {100 * statistics.median(accuracies):.2f} | {drop} | {success} |\n"
-    )
+    return [
+        dataset,
+        network,
+        attack,
+        str(len(group)),
+        str(weak or ""),
+        f"{100 * statistics.median(accuracies):.2f}",
+        f"{100 * (statistics.mean(twins) - statistics.median(accuracies)):.2f}" if twins and rates else "",
+        f"{100 * statistics.median(rates):.2f} ({100 * min(rates):.2f})" if rates else "",
+    ]

@@ -1,0 +1,40 @@
+"""A table as a value, for Markdown and for HTML."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, column names, and rows of text; columns named in `numbers` are set flush right."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[str] = frozenset()
+
+    def markdown(self) -> str:
+        """A pipe table under its heading; without a heading the table alone."""
+        lines = [_pipes(self.columns), _pipes("--:" if name in self.numbers else "---" for name in self.columns)]
+        lines += [_pipes(row) for row in self.rows]
+        return "".join(f"{line}\n" for line in ([f"### {self.heading}", ""] if self.heading else []) + lines)
+
+    def html(self) -> str:
+        """A table element with its heading; everything in it escaped."""
+        flush = [' class="number"' if name in self.numbers else "" for name in self.columns]
+        head = "".join(
+            f'<th scope="col"{right}>{escape(name)}</th>' for name, right in zip(self.columns, flush, strict=True)
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td{right}>{escape(cell)}</td>" for cell, right in zip(row, flush, strict=True))
+            + "</tr>\n"
+            for row in self.rows
+        )
+        heading = f"<h2>{escape(self.heading)}</h2>\n" if self.heading else ""
+        return f"{heading}<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
