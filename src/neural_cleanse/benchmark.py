@@ -2,7 +2,8 @@
 
 A suite is a directory of cards (`NAME.card.json`, as `attack` and `zoo build` write them) with the models beside them
 or in a directory of their own. A card of somebody else's model says in `scan` what its file and images need: "file",
-"architecture", "mean", "std", "scale", "crop", "resize", "ignore_labels".
+"architecture" (a name, or FILE.py:FUNCTION from the card's directory), "mean", "std", "scale", "crop", "resize",
+"ignore_labels".
 """
 
 import json
@@ -35,9 +36,10 @@ KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "
 
 @dataclass(frozen=True)
 class Case:
-    """One model to scan: its file, the truth about it, and the clean images that a scan gets."""
+    """One model to scan: its file, the truth about it, the clean images that a scan gets, and where its card lies."""
 
     name: str
+    directory: Path
     model: Path
     card: Mapping[str, Any]
     images: Path
@@ -58,7 +60,7 @@ def read_suite(cards: Path, data: Path, *, models: Path | None = None, allow_cod
         images = part_path(data / str(card["dataset"]), "test")
         if images is None:
             raise OutputError(f"There are no test images of {card['dataset']} in {data}.")
-        cases.append(Case(path.name.removesuffix(CARD_SUFFIX), model, card, images, allow_code))
+        cases.append(Case(path.name.removesuffix(CARD_SUFFIX), path.parent, model, card, images, allow_code))
     if not cases:
         raise OutputError(f"There is no model card in {cards}.")
     return tuple(cases)
@@ -130,12 +132,20 @@ def _open(case: Case, settings: ScanSettings) -> tuple[LoadedModel, ImageSet]:
     )
     loaded = load_model(
         case.model,
-        architecture=needs.get("architecture"),
+        architecture=_architecture(case),
         allow_code=case.allow_code,
         normalize=normalize,
         input_shape=images.shape,
     )
     return loaded, images
+
+
+def _architecture(case: Case) -> str | None:
+    """The network that the card names; a file of code is looked for beside the card."""
+    named = case.card.get("scan", {}).get("architecture")
+    if named is None or ".py:" not in named:
+        return None if named is None else str(named)
+    return str((case.directory / str(named)).resolve())
 
 
 def _answer(result: ScanResult) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Which outlier test is best? Candidates on the recorded sizes of the choosing part; nothing is scanned again.
+
+    python benchmarks/tests_compared.py --rows benchmarks/results/scans_small.jsonl [--part choosing]
+
+Every candidate gets the same log sizes. `moderated` shrinks the spread of a model's labels towards what clean models of
+OTHER data sets have (Smyth 2004); `twin` divides every size by that of the same label in a clean model of the same data
+set and architecture (what --baseline does), `class mean` by the mean over all such clean models but the one tested.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neural_cleanse.benchmark import read_rows
+from neural_cleanse.distributions import student_t_sf
+from neural_cleanse.outlier import outlier_test
+from neural_cleanse.rates import Answer, cluster, known_sizes, paper, rates
+
+Row = dict[str, Any]
+Test = Callable[[Row, Sequence[Row]], Answer]
+
+
+def esd(row: Row, rows: Sequence[Row]) -> Answer:
+    """What a scan does."""
+    return _test(*known_sizes(row), row["alpha"])
+
+
+def by_paper(row: Row, rows: Sequence[Row]) -> Answer:
+    """Anomaly index above 2."""
+    return paper(row)
+
+
+def twin(row: Row, rows: Sequence[Row]) -> Answer:
+    """Sizes over those of one clean model: another seed, the same data set and architecture."""
+    clean = _clean_like(row, rows)
+    if not clean:
+        return Answer((), -1.0, inconclusive=True)
+    return _over(row, [dict(zip(*known_sizes(clean[0]), strict=True))])
+
+
+def class_mean(row: Row, rows: Sequence[Row]) -> Answer:
+    """Sizes over the geometric mean of all clean models of the data set, whatever the architecture."""
+    clean = [
+        dict(zip(*known_sizes(other), strict=True))
+        for other in rows
+        if not other["truth"]["infected"]
+        and other["truth"]["dataset"] == row["truth"]["dataset"]
+        and other["model"] != row["model"]
+    ]
+    return _over(row, clean)
+
+
+def moderated(row: Row, rows: Sequence[Row]) -> Answer:
+    """ESD steps whose variance is shrunk towards that of clean models of other data sets."""
+    variances: dict[tuple[str, str], list[float]] = {}
+    for other in rows:
+        if not other["truth"]["infected"] and other["truth"]["dataset"] != row["truth"]["dataset"]:
+            _, sizes = known_sizes(other)
+            variances.setdefault(cluster(other), []).append(statistics.variance(map(math.log, sizes)))
+    if not variances:
+        return esd(row, rows)
+    labels, sizes = known_sizes(row)
+    logs = np.log(np.maximum(sizes, 1e-6))
+    order = np.argsort(logs)
+    prior, prior_dof = statistics.mean(statistics.mean(v) for v in variances.values()), PRIOR_DOF
+    flagged, smallest = 0, 1.0
+    n = len(logs)
+    for step in range(n // 2):
+        others = logs[order[step + 1 :]]
+        dof = len(others) - 1
+        variance = (dof * others.var(ddof=1) + prior_dof * prior) / (dof + prior_dof)
+        t = (others.mean() - logs[order[step]]) / math.sqrt(variance * (1 + 1 / len(others)))
+        p = min(1.0, (n - step) * (max(1.0, 60 / n) if step else 1.0) * student_t_sf(t, dof + prior_dof))
+        smallest = min(smallest, p)
+        if p <= row["alpha"]:
+            flagged = step + 1
+    return Answer(tuple(labels[i] for i in order[:flagged]), -smallest)
+
+
+PRIOR_DOF = 4
+
+
+def _clean_like(row: Row, rows: Sequence[Row]) -> list[Row]:
+    return [
+        other
+        for other in rows
+        if not other["truth"]["infected"] and cluster(other) == cluster(row) and other["model"] != row["model"]
+    ]
+
+
+def _over(row: Row, clean: Sequence[dict[int, float]]) -> Answer:
+    labels, sizes = known_sizes(row)
+    kept, ratios = [], []
+    for label, size in zip(labels, sizes, strict=True):
+        known = [math.log(one[label]) for one in clean if label in one]
+        if known:
+            kept.append(label)
+            ratios.append(size / math.exp(statistics.mean(known)))
+    return _test(kept, ratios, row["alpha"])
+
+
+def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float) -> Answer:
+    tested = outlier_test(sizes, alpha)
+    flagged = () if tested.tail_holds is False else tuple(labels[index] for index in tested.flagged)
+    return Answer(flagged, -tested.p_value)
+
+
+TESTS: dict[str, Test] = {
+    "ESD on log sizes": esd, "paper, index above 2": by_paper, "moderated": moderated, "twin": twin,
+    "class mean": class_mean,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True)
+    parser.add_argument("--part", choices=("choosing", "final"), default="choosing")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows = [
+        row for path in options.rows for row in read_rows(path) if row["part"] == options.part and "error" not in row
+    ]
+    record = []
+    for name, test in TESTS.items():
+        answers = {row["model"]: test(row, rows) for row in rows}
+        one = rates(rows, lambda row, answers=answers: answers[row["model"]])  # type: ignore[misc]
+        record.append(
+            {
+                "test": name, "accused": one.accused.hits, "clean": one.accused.trials, "found": one.detected.hits,
+                "right_label": one.right_label.hits, "every_label": one.every_label.hits, "infected": one.detected.trials,
+                "auc": None if one.auc is None else round(one.auc[0], 4),
+                "wrong": [m for m, a in answers.items() for r in rows if r["model"] == m and not r["truth"]["weak"]
+                          and (bool(a.flagged) if not r["truth"]["infected"] else not (a.flagged and set(a.flagged) <= set(r["truth"]["targets"])))],
+            }
+        )  # fmt: skip
+        print(json.dumps(record[-1]))
+    if options.output:
+        options.output.write_text(json.dumps({"part": options.part, "rows": record}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
