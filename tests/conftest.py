@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,17 @@ def demo_files() -> Iterator[Path]:
 def digits(demo_files: Path) -> ImageSet:
     """500 real digits, 50 a class."""
     return load_data(demo_files / "digits.npz", at_most=500)
+
+
+@pytest.fixture(scope="session")
+def data_root(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of data sets to train on, with one in it: `digits`, 500 to train on and 200 others to test on."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "digits").mkdir()
+    with np.load(demo_files / "digits.npz") as archive:
+        for part, rows in (("train", slice(0, None, 4)), ("test", slice(1, None, 10))):
+            np.savez(root / "digits" / f"{part}.npz", images=archive["images"][rows], labels=archive["labels"][rows])
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,16 @@ def test_a_killed_worker_is_one_clear_error() -> None:
         list(Processes(1).map(die, [0]))
 
 
+def test_an_interrupted_caller_waits_for_no_job() -> None:
+    """Neither for the one under way nor for the one that the worker was handed in advance."""
+    results = Processes(1).map(time.sleep, [0, 60, 60])
+    next(results)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert time.monotonic() - began < 30
+
+
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(PARENT)

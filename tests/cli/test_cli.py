@@ -1,7 +1,5 @@
 """The command line as a script sees it: exit codes, streams, and what lies on the disk afterwards."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -19,6 +17,7 @@ from torch import nn
 
 from neural_cleanse.architectures import mnist_cnn
 from neural_cleanse.cli import main
+from shell import Ran, files_under, run
 
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "detection_limit", "image_passes",
@@ -28,33 +27,6 @@ LABEL_KEYS = {
     "target", "source", "name", "size", "log_size_sd", "anomaly_index", "p_value", "asr", "asr_interval", "outcome",
     "image_passes",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left: its exit code and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: object) -> Ran:
-    """Call the entry point as the shell would."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["neural-cleanse", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main.run()
-                code: Any = 0
-            except SystemExit as end:
-                code = end.code
-    return Ran(code or 0, out.getvalue(), err.getvalue())
-
-
-def files_under(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)

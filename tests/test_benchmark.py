@@ -1,0 +1,116 @@
+"""The benchmark on the demo's two models: rows once, resumed, honest about what could not be scanned."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neural_cleanse.benchmark import read_rows, read_suite, rows_of, scan_case
+from neural_cleanse.benchmark import run as run_suite
+from neural_cleanse.engines import InProcess
+from neural_cleanse.errors import OutputError
+from neural_cleanse.scan import ScanSettings
+from shell import run
+
+ROOT = Path(__file__).parents[1]
+QUICK = ScanSettings(restarts=1, samples=300)
+KEYS = {
+    "model", "part", "settings", "truth", "verdict", "flagged", "p_value", "alpha", "detection_limit", "paper_index",
+    "paper_flagged", "labels", "sizes", "log_size_sd", "asr", "image_passes", "wall_s", "reason", "model_sha256",
+    "hardware", "device", "threads", "torch", "commit",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """(cards and models, data): the demo's two models, and its digits under the name of their data set."""
+    root = tmp_path_factory.mktemp("suite")
+    demo = ROOT / "src" / "neural_cleanse" / "demo"
+    (root / "cards").mkdir()
+    for path in [*demo.glob("*.card.json"), *demo.glob("*.safetensors")]:
+        shutil.copy(path, root / "cards")
+    (root / "data" / "mnist").mkdir(parents=True)
+    shutil.copy(demo / "digits.npz", root / "data" / "mnist" / "test.npz")
+    yield root / "cards", root / "data"
+
+
+@pytest.fixture(scope="module")
+def rows(suite: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of both models."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    list(run_suite(read_suite(*suite), QUICK, path, InProcess()))
+    return path
+
+
+def test_a_row_holds_truth_answer_cost_and_surroundings(rows: Path) -> None:
+    read = {row["model"]: row for row in read_rows(rows)}
+    assert set(read) == {"clean", "infected"}
+    for row in read.values():
+        assert set(row) == KEYS
+        assert len(row["sizes"]) == len(row["labels"]) == 10
+        assert row["image_passes"] > 0
+    assert read["infected"]["truth"]["targets"] == read["infected"]["flagged"] == [3]
+    assert not read["clean"]["flagged"]
+
+
+def test_what_is_there_is_not_scanned_again(suite: tuple[Path, Path], rows: Path) -> None:
+    before = rows.read_bytes()
+    assert list(run_suite(read_suite(*suite), QUICK, rows, InProcess())) == []
+    assert rows.read_bytes() == before
+    assert rows_of(rows, ScanSettings(restarts=2)) == ()
+
+
+def test_the_same_scan_gives_the_same_row(suite: tuple[Path, Path], rows: Path) -> None:
+    case = next(case for case in read_suite(*suite) if case.name == "infected")
+    known = next(row for row in read_rows(rows) if row["model"] == "infected")
+    again = scan_case(case, settings=QUICK)
+    assert all(again[key] == known[key] for key in again if key != "wall_s")
+
+
+def test_a_model_that_cannot_be_scanned_is_a_row_with_its_error(suite: tuple[Path, Path], tmp_path: Path) -> None:
+    cards = tmp_path / "cards"
+    shutil.copytree(suite[0], cards)
+    (cards / "clean.safetensors").write_bytes(b"no model")
+    broken = next(case for case in read_suite(cards, suite[1]) if case.name == "clean")
+    assert "no model" not in scan_case(broken, settings=QUICK)["error"]
+    assert "clean.safetensors" in scan_case(broken, settings=QUICK)["error"]
+
+
+def test_missing_pieces_are_named(suite: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no model card"):
+        read_suite(tmp_path, suite[1])
+    with pytest.raises(OutputError, match="no test images of mnist"):
+        read_suite(suite[0], tmp_path)
+    with pytest.raises(OutputError, match="is not there"):
+        read_suite(suite[0], suite[1], models=tmp_path)
+
+
+def test_damaged_rows_are_refused_not_overwritten(tmp_path: Path) -> None:
+    damaged = tmp_path / "rows.jsonl"
+    damaged.write_text('{"model": "a", "settings"\n')
+    with pytest.raises(OutputError, match="cannot be read"):
+        read_rows(damaged)
+    assert read_rows(tmp_path / "none.jsonl") == ()
+
+
+def test_the_command_prints_tables_and_writes_the_page(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = ("--data", suite[1], "--rows", rows, "--restarts", 1, "--samples", 300, "--html", page)
+    ran = run("benchmark", suite[0], *arguments)
+    assert ran.code == 0
+    assert "2 models, 1 of them clean" in ran.out
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<circle") == 2
+    assert "<script" not in text
+    nothing = run("benchmark", tmp_path / "nowhere", "--data", suite[1], "--rows", rows)
+    assert (nothing.code, nothing.out) == (2, "")
+
+
+def test_the_cards_of_published_models_are_complete() -> None:
+    for path in (ROOT / "benchmarks" / "published").glob("*.card.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        assert {"infected", "weak", "attack", "options", "targets", "dataset", "architecture"} <= set(card)
+        assert all(0 <= target < card["num_classes"] for target in card["targets"])
+        assert not Path(card["scan"]["file"]).is_absolute()
