@@ -111,6 +111,12 @@ def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float) -> Answer
     return Answer(flagged, -tested.p_value)
 
 
+def _right(row: Row, said: Answer) -> bool:
+    if not row["truth"]["infected"]:
+        return not said.flagged
+    return bool(said.flagged) and set(said.flagged) <= set(row["truth"]["targets"])
+
+
 TESTS: dict[str, Test] = {
     "ESD on log sizes": esd, "paper, index above 2": by_paper, "moderated": moderated, "twin": twin,
     "class mean": class_mean,
@@ -130,15 +136,12 @@ def main() -> None:
     for name, test in TESTS.items():
         answers = {row["model"]: test(row, rows) for row in rows}
         one = rates(rows, lambda row, answers=answers: answers[row["model"]])  # type: ignore[misc]
-        record.append(
-            {
-                "test": name, "accused": one.accused.hits, "clean": one.accused.trials, "found": one.detected.hits,
-                "right_label": one.right_label.hits, "every_label": one.every_label.hits, "infected": one.detected.trials,
-                "auc": None if one.auc is None else round(one.auc[0], 4),
-                "wrong": [m for m, a in answers.items() for r in rows if r["model"] == m and not r["truth"]["weak"]
-                          and (bool(a.flagged) if not r["truth"]["infected"] else not (a.flagged and set(a.flagged) <= set(r["truth"]["targets"])))],
-            }
-        )  # fmt: skip
+        counts = {
+            "test": name, "clean": one.accused.trials, "accused": one.accused.hits, "infected": one.detected.trials,
+            "found": one.detected.hits, "right_label": one.right_label.hits, "every_label": one.every_label.hits,
+        }  # fmt: skip
+        wrong = [row["model"] for row in rows if not row["truth"]["weak"] and not _right(row, answers[row["model"]])]
+        record.append(counts | {"auc": None if one.auc is None else round(one.auc[0], 4), "wrong": wrong})
         print(json.dumps(record[-1]))
     if options.output:
         options.output.write_text(json.dumps({"part": options.part, "rows": record}, indent=1) + "\n")

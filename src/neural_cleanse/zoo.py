@@ -34,9 +34,8 @@ from neural_cleanse.readers.parts import Parts
 
 PARTS = ("choosing", "final")
 _TRAINING = tuple(field.name for field in fields(Training))
-_READ_FROM_CARDS = {
-    "architecture", "attack", "clean_accuracy", "dataset", "infected", "options", "poisons", "seed", "training", "weak",
-}  # fmt: skip
+_TRUTH = {"architecture", "attack", "dataset", "infected", "options", "targets", "weak"}  # what every card says ...
+_MEASURED = {"clean_accuracy", "poisons", "seed", "training"}  # ... and what those of our own models say besides
 # What the value of a key must be; of all others, text.
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("seed", "epochs", "batch_size", "target", "source", "size", "count"), ((int,), "a whole number")),
@@ -135,8 +134,9 @@ def missing(orders: Sequence[Order], output: Path) -> tuple[Order, ...]:
     """The models that `output` lacks. Raises OutputError when one there was built to another recipe."""
     lacking = []
     for order in orders:
-        path = card_path(model_path(output, order.name))
-        if not path.exists():
+        model = model_path(output, order.name)
+        path = card_path(model)
+        if not (path.exists() and model.exists()):
             lacking.append(order)
             continue
         card = read_card(path)
@@ -167,9 +167,10 @@ def build(
 def _build_one(order: Order, *, output: Path, device: str) -> Built:
     try:
         parts = _parts(order.recipe.dataset, order.recipe.architecture)
-        # A model without its card was cut off between the two.
+        # A model without its card was cut off between the two; a card without its model is of no use.
         path = model_path(output, order.name)
         path.unlink(missing_ok=True)
+        card_path(path).unlink(missing_ok=True)
         return Built(order.name, make(order.recipe, parts, path, device=torch.device(device)))
     except NeuralCleanseError as error:
         return Built(order.name, None, str(error))
@@ -181,19 +182,22 @@ def _parts(dataset: Path, network: str) -> Parts:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The JSON of a card. Raises OutputError when it is none."""
+    """The truth about a model, ours or somebody else's. Raises OutputError when the file is no card."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"The card {path} cannot be read: {error}") from error
-    if not isinstance(card, dict) or not card.keys() >= _READ_FROM_CARDS:
+    if not isinstance(card, dict) or not card.keys() >= _TRUTH:
         raise OutputError(f"{path} is no model card of this version.")
     return card
 
 
 def read_cards(directory: Path) -> tuple[dict[str, Any], ...]:
-    """Every card under `directory`, by name. Raises OutputError when there is none."""
-    cards = [read_card(path) for path in sorted(directory.glob("**/*.card.json"))]
+    """Every card of our own models under `directory`, by name. Raises OutputError when there is none."""
+    cards = [(path, read_card(path)) for path in sorted(directory.glob("**/*.card.json"))]
     if not cards:
         raise OutputError(f"There is no model card in {directory}.")
-    return tuple(cards)
+    for path, card in cards:
+        if not card.keys() >= _MEASURED:
+            raise OutputError(f"{path} does not say what was measured: it is of somebody else's model.")
+    return tuple(card for _, card in cards)
