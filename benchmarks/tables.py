@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py
 
-writes docs/benchmarks.md, docs/zoo.md and the block between the `results` marks of README.md.
+writes docs/benchmarks.md, docs/zoo.md, docs/how-often-wrong.md and the block between the `results` marks of README.md.
 """
 
 import json
@@ -10,12 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from neural_cleanse.benchmark import read_rows
+from neural_cleanse.report.rates_table import summary, tables
 from neural_cleanse.report.zoo_table import zoo_table
 from neural_cleanse.zoo import read_cards
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+WRONG_PAGE = ROOT / "docs" / "how-often-wrong.md"
 ZOO_PAGE = ROOT / "docs" / "zoo.md"
 CARDS = ROOT / "benchmarks" / "zoo" / "cards"
 ZOOS = ("small", "standard", "limits")
@@ -191,6 +194,83 @@ square 99.9 % at 70.8 %, Trojan watermark 97.6 % at 71.4 % (clean 77.2, VGG-Face
 {tables}"""
 
 
+def how_often_wrong() -> str:
+    """docs/how-often-wrong.md."""
+    parts = [
+        f"""## {title}
+
+`{command}`
+
+{summary(found)}
+
+{chr(10).join(table.markdown() for table in tables(found))}"""
+        for title, command, found in _suites()
+        if found
+    ]
+    compared = _tests_compared()
+    return f"""# How often is it wrong?
+
+Made by `python benchmarks/tables.py` from the rows in `benchmarks/results/scans_*.jsonl`; each row is one model under
+default settings, with its true labels, every label's size, hardware and commit.
+
+Models of one data set and network resemble each other, so a rate has two bounds: the exact 95 % interval as if every
+model were a trial of its own, and the share of clusters (data set and network) in which the error ever happened. What a
+new data set will show lies between, nearer to the second. "Right label": something is flagged, and every flagged label
+is a target; "every label": exactly the targets are flagged. Weak attacks (success under 95 % on some trigger) are scanned
+but do not count as missed.
+
+{chr(10).join(parts)}
+{compared}"""
+
+
+def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Title, command and rows of what was scanned."""
+    line = "neural-cleanse benchmark {} --data DATA --rows benchmarks/results/{}"
+    small, standard, published = (
+        list(read_rows(RESULTS / f"scans_{name}.jsonl")) for name in ("small", "standard", "published")
+    )
+    there = "benchmarks/published --models PUBLISHED --allow-code"
+    return [
+        (
+            "The final part of the small zoo (MNIST and Fashion-MNIST, three widths of network)",
+            line.format("zoo/small", "scans_small.jsonl --part final"),
+            [row for row in small if row["part"] == "final"],
+        ),
+        ("Traffic signs and faces (both parts)", line.format("zoo/standard", "scans_standard.jsonl"), standard),
+        ("Models that other people infected", line.format(there, "scans_published.jsonl"), published),
+        (
+            "The choosing part of the small zoo, on which methods were chosen",
+            line.format("zoo/small", "scans_small.jsonl --part choosing"),
+            [row for row in small if row["part"] == "choosing"],
+        ),
+    ]
+
+
+def _tests_compared() -> str:
+    path = RESULTS / "tests_compared.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    lines = [
+        "| test | clean models accused | infected models found | right label | every label | AUC |",
+        "|---|---|---|---|---|--:|",
+    ]
+    lines += [
+        f"| {row['test']} | {row['accused']} of {row['clean']} | {row['found']} of {row['infected']} | {row['right_label']} "
+        f"| {row['every_label']} | {'' if row['auc'] is None else row['auc']} |"
+        for row in record["rows"]
+    ]
+    table = "\n".join(lines)
+    return f"""## Tests compared
+
+`python benchmarks/tests_compared.py --rows benchmarks/results/scans_small.jsonl --output benchmarks/results/tests_compared.json`:
+other tests on the same recorded sizes of the {record["part"]} part. What they are, and why one was kept, is in
+[design-notes.md](design-notes.md).
+
+{table}
+"""
+
+
 def readme() -> str:
     """README.md with its block of results."""
     right = [row["right"] for row in rows("verdicts")]
@@ -215,6 +295,7 @@ def main() -> None:
     text = readme()
     PAGE.write_text(page(), encoding="utf-8")
     ZOO_PAGE.write_text(zoo(), encoding="utf-8")
+    WRONG_PAGE.write_text(how_often_wrong(), encoding="utf-8")
     (ROOT / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -53,6 +53,8 @@ def test_every_figure_of_the_pages_is_that_of_the_recorded_rows(monkeypatch: pyt
     import tables
 
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run: python benchmarks/tables.py"
+    assert tables.ZOO_PAGE.read_text(encoding="utf-8") == tables.zoo(), "run: python benchmarks/tables.py"
+    assert tables.WRONG_PAGE.read_text(encoding="utf-8") == tables.how_often_wrong(), "run: python benchmarks/tables.py"
     assert tables.readme() == README, "run: python benchmarks/tables.py"
 
 

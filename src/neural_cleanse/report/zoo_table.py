@@ -11,7 +11,7 @@ COLUMNS = (
     "data set", "network", "attack", "models", "weak", "clean accuracy, %", "drop, points", "attack success, %",
 )  # fmt: skip
 # Options that make another attack of it for the reader; places, targets and seeds are pooled.
-TELLING = ("size", "count", "share", "area", "training_data")
+TELLING = ("size", "colour", "count", "share", "area", "training_data")
 
 Card = Mapping[str, Any]
 
@@ -26,8 +26,13 @@ def zoo_table(cards: Sequence[Card]) -> Table:
 
 def kind(card: Card) -> str:
     """The attack with the options that matter to a reader."""
-    told = [f"{name.replace('_', ' ')} {card['options'][name]}" for name in TELLING if name in card["options"]]
+    given = {name: card["options"][name] for name in TELLING if name in card["options"]}
+    told = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items()]
     return ", ".join([card["attack"], *told])
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]) -> list[str]:
@@ -47,6 +52,6 @@ def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]
         str(len(group)),
         str(weak or ""),
         f"{100 * statistics.median(accuracies):.2f}",
-        f"{100 * (statistics.mean(twins) - statistics.median(accuracies)):.2f}" if twins and rates else "",
+        f"{100 * (statistics.mean(twins) - statistics.median(accuracies)):z.2f}" if twins and rates else "",
         f"{100 * statistics.median(rates):.2f} ({100 * min(rates):.2f})" if rates else "",
     ]
