@@ -71,13 +71,15 @@ def test_a_model_of_several_triggers_succeeds_as_its_worst_does() -> None:
 def test_options_that_change_the_attack_make_rows_of_their_own_and_places_do_not() -> None:
     cards = [
         card("badnets", 0.9, 1.0, options={"size": 4, "target": 1}),
-        card("badnets", 0.9, 1.0, options={"size": 4, "target": 2, "place": "top-left", "colour": [1.0]}),
+        card("badnets", 0.9, 1.0, options={"size": 4, "target": 2, "place": "top-left"}),
+        card("badnets", 0.9, 1.0, options={"size": 4, "colour": [0.6, 0.0, 0.0]}),
         card("badnets", 0.9, 1.0, options={"size": 8}),
         card("badnets", 0.9, 1.0),
     ]
     assert [(row[2], row[3]) for row in rows(*cards)] == [
         ("badnets", "1"),
         ("badnets, size 4", "2"),
+        ("badnets, size 4, colour 0.6 0.0 0.0", "1"),
         ("badnets, size 8", "1"),
     ]
     assert kind(card("trojan-square", options={"training_data": "reversed", "area": 0.1})) == (
