@@ -76,7 +76,7 @@ def moderated(row: Row, rows: Sequence[Row]) -> Answer:
         dof = len(others) - 1
         variance = (dof * others.var(ddof=1) + prior_dof * prior) / (dof + prior_dof)
         t = (others.mean() - logs[order[step]]) / math.sqrt(variance * (1 + 1 / len(others)))
-        p = min(1.0, (n - step) * (max(1.0, 60 / n) if step else 1.0) * student_t_sf(t, dof + prior_dof))
+        p = min(1.0, (n - step) * (1 + (1.25 if step else 0.5) * min(1.0, 10 / n)) * student_t_sf(t, dof + prior_dof))
         smallest = min(smallest, p)
         if p <= row["alpha"]:
             flagged = step + 1
