@@ -2,9 +2,9 @@
 
     python benchmarks/tests_compared.py --rows benchmarks/results/scans_small.jsonl [--part choosing]
 
-Every candidate gets the same log sizes. `moderated` shrinks the spread of a model's labels towards what clean models of
-OTHER data sets have (Smyth 2004); `twin` divides every size by that of the same label in a clean model of the same data
-set and architecture (what --baseline does), `class mean` by the mean over all such clean models but the one tested.
+Every candidate gets the same log sizes. `without prior` leaves out what is known beforehand of their spread; `twin`
+divides every size by that of the same label in a clean model of the same data set and architecture (what --baseline
+does), `class mean` by the mean over all clean models of the data set but the one tested.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 
 from neural_cleanse.benchmark import read_rows
 from neural_cleanse.distributions import student_t_sf
-from neural_cleanse.outlier import outlier_test
+from neural_cleanse.outlier import FEW, FIRST_STEP, LATER_STEPS, PRIOR_SD, TWIN_SD, outlier_test
 from neural_cleanse.rates import Answer, cluster, known_sizes, paper, rates
 
 Row = dict[str, Any]
@@ -56,34 +56,21 @@ def class_mean(row: Row, rows: Sequence[Row]) -> Answer:
     return _over(row, clean)
 
 
-def moderated(row: Row, rows: Sequence[Row]) -> Answer:
-    """ESD steps whose variance is shrunk towards that of clean models of other data sets."""
-    variances: dict[tuple[str, str], list[float]] = {}
-    for other in rows:
-        if not other["truth"]["infected"] and other["truth"]["dataset"] != row["truth"]["dataset"]:
-            _, sizes = known_sizes(other)
-            variances.setdefault(cluster(other), []).append(statistics.variance(map(math.log, sizes)))
-    if not variances:
-        return esd(row, rows)
+def without_prior(row: Row, rows: Sequence[Row]) -> Answer:
+    """The same steps and penalties, the spread estimated from the model's own labels alone."""
     labels, sizes = known_sizes(row)
-    logs = np.log(np.maximum(sizes, 1e-6))
+    logs = np.log(sizes)
     order = np.argsort(logs)
-    prior, prior_dof = statistics.mean(statistics.mean(v) for v in variances.values()), PRIOR_DOF
-    flagged, smallest = 0, 1.0
-    n = len(logs)
+    flagged, smallest, n = 0, 1.0, len(logs)
     for step in range(n // 2):
         others = logs[order[step + 1 :]]
-        dof = len(others) - 1
-        variance = (dof * others.var(ddof=1) + prior_dof * prior) / (dof + prior_dof)
-        t = (others.mean() - logs[order[step]]) / math.sqrt(variance * (1 + 1 / len(others)))
-        p = min(1.0, (n - step) * (1 + (1.25 if step else 0.5) * min(1.0, 10 / n)) * student_t_sf(t, dof + prior_dof))
+        t = (others.mean() - logs[order[step]]) / (others.std(ddof=1) * math.sqrt(1 + 1 / len(others)))
+        penalty = 1 + (LATER_STEPS if step else FIRST_STEP) * min(1.0, FEW / n)
+        p = min(1.0, (n - step) * penalty * student_t_sf(float(t), len(others) - 1))
         smallest = min(smallest, p)
         if p <= row["alpha"]:
             flagged = step + 1
-    return Answer(tuple(labels[i] for i in order[:flagged]), -smallest)
-
-
-PRIOR_DOF = 4
+    return Answer(tuple(labels[position] for position in order[:flagged]), -smallest)
 
 
 def _clean_like(row: Row, rows: Sequence[Row]) -> list[Row]:
@@ -102,11 +89,11 @@ def _over(row: Row, clean: Sequence[dict[int, float]]) -> Answer:
         if known:
             kept.append(label)
             ratios.append(size / math.exp(statistics.mean(known)))
-    return _test(kept, ratios, row["alpha"])
+    return _test(kept, ratios, row["alpha"], TWIN_SD)
 
 
-def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float) -> Answer:
-    tested = outlier_test(sizes, alpha)
+def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float, prior_sd: float = PRIOR_SD) -> Answer:
+    tested = outlier_test(sizes, alpha, prior_sd)
     flagged = () if tested.tail_holds is False else tuple(labels[index] for index in tested.flagged)
     return Answer(flagged, -tested.p_value)
 
@@ -118,7 +105,7 @@ def _right(row: Row, said: Answer) -> bool:
 
 
 TESTS: dict[str, Test] = {
-    "ESD on log sizes": esd, "paper, index above 2": by_paper, "moderated": moderated, "twin": twin,
+    "scan": esd, "without prior": without_prior, "paper, index above 2": by_paper, "twin": twin,
     "class mean": class_mean,
 }  # fmt: skip
 

@@ -82,3 +82,13 @@ def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
     classifier = Classifier(module, (1, 28, 28), 10)
     scan(classifier, digits, ScanSettings(labels=(0,), restarts=1, force=True))
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
+    settings = ScanSettings(restarts=1)
+    twin = scan(clean, digits, settings)
+    found = scan(infected, digits, settings, baseline=twin)
+    assert found.flagged == (3,)
+    assert any("clean twin" in note for note in found.provenance.notes)
+    with pytest.raises(SettingsError, match="found infected"):
+        scan(clean, digits, settings, baseline=found)

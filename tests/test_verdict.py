@@ -95,3 +95,30 @@ def test_the_papers_rule_stands_beside() -> None:
         pair.target for pair, index in judgement.anomaly_index.items() if index > 2
     )
     assert 6 not in judgement.paper_rule.flagged
+
+
+NATURAL = [100.0, 140.0, 40.0, 120.0, 95.0, 160.0, 105.0, 130.0, 90.0, 150.0]  # label 2 is naturally small
+TWIN = {LabelPair(label): size for label, size in enumerate(NATURAL)}
+ANOTHER_SEED = [size * (wobble / 100) ** 0.5 for size, wobble in zip(NATURAL, usual(10, seed=2), strict=True)]
+
+
+def test_a_clean_twin_takes_away_what_belongs_to_the_classes() -> None:
+    same = judge(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=TWIN)
+    assert same.verdict is Verdict.CLEAN and same.p_value is not None and same.p_value > 0.2
+    small = [size * (0.4 if label == 5 else 1.0) for label, size in enumerate(ANOTHER_SEED)]
+    assert judge(recovered(small), 0.01, AREA, None, baseline=TWIN).flagged == (5,)
+    assert judge(recovered(small), 0.01, AREA, None).flagged != (5,)
+
+
+def test_a_limit_over_a_twin_holds_for_every_label() -> None:
+    limit = judge(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=TWIN).detection_limit
+    assert limit is not None and 0 < limit < 40
+    for label in range(10):
+        sizes = [0.9 * limit if other == label else size for other, size in enumerate(ANOTHER_SEED)]
+        assert judge(recovered(sizes), 0.01, AREA, None, baseline=TWIN).flagged == (label,)
+
+
+def test_labels_that_the_twin_lacks_are_left_out() -> None:
+    twin = {LabelPair(label): 100.0 for label in range(2)}
+    judged = judge(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=twin)
+    assert judged.verdict is Verdict.INCONCLUSIVE

@@ -11,10 +11,12 @@ nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question 
        t = (mean - x) / (sd sqrt(1 + 1/(n'-1))),    p = n' P(T > t),    T of Student's t, n' - 2 + d0 deg. of freedom
        sd^2 = ((n' - 2) var + d0 s0^2) / (n' - 2 + d0)
 
-   The spread of the others is moderated (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:1) by a prior of d0 = 4 degrees of
-   freedom, from six labels on: over data sets and networks it varies little, and from nine labels it is poorly known. s0 = .22 is above
-   what clean networks show on MNIST and Fashion-MNIST (.16 to .19) and near GTSRB's (.24): where labels spread less the
-   test is conservative, where they spread by .4 the rate at 10 labels is twice alpha. A factor on every p (`_penalty`) makes the rate of all steps together alpha where labels are few. The last label whose p is small is flagged, with all the smaller ones: infected labels cannot hide each other.
+   The spread of the others is moderated (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:1) by a prior worth d0 = 4 degrees
+   of freedom, from six labels on: over data sets and networks it varies little, and nine labels say little of it. The
+   prior, s0 = .22, is above what clean networks show on MNIST and Fashion-MNIST (.16 to .19) and near GTSRB's (.24):
+   where labels spread less the test is conservative, where they spread by .4 the rate at 10 labels is twice alpha. A
+   factor on every p (`_penalty`) makes the rate of all steps together alpha where labels are few. The last label whose
+   p is small is flagged, with all the smaller ones: infected labels cannot hide each other.
 2. Above 40 labels, a tail check. The smallest of many is judged by how log sizes thin out far below the mean, where a
    normal tail is only a guess. There a gap must also stand out against an exponential tail, which is heavier. Under it
    the normalised spacings D_j = j (x_(j+1) - x_(j)) of the ascending values are independent and exponential (Renyi
@@ -44,6 +46,7 @@ SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarith
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
 # Spread of clean log sizes over labels, and how many degrees of freedom that knowledge is worth.
 PRIOR_SD, PRIOR_DOF = 0.22, 4
+TWIN_SD = 0.12  # the same of sizes over a clean twin's: .07 to .12 between seeds on MNIST and Fashion-MNIST
 PRIOR_FROM = 6  # labels: with fewer the verdict would hang on other people's data sets
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10
@@ -70,12 +73,15 @@ class OutlierTest:
     tail_p_value: float | None  # of the clearest gap under an exponential tail
 
 
-def outlier_test(sizes: Sequence[float] | Floats, alpha: float) -> OutlierTest:
-    """Test the trigger sizes of the labels that have one; under 3 sizes nothing can be flagged."""
+def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior_sd: float = PRIOR_SD) -> OutlierTest:
+    """Test the trigger sizes of the labels that have one; under 3 sizes nothing can be flagged.
+
+    Sizes in px, or any others that are positive and alike in clean labels: over a clean twin's, with TWIN_SD as prior.
+    """
     logs = _logs(sizes)
     order = np.argsort(logs, kind="stable")
     ascending = logs[order]
-    steps = _esd(ascending)
+    steps = _esd(ascending, prior_sd)
     num_flagged = int((steps <= alpha).sum())  # ascending by construction
     tail_holds, tail_p_value = None, None
     if num_flagged and len(logs) > MANY_LABELS:
@@ -92,7 +98,7 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float) -> OutlierTest:
         p_values=tuple(p_values.tolist()),
         p_value=float(steps[0]) if len(steps) else 1.0,
         flagged=flagged,
-        detection_limit=detection_limit(sizes, flagged, alpha),
+        detection_limit=detection_limit(sizes, flagged, alpha, prior_sd),
         tail_holds=tail_holds,
         tail_p_value=tail_p_value,
     )
@@ -113,8 +119,10 @@ def anomaly_index(sizes: Sequence[float] | Floats) -> Floats:
     return np.where(below == 0, 0.0, np.copysign(np.inf, below))
 
 
-def detection_limit(sizes: Sequence[float] | Floats, flagged: Sequence[int], alpha: float) -> float | None:
-    """The size in px under which one more label, beside those not flagged, would have been flagged.
+def detection_limit(
+    sizes: Sequence[float] | Floats, flagged: Sequence[int], alpha: float, prior_sd: float = PRIOR_SD
+) -> float | None:
+    """The size under which one more label, beside those not flagged, would have been flagged.
 
     With m unflagged log sizes as yardstick, the step's p = alpha at t = t_(m-1+d0)(alpha / (m + 1) / penalty), hence
 
@@ -127,9 +135,9 @@ def detection_limit(sizes: Sequence[float] | Floats, flagged: Sequence[int], alp
     m, rank = len(logs), len(flagged) + 1
     if m < 2 or logs.std(ddof=1) <= NO_SPREAD:
         return None
-    prior = _prior_dof(m + rank)
-    t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + prior)
-    limit = float(logs.mean() - t * _moderated(float(logs.var(ddof=1)), m - 1, prior) * math.sqrt(1 + 1 / m))
+    prior = _Prior.of(m + rank, prior_sd)
+    t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + prior.dof)
+    limit = float(logs.mean() - t * prior.moderated(float(logs.var(ddof=1)), m - 1) * math.sqrt(1 + 1 / m))
     if len(sizes) > MANY_LABELS and not _looks_normal(logs):
         k = _num_spacings(m)
         spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
@@ -142,12 +150,12 @@ def _logs(sizes: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
 
 
-def _esd(ascending: Floats) -> Floats:
+def _esd(ascending: Floats, prior_sd: float) -> Floats:
     """A p-value for each log size: 1 for the upper half, non-decreasing.
 
     The label of rank j is flagged iff some step i >= j is, so its p is the smallest of the steps from j on.
     """
-    n, prior = len(ascending), _prior_dof(len(ascending))
+    n, prior = len(ascending), _Prior.of(len(ascending), prior_sd)
     p_values = np.ones(n)
     if n < 3:
         return p_values
@@ -159,20 +167,27 @@ def _esd(ascending: Floats) -> Floats:
         variance = max(squares[step + 1] - others * mean**2, 0.0) / (others - 1)
         if variance <= NO_SPREAD**2:
             break
-        t = float((mean - centred[step]) / (_moderated(variance, others - 1, prior) * math.sqrt(1 + 1 / others)))
+        t = float((mean - centred[step]) / (prior.moderated(variance, others - 1) * math.sqrt(1 + 1 / others)))
         factor = (others + 1) * _penalty(n, first=step == 0)
         if factor * math.erfc(t / math.sqrt(2)) / 2 < 1:  # Student's tail is heavier than the normal one: else p = 1
-            p_values[step] = min(1.0, factor * student_t_sf(t, others - 1 + prior))
+            p_values[step] = min(1.0, factor * student_t_sf(t, others - 1 + prior.dof))
     return np.asarray(np.minimum.accumulate(p_values[::-1])[::-1], dtype=np.float64)
 
 
-def _prior_dof(num_labels: int) -> int:
-    return PRIOR_DOF if num_labels >= PRIOR_FROM else 0
+@dataclass(frozen=True)
+class _Prior:
+    """What is known of the spread beforehand: `sd`, worth `dof` degrees of freedom."""
 
+    sd: float
+    dof: int
 
-def _moderated(variance: float, dof: int, prior_dof: int) -> float:
-    """The standard deviation, its variance shrunk towards the prior's."""
-    return math.sqrt((dof * variance + prior_dof * PRIOR_SD**2) / (dof + prior_dof))
+    @classmethod
+    def of(cls, num_labels: int, sd: float) -> "_Prior":
+        return cls(sd, PRIOR_DOF if num_labels >= PRIOR_FROM else 0)
+
+    def moderated(self, variance: float, dof: int) -> float:
+        """The standard deviation, its variance shrunk towards the prior's."""
+        return math.sqrt((dof * variance + self.dof * self.sd**2) / (dof + self.dof))
 
 
 def _penalty(num_labels: int, *, first: bool) -> float:

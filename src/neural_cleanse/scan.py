@@ -17,7 +17,7 @@ from neural_cleanse.evidence import gather
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.metrics import answers
 from neural_cleanse.presets import preset
-from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult
+from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult, Verdict
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.sanity import InputCheck, check_input, check_labels, check_shape
 from neural_cleanse.search import FullSweep, Search
@@ -73,9 +73,13 @@ def scan(
     *,
     surroundings: Surroundings = Surroundings(),
     search: Search = FullSweep(),
+    baseline: ScanResult | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ScanResult:
     """Look for a patch-like backdoor in `classifier` with clean images; labels are optional.
+
+    `baseline` is the scan of a clean twin, a model known to be clean of the same classes: sizes are then held against
+    its sizes, label by label, which removes what belongs to the classes and not to the model.
 
     Raises DataError when the images do not fit, InputSanityError when the model cannot read them (unless forced),
     SettingsError on labels that it does not have.
@@ -95,9 +99,10 @@ def scan(
     found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes)
+    twin = None if baseline is None else _sizes_of(baseline, classifier)
+    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin)
     names = surroundings.label_names or data.names
-    notes = (*surroundings.notes, *sampling, *checked.warnings)
+    notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -121,6 +126,28 @@ def scan(
             if recovered.trigger is not None
         },
     )
+
+
+def _sizes_of(baseline: ScanResult, classifier: Classifier) -> dict[LabelPair, float]:
+    """Sizes by label pair. Raises SettingsError when the baseline is of another kind of model, or no clean one."""
+    if baseline.image_shape != classifier.input_shape:
+        raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
+    if baseline.verdict is Verdict.INFECTED:
+        raise SettingsError("The baseline was found infected: it is no clean twin.")
+    return {LabelPair(row.target, row.source): row.size for row in baseline.labels if row.size}
+
+
+def _twin_notes(baseline: ScanResult | None, settings: ScanSettings) -> tuple[str, ...]:
+    if baseline is None:
+        return ()
+    model = baseline.provenance.model
+    said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"
+    notes = [f"{said} (sha256 {str(model.get('sha256', 'unknown'))[:12]}); that it is clean was not checked"]
+    theirs, ours = baseline.provenance.settings, asdict(settings)
+    differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != ours[key]]
+    if differing:
+        notes.append(f"the twin was scanned with other settings ({', '.join(differing)})")
+    return tuple(notes)
 
 
 def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:

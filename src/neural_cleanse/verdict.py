@@ -6,9 +6,9 @@ in which every label looks alike and small.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from neural_cleanse.outlier import INDEX_THRESHOLD, OutlierTest, outlier_test
+from neural_cleanse.outlier import INDEX_THRESHOLD, TWIN_SD, OutlierTest, anomaly_index, outlier_test
 from neural_cleanse.records import LabelPair, Outcome, PaperRule, Recovered, Verdict
 
 MIN_LABELS = 3  # sizes under which there is no yardstick at all
@@ -33,20 +33,30 @@ class Judgement:
 
 
 def judge(
-    found: Sequence[Recovered], alpha: float, area: int, doubt: str | None, num_classes: int | None = None
+    found: Sequence[Recovered],
+    alpha: float,
+    area: int,
+    doubt: str | None,
+    num_classes: int | None = None,
+    baseline: Mapping[LabelPair, float] | None = None,
 ) -> Judgement:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
-    `num_classes` is how many labels the model has: one that was not searched is never called clean.
+    `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
+    the sizes in a clean twin: sizes are then tested over the twin's, label by label.
     """
     missing = (num_classes or len(found)) - len(found)
-    sized = [(recovered.pair, recovered.size) for recovered in found if recovered.size is not None]
+    sized = [
+        (recovered.pair, recovered.size)
+        for recovered in found
+        if recovered.size is not None and (baseline is None or recovered.pair in baseline)
+    ]
     if len(sized) < MIN_LABELS:
         reason = f"only {len(sized)} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    test = outlier_test(sizes, alpha)
+    test = outlier_test(sizes, alpha) if baseline is None else _against(baseline, pairs, sizes, alpha)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         verdict, reason = _found_something(small, sizes, test)
@@ -54,7 +64,7 @@ def judge(
         verdict, reason = _found_nothing(found, sizes, test.detection_limit, area, missing)
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
-    index = dict(zip(pairs, test.anomaly_index, strict=True))
+    index = dict(zip(pairs, anomaly_index(sizes).tolist(), strict=True))
     return Judgement(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),
@@ -67,6 +77,16 @@ def judge(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
     )
+
+
+def _against(
+    baseline: Mapping[LabelPair, float], pairs: Sequence[LabelPair], sizes: Sequence[float], alpha: float
+) -> OutlierTest:
+    """The test of sizes over the twin's; its limit in px is that of the label that is smallest in the twin."""
+    ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
+    test = outlier_test(ratios, alpha, TWIN_SD)
+    limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
+    return replace(test, detection_limit=limit)
 
 
 def _found_something(

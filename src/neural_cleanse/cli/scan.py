@@ -74,6 +74,7 @@ def scan(
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=METHOD)] = Loss.ce,
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=METHOD)] = None,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=METHOD)] = 0.01,
+    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=METHOD)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.", rich_help_panel=METHOD)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=METHOD)] = False,
@@ -96,6 +97,7 @@ def scan(
     where = device_named(device)
     if output is not None:
         directory.prepare(output, overwrite=overwrite)
+    twin = None if baseline is None else storage.load_result(baseline)
     images = load_data(
         data, at_most=samples, seed=seed, resize=size, crop="roi" if crop else None,
         ignore_labels=ignore_labels, skip_unreadable=skip_unreadable,
@@ -103,7 +105,7 @@ def scan(
     loaded = load_model(
         model, architecture=architecture, allow_code=allow_code, normalize=normalize, input_shape=images.shape
     )
-    result = scan_with_progress(loaded, images, settings, where)
+    result = scan_with_progress(loaded, images, settings, where, baseline=twin)
     console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
@@ -117,7 +119,12 @@ def scan(
 
 
 def scan_with_progress(
-    loaded: LoadedModel, images: ImageSet, settings: ScanSettings, device: torch.device
+    loaded: LoadedModel,
+    images: ImageSet,
+    settings: ScanSettings,
+    device: torch.device,
+    *,
+    baseline: ScanResult | None = None,
 ) -> ScanResult:
     """Scan a loaded model with progress on stderr."""
     origin = loaded.origin
@@ -132,6 +139,6 @@ def scan_with_progress(
     )
     line = ProgressLine()
     try:
-        return run_scan(classifier, images, settings, surroundings=surroundings, progress=line)
+        return run_scan(classifier, images, settings, surroundings=surroundings, baseline=baseline, progress=line)
     finally:
         line.close()
