@@ -7,11 +7,13 @@ writes docs/benchmarks.md, docs/zoo.md, docs/how-often-wrong.md and the block be
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neural_cleanse.benchmark import read_rows
-from neural_cleanse.report.rates_table import summary, tables
+from neural_cleanse.rates import rates, recorded
+from neural_cleanse.report.rates_table import by_attack, by_rule, summary, tables
 from neural_cleanse.report.zoo_table import zoo_table
 from neural_cleanse.zoo import read_cards
 
@@ -29,23 +31,6 @@ def rows(name: str) -> list[dict[str, Any]]:
     """The recorded rows of a table, none where it was not run."""
     path = RESULTS / f"{name}.json"
     return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def verdicts() -> str:
-    """One line a model."""
-    lines = [
-        "| model | truth | verdict | smallest / median size, px | p | paper's rule accuses | right |",
-        "|---|---|---|--:|--:|---|---|",
-    ]
-    for row in rows("verdicts"):
-        truth = "clean" if row["true_target"] is None else f"infected, label {row['true_target']}"
-        said = row["verdict"] + (f", label {', '.join(map(str, row['flagged']))}" if row["flagged"] else "")
-        paper = ", ".join(map(str, row["paper_flagged"])) or "nothing"
-        lines.append(
-            f"| {row['model']} | {truth} | {said} | {row['smallest_px']:.1f} / {row['median_px']:.1f} "
-            f"| {row['p_value']:.2g} | {paper} | {'yes' if row['right'] else '**no**'} |"
-        )
-    return "\n".join(lines)
 
 
 def compare() -> str:
@@ -125,16 +110,6 @@ def page() -> str:
 Made from the rows in `benchmarks/results/` by `python benchmarks/tables.py`; each row carries hardware, seed and
 commit. Times are of a shared machine ({hardware()}): only ratios within a run mean anything. An image pass is one
 image forward and backward through the model.
-
-## Is the verdict right?
-
-`python benchmarks/verdicts.py --data DATA --output benchmarks/results --published MODELS`
-
-BadNets (white square, 3x3 to 8x8) and clean networks of our own, and infected models that other people published;
-1,000 test images, all settings at their defaults. Models that are not there yet are trained by `neural-cleanse attack`;
-those of these rows were trained by a script of the commit in the row.
-
-{verdicts()}
 
 ## Default against reference
 
@@ -238,11 +213,6 @@ def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
         ),
         ("Traffic signs and faces (both parts)", line.format("zoo/standard", "scans_standard.jsonl"), standard),
         ("Models that other people infected", line.format(there, "scans_published.jsonl"), published),
-        (
-            "The choosing part of the small zoo, on which methods were chosen",
-            line.format("zoo/small", "scans_small.jsonl --part choosing"),
-            [row for row in small if row["part"] == "choosing"],
-        ),
     ]
 
 
@@ -273,19 +243,23 @@ other tests on the same recorded sizes of the {record["part"]} part. What they a
 
 def readme() -> str:
     """README.md with its block of results."""
-    right = [row["right"] for row in rows("verdicts")]
     ratios = [(row["model"], row["passes_ratio"], row["equal_asr"]["size_ratio_median"]) for row in rows("compare")]
     cheaper = " to ".join(
         f"{ratio:g}" for ratio in sorted({min(r for _, r, _ in ratios), max(r for _, r, _ in ratios)})
     )
     larger = " to ".join(f"{size:.2f}" for size in sorted({min(s for *_, s in ratios), max(s for *_, s in ratios)}))
+    title, command, final = _suites()[0]
+    said = rates(final, recorded)
     block = f"""
-On {len(right)} models (BadNets 3x3 to 8x8 and clean networks on MNIST and GTSRB, and infected models that other people
-published) the verdict and the label are right for {sum(right)}. Against the authors' schedule on the same models the
-default takes {cheaper} times fewer image passes; its triggers are {larger} times as large at equal success rate.
-[All rows](docs/benchmarks.md), with the commands that make them (`python benchmarks/verdicts.py --help`, `make bench`).
+{title}: {said.accused.hits} of {said.accused.trials} clean models accused, {said.detected.hits} of
+{said.detected.trials} infected ones found, {said.right_label.hits} with the right label. Models of other people and of
+other data sets, every miss by name, and how sure such figures are: [How often is it wrong?](docs/how-often-wrong.md)
+(`{command}`)
 
-{verdicts()}
+{replace(by_rule(final), heading="").markdown()}
+{replace(by_attack(final), heading="").markdown()}
+Against the authors' schedule on the same models the default takes {cheaper} times fewer image passes; its triggers are
+{larger} times as large at equal success rate ([benchmarks](docs/benchmarks.md), `make bench`).
 
 """
     return MARKED.sub(lambda _: block, (ROOT / "README.md").read_text(encoding="utf-8"))
