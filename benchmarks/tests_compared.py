@@ -19,7 +19,7 @@ import numpy as np
 
 from neural_cleanse.benchmark import read_rows
 from neural_cleanse.distributions import student_t_sf
-from neural_cleanse.outlier import FEW, FIRST_STEP, LATER_STEPS, PRIOR_SD, TWIN_SD, outlier_test
+from neural_cleanse.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS, TWINS, Prior, outlier_test
 from neural_cleanse.rates import Answer, cluster, known_sizes, paper, rates
 
 Row = dict[str, Any]
@@ -89,11 +89,11 @@ def _over(row: Row, clean: Sequence[dict[int, float]]) -> Answer:
         if known:
             kept.append(label)
             ratios.append(size / math.exp(statistics.mean(known)))
-    return _test(kept, ratios, row["alpha"], TWIN_SD)
+    return _test(kept, ratios, row["alpha"], TWINS)
 
 
-def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float, prior_sd: float = PRIOR_SD) -> Answer:
-    tested = outlier_test(sizes, alpha, prior_sd)
+def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float, prior: Prior = LABELS) -> Answer:
+    tested = outlier_test(sizes, alpha, prior)
     flagged = () if tested.tail_holds is False else tuple(labels[index] for index in tested.flagged)
     return Answer(flagged, -tested.p_value)
 

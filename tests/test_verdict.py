@@ -118,7 +118,17 @@ def test_a_limit_over_a_twin_holds_for_every_label() -> None:
         assert judge(recovered(sizes), 0.01, AREA, None, baseline=TWIN).flagged == (label,)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_twin_serves_models_with_few_labels(count: int) -> None:
+    twin = {LabelPair(label): 100.0 + 10 * label for label in range(count)}
+    same = [101.0, 113.0, 118.0, 131.0][:count]
+    assert judge(recovered(same), 0.01, AREA, None, baseline=twin).verdict is Verdict.CLEAN
+    found = judge(recovered([20.0, *same[1:]]), 0.01, AREA, None, baseline=twin)
+    assert found.flagged == (0,)
+    assert judge(recovered([20.0, *same[1:]])[:2], 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
+
+
 def test_labels_that_the_twin_lacks_are_left_out() -> None:
-    twin = {LabelPair(label): 100.0 for label in range(2)}
+    twin = {LabelPair(1): 100.0}
     judged = judge(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=twin)
     assert judged.verdict is Verdict.INCONCLUSIVE

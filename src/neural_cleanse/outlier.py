@@ -44,16 +44,38 @@ MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
-# Spread of clean log sizes over labels, and how many degrees of freedom that knowledge is worth.
-PRIOR_SD, PRIOR_DOF = 0.22, 4
-TWIN_SD = 0.12  # the same of sizes over a clean twin's: .07 to .12 between seeds on MNIST and Fashion-MNIST
-PRIOR_FROM = 6  # labels: with fewer the verdict would hang on other people's data sets
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10
 MANY_LABELS = 40  # above it the tail is checked
 TAIL_ALPHA = 0.05  # level of the tail check (or alpha, if that is larger)
 TAIL_SIGN = 0.5  # standard errors of skewness and kurtosis from which the others' tail counts as not normal
 TAIL_SPACINGS = 30  # that make the yardstick of the tail check, if half of the other labels are as many
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known beforehand of the spread of clean log sizes: `sd`, worth `dof` degrees of freedom.
+
+    It is used from `labels_from` labels on: with fewer a verdict would hang on other people's data sets.
+    """
+
+    sd: float
+    dof: int
+    labels_from: int
+
+    def dof_at(self, num_labels: int) -> int:
+        """Degrees of freedom at that number of labels."""
+        return self.dof if num_labels >= self.labels_from else 0
+
+    def moderated(self, variance: float, dof: int, prior_dof: int) -> float:
+        """The standard deviation, its variance shrunk towards the prior's."""
+        return math.sqrt((dof * variance + prior_dof * self.sd**2) / (dof + prior_dof))
+
+
+LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see above
+# Sizes over a clean twin's: .07 to .12 between seeds on MNIST and Fashion-MNIST. It is the seed's spread and not the
+# classes', so that it serves two labels as well.
+TWINS = Prior(0.12, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -73,15 +95,15 @@ class OutlierTest:
     tail_p_value: float | None  # of the clearest gap under an exponential tail
 
 
-def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior_sd: float = PRIOR_SD) -> OutlierTest:
-    """Test the trigger sizes of the labels that have one; under 3 sizes nothing can be flagged.
+def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = LABELS) -> OutlierTest:
+    """Test the trigger sizes of the labels that have one; under 3 sizes (2 over a twin's) nothing can be flagged.
 
-    Sizes in px, or any others that are positive and alike in clean labels: over a clean twin's, with TWIN_SD as prior.
+    Sizes in px, or over those of a clean twin, label by label, with TWINS as prior.
     """
     logs = _logs(sizes)
     order = np.argsort(logs, kind="stable")
     ascending = logs[order]
-    steps = _esd(ascending, prior_sd)
+    steps = _esd(ascending, prior)
     num_flagged = int((steps <= alpha).sum())  # ascending by construction
     tail_holds, tail_p_value = None, None
     if num_flagged and len(logs) > MANY_LABELS:
@@ -98,7 +120,7 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior_sd: float 
         p_values=tuple(p_values.tolist()),
         p_value=float(steps[0]) if len(steps) else 1.0,
         flagged=flagged,
-        detection_limit=detection_limit(sizes, flagged, alpha, prior_sd),
+        detection_limit=detection_limit(sizes, flagged, alpha, prior),
         tail_holds=tail_holds,
         tail_p_value=tail_p_value,
     )
@@ -120,7 +142,7 @@ def anomaly_index(sizes: Sequence[float] | Floats) -> Floats:
 
 
 def detection_limit(
-    sizes: Sequence[float] | Floats, flagged: Sequence[int], alpha: float, prior_sd: float = PRIOR_SD
+    sizes: Sequence[float] | Floats, flagged: Sequence[int], alpha: float, prior: Prior = LABELS
 ) -> float | None:
     """The size under which one more label, beside those not flagged, would have been flagged.
 
@@ -135,9 +157,9 @@ def detection_limit(
     m, rank = len(logs), len(flagged) + 1
     if m < 2 or logs.std(ddof=1) <= NO_SPREAD:
         return None
-    prior = _Prior.of(m + rank, prior_sd)
-    t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + prior.dof)
-    limit = float(logs.mean() - t * prior.moderated(float(logs.var(ddof=1)), m - 1) * math.sqrt(1 + 1 / m))
+    known = prior.dof_at(m + rank)
+    t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + known)
+    limit = float(logs.mean() - t * prior.moderated(float(logs.var(ddof=1)), m - 1, known) * math.sqrt(1 + 1 / m))
     if len(sizes) > MANY_LABELS and not _looks_normal(logs):
         k = _num_spacings(m)
         spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
@@ -150,44 +172,28 @@ def _logs(sizes: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
 
 
-def _esd(ascending: Floats, prior_sd: float) -> Floats:
+def _esd(ascending: Floats, prior: Prior) -> Floats:
     """A p-value for each log size: 1 for the upper half, non-decreasing.
 
     The label of rank j is flagged iff some step i >= j is, so its p is the smallest of the steps from j on.
     """
-    n, prior = len(ascending), _Prior.of(len(ascending), prior_sd)
+    n, known = len(ascending), prior.dof_at(len(ascending))
     p_values = np.ones(n)
-    if n < 3:
+    if n < (2 if known else 3):
         return p_values
     centred = ascending - np.median(ascending)
     sums, squares = (np.cumsum(values[::-1])[::-1] for values in (centred, centred**2))
-    for step in range(min(n // 2, n - 2)):
+    for step in range(min(n // 2, n - (1 if known else 2))):
         others = n - step - 1
         mean = sums[step + 1] / others
-        variance = max(squares[step + 1] - others * mean**2, 0.0) / (others - 1)
-        if variance <= NO_SPREAD**2:
+        variance = max(squares[step + 1] - others * mean**2, 0.0) / max(1, others - 1)
+        if variance <= NO_SPREAD**2 and others > 1:
             break
-        t = float((mean - centred[step]) / (prior.moderated(variance, others - 1) * math.sqrt(1 + 1 / others)))
+        t = float((mean - centred[step]) / (prior.moderated(variance, others - 1, known) * math.sqrt(1 + 1 / others)))
         factor = (others + 1) * _penalty(n, first=step == 0)
         if factor * math.erfc(t / math.sqrt(2)) / 2 < 1:  # Student's tail is heavier than the normal one: else p = 1
-            p_values[step] = min(1.0, factor * student_t_sf(t, others - 1 + prior.dof))
+            p_values[step] = min(1.0, factor * student_t_sf(t, others - 1 + known))
     return np.asarray(np.minimum.accumulate(p_values[::-1])[::-1], dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class _Prior:
-    """What is known of the spread beforehand: `sd`, worth `dof` degrees of freedom."""
-
-    sd: float
-    dof: int
-
-    @classmethod
-    def of(cls, num_labels: int, sd: float) -> "_Prior":
-        return cls(sd, PRIOR_DOF if num_labels >= PRIOR_FROM else 0)
-
-    def moderated(self, variance: float, dof: int) -> float:
-        """The standard deviation, its variance shrunk towards the prior's."""
-        return math.sqrt((dof * variance + self.dof * self.sd**2) / (dof + self.dof))
 
 
 def _penalty(num_labels: int, *, first: bool) -> float:

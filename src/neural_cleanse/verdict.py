@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.outlier import INDEX_THRESHOLD, TWIN_SD, OutlierTest, anomaly_index, outlier_test
+from neural_cleanse.outlier import INDEX_THRESHOLD, TWINS, OutlierTest, anomaly_index, outlier_test
 from neural_cleanse.records import LabelPair, Outcome, PaperRule, Recovered, Verdict
 
-MIN_LABELS = 3  # sizes under which there is no yardstick at all
+MIN_LABELS, MIN_LABELS_OVER_TWIN = 3, 2  # sizes under which there is no yardstick at all
 MAX_UNREACHED = 0.2  # share of labels without a size above which the others are no fair sample
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
@@ -51,7 +51,7 @@ def judge(
         for recovered in found
         if recovered.size is not None and (baseline is None or recovered.pair in baseline)
     ]
-    if len(sized) < MIN_LABELS:
+    if len(sized) < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
         reason = f"only {len(sized)} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
@@ -84,7 +84,7 @@ def _against(
 ) -> OutlierTest:
     """The test of sizes over the twin's; its limit in px is that of the label that is smallest in the twin."""
     ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
-    test = outlier_test(ratios, alpha, TWIN_SD)
+    test = outlier_test(ratios, alpha, TWINS)
     limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
     return replace(test, detection_limit=limit)
 
