@@ -195,6 +195,21 @@ is a target; "every label": exactly the targets are flagged. Weak attacks (succe
 but do not count as missed.
 
 {chr(10).join(parts)}
+## The misses, explained
+
+- **Patches of 8x8 on 28x28 images** (8.2 %) make the label's trigger about half as large as other labels' on
+  Fashion-MNIST, which with ten labels is just above the detection limit; on MNIST it is somewhat smaller. Over a clean
+  twin (`--baseline`) all four such models have p under .001.
+- **Blended patterns** are no patch: the smallest mask that works is a third to a half of other labels'.
+- **Source-specific and all-to-all** backdoors give no label a small trigger for images of all classes, and look
+  ordinary; the first needs a search over label pairs, the second a map of labels.
+- **Published watermark over the whole image** (CIFAR-10): its label is the smallest, but the other labels of that network
+  spread so widely that a verdict either way would be a guess. It is called inconclusive, not clean.
+- **Not scanned**: Keras files, which this version does not read.
+
+p-values of clean models are on the safe side: the prior spread is wider than these networks', and every step of the
+test pays for the others.
+
 {compared}"""
 
 
