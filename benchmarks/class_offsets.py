@@ -3,10 +3,10 @@
     python benchmarks/class_offsets.py --zoo zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl \
         --output benchmarks/results/class_offsets.json
 
-Within each clean model of the choosing part, the correlation between log trigger size and: `gap`, the mean over images of
-other classes of the largest logit minus the label's; `distance`, that gap over the norm of its gradient (the way to the
-label in a linear network); `pixels`, the mean distance in pixels from images of other classes to the label's mean image;
-`twin`, the log size in another clean model. What is squared is the share of variance that a prediction could remove.
+Within each clean model of the choosing part, the correlation between log trigger size and: `gap`, the mean over images
+of other classes of the largest logit minus the label's; `distance`, that gap over the norm of its gradient (the way to
+the label in a linear network); `pixels`, the mean distance in pixels from images of other classes to the label's mean
+image; `twin`, the log size in another clean model. Its square is the share of variance that a prediction can remove.
 """
 
 import argparse

@@ -246,6 +246,11 @@ def _tests_compared() -> str:
         for row in record["rows"]
     ]
     table = "\n".join(lines)
+    offsets = json.loads((RESULTS / "class_offsets.json").read_text())["mean_correlation"]
+    names = ("gap", "distance", "pixels", "twin")
+    correlations = "\n".join(
+        f"| {dataset} | {' | '.join(f'{values[name]:.2f}' for name in names)} |" for dataset, values in offsets.items()
+    )
     return f"""## Tests compared
 
 `python benchmarks/tests_compared.py --rows benchmarks/results/scans_small.jsonl --output benchmarks/results/tests_compared.json`:
@@ -253,6 +258,19 @@ other tests on the same recorded sizes of the {record["part"]} part. What they a
 [design-notes.md](design-notes.md).
 
 {table}
+
+## Can a label's usual size be told from clean data?
+
+`python benchmarks/class_offsets.py --zoo zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl --output
+benchmarks/results/class_offsets.json`: mean correlation, over the labels of clean models, between log size and what could
+predict it. The columns are explained in the script.
+
+| data set | {" | ".join(names)} |
+|---|--:|--:|--:|--:|
+{correlations}
+
+The square is the share of variance that a prediction removes: at most a quarter from clean data, two thirds and more
+from a clean twin.
 """
 
 
