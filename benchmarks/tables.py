@@ -269,7 +269,7 @@ predict it. The columns are explained in the script.
 |---|--:|--:|--:|--:|
 {correlations}
 
-The square is the share of variance that a prediction removes: at most a quarter from clean data, two thirds and more
+The square is the share of variance that a prediction removes: at most a quarter from clean data, about two thirds or more
 from a clean twin.
 """
 
