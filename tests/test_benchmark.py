@@ -81,7 +81,7 @@ def test_a_model_that_cannot_be_scanned_is_a_row_with_its_error(suite: tuple[Pat
 def test_missing_pieces_are_named(suite: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no model card"):
         read_suite(tmp_path, suite[1])
-    with pytest.raises(OutputError, match="no test images of mnist"):
+    with pytest.raises(OutputError, match=r"no test images .*mnist"):
         read_suite(suite[0], tmp_path)
     with pytest.raises(OutputError, match="is not there"):
         read_suite(suite[0], suite[1], models=tmp_path)
@@ -89,10 +89,41 @@ def test_missing_pieces_are_named(suite: tuple[Path, Path], tmp_path: Path) -> N
 
 def test_damaged_rows_are_refused_not_overwritten(tmp_path: Path) -> None:
     damaged = tmp_path / "rows.jsonl"
-    damaged.write_text('{"model": "a", "settings"\n')
-    with pytest.raises(OutputError, match="cannot be read"):
+    damaged.write_text('{"model": "a", "settings": {}}\n{"model": "a", "settings"\n')
+    with pytest.raises(OutputError, match=r"Line 2 of .* is damaged"):
         read_rows(damaged)
     assert read_rows(tmp_path / "none.jsonl") == ()
+
+
+def test_a_torn_last_line_is_scanned_again(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "rows.jsonl"
+    torn.write_bytes(rows.read_bytes()[:-50])
+    assert len(read_rows(torn)) == 1
+    assert len(list(run_suite(read_suite(*suite), QUICK, torn, InProcess()))) == 1
+    assert {row["model"] for row in read_rows(torn)} == {"clean", "infected"}
+
+
+def test_errors_and_changed_models_are_scanned_again(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    known = {row["model"]: row for row in read_rows(rows)}
+    failed = {key: known["clean"][key] for key in ("model", "part", "settings", "truth")} | {"error": "damaged"}
+    stale = known["infected"] | {"model_sha256": "of another file"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (failed, stale)))
+    assert len(list(run_suite(read_suite(*suite), QUICK, path, InProcess()))) == 2
+    assert {row["model"]: row.get("error") for row in read_rows(path)} == {"clean": None, "infected": None}
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_rows_that_cannot_be_written_are_refused_before_a_scan(suite: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        next(run_suite(read_suite(*suite), QUICK, tmp_path / "nowhere" / "rows.jsonl", InProcess()))
+
+
+def test_two_models_of_one_name_are_refused(suite: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        shutil.copytree(suite[0], tmp_path / folder)
+    with pytest.raises(OutputError, match="Two cards"):
+        read_suite(tmp_path, suite[1])
 
 
 def test_the_command_prints_tables_and_writes_the_page(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:

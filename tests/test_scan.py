@@ -1,6 +1,7 @@
 """The whole method on real digits: the right verdict, the right label, the right evidence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,5 +91,11 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     found = scan(infected, digits, settings, baseline=twin)
     assert found.flagged == (3,)
     assert any("clean twin" in note for note in found.provenance.notes)
+    part = scan(clean, digits, replace(settings, labels=(0, 1, 2, 3)))
+    with pytest.raises(SettingsError, match="not in the baseline: 4, 5"):
+        scan(infected, digits, settings, baseline=part)
+    renamed = replace(twin, labels=tuple(replace(row, name=f"cat{row.target}") for row in twin.labels))
+    with pytest.raises(SettingsError, match="'cat0' in the baseline"):
+        scan(infected, replace(digits, names=tuple("0123456789")), settings, baseline=renamed)
     with pytest.raises(SettingsError, match="found infected"):
         scan(clean, digits, settings, baseline=found)

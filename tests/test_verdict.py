@@ -132,3 +132,10 @@ def test_labels_that_the_twin_lacks_are_left_out() -> None:
     twin = {LabelPair(1): 100.0}
     judged = judge(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=twin)
     assert judged.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
+    twin = {pair: size for pair, size in TWIN.items() if pair.target != 7}
+    small = [10.0 if label == 7 else size for label, size in enumerate(ANOTHER_SEED)]
+    judged = judge(recovered(small), 0.01, AREA, None, baseline=twin)
+    assert judged.verdict is Verdict.INCONCLUSIVE and "label 7" in judged.reason

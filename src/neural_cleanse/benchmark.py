@@ -6,7 +6,9 @@ or in a directory of their own. A card of somebody else's model says in `scan` w
 "ignore_labels".
 """
 
+import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,19 +59,38 @@ def read_suite(cards: Path, data: Path, *, models: Path | None = None, allow_cod
             model = models / (model.name if named is None else named)
         if not model.exists():
             raise OutputError(f"The model of {path} is not there: {model}.", cure="Build it, or give --models.")
-        images = part_path(data / str(card["dataset"]), "test")
-        if images is None:
-            raise OutputError(f"There are no test images of {card['dataset']} in {data}.")
+        images = _images(data / str(card["dataset"]))
         cases.append(Case(path.name.removesuffix(CARD_SUFFIX), path.parent, model, card, images, allow_code))
     if not cases:
         raise OutputError(f"There is no model card in {cards}.")
+    names = [case.name for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OutputError(f"Two cards in {cards} are called {twice[0]}: rows could not tell them apart.")
     return tuple(cases)
 
 
+def _images(dataset: Path) -> Path:
+    """The test part of a data set, or the whole of one that has no parts."""
+    part = part_path(dataset, "test")
+    if part is None and (dataset.is_file() or (dataset.is_dir() and part_path(dataset, "train") is None)):
+        return dataset
+    if part is None:
+        raise OutputError(
+            f"There are no test images {dataset}.",
+            cure="--data is the directory that holds the data sets by name: DATA/mnist/test.parquet and so on.",
+        )
+    return part
+
+
 def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engine) -> Iterator[Mapping[str, Any]]:
-    """Scan what `rows` (a file of JSON lines) lacks under these settings; every row is written as it is done."""
-    known = {row["model"] for row in rows_of(rows, settings)}
-    todo = [case for case in cases if case.name not in known]
+    """Scan what `rows` (a file of JSON lines) lacks under these settings; every row is written as it is done.
+
+    A model that could not be scanned, or whose file has changed since, is scanned again. Raises OutputError.
+    """
+    known = {(row["model"], row.get("model_sha256")) for row in rows_of(rows, settings)}
+    _prepare(rows)
+    todo = [case for case in cases if (case.name, _sha256(case.model)) not in known]
     around = surroundings()
     for row in engine.map(partial(scan_case, settings=settings), todo):
         whole = {**row, **around}
@@ -78,17 +99,44 @@ def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engin
         yield whole
 
 
+def _prepare(rows: Path) -> None:
+    """See that rows can be added, and cut off a last line that a kill tore. Raises OutputError."""
+    try:
+        with rows.open("ab+") as file:
+            file.seek(0)
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+    except OSError as error:
+        raise OutputError(f"{rows} cannot be written: {error.strerror}.", cure="Make its directory first.") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
-    """The rows of a file of JSON lines, none where there is no file. Raises OutputError on a damaged one."""
+    """The rows of a file of JSON lines, the last of each model and setting; none where there is no file.
+
+    A torn last line, as a kill leaves it, does not count. Raises OutputError on a damaged one.
+    """
     if not path.exists():
         return ()
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for row in rows:
-            row["model"], row["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"The rows in {path} cannot be read: {error}.", cure="Delete the damaged line.") from error
-    return tuple(rows)
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
+        try:
+            row = json.loads(line)
+            rows[row["model"], json.dumps(row["settings"], sort_keys=True)] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"Line {number} of {path} is damaged: {error}.", cure="Delete that line.") from error
+    return tuple(rows.values())
 
 
 def rows_of(path: Path, settings: ScanSettings) -> tuple[dict[str, Any], ...]:
@@ -110,7 +158,8 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
             surroundings=Surroundings(model=loaded.origin.as_record(), label_names=names),
         )
     except NeuralCleanseError as error:
-        return {**row, "error": str(error)}
+        said = str(error).replace(f"{case.model.parent}{os.sep}", "")  # rows say nothing of the machine's directories
+        return {**row, "error": said}
     return {**row, **_answer(result), "model_sha256": loaded.origin.sha256}
 
 

@@ -88,6 +88,8 @@ def scan(
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
+    names = surroundings.label_names or data.names
+    twin = None if baseline is None else _sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
@@ -99,9 +101,7 @@ def scan(
     found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    twin = None if baseline is None else _sizes_of(baseline, classifier)
     judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin)
-    names = surroundings.label_names or data.names
     notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
     return ScanResult(
         verdict=judgement.verdict,
@@ -128,13 +128,30 @@ def scan(
     )
 
 
-def _sizes_of(baseline: ScanResult, classifier: Classifier) -> dict[LabelPair, float]:
-    """Sizes by label pair. Raises SettingsError when the baseline is of another kind of model, or no clean one."""
+def _sizes_of(
+    baseline: ScanResult, classifier: Classifier, pairs: Sequence[LabelPair], names: tuple[str, ...] | None
+) -> dict[LabelPair, float]:
+    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, or not clean."""
     if baseline.image_shape != classifier.input_shape:
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
         raise SettingsError("The baseline was found infected: it is no clean twin.")
-    return {LabelPair(row.target, row.source): row.size for row in baseline.labels if row.size}
+    theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
+    lacking = [str(pair.target) for pair in pairs if pair not in theirs]
+    if lacking or max(pair.target for pair in theirs) >= classifier.num_classes:
+        raise SettingsError(
+            f"The baseline has {len(theirs)} labels, the model {classifier.num_classes}"
+            + (f"; not in the baseline: {', '.join(lacking[:10])}." if lacking else "."),
+            cure="Scan all labels of a clean model of the same classes.",
+        )
+    for pair in pairs:
+        name = theirs[pair].name
+        if names is not None and name is not None and name != names[pair.target]:
+            raise SettingsError(
+                f"Label {pair.target} is {name!r} in the baseline and {names[pair.target]!r} in the model.",
+                cure="Scan a clean model of the same classes in the same order.",
+            )
+    return {pair: row.size for pair, row in theirs.items() if row.size}
 
 
 def _twin_notes(baseline: ScanResult | None, settings: ScanSettings) -> tuple[str, ...]:
@@ -142,7 +159,8 @@ def _twin_notes(baseline: ScanResult | None, settings: ScanSettings) -> tuple[st
         return ()
     model = baseline.provenance.model
     said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"
-    notes = [f"{said} (sha256 {str(model.get('sha256', 'unknown'))[:12]}); that it is clean was not checked"]
+    known = f"sha256 {str(model.get('sha256', 'unknown'))[:12]}, its own scan: {baseline.verdict.value}"
+    notes = [f"{said} ({known}); that it is clean, and of the same classes where they have no names, was not checked"]
     theirs, ours = baseline.provenance.settings, asdict(settings)
     differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != ours[key]]
     if differing:

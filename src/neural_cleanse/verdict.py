@@ -46,11 +46,8 @@ def judge(
     the sizes in a clean twin: sizes are then tested over the twin's, label by label.
     """
     missing = (num_classes or len(found)) - len(found)
-    sized = [
-        (recovered.pair, recovered.size)
-        for recovered in found
-        if recovered.size is not None and (baseline is None or recovered.pair in baseline)
-    ]
+    known = [(recovered.pair, recovered.size) for recovered in found if recovered.size is not None]
+    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
     if len(sized) < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
         reason = f"only {len(sized)} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
@@ -62,6 +59,10 @@ def judge(
         verdict, reason = _found_something(small, sizes, test)
     else:
         verdict, reason = _found_nothing(found, sizes, test.detection_limit, area, missing)
+        if len(sized) < len(known):
+            verdict = Verdict.INCONCLUSIVE
+            without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
+            reason = f"nothing was flagged, but the clean twin has no size for label {without}"
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     index = dict(zip(pairs, anomaly_index(sizes).tolist(), strict=True))

@@ -27,9 +27,10 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
-    """All tables; the last one lists what is wrong, model by model."""
+    """All tables that have rows; the last one lists what is wrong, model by model."""
     done = finished(rows)
-    return (by_rule(done), by_attack(done), by_cluster(done), calibrated(done), wrong(rows))
+    made = (by_rule(done), by_attack(done), by_cluster(done), calibrated(done), wrong(rows))
+    return tuple(table for table in made if table.rows)
 
 
 def finished(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -87,7 +88,9 @@ def by_cluster(rows: Sequence[Row]) -> Table:
 def calibrated(rows: Sequence[Row]) -> Table:
     """Share of clean models at or under a level; it should be the level, or less."""
     lines = [
-        [f"{level:g}", f"{hits} of {trials}", f"{level * trials:.1f}"] for level, hits, trials in calibration(rows)
+        [f"{level:g}", f"{hits} of {trials}", f"{level * trials:.1f}"]
+        for level, hits, trials in calibration(rows)
+        if trials
     ]
     return Table("Are p-values of clean models what they say?", ("p at or under", "clean models", "expected"), lines)
 
