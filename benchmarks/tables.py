@@ -216,8 +216,8 @@ test pays for the others.
 def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Title, command and rows of what was scanned."""
     line = "neural-cleanse benchmark {} --data DATA --rows benchmarks/results/{}"
-    small, standard, published = (
-        list(read_rows(RESULTS / f"scans_{name}.jsonl")) for name in ("small", "standard", "published")
+    small, standard, published, reference = (
+        list(read_rows(RESULTS / f"scans_{name}.jsonl")) for name in ("small", "standard", "published", "reference")
     )
     there = "benchmarks/published --models PUBLISHED --allow-code"
     return [
@@ -228,6 +228,11 @@ def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
         ),
         ("Traffic signs and faces (both parts)", line.format("zoo/standard", "scans_standard.jsonl"), standard),
         ("Models that other people infected", line.format(there, "scans_published.jsonl"), published),
+        (
+            "The authors' schedule, on a clean and an infected model",
+            line.format("DIR", "scans_reference.jsonl --preset reference"),
+            reference,
+        ),
     ]
 
 
