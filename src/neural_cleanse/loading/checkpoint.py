@@ -75,6 +75,14 @@ def read_safetensors(content: bytes, name: str) -> Checkpoint:
     return Checkpoint(tensors, "safetensors", description=_description(metadata.get(METADATA_KEY), name))
 
 
+def rewrite_safetensors(content: bytes, state: Mapping[str, Tensor]) -> bytes:
+    """The same file with the weights of `state`: names, kinds of number and metadata stay."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return safetensors.torch.save(
+        _with_weights(safetensors.torch.load(content), state), metadata=header.get("__metadata__")
+    )
+
+
 def _description(text: str | None, name: str) -> Description | None:
     if text is None:
         return None
@@ -127,6 +135,26 @@ def read_state_dict(content: bytes, name: str) -> Checkpoint:
     if tensors is None:
         raise UnknownFormat(f"{name} holds a {type(loaded).__name__} without a dictionary of tensors.")
     return Checkpoint(tensors, "PyTorch checkpoint", nested_under=key)
+
+
+def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor]) -> bytes:
+    """The same checkpoint with the weights of `state`: names, kinds of number, nesting and all that lies beside."""
+    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    _, key = _find_tensors(loaded)
+    tensors = loaded if key is None else loaded[key]
+    tensors.update(_with_weights(dict(tensors), state))
+    stream = io.BytesIO()
+    torch.save(loaded, stream)
+    return stream.getvalue()
+
+
+def _with_weights(tensors: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors under its own names, with the values of `state`; what the network does not use stays."""
+    bare = _without_prefix(tensors, set(state))  # keeps the order
+    return {
+        theirs: state[ours].detach().to("cpu", tensor.dtype).contiguous() if ours in state else tensor
+        for (theirs, tensor), ours in zip(tensors.items(), bare, strict=True)
+    }
 
 
 def _first_line(error: Exception) -> str:

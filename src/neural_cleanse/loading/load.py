@@ -13,14 +13,9 @@ import torch
 
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnknownFormat
-from neural_cleanse.loading.architecture import build
-from neural_cleanse.loading.checkpoint import (
-    Checkpoint,
-    fit_tensors,
-    is_safetensors,
-    read_safetensors,
-    read_state_dict,
-)
+from neural_cleanse.loading.checkpoint import Checkpoint, is_safetensors, read_safetensors, read_state_dict
+from neural_cleanse.loading.network import Network
+from neural_cleanse.loading.weights import assemble
 
 PROBE_IMAGES = 8  # noise images of the first forward passes
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -72,49 +67,33 @@ def load_model(
     """
     path = Path(path)
     content = _read(path)
-    checkpoint = _open(content, path)
-    described = checkpoint.description
-    spec = architecture or (described.architecture if described else None)
-    if spec is None:
-        raise ModelError(
-            f"{path} holds weights only and does not say which network they belong to.",
-            cure="Name it with --architecture NAME, or FILE.py:FUNCTION and --allow-code.",
-        )
-    if architecture is None and ":" in spec:  # the file's own description never names code to run
-        raise ModelError(f"{path} names the architecture {spec!r}, which is not one of ours.", cure="Name it yourself.")
-    classes = described.num_classes if described and architecture is None else None
-    blueprint = build(spec, checkpoint.tensors, classes, allow_code=allow_code)
-    fit_tensors(checkpoint, blueprint.module, str(path))
-
-    assumed = []
-    shape = (described.input_shape if described else None) or blueprint.input_shape or input_shape
+    network = _open(content, str(path), architecture, allow_code=allow_code)
+    assumed = list(network.assumed)
+    shape = network.input_shape or input_shape
     if shape is None:
         raise ModelError(f"Nothing says which images {path} takes.", cure="Give input_shape=(channels, height, width).")
-    if blueprint.input_shape not in (None, shape):
-        raise CheckpointMismatch(f"{path} says it takes {shape} images, {spec} takes {blueprint.input_shape}.")
-    if described is None and blueprint.input_shape is None:
+    if network.input_shape is None:
         assumed.append(f"input {shape[0]}x{shape[1]}x{shape[2]}, as the images are")
-    if normalize is None:
-        normalize = described.normalize if described else Normalize()
-        if described is None:
-            assumed.append("no normalisation: pixels in [0, 1]")
+    if normalize is None and network.normalize is None:
+        assumed.append("no normalisation: pixels in [0, 1]")
+    normalize = normalize or network.normalize or Normalize()
     noise = torch.rand(PROBE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
-    num_classes, outputs = probe(blueprint.module, noise, normalize)
-    if described is not None and num_classes != described.num_classes:
-        raise CheckpointMismatch(f"{path} says it has {described.num_classes} classes, the network {num_classes}.")
-    names = described.label_names if described else None
+    num_classes, outputs = probe(network.module, noise, normalize)
+    if network.num_classes not in (None, num_classes):
+        raise CheckpointMismatch(f"{path} says it has {network.num_classes} classes, the network {num_classes}.")
+    names = network.label_names
     origin = Origin(
         path=str(path),
         sha256=hashlib.sha256(content).hexdigest(),
         num_bytes=len(content),
-        container=checkpoint.container,
-        nested_under=checkpoint.nested_under,
-        trust="tensors only" + (", in a network from your own code" if blueprint.ran_code else ""),
-        architecture=spec,
+        container=network.container,
+        nested_under=network.nested_under,
+        trust=network.trust,
+        architecture=network.architecture,
         label_names=names if names is not None and len(names) == num_classes else None,
         assumed=tuple(assumed),
     )
-    return LoadedModel(Classifier(blueprint.module, shape, num_classes, normalize, outputs), origin)
+    return LoadedModel(Classifier(network.module, shape, num_classes, normalize, outputs), origin)
 
 
 def _read(path: Path) -> bytes:
@@ -133,7 +112,7 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _open(content: bytes, path: Path) -> Checkpoint:
+def _open(content: bytes, name: str, architecture: str | None, *, allow_code: bool) -> Network:
     """Tell the container by its first bytes and read it."""
     reader: Callable[[bytes, str], Checkpoint]
     if is_safetensors(content):
@@ -143,7 +122,7 @@ def _open(content: bytes, path: Path) -> Checkpoint:
     else:
         what = "a Keras HDF5 file" if content.startswith(HDF5) else "no container that this version reads"
         raise UnknownFormat(
-            f"{path} is {what}.",
+            f"{name} is {what}.",
             cure="Give safetensors, or a PyTorch state_dict saved with torch.save(model.state_dict(), path).",
         )
-    return reader(content, str(path))
+    return assemble(reader(content, name), name, architecture, allow_code=allow_code)
