@@ -8,12 +8,14 @@ the network was trained on. The module is a frozen copy in eval mode: no weight 
 import copy
 import enum
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.layers import Layers, Tap, find_layers
 
 # How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
 PROBABILITY_TOLERANCE = 1e-3
@@ -72,7 +74,8 @@ class Normalize:
 class Classifier:
     """A frozen network with its normalisation inside: images in [0, 1] to logits.
 
-    `input_shape` is (channels, height, width); `outputs` says what the module itself returns.
+    `input_shape` is (channels, height, width); `outputs` says what the module itself returns; `features_layer` names
+    the linear layer whose input are the features, where it is not the last one.
     """
 
     module: nn.Module
@@ -80,6 +83,7 @@ class Classifier:
     num_classes: int
     normalize: Normalize = Normalize()
     outputs: OutputKind = OutputKind.LOGITS
+    features_layer: str | None = None
     memory_format: torch.memory_format = field(init=False, default=torch.contiguous_format)
 
     def __post_init__(self) -> None:
@@ -88,11 +92,36 @@ class Classifier:
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        rows: Tensor = self.module(self.normalize(images.contiguous(memory_format=self.memory_format)))
+        return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
+
+    def as_logits(self, rows: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """What the module returned, as logits."""
         if self.outputs is OutputKind.PROBABILITIES:
             # The smallest normal float32 keeps log and its gradient finite where a class has underflowed.
             return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
         return rows
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Which layers see the features. Raises UnusableOutputs where none does."""
+        images = torch.zeros(2, *self.input_shape, device=self.device)
+        images = self.normalize(images.contiguous(memory_format=self.memory_format))
+        return find_layers(self.module, images, self.features_layer)
+
+    @property
+    def num_features(self) -> int:
+        """How many values go into the last linear layer."""
+        layer = self.module.get_submodule(self.layers.last_linear)
+        assert isinstance(layer, nn.Linear), "find_layers names a linear layer"
+        return layer.in_features
+
+    def with_features(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n d"]]:
+        """Logits, and what goes into the last linear layer, in one forward pass."""
+        with Tap(self.module.get_submodule(self.layers.last_linear)) as tap:
+            logits = self(images)
+            return logits, tap.take().flatten(1)
 
     @property
     def device(self) -> torch.device:

@@ -15,13 +15,15 @@ from neural_cleanse.errors import DataError
 class ImageSet:
     """n images of one size. `labels` are class indices; `names[i]` is the name of class i.
 
-    `origin` says where the images come from and what was done to them, for the report.
+    `origin` says where the images come from and what was done to them, for the report; `files` which file each was
+    read from, where each has one.
     """
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int[Tensor, " n"] | None = None
     names: tuple[str, ...] | None = None
     origin: str = "memory"
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -63,7 +65,12 @@ class ImageSet:
 
     def take(self, rows: Int[Tensor, " m"]) -> "ImageSet":
         """The images at `rows`, in that order."""
-        return replace(self, images=self.images[rows], labels=None if self.labels is None else self.labels[rows])
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            files=None if self.files is None else tuple(self.files[row] for row in rows.tolist()),
+        )
 
     def without_labels(self) -> "ImageSet":
         """The same images as if nobody had labelled them."""

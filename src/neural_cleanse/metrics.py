@@ -5,6 +5,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.records import LabelPair
 from neural_cleanse.triggers.base import Trigger
 
 PIXEL_MAX = 255.0
@@ -43,9 +44,15 @@ def triggered_answers(classifier: Classifier, trigger: Trigger, images: UInt8[Te
     return torch.cat(parts).cpu()
 
 
+def victims(labels: Int[Tensor, " n"], pair: LabelPair) -> Int[Tensor, " m"]:
+    """Rows of the images that an attack is measured on: not of the target's class, of the source's if there is one."""
+    fits = labels != pair.target
+    return (fits if pair.source is None else fits & (labels == pair.source)).nonzero().squeeze(1)
+
+
 def attack_hits(classifier: Classifier, trigger: Trigger, images: UInt8[Tensor, "n c h w"], target: int) -> int:
     """How many of the images the trigger sends to `target`; over their number, the attack success rate.
 
     The caller leaves out images that are labelled, or without the trigger answered, as the target.
     """
-    return int((triggered_answers(classifier, trigger, images) == target).sum())
+    return int((triggered_answers(classifier, trigger, images) == target).sum()) if len(images) else 0

@@ -51,7 +51,13 @@ def load_data(
     images, kept, skipped = decode(source.pictures(rows.tolist()), shape, skip_unreadable=skip_unreadable)
     origin = f"{path} ({count} images, {shape})" + (f", {len(skipped)} unreadable skipped" if skipped else "")
     read = rows[torch.tensor(kept)]
-    return ImageSet(images, None if labels is None else labels[read], None if ignore_labels else source.names, origin)
+    return ImageSet(
+        images,
+        None if labels is None else labels[read],
+        None if ignore_labels else source.names,
+        origin,
+        None if isinstance(source, ParquetSource) else tuple(str(source.files[row]) for row in read.tolist()),
+    )
 
 
 def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:

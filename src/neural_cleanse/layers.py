@@ -1,0 +1,108 @@
+"""Which layers of a network see features, told by running it: names say little, order of execution says it.
+
+The features are the input of the last linear layer ("second to last layer" of Wang et al. 2019, section VI); neurons
+are pruned there or in the last convolution.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neural_cleanse.errors import SettingsError, UnusableOutputs
+
+WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Names of modules, as `get_submodule` takes them.
+
+    `last_linear` is the layer whose input are the features; `last_convolution` is None in a network without one,
+    `its_norm` the batch norm right behind it, None where there is none.
+    """
+
+    last_linear: str
+    last_convolution: str | None
+    its_norm: str | None
+
+
+@torch.no_grad()
+def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: str | None = None) -> Layers:
+    """Run `module` on normalised images and see in which order its layers are called.
+
+    `features` names the linear layer whose input are the features, where the last one is not it. Raises SettingsError
+    when there is no such layer, UnusableOutputs when the network has no linear layer at all.
+    """
+    order: list[str] = []
+    named: dict[str, nn.Module] = {name: layer for name, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
+    handles = [layer.register_forward_hook(_noting(order, name)) for name, layer in named.items()]
+    try:
+        module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    linear = [name for name in order if isinstance(named[name], nn.Linear)]
+    if features is not None and features not in linear:
+        raise SettingsError(
+            f"The network has no linear layer {features!r}.", cure=f"It has {', '.join(linear[-8:]) or 'none'}."
+        )
+    if not linear:
+        raise UnusableOutputs("The network has no linear layer, so nothing says which activations are its features.")
+    convolutions = [place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)]
+    last = convolutions[-1] if convolutions else None
+    return Layers(
+        last_linear=features or linear[-1],
+        last_convolution=None if last is None else order[last],
+        its_norm=None if last is None else _norm_behind(order, named, last),
+    )
+
+
+def _noting(order: list[str], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+        order.append(name)
+
+    return note
+
+
+def _norm_behind(order: list[str], named: dict[str, nn.Module], place: int) -> str | None:
+    """The batch norm called right after the layer at `place`, if it has as many channels."""
+    if place + 1 == len(order):
+        return None
+    layer, following = named[order[place]], named[order[place + 1]]
+    fits = isinstance(following, nn.BatchNorm2d) and following.num_features == getattr(layer, "out_channels", None)
+    return order[place + 1] if fits else None
+
+
+class Tap:
+    """Context in which what goes into (or comes out of) one layer is kept: `kept` after every forward pass."""
+
+    def __init__(self, layer: nn.Module, *, output: bool = False) -> None:
+        self.kept: Tensor | None = None
+        self._layer, self._output = layer, output
+
+    def __enter__(self) -> "Tap":
+        if self._output:
+            self._handle = self._layer.register_forward_hook(self._keep_output)
+        else:
+            self._handle = self._layer.register_forward_pre_hook(self._keep_input)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _keep_input(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.kept = inputs[0]
+
+    def _keep_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.kept = output
+
+    def take(self) -> Tensor:
+        """What the last forward pass left. Raises UnusableOutputs when the layer was not called."""
+        if self.kept is None:
+            raise UnusableOutputs("The network did not call the layer whose activations are asked for.")
+        kept, self.kept = self.kept, None
+        return kept

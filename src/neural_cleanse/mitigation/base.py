@@ -1,0 +1,68 @@
+"""What every mitigation works with: known backdoors, images to learn from, images to decide on, and bounds to keep."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet
+from neural_cleanse.metrics import answers, attack_hits, clean_accuracy, victims
+from neural_cleanse.records import LabelPair, Measurement, TracePoint
+from neural_cleanse.triggers.base import Trigger
+
+
+@dataclass(frozen=True)
+class Backdoor:
+    """A trigger (k = 1) and whom it sends where: recovered by a scan, or the attacker's own where it is known."""
+
+    pair: LabelPair
+    trigger: Trigger
+
+
+@dataclass(frozen=True)
+class Terms:
+    """`train` may be learned from, `check` decides and is learned from by nothing; both labelled, and disjoint.
+
+    A repaired model must keep a clean accuracy of `floor` on `check`, and be sent to the target by no trigger more
+    often than `max_asr` there.
+    """
+
+    train: ImageSet
+    check: ImageSet
+    floor: float
+    max_asr: float
+
+    def hold(self, measured: Measurement) -> bool:
+        """Whether both bounds are kept."""
+        return measured.accuracy >= self.floor and measured.worst_asr <= self.max_asr
+
+
+@dataclass(frozen=True)
+class Mitigated:
+    """The changed classifier (None: nothing kept the floor, leave the model as it is), and every step of the way."""
+
+    classifier: Classifier | None
+    trace: tuple[TracePoint, ...]
+
+
+class Mitigation(ABC):
+    """Changes a copy of a classifier; the one it was given stays as it was."""
+
+    @abstractmethod
+    def __call__(
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
+    ) -> Mitigated:
+        """The classifier with the backdoors disarmed, as far as the terms allow."""
+
+
+def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSet) -> Measurement:
+    """Clean accuracy and the attack success of every backdoor, on labelled images."""
+    assert data.labels is not None, "repair labels what has no labels with the model's own answers"
+    hits, trials = [], []
+    for backdoor in backdoors:
+        rows = victims(data.labels, backdoor.pair)
+        trials.append(len(rows))
+        hits.append(attack_hits(classifier, backdoor.trigger, data.images[rows], backdoor.pair.target))
+    return Measurement(clean_accuracy(answers(classifier, data.images), data.labels), tuple(hits), tuple(trials))

@@ -1,0 +1,93 @@
+"""Pruning (Wang et al., S&P 2019, section VI-B): silence the neurons that the trigger excites, most excited first.
+
+Neurons really are zeroed in the weights: at the features their column in the last linear layer, at the last
+convolution the filter, its bias, and weight and bias of the batch norm behind it. What a residual connection adds
+behind the layer stays.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.metrics import victims
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
+from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, channels, features, rank
+from neural_cleanse.records import TracePoint
+
+PLACES = ("convolution", "features")
+STEP = 0.01  # of the layer's neurons between two measurements
+MOST = 0.5  # of the neurons: the paper's curves end at 30 %
+
+
+@dataclass(frozen=True)
+class Pruning(Mitigation):
+    """Prune at `place` until no trigger works, or one step more would break the accuracy floor."""
+
+    place: str = "convolution"
+
+    def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            raise SettingsError(f"Neurons are pruned at {' or '.join(PLACES)}, not at {self.place!r}.")
+
+    def possible(self, classifier: Classifier, backdoors: Sequence[Backdoor]) -> bool:
+        """Whether the network has such a layer, and there is a trigger to rank its neurons by."""
+        return bool(backdoors) and (self.place == "features" or classifier.layers.last_convolution is not None)
+
+    def __call__(
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
+    ) -> Mitigated:
+        """The least pruned classifier that keeps both bounds; else the most pruned one that keeps the floor."""
+        if not self.possible(classifier, backdoors):
+            raise SettingsError(f"There is nothing to prune at the {self.place}.", cure="Prune elsewhere, or unlearn.")
+        order = rank_neurons(classifier, backdoors, terms, features if self.place == "features" else channels)
+        step = max(1, round(STEP * len(order)))
+        trace: list[TracePoint] = []
+        kept: Classifier | None = None
+        for count in range(0, int(MOST * len(order)) + 1, step):
+            pruned = replace(classifier, module=zeroed(classifier, order[:count], self.place))
+            found = measure(pruned, backdoors, terms.check)
+            trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
+            if found.accuracy < terms.floor:
+                break
+            kept = pruned if count else None
+            if terms.hold(found):
+                break
+        return Mitigated(kept, tuple(trace))
+
+
+def rank_neurons(
+    classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, of: Activations
+) -> Int[Tensor, " d"]:
+    """The neurons by their largest gap over all backdoors."""
+    assert terms.train.labels is not None
+    clean = activations(of, classifier, terms.train.images)
+    gaps: list[Float[Tensor, " d"]] = []
+    for backdoor in backdoors:
+        rows = victims(terms.train.labels, backdoor.pair)
+        triggered = activations(of, classifier, terms.train.images[rows], backdoor.trigger)
+        gaps.append(activation_gap(clean[rows], triggered))
+    return rank(torch.stack(gaps).amax(0))
+
+
+def zeroed(classifier: Classifier, neurons: Int[Tensor, " m"], place: str) -> nn.Module:
+    """A copy of the network in which the neurons say nothing."""
+    module, layers = copy.deepcopy(classifier.module), classifier.layers
+    with torch.no_grad():
+        if place == "features":
+            last = module.get_submodule(layers.last_linear)
+            assert isinstance(last, nn.Linear)
+            last.weight[:, neurons] = 0
+            return module
+        assert layers.last_convolution is not None
+        silenced = [module.get_submodule(name) for name in (layers.last_convolution, layers.its_norm) if name]
+        for layer in silenced:
+            for parameter in (layer.weight, layer.bias):
+                if isinstance(parameter, Tensor):
+                    parameter[neurons] = 0
+    return module
