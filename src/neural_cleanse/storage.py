@@ -1,4 +1,4 @@
-"""ScanResult to files and back: scan.json for what can be read, triggers.safetensors for tensors. Never pickle."""
+"""Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
 import json
 import math
@@ -15,19 +15,26 @@ from torch import Tensor
 from neural_cleanse.errors import OutputError
 from neural_cleanse.records import (
     SCHEMA_VERSION,
+    ClassChange,
     Evidence,
     LabelPair,
     LabelResult,
     Outcome,
     PaperRule,
     Provenance,
+    RepairResult,
+    RepairRound,
+    RepairStatus,
     ScanResult,
     SourceRate,
+    TracePoint,
+    TriggerChange,
     Verdict,
 )
 
 JSON_FILE = "scan.json"
 TENSOR_FILE = "triggers.safetensors"
+REPAIR_FILE = "repair.json"
 
 
 def to_json(result: ScanResult) -> dict[str, Any]:
@@ -154,7 +161,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         image_shape=(channels, height, width),
         labels=labels,
         paper_rule=PaperRule(**(raw["paper_rule"] | {"flagged": tuple(raw["paper_rule"]["flagged"])})),
-        provenance=Provenance(**(raw["provenance"] | {"notes": tuple(raw["provenance"]["notes"])})),
+        provenance=_provenance(raw),
         evidence=tuple(
             Evidence(
                 target=row["target"],
@@ -175,6 +182,10 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     )
 
 
+def _provenance(raw: Mapping[str, Any]) -> Provenance:
+    return Provenance(**(raw["provenance"] | {"notes": tuple(raw["provenance"]["notes"])}))
+
+
 def _pair(values: list[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
 
@@ -183,3 +194,46 @@ def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
     prefix = f"trigger.{_key(pair)}."
     found = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     return {name: tensor for name, tensor in found.items() if "." not in name}
+
+
+def repair_dumps(result: RepairResult) -> str:
+    """The JSON text of a repair; enumerations are their values."""
+    before, after = result.accuracy
+    values = asdict(result) | {"schema_version": SCHEMA_VERSION, "status": result.status.value}
+    values["clean_accuracy"] = {"before": before, "after": after}
+    for entry, done in zip(values["rounds"], result.rounds, strict=True):
+        entry["verdict"] = None if done.verdict is None else done.verdict.value
+    return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+
+
+def load_repair(directory: Path) -> RepairResult | None:
+    """The repair whose report is in `directory`, None where there is none. Raises OutputError on a damaged one."""
+    path = directory / REPAIR_FILE
+    if not path.exists():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
+        return RepairResult(
+            status=RepairStatus(raw["status"]),
+            reason=raw["reason"],
+            max_drop=raw["max_drop"],
+            max_asr=raw["max_asr"],
+            triggers=tuple(TriggerChange(**row) for row in raw["triggers"]),
+            verified=tuple(TriggerChange(**row) for row in raw["verified"]),
+            classes=tuple(ClassChange(**row) for row in raw["classes"]),
+            rounds=tuple(_round(row) for row in raw["rounds"]),
+            num_images=raw["num_images"],
+            wall_s=raw["wall_s"],
+            provenance=_provenance(raw),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise OutputError(f"The repair in {directory} is damaged: {type(error).__name__} {error}.") from error
+
+
+def _round(row: Mapping[str, Any]) -> RepairRound:
+    verdict = None if row["verdict"] is None else Verdict(row["verdict"])
+    trace = tuple(TracePoint(**point) for point in row["trace"])
+    values = {"verdict": verdict, "trace": trace, "targets": tuple(row["targets"]), "flagged": tuple(row["flagged"])}
+    return RepairRound(**{**row, **values})

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli import zoo
+from neural_cleanse.cli import guard, zoo
 from neural_cleanse.cli.attack import attack
 from neural_cleanse.cli.benchmark import benchmark
 from neural_cleanse.cli.demo import demo
+from neural_cleanse.cli.repair import repair
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
 from neural_cleanse.errors import NeuralCleanseError
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 app.command()(scan)
 app.command()(report)
+app.command()(repair)
+app.add_typer(guard.app, name="guard")
 app.command()(demo)
 app.command()(attack)
 app.add_typer(zoo.app, name="zoo")

@@ -1,7 +1,71 @@
-"""Option values that need parsing: lists of labels, sizes, channel values."""
+"""Options that several commands share, and values that need parsing: lists of labels, sizes, channel values."""
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
+
+MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
+
+
+class Crop(StrEnum):
+    """Names of the crops."""
+
+    roi = "roi"
+
+
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Model file: safetensors or a PyTorch state_dict.", show_default=False)
+]
+Data = Annotated[
+    Path, typer.Option(help="Clean images: a folder, an .npz file, or parquet (file or folder).", rich_help_panel=DATA)
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(sorted(ARCHITECTURES))}, or FILE.py:FUNCTION with --allow-code; files that we wrote need none.",
+        rich_help_panel=MODEL,
+    ),
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the architecture file's code.", rich_help_panel=MODEL)
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Mean the model expects subtracted: one number, or one a channel.", rich_help_panel=MODEL),
+]
+Std = Annotated[str | None, typer.Option(help="Standard deviation it expects divided by.", rich_help_panel=MODEL)]
+Scale = Annotated[
+    float | None, typer.Option(help="255 for a model that takes raw 0-255 values.", rich_help_panel=MODEL)
+]
+Features = Annotated[
+    str | None,
+    typer.Option(help="Linear layer whose input are the features. \\[default: the last one]", rich_help_panel=MODEL),
+]
+Resize = Annotated[str | None, typer.Option(help="HxW: bring every image to this size.", rich_help_panel=DATA)]
+CropTo = Annotated[
+    Crop | None, typer.Option("--crop", help="roi: crop to the region-of-interest columns.", rich_help_panel=DATA)
+]
+IgnoreLabels = Annotated[
+    bool, typer.Option("--ignore-labels", help="Use the images as if unlabelled.", rich_help_panel=DATA)
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without images that cannot be read.", rich_help_panel=DATA)
+]
+Samples = Annotated[
+    int, typer.Option(min=1, help="Use at most so many images, balanced by label.", rich_help_panel=DATA)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.", rich_help_panel=METHOD)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RESULT)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier result there.", rich_help_panel=RESULT)
+]
 
 MAX_LABELS = 1_000_000
 

@@ -22,14 +22,16 @@ def report(
 
     Prints the table and writes report.html anew, from the files of the scan alone; no model is run.
     """
-    result = storage.load_result(scan_directory)
+    result, repair = storage.load_result(scan_directory), storage.load_repair(scan_directory)
     console = Console()
     try:
         if as_json:
             sys.stdout.write(storage.dumps(result))
         else:
             terminal.show(result, console)
-        path = directory.render(result, scan_directory)
+            if repair is not None:
+                terminal.show_repair(repair, console)
+        path = directory.render(result, scan_directory, repair)
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
             f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error})."

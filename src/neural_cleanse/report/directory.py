@@ -1,4 +1,4 @@
-"""The output directory of a scan: scan.json, triggers.safetensors, report.html and a folder of PNGs a flagged label."""
+"""The output directory of a scan or repair: JSON, triggers, report.html, and a folder of PNGs a flagged label."""
 
 import contextlib
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import LabelPair, ScanResult
+from neural_cleanse.records import LabelPair, RepairResult, ScanResult
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
 
@@ -35,11 +35,12 @@ def prepare(directory: Path, *, overwrite: bool) -> None:
         )
 
 
-def write(result: ScanResult, directory: Path) -> None:
+def write(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> None:
     """Write everything, scan.json last; an earlier scan's files are replaced, nothing else is touched."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / storage.JSON_FILE).unlink(missing_ok=True)
+        for old_result in (storage.JSON_FILE, storage.REPAIR_FILE):
+            (directory / old_result).unlink(missing_ok=True)
         for old in list(directory.iterdir()):
             if re.fullmatch(r"label_\d+", old.name) and old.is_dir():
                 _remove_pictures(old)
@@ -54,7 +55,9 @@ def write(result: ScanResult, directory: Path) -> None:
                 storage.write_whole(folder / f"example_{number}_after.png", png(after, grow))
     except OSError as error:
         raise OutputError(f"{directory} cannot be written: {error.strerror}.") from error
-    render(result, directory)
+    if repair is not None:
+        storage.write_whole(directory / storage.REPAIR_FILE, storage.repair_dumps(repair).encode())
+    render(result, directory, repair)
     storage.save_result(result, directory)
 
 
@@ -67,8 +70,8 @@ def _remove_pictures(folder: Path) -> None:
         folder.rmdir()
 
 
-def render(result: ScanResult, directory: Path) -> Path:
+def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
     """Write report.html alone."""
     path = directory / REPORT_FILE
-    storage.write_whole(path, html(result).encode("utf-8"))
+    storage.write_whole(path, html(result, repair).encode("utf-8"))
     return path

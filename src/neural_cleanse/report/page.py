@@ -7,16 +7,18 @@ from typing import Any
 
 import jinja2
 from jaxtyping import UInt8
+from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.records import Evidence, LabelPair, ScanResult
-from neural_cleanse.report import wording
+from neural_cleanse.records import Evidence, LabelPair, RepairResult, RepairStatus, ScanResult
+from neural_cleanse.report import repair_words, wording
+from neural_cleanse.report.curve import curve
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
 from neural_cleanse.storage import to_json
 
 
-def html(result: ScanResult) -> str:
-    """The page."""
+def html(result: ScanResult, repair: RepairResult | None = None) -> str:
+    """The page; with `repair`, what was done stands first and the scan is the one of the model as it is now."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_visible
     )
@@ -24,6 +26,7 @@ def html(result: ScanResult) -> str:
     names = {row.target: row.name for row in result.labels}
     return template.render(
         result=result,
+        repair=None if repair is None else _repair(repair),
         headline=wording.HEADLINE[result.verdict],
         sentence=wording.sentence(result),
         paper=wording.paper_sentence(result),
@@ -37,6 +40,28 @@ def html(result: ScanResult) -> str:
         asr_text=wording.asr_text,
         mark=wording.mark,
     )
+
+
+def _repair(repair: RepairResult) -> dict[str, Any]:
+    """What the page shows of a repair. Tables and curve escape what they hold."""
+    pruned = [
+        [point for point in done.trace if point.method == method]
+        for done in repair.rounds
+        for method in dict.fromkeys(point.method for point in done.trace if point.method.startswith("pruning"))
+    ]
+    return {
+        "headline": repair_words.HEADLINE[repair.status],
+        "good": repair.status is RepairStatus.REPAIRED,
+        "sentence": repair_words.sentence(repair),
+        "accuracy": repair_words.accuracy_sentence(repair),
+        "caution": repair_words.CAUTION,
+        "triggers": Markup(repair_words.trigger_table(repair).html()),
+        "classes": Markup(repair_words.class_table(repair).html()),
+        "tries": Markup(repair_words.try_table(repair).html()),
+        "curves": [Markup(curve(points)) for points in pruned],
+        "notes": repair.provenance.notes,
+        "command": repair.provenance.command,
+    }
 
 
 def _visible(value: object) -> object:

@@ -4,7 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, Verdict
+from neural_cleanse.report import repair_words
+from neural_cleanse.report.table import Table as PlainTable
 from neural_cleanse.report.wording import (
     HEADLINE,
     bars,
@@ -57,3 +59,34 @@ def show(result: ScanResult, console: Console) -> None:
         markup=False,
         highlight=False,
     )
+
+
+REPAIR_COLOUR = {
+    RepairStatus.REPAIRED: "bold green",
+    RepairStatus.FAILED: "bold red",
+    RepairStatus.NOTHING_TO_REPAIR: "bold yellow",
+}
+
+
+def show_repair(result: RepairResult, console: Console) -> None:
+    """Print what a repair did."""
+    show_table(repair_words.trigger_table(result), console)
+    console.print()
+    console.print(Text(repair_words.HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
+    for line in (repair_words.sentence(result), repair_words.accuracy_sentence(result)):
+        console.print(line, markup=False, highlight=False)
+    console.print(repair_words.CAUTION, style="dim", markup=False, highlight=False)
+    for note in result.provenance.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+
+
+def show_table(plain: PlainTable, console: Console) -> None:
+    """Print a table that is a value; nothing where it has no rows."""
+    if not plain.rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in plain.columns:
+        table.add_column(column, justify="right" if column in plain.numbers else "left")
+    for row in plain.rows:
+        table.add_row(*map(Text, row))
+    console.print(table)

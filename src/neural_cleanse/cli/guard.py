@@ -1,0 +1,206 @@
+"""`neural-cleanse guard`: an input filter against the triggers of a scan: fit it once, then check images with it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from neural_cleanse import storage
+from neural_cleanse.classifier import device_named
+from neural_cleanse.cli import options
+from neural_cleanse.cli.inputs import Form, check_same_model, open_both
+from neural_cleanse.data import ImageSet
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.mitigation.guard import Checked, Guard, GuardReport, fit_guard, read_description
+from neural_cleanse.repair import known_backdoors
+from neural_cleanse.report import directory
+from neural_cleanse.report.pictures import png
+from neural_cleanse.report.table import Table
+from neural_cleanse.report.terminal import show_table
+from neural_cleanse.report.wording import visible
+
+ROWS_SHOWN = 20
+GUARD = "The guard"
+
+app = typer.Typer(no_args_is_help=True, help="Reject images that carry a trigger which a scan recovered.")
+
+
+@app.command()
+def fit(
+    model: options.ModelFile,
+    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=GUARD)],
+    data: options.Data,
+    output: Annotated[Path, typer.Option(help="Directory for guard.json and guard.safetensors.", rich_help_panel=options.RESULT)],
+    fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=GUARD)] = 0.05,
+    labels: Annotated[str | None, typer.Option(help="Guard these labels, like 3,7. \\[default: those that were flagged]", rich_help_panel=GUARD)] = None,
+    architecture: options.Architecture = None,
+    allow_code: options.AllowCode = False,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    features: options.Features = None,
+    resize: options.Resize = None,
+    crop: options.CropTo = None,
+    ignore_labels: options.IgnoreLabels = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    samples: options.Samples = 2000,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Fit an input filter with clean images.
+
+    Exit code: 0 fitted, 2 not.
+
+    Example: neural-cleanse guard fit model.safetensors --scan out/scan --data images/ --output out/guard
+    """
+    form = Form(
+        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        ignore_labels, skip_unreadable, features,
+    )  # fmt: skip
+    where = device_named(device)
+    directory.prepare(output, overwrite=overwrite)
+    result = storage.load_result(scan)
+    loaded, images = open_both(model, data, form, samples, seed)
+    check_same_model(result, loaded, scan)
+    backdoors = known_backdoors(result, options.labels(labels) or result.flagged)
+    generator = torch.Generator().manual_seed(seed)
+    guard, report = fit_guard(
+        loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
+    )
+    measured = _measured(report, backdoors)
+    about = {
+        "model_sha256": loaded.origin.sha256,
+        "normalisation": str(loaded.classifier.normalize),
+        "features_layer": features,
+        "seed": seed,
+        "measured": measured,
+    }
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
+    guard.save(output, about)
+    if as_json:
+        print(json.dumps(about | {"threshold": guard.threshold}, indent=2))
+        return
+    console = Console()
+    rejected = measured["clean_rejected"]
+    console.print(
+        f"rejects {rejected['share']:.1%} of clean images ({_interval(rejected)}), asked for {fpr:.1%}", highlight=False
+    )
+    for row in measured["triggered_passed"]:
+        said = f"lets pass {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']}"
+        console.print(said, highlight=False)
+    console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _measured(report: GuardReport, backdoors: tuple[Backdoor, ...]) -> dict[str, Any]:
+    """What the guard does on images that chose nothing."""
+    return {
+        "clean_rejected": _rate(report.clean_rejected, report.clean_trials),
+        "triggered_passed": [
+            {"target": backdoor.pair.target, "source": backdoor.pair.source, **_rate(passed, trials)}
+            for backdoor, passed, trials in zip(backdoors, report.passed, report.triggered_trials, strict=True)
+        ],
+    }
+
+
+def _rate(hits: int, trials: int) -> dict[str, Any]:
+    share = hits / trials if trials else 0.0
+    return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
+
+
+def _interval(rate: dict[str, Any]) -> str:
+    low, high = rate["interval"]
+    return f"{low:.1%} to {high:.1%}, {rate['hits']} of {rate['trials']}"
+
+
+@app.command()
+def check(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Images to check: a folder, an .npz file, or parquet.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="The model that the guard was fitted to.", rich_help_panel=options.MODEL)],
+    guard: Annotated[Path, typer.Option(help="The directory that guard fit wrote.", rich_help_panel=GUARD)],
+    copy_rejected: Annotated[Path | None, typer.Option(help="Copy the rejected images into this directory, to be made.", rich_help_panel=options.RESULT)] = None,
+    architecture: options.Architecture = None,
+    allow_code: options.AllowCode = False,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    resize: options.Resize = None,
+    crop: options.CropTo = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Tell images that excite a backdoor's neurons from others.
+
+    Exit code: 0 all accepted, 1 some rejected, 2 could not check.
+
+    Example: neural-cleanse guard check incoming/ --model model.safetensors --guard out/guard
+    """
+    described = read_description(guard)
+    form = Form(
+        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        True, skip_unreadable, described.get("features_layer"),
+    )  # fmt: skip
+    where = device_named(device)
+    if copy_rejected is not None:
+        directory.prepare(copy_rejected, overwrite=False)
+    loaded, data = open_both(model, images, form, None, 0)
+    for what, ours in (("model_sha256", loaded.origin.sha256), ("normalisation", str(loaded.classifier.normalize))):
+        if described.get(what) != ours:
+            raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")
+    checked = Guard.load(guard, loaded.classifier.to(where)).check(data.images)
+    rejected = (~checked.accepted).nonzero().squeeze(1).tolist()
+    if copy_rejected is not None and rejected:
+        _copy(data, rejected, copy_rejected)
+    if as_json:
+        json.dump({"images": [_row(data, checked, row) for row in range(len(data))]}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        _show(data, checked, rejected)
+    raise typer.Exit(1 if rejected else 0)
+
+
+def _row(data: ImageSet, checked: Checked, row: int) -> dict[str, Any]:
+    return {
+        "image": row if data.files is None else data.files[row],
+        "label": int(checked.logits[row].argmax()),
+        "score": round(checked.score[row].item(), 3),
+        "accepted": bool(checked.accepted[row]),
+    }
+
+
+def _show(data: ImageSet, checked: Checked, rejected: list[int]) -> None:
+    console = Console()
+    worst = sorted(rejected, key=lambda row: -checked.score[row].item())[:ROWS_SHOWN]
+    rows = [
+        (visible(str(entry["image"])), str(entry["label"]), f"{entry['score']:.1f}")
+        for entry in (_row(data, checked, row) for row in worst)
+    ]
+    show_table(Table("", ("rejected", "answered", "score"), rows, frozenset({"score"})), console)
+    if len(rejected) > len(worst):
+        console.print(f"... and {len(rejected) - len(worst)} more")
+    console.print(f"{len(rejected)} of {len(data)} images rejected", highlight=False)
+
+
+def _copy(data: ImageSet, rejected: list[int], to: Path) -> None:
+    """The files themselves where there are some, else the pixels as PNG; numbered, so that no name is lost."""
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        for row in rejected:
+            if data.files is None:
+                storage.write_whole(to / f"{row:06d}.png", png(data.images[row]))
+            else:
+                shutil.copyfile(data.files[row], to / f"{row:06d}_{Path(data.files[row]).name}")
+    except OSError as error:
+        raise OutputError(f"{to} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,80 @@
+"""From what the command line says of model and images to both of them, in each other's form."""
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neural_cleanse.classifier import Normalize
+from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.readers.load import load_data
+from neural_cleanse.records import ScanResult
+from neural_cleanse.scan import Surroundings
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the model is read, and in which form it takes images."""
+
+    architecture: str | None = None
+    allow_code: bool = False
+    normalize: Normalize | None = None
+    resize: tuple[int, int] | None = None
+    crop_roi: bool = False
+    ignore_labels: bool = False
+    skip_unreadable: bool = False
+    features: str | None = None
+
+
+def open_both(model: Path, data: Path, form: Form, at_most: int | None, seed: int) -> tuple[LoadedModel, ImageSet]:
+    """The model, and the images in the order of its label names."""
+    images = load_data(
+        data,
+        at_most=at_most,
+        seed=seed,
+        resize=form.resize,
+        crop="roi" if form.crop_roi else None,
+        ignore_labels=form.ignore_labels,
+        skip_unreadable=form.skip_unreadable,
+    )
+    loaded = load_model(
+        model,
+        architecture=form.architecture,
+        allow_code=form.allow_code,
+        normalize=form.normalize,
+        input_shape=images.shape,
+    )
+    if form.features is not None:
+        loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
+        assert loaded.classifier.layers  # a layer that is not there fails before any work
+    names = loaded.origin.label_names
+    return loaded, images if names is None else images.in_order_of(names)
+
+
+def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> None:
+    """Raise SettingsError unless the scan is of this file, read in the same form."""
+    theirs = result.provenance.model
+    if theirs.get("sha256") != loaded.origin.sha256:
+        raise SettingsError(
+            f"The scan in {where} is of {theirs.get('path', 'another model')} (sha256 "
+            f"{str(theirs.get('sha256'))[:12]}), not of {loaded.origin.path} ({loaded.origin.sha256[:12]}).",
+            cure="Scan this model first.",
+        )
+    if theirs.get("normalisation") != str(loaded.classifier.normalize):
+        raise SettingsError(
+            f"The scan in {where} read the model with {theirs.get('normalisation')}, now it is "
+            f"{loaded.classifier.normalize}.",
+            cure="Pass the same --mean, --std and --scale.",
+        )
+
+
+def surroundings_of(loaded: LoadedModel) -> Surroundings:
+    """What the report says of where the model came from, and the command that is running."""
+    return Surroundings(
+        model=loaded.origin.as_record(),
+        label_names=loaded.origin.label_names,
+        command=shlex.join(["neural-cleanse", *sys.argv[1:]]),
+        notes=tuple(f"assumed: {what}" for what in loaded.origin.assumed),
+    )

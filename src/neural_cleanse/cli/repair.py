@@ -1,0 +1,131 @@
+"""`neural-cleanse repair`: disarm what a scan found, prove it, and write the model in the container it came in."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from neural_cleanse import storage
+from neural_cleanse.classifier import device_named
+from neural_cleanse.cli import options
+from neural_cleanse.cli.inputs import Form, check_same_model, open_both, surroundings_of
+from neural_cleanse.cli.progress import ProgressLine
+from neural_cleanse.cli.triggers import read_backdoors
+from neural_cleanse.errors import OutputError
+from neural_cleanse.loading.save import refuse_original, save_like
+from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.records import RepairStatus
+from neural_cleanse.repair import RepairSettings
+from neural_cleanse.repair import repair as run_repair
+from neural_cleanse.report import directory, terminal
+
+EXIT_CODE = {RepairStatus.REPAIRED: 0, RepairStatus.FAILED: 3, RepairStatus.NOTHING_TO_REPAIR: 3}
+REPAIR = "The repair"
+
+
+class Method(StrEnum):
+    """Names of the mitigations."""
+
+    auto = "auto"
+    unlearn = "unlearn"
+    prune = "prune"
+
+
+class Labels(StrEnum):
+    """Which labels are patched."""
+
+    flagged = "flagged"
+    every = "all"
+
+
+def repair(
+    model: options.ModelFile,
+    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=REPAIR)],
+    data: options.Data,
+    output: Annotated[Path, typer.Option(help="The repaired model; in the container it came in, never over the original.", rich_help_panel=options.RESULT)],
+    method: Annotated[Method, typer.Option(help="unlearn: fine-tune on the trigger with right labels; prune: silence its neurons; auto: the first, and the second where it fails.", rich_help_panel=REPAIR)] = Method.auto,
+    labels: Annotated[Labels, typer.Option(help="Patch the flagged labels, or every label that has a trigger.", rich_help_panel=REPAIR)] = Labels.flagged,
+    max_drop: Annotated[float, typer.Option(help="Clean accuracy that may be lost; what costs more is rolled back.", rich_help_panel=REPAIR)] = 0.02,
+    max_asr: Annotated[float, typer.Option(help="Success a trigger may keep, beyond how often the model says its label anyway.", rich_help_panel=REPAIR)] = 0.02,
+    rounds: Annotated[int, typer.Option(min=1, help="Repair and scan again at most so often: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
+    with_: Annotated[str, typer.Option("--with", help="For comparison: clean (fine-tune without any trigger), or the card or picture of the attacker's own trigger.", rich_help_panel=REPAIR)] = "recovered",
+    verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger: measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
+    verify_target: Annotated[int | None, typer.Option(help="Label that a trigger given as a picture leads to.", rich_help_panel=REPAIR)] = None,
+    architecture: options.Architecture = None,
+    allow_code: options.AllowCode = False,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    features: options.Features = None,
+    resize: options.Resize = None,
+    crop: options.CropTo = None,
+    ignore_labels: options.IgnoreLabels = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    samples: options.Samples = 10_000,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: NAME.repair beside --output]", rich_help_panel=options.RESULT)] = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Repair a model in which a scan flagged labels.
+
+    Unlearns or prunes the recovered triggers, scans again, and repeats until nothing is flagged. Half of the images are
+    learned from, a quarter decides, and every reported figure is of the last quarter. The model is written only when
+    it is repaired. Exit code: 0 repaired, 2 could not try, 3 not repaired or nothing to repair.
+
+    Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
+    """
+    form = Form(
+        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        ignore_labels, skip_unreadable, features,
+    )  # fmt: skip
+    where = device_named(device)
+    result = storage.load_result(scan)
+    pages = output.with_name(f"{output.stem}.repair") if report is None else report
+    loaded, images = open_both(model, data, form, samples, seed)
+    check_same_model(result, loaded, scan)
+    refuse_original(loaded.origin, output)
+    _prepare(output, pages, overwrite=overwrite)
+    shape = loaded.classifier.input_shape
+
+    def known(path: Path | None) -> tuple[Backdoor, ...]:
+        return () if path is None else read_backdoors(path, shape, verify_target)
+
+    settings = RepairSettings(
+        method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
+        with_triggers=None if with_ == "recovered" else known(None if with_ == "clean" else Path(with_)),
+    )  # fmt: skip
+    line = ProgressLine()
+    try:
+        repaired = run_repair(
+            loaded.classifier.to(where), result, images, settings, verify=known(verify_trigger),
+            surroundings=surroundings_of(loaded), progress=line,
+        )  # fmt: skip
+    finally:
+        line.close()
+    console = Console()
+    if as_json:
+        sys.stdout.write(storage.repair_dumps(repaired.result))
+    else:
+        terminal.show_repair(repaired.result, console)
+    if repaired.result.status is RepairStatus.REPAIRED:
+        save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
+        if not as_json:
+            console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+    directory.write(repaired.scan or result, pages, repaired.result)
+    if not as_json:
+        console.print(f"report: {pages / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(EXIT_CODE[repaired.result.status])
+
+
+def _prepare(output: Path, pages: Path, *, overwrite: bool) -> None:
+    """See that both places can be written before the work begins."""
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists.", cure="Name another --output, or pass --overwrite.")
+    if not output.parent.is_dir():
+        raise OutputError(f"There is no directory {output.parent} for the repaired model.", cure="Make it first.")
+    directory.prepare(pages, overwrite=overwrite)

@@ -1,0 +1,48 @@
+"""Triggers that the user knows: of a model card, or a picture with the label it leads to."""
+
+import json
+from pathlib import Path
+
+from neural_cleanse.attacks.card import trigger_from_json
+from neural_cleanse.attacks.patterns import picture
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.records import LabelPair
+
+
+def read_backdoors(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[Backdoor, ...]:
+    """Every trigger of a card (JSON), or the one in a picture, whose alpha channel is the mask, to label `target`.
+
+    A trigger that sends each class elsewhere is one for every class. Raises OutputError and SettingsError.
+    """
+    try:
+        is_card = path.read_bytes()[:1] == b"{"
+    except OSError as error:
+        raise OutputError(f"The trigger {path} cannot be read: {error.strerror}.") from error
+    if is_card:
+        return _of_card(path, shape)
+    if target is None:
+        raise SettingsError(f"{path} is a picture and does not say where it leads.", cure="Name --verify-target LABEL.")
+    return (Backdoor(LabelPair(target), picture(shape, path)),)
+
+
+def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
+    found = []
+    try:
+        for poison in json.loads(path.read_text(encoding="utf-8"))["poisons"]:
+            trigger = trigger_from_json(poison["trigger"])
+            if trigger.pattern.shape[1:] != shape:
+                raise SettingsError(
+                    f"The trigger of {path} is for images {tuple(trigger.pattern.shape[1:])}, not {shape}."
+                )
+            targets, sources = poison["targets"], poison["sources"]
+            if isinstance(targets, int):
+                pairs = [LabelPair(targets, source) for source in (sources or [None])]
+            else:
+                pairs = [LabelPair(target, source) for source, target in enumerate(targets)]
+            found += [Backdoor(pair, trigger) for pair in pairs]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is no card with triggers: {type(error).__name__} {error}.") from error
+    if not found:
+        raise OutputError(f"{path} is the card of a clean model: it has no trigger.")
+    return tuple(found)

@@ -1,0 +1,71 @@
+"""A repair in words and tables, for terminal and page."""
+
+from neural_cleanse.records import RepairResult, RepairStatus, TriggerChange
+from neural_cleanse.report.table import Table
+from neural_cleanse.report.wording import label_title
+
+HEADLINE = {
+    RepairStatus.REPAIRED: "Repaired",
+    RepairStatus.FAILED: "Not repaired",
+    RepairStatus.NOTHING_TO_REPAIR: "Nothing to repair",
+}
+CLASSES_SHOWN = 10  # those that lost most
+CAUTION = (
+    "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works says "
+    "much and proves nothing of the attacker's own, which only --verify-trigger measures, for who has it."
+)
+
+
+def sentence(result: RepairResult) -> str:
+    """Why it ended as it did."""
+    return result.reason[0].upper() + result.reason[1:] + "."
+
+
+def accuracy_sentence(result: RepairResult) -> str:
+    """Clean accuracy before and after, and on how many images."""
+    before, after = result.accuracy
+    return (
+        f"Clean accuracy {before:.1%} before, {after:.1%} after ({100 * (after - before):+.2f} points), on "
+        f"{result.num_images['report']} images that were neither learned from nor decided anything."
+    )
+
+
+def trigger_table(result: RepairResult) -> Table:
+    """Every trigger's success before and after."""
+    rows = [_trigger_row(change) for change in (*result.triggers, *result.verified)]
+    return Table("", ("label", "trigger", "px", "success before", "after"), rows, frozenset({"px"}))
+
+
+def _trigger_row(change: TriggerChange) -> tuple[str, ...]:
+    which = "given, the attacker's own" if change.found_in == 0 else f"recovered, scan {change.found_in}"
+    source = "" if change.source is None else f" from {change.source}"
+    rates = (
+        f"{hits / change.trials:.1%} ({hits} of {change.trials})" if change.trials else "no images"
+        for hits in (change.hits_before, change.hits_after)
+    )
+    return (label_title(change.target, change.name) + source, which, f"{change.size:.1f}", *rates)
+
+
+def class_table(result: RepairResult) -> Table:
+    """Accuracy of the classes that lost most."""
+    worst = sorted(result.classes, key=lambda change: (change.right_after - change.right_before) / change.trials)
+    rows = [
+        (
+            label_title(change.label, change.name),
+            f"{change.right_before / change.trials:.1%}",
+            f"{change.right_after / change.trials:.1%}",
+            str(change.trials),
+        )
+        for change in worst[:CLASSES_SHOWN]
+    ]
+    return Table("", ("class", "accuracy before", "after", "images"), rows, frozenset({"images"}))
+
+
+def try_table(result: RepairResult) -> Table:
+    """Every try of every round, on the images that decide."""
+    rows = [
+        (str(done.number), point.method, f"{point.amount:.3g}", f"{point.accuracy:.1%}", f"{point.worst_asr:.1%}")
+        for done in result.rounds
+        for point in done.trace
+    ]
+    return Table("", ("round", "method", "rate or share", "clean accuracy", "highest success"), rows)
