@@ -149,7 +149,7 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
     truth = {key: case.card.get(key) for key in KEPT_OF_CARD}
     row = {"model": case.name, "part": part_of(case.name), "settings": _settings(settings), "truth": truth}
     try:
-        loaded, images = _open(case, settings)
+        loaded, images = open_case(case, at_most=settings.samples, seed=settings.seed)
         names = loaded.origin.label_names
         result = scan(
             loaded.classifier,
@@ -163,7 +163,8 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
     return {**row, **_answer(result), "model_sha256": loaded.origin.sha256}
 
 
-def _open(case: Case, settings: ScanSettings) -> tuple[LoadedModel, ImageSet]:
+def open_case(case: Case, *, at_most: int | None, seed: int = 0) -> tuple[LoadedModel, ImageSet]:
+    """The model of a case and its images, in the form that its card says."""
     needs = case.card.get("scan", {})
     normalize = None
     if {"mean", "std", "scale"} & set(needs):
@@ -173,8 +174,8 @@ def _open(case: Case, settings: ScanSettings) -> tuple[LoadedModel, ImageSet]:
     resize = needs.get("resize") or (network.input_shape[1:] if network else None)
     images = load_data(
         case.images,
-        at_most=settings.samples,
-        seed=settings.seed,
+        at_most=at_most,
+        seed=seed,
         resize=None if resize is None else (resize[0], resize[1]),
         crop=needs.get("crop"),
         ignore_labels=bool(needs.get("ignore_labels", False)),

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
-from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.metrics import answers, attack_hits, victims
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, measure
 from neural_cleanse.mitigation.pruning import Pruning
@@ -88,10 +89,20 @@ def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[B
     """The triggers that a scan recovered for these labels (None: for every label that has a size)."""
     sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
     return tuple(
-        Backdoor(pair, PatchTrigger(**tensors))
+        Backdoor(pair, _trigger(tensors, result.image_shape))
         for pair, tensors in sorted(result.triggers.items())
         if pair in sized and (labels is None or pair.target in labels)
     )
+
+
+def _trigger(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> PatchTrigger:
+    """Raises OutputError when the tensors are not those of a patch on such images."""
+    channels, height, width = shape
+    wanted = {"mask": (1, 1, height, width), "pattern": (1, channels, height, width)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted or not all(((values >= 0) & (values <= 1)).all() for values in tensors.values()):
+        raise OutputError(f"The scan is damaged: it has a trigger of {found} for images {shape}, or values outside it.")
+    return PatchTrigger(tensors["mask"].float(), tensors["pattern"].float())
 
 
 def repair(
@@ -112,6 +123,8 @@ def repair(
     began = time.monotonic()
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
+    if result.image_shape != classifier.input_shape:
+        raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
     notes = [f"rounds start from the model as it came; {_said(settings)}"]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
@@ -122,7 +135,8 @@ def repair(
     if found:
         outcome = _rounds(classifier, result, first, images, settings, surroundings, progress)
     else:
-        nothing = "the scan flagged no label: there is nothing to repair"
+        what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
+        nothing = f"the scan {what}: there is nothing to repair"
         outcome = _Outcome((), classifier, first, None, RepairStatus.NOTHING_TO_REPAIR, nothing)
     record = RepairResult(
         status=outcome.status,
@@ -199,6 +213,7 @@ def _rounds(
     progress: Callable[[Progress], None],
 ) -> _Outcome:
     """Mitigate and scan again until nothing is flagged, or the rounds run out."""
+    _check_victims(known.backdoors, images)
     terms = _terms(classifier, known.backdoors, images, settings)
     rounds: list[RepairRound] = []
     while True:
@@ -247,6 +262,18 @@ def _ended(
     return RepairStatus.REPAIRED, f"no known trigger works any more, and a new scan {said}"
 
 
+def _check_victims(backdoors: Sequence[Backdoor], images: _Images) -> None:
+    """A trigger that no image measures would count as one that does not work. Raises DataError."""
+    for pair in (backdoor.pair for backdoor in backdoors):
+        for part in (images.learn, images.decide, images.report):
+            assert part.labels is not None
+            if len(victims(part.labels, pair)) == 0:
+                raise DataError(
+                    f"There are too few images that the trigger for label {pair.target} could send there.",
+                    cure="Give images of every class.",
+                )
+
+
 def _terms(classifier: Classifier, backdoors: Sequence[Backdoor], images: _Images, settings: RepairSettings) -> Terms:
     """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""
     decide = images.decide
@@ -271,9 +298,15 @@ def _mitigate(
     """The first mitigation that keeps both bounds, else the one after which the known triggers work least."""
     best = _Tried(None, None, None, ())
     trace: tuple[TracePoint, ...] = ()
-    for mitigation in METHODS[settings.method]:
-        if isinstance(mitigation, Pruning) and not mitigation.possible(classifier, used):
-            continue
+    possible = [
+        one for one in METHODS[settings.method] if not isinstance(one, Pruning) or one.possible(classifier, used)
+    ]
+    if not possible:
+        raise SettingsError(
+            "There is nothing to prune: the network has no linear layer, or no trigger ranks its neurons.",
+            cure="Unlearn.",
+        )
+    for mitigation in possible:
         generator = torch.Generator().manual_seed(settings.seed + number)
         mitigated = mitigation(classifier, used, terms, generator)
         trace += mitigated.trace
@@ -291,7 +324,10 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
     known = {name: given[name] for name in ("samples", "preset", "loss", "restarts", "alpha", "seed") if name in given}
-    return ScanSettings(**known)
+    try:
+        return ScanSettings(**known)
+    except TypeError as error:
+        raise OutputError(f"The scan is damaged: its settings {known} are none.") from error
 
 
 def _trigger_changes(
@@ -302,7 +338,7 @@ def _trigger_changes(
     changes = []
     for backdoor, found_in in zip(known.backdoors, known.found_in, strict=True):
         target, rows = backdoor.pair.target, victims(report.labels, backdoor.pair)
-        hits = [attack_hits(model, backdoor.trigger, report.images[rows], target) for model in (before, after)]
+        hits = [attack_hits(model, backdoor.on(model.device), report.images[rows], target) for model in (before, after)]
         size = backdoor.trigger.size().item()
         changes.append(
             TriggerChange(target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows))

@@ -18,13 +18,15 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.guard import Checked, Guard, GuardReport, fit_guard, read_description
+from neural_cleanse.mitigation.guard import Checked, Guard, read_description
+from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
 from neural_cleanse.repair import known_backdoors
 from neural_cleanse.report import directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.terminal import show_table
 from neural_cleanse.report.wording import visible
+from neural_cleanse.sanity import check_shape
 
 ROWS_SHOWN = 20
 GUARD = "The guard"
@@ -48,15 +50,17 @@ def fit(
     features: options.Features = None,
     resize: options.Resize = None,
     crop: options.CropTo = None,
-    ignore_labels: options.IgnoreLabels = False,
     skip_unreadable: options.SkipUnreadable = False,
-    samples: options.Samples = 2000,
+    samples: Annotated[int, typer.Option(min=1, help="Use at most four times so many images, drawn at random.", rich_help_panel=options.DATA)] = 2000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Fit an input filter with clean images.
+    """Fit an input filter with clean images, labels or not.
+
+    Take images that the model was not trained on, mixed as those that it will see: on others the share that is
+    rejected differs from the one asked for.
 
     Exit code: 0 fitted, 2 not.
 
@@ -64,14 +68,17 @@ def fit(
     """
     form = Form(
         architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
-        ignore_labels, skip_unreadable, features,
+        True, skip_unreadable, features,
     )  # fmt: skip
     where = device_named(device)
     directory.prepare(output, overwrite=overwrite)
     result = storage.load_result(scan)
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
-    backdoors = known_backdoors(result, options.labels(labels) or result.flagged)
+    wanted = result.flagged if labels is None else options.labels(labels)
+    backdoors = known_backdoors(result, wanted)
+    if labels is not None and not backdoors:
+        raise SettingsError(f"The scan in {scan} has no trigger for any of the labels {labels}.")
     generator = torch.Generator().manual_seed(seed)
     guard, report = fit_guard(
         loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
@@ -156,6 +163,7 @@ def check(
     if copy_rejected is not None:
         directory.prepare(copy_rejected, overwrite=False)
     loaded, data = open_both(model, images, form, None, 0)
+    check_shape(data, loaded.classifier.input_shape)
     for what, ours in (("model_sha256", loaded.origin.sha256), ("normalisation", str(loaded.classifier.normalize))):
         if described.get(what) != ours:
             raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")

@@ -68,6 +68,16 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
             f"{loaded.classifier.normalize}.",
             cure="Pass the same --mean, --std and --scale.",
         )
+    if result.image_shape != loaded.classifier.input_shape:
+        raise SettingsError(
+            f"The scan in {where} is of images {_by(result.image_shape)}, now they are "
+            f"{_by(loaded.classifier.input_shape)}.",
+            cure="Pass the same --resize.",
+        )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def surroundings_of(loaded: LoadedModel) -> Surroundings:

@@ -1,5 +1,6 @@
 """`neural-cleanse repair`: disarm what a scan found, prove it, and write the model in the container it came in."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -85,15 +86,16 @@ def repair(
     )  # fmt: skip
     where = device_named(device)
     result = storage.load_result(scan)
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory, a file is needed.")
     pages = output.with_name(f"{output.stem}.repair") if report is None else report
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
     _prepare(output, pages, overwrite=overwrite)
-    shape = loaded.classifier.input_shape
 
     def known(path: Path | None) -> tuple[Backdoor, ...]:
-        return () if path is None else read_backdoors(path, shape, verify_target)
+        return () if path is None else read_backdoors(path, loaded.classifier, verify_target)
 
     settings = RepairSettings(
         method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
@@ -128,4 +130,10 @@ def _prepare(output: Path, pages: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{output} exists.", cure="Name another --output, or pass --overwrite.")
     if not output.parent.is_dir():
         raise OutputError(f"There is no directory {output.parent} for the repaired model.", cure="Make it first.")
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"Nothing can be written into {output.parent}.")
+    if pages.resolve() == output.resolve():
+        raise OutputError(
+            f"The report cannot lie where the model does, at {output}.", cure="Name a --report directory."
+        )
     directory.prepare(pages, overwrite=overwrite)

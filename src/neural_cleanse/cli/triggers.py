@@ -5,16 +5,29 @@ from pathlib import Path
 
 from neural_cleanse.attacks.card import trigger_from_json
 from neural_cleanse.attacks.patterns import picture
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.records import LabelPair
 
 
-def read_backdoors(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[Backdoor, ...]:
+def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tuple[Backdoor, ...]:
     """Every trigger of a card (JSON), or the one in a picture, whose alpha channel is the mask, to label `target`.
 
-    A trigger that sends each class elsewhere is one for every class. Raises OutputError and SettingsError.
+    A trigger that sends each class elsewhere is one for every class. Raises OutputError, DataError and SettingsError.
     """
+    found = _read(path, classifier.input_shape, target)
+    for pair in (backdoor.pair for backdoor in found):
+        if any(label is not None and not 0 <= label < classifier.num_classes for label in (pair.target, pair.source)):
+            raise SettingsError(
+                f"The trigger of {path} leads to label {pair.target}"
+                + ("" if pair.source is None else f" from {pair.source}")
+                + f", the model has the labels 0 to {classifier.num_classes - 1}."
+            )
+    return found
+
+
+def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[Backdoor, ...]:
     try:
         is_card = path.read_bytes()[:1] == b"{"
     except OSError as error:
@@ -40,8 +53,10 @@ def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
                 pairs = [LabelPair(targets, source) for source in (sources or [None])]
             else:
                 pairs = [LabelPair(target, source) for source, target in enumerate(targets)]
+            if not all(isinstance(pair.target, int) and isinstance(pair.source, int | None) for pair in pairs):
+                raise ValueError(f"targets {targets}, sources {sources}")
             found += [Backdoor(pair, trigger) for pair in pairs]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"{path} is no card with triggers: {type(error).__name__} {error}.") from error
     if not found:
         raise OutputError(f"{path} is the card of a clean model: it has no trigger.")

@@ -10,7 +10,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.metrics import answers, attack_hits, clean_accuracy, victims
 from neural_cleanse.records import LabelPair, Measurement, TracePoint
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.patch import PatchTrigger
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,11 @@ class Backdoor:
     """A trigger (k = 1) and whom it sends where: recovered by a scan, or the attacker's own where it is known."""
 
     pair: LabelPair
-    trigger: Trigger
+    trigger: PatchTrigger
+
+    def on(self, device: torch.device) -> PatchTrigger:
+        """The trigger on that device, where the images are."""
+        return PatchTrigger(self.trigger.mask.to(device), self.trigger.pattern.to(device))
 
 
 @dataclass(frozen=True)
@@ -64,5 +68,5 @@ def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSe
     for backdoor in backdoors:
         rows = victims(data.labels, backdoor.pair)
         trials.append(len(rows))
-        hits.append(attack_hits(classifier, backdoor.trigger, data.images[rows], backdoor.pair.target))
+        hits.append(attack_hits(classifier, backdoor.on(classifier.device), data.images[rows], backdoor.pair.target))
     return Measurement(clean_accuracy(answers(classifier, data.images), data.labels), tuple(hits), tuple(trials))

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
 from neural_cleanse.metrics import victims
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
 from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, channels, features, rank
@@ -37,7 +37,11 @@ class Pruning(Mitigation):
 
     def possible(self, classifier: Classifier, backdoors: Sequence[Backdoor]) -> bool:
         """Whether the network has such a layer, and there is a trigger to rank its neurons by."""
-        return bool(backdoors) and (self.place == "features" or classifier.layers.last_convolution is not None)
+        try:
+            layers = classifier.layers
+        except UnusableOutputs:  # no linear layer
+            return False
+        return bool(backdoors) and (self.place == "features" or layers.last_convolution is not None)
 
     def __call__(
         self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
@@ -55,23 +59,28 @@ class Pruning(Mitigation):
             trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
             if found.accuracy < terms.floor:
                 break
-            kept = pruned if count else None
             if terms.hold(found):
+                kept = pruned
                 break
+            kept = pruned if count else None
         return Mitigated(kept, tuple(trace))
 
 
 def rank_neurons(
     classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, of: Activations
 ) -> Int[Tensor, " d"]:
-    """The neurons by their largest gap over all backdoors."""
+    """The neurons by their largest gap over all backdoors that there are images for."""
     assert terms.train.labels is not None
     clean = activations(of, classifier, terms.train.images)
     gaps: list[Float[Tensor, " d"]] = []
     for backdoor in backdoors:
         rows = victims(terms.train.labels, backdoor.pair)
-        triggered = activations(of, classifier, terms.train.images[rows], backdoor.trigger)
+        if len(rows) == 0:
+            continue
+        triggered = activations(of, classifier, terms.train.images[rows], backdoor.on(classifier.device))
         gaps.append(activation_gap(clean[rows], triggered))
+    if not gaps:
+        raise DataError("There are no images of other classes than the target to rank neurons with.")
     return rank(torch.stack(gaps).amax(0))
 
 

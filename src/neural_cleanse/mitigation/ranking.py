@@ -54,8 +54,11 @@ def activation_gap(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"])
     """How far the trigger lifts each neuron, in clean standard deviations.
 
     A neuron that is silent on every clean image has none: the least spread that counts is a share of the layer's own.
+    Where nothing varies (one image) it is the bare difference.
     """
-    spread = clean.std(0)
+    spread = clean.std(0) if len(clean) > 1 else torch.zeros(clean.shape[1])
+    if not spread.any():
+        return triggered.mean(0) - clean.mean(0)
     least = (LEAST_SPREAD * spread.mean()).clamp_min(torch.finfo(spread.dtype).tiny)
     return (triggered.mean(0) - clean.mean(0)) / spread.clamp_min(least)
 

@@ -39,10 +39,10 @@ class Unlearning(Mitigation):
     learning_rates: tuple[float, ...] = LEARNING_RATES
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not all(0 < rate < 1 for rate in self.learning_rates):
+        rates = self.learning_rates
+        if self.epochs < 1 or self.batch_size < 1 or not rates or not all(0 < rate < 1 for rate in rates):
             raise SettingsError(
-                f"{self.epochs} epochs of batches of {self.batch_size} at learning rates {self.learning_rates} "
-                "are no training.",
+                f"{self.epochs} epochs of batches of {self.batch_size} at learning rates {rates} are no training.",
                 cure="At least one epoch and one image a batch, and rates between 0 and 1.",
             )
 
@@ -82,7 +82,8 @@ class Unlearning(Mitigation):
         assert labels is not None
         wanted = torch.lerp(_one_hot(labels, classifier.num_classes), _answers(classifier, images), TAUGHT)
         batches = math.ceil(len(images) / self.batch_size)
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+        seen = [classifier.device] if classifier.device.type == "cuda" else []
+        with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             for epoch in range(self.epochs):
                 order = torch.randperm(len(images), generator=generator)
@@ -109,7 +110,7 @@ def _trainable(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.requires_grad_(True).train()
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, nn.modules.batchnorm._NormBase):
             layer.eval()
     return module
 
@@ -142,5 +143,5 @@ def stamp_some(
         if backdoor.pair.source is not None:
             chosen &= labels == backdoor.pair.source
         if chosen.any():
-            batch[chosen] = backdoor.trigger(batch[chosen].unsqueeze(0)).squeeze(0)
+            batch[chosen] = backdoor.on(batch.device)(batch[chosen].unsqueeze(0)).squeeze(0)
     return batch

@@ -1,0 +1,208 @@
+"""Repair models whose trigger is known, and measure the ORIGINAL trigger on test images that nobody trained on.
+
+    python benchmarks/repairs.py zoo/repair --data DATA --rows benchmarks/results/repairs.jsonl
+
+A suite is what `neural-cleanse benchmark` takes. Every model is scanned with the test images' first part, repaired with
+`--share` of the training images (or `--images` of them), of which a half is learned from, and measured on the test
+images that the scan did not see. One JSON row a model and number of images; what is there already is not done again.
+The arms: the repair as a user has it (unlearning, with a new scan); the paper's two others, fine-tuning on the
+original trigger and on clean images alone; pruning at the last convolution and at the features; the input filter.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.attacks.card import trigger_from_json
+from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.engines import Processes
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, measure
+from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
+from neural_cleanse.mitigation.pruning import Pruning
+from neural_cleanse.mitigation.unlearning import Unlearning
+from neural_cleanse.readers.load import load_data
+from neural_cleanse.readers.parts import part_path
+from neural_cleanse.records import LabelPair, ScanResult
+from neural_cleanse.repair import LEARN, RepairSettings, known_backdoors, repair
+from neural_cleanse.scan import ScanSettings, scan
+
+TESTED = 4000  # test images at most, beyond those that the scan saw
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many training images a repair gets: a share of them, or a number."""
+
+    share: float
+    images: int | None
+
+
+def originals(case: Case) -> tuple[Backdoor, ...]:
+    """The attacker's own triggers, from the card."""
+    found = []
+    for poison in case.card.get("poisons", ()):
+        targets, trigger = poison["targets"], trigger_from_json(poison["trigger"])
+        if isinstance(targets, int):
+            found.append(Backdoor(LabelPair(targets), trigger))
+    return tuple(found)
+
+
+def row(case: Case, *, data: Path, budget: Budget, around: dict[str, Any]) -> dict[str, Any]:
+    """Scan, repair and measure one model."""
+    loaded, test = open_case(case, at_most=None)
+    classifier, original = loaded.classifier, originals(case)
+    assert test.labels is not None
+    seen = balanced(test.labels, ScanSettings().samples, SEED)
+    unseen = torch.ones(len(test), dtype=torch.bool)
+    unseen[seen] = False
+    fresh = test.take(unseen.nonzero().squeeze(1)[:TESTED])
+    train = _training_images(case, data, budget, test)
+    result = scan(classifier, test.take(seen), ScanSettings())
+    written: dict[str, Any] = {
+        "model": case.name,
+        "dataset": case.card["dataset"],
+        "architecture": case.card["architecture"],
+        "attack": case.card["attack"],
+        "targets": case.card["targets"],
+        "images": len(train),
+        "learned_from": round(LEARN * len(train)),
+        "verdict": result.verdict.value,
+        "flagged": list(result.flagged),
+        "before": _measured(classifier, original, fresh),
+        "model_sha256": loaded.origin.sha256,
+        "seed": SEED,
+    }
+    # A label that the scan did not flag is named to the repair, so that figures on repair are not those of the scan.
+    truth = tuple(case.card["targets"]) or (_smallest(result),)
+    written["told"] = not set(truth) <= set(result.flagged)
+    result = replace(result, flagged=truth)
+    written["arms"] = _arms(classifier, result, train, fresh, original)
+    if original:
+        written["guards"] = _guards(classifier, known_backdoors(result, truth), test.take(seen), fresh, original)
+    return written | around
+
+
+def _smallest(result: ScanResult) -> int:
+    """The label of a clean model that a wrong verdict would accuse."""
+    return min((one.size, one.target) for one in result.labels if one.size is not None)[1]
+
+
+def _training_images(case: Case, data: Path, budget: Budget, test: ImageSet) -> ImageSet:
+    part = part_path(data / str(case.card["dataset"]), "train")
+    assert part is not None, "a data set to repair with has a training part"
+    needs = case.card.get("scan", {})
+    whole = load_data(part, resize=(test.shape[1], test.shape[2]), crop=needs.get("crop"))
+    assert whole.labels is not None
+    return whole.take(balanced(whole.labels, budget.images or round(budget.share * len(whole)), SEED))
+
+
+def _arms(
+    classifier: Classifier, result: ScanResult, train: ImageSet, fresh: ImageSet, original: Sequence[Backdoor]
+) -> dict[str, Any]:
+    """What every arm leaves of the original triggers, and what it costs."""
+    repaired = repair(classifier, result, train, RepairSettings(method="unlearn"))
+    arms: dict[str, Any] = {
+        "repair": {
+            "status": repaired.result.status.value,
+            "rounds": len(repaired.result.rounds),
+            "rates": [point.amount for done in repaired.result.rounds for point in done.trace],
+            **_measured(repaired.classifier, original, fresh),
+        }
+    }
+    if not original:
+        return arms
+    found = known_backdoors(result, result.flagged)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEED))
+    half = round(LEARN * len(train))
+    terms = _terms(classifier, train.take(order[:half]), train.take(order[half:]))
+    tried: dict[str, tuple[Mitigation, Sequence[Backdoor]]] = {
+        "original trigger": (Unlearning(), original),
+        "clean images": (Unlearning(), ()),
+        "one epoch": (Unlearning(epochs=1), found),
+        "pruning, convolution": (Pruning("convolution"), found),
+        "pruning, features": (Pruning("features"), found),
+    }
+    for name, (mitigation, used) in tried.items():
+        mitigated = mitigation(classifier, used, terms, torch.Generator().manual_seed(SEED))
+        if mitigated.classifier is None:
+            arms[name] = {"status": "rolled back"}
+            continue
+        amount = mitigated.trace[-1].amount
+        arms[name] = {"status": "kept", "amount": amount, **_measured(mitigated.classifier, original, fresh)}
+    return arms
+
+
+def _guards(
+    classifier: Classifier, found: Sequence[Backdoor], unseen: ImageSet, fresh: ImageSet, original: Sequence[Backdoor]
+) -> dict[str, Any]:
+    """The input filter with our direction and with the paper's, fitted on images that nobody trained on."""
+    rates: dict[str, Any] = {}
+    for direction in (fisher, top):
+        generator = torch.Generator().manual_seed(SEED)
+        guard, _ = fit_guard(classifier, found, unseen, generator=generator, direction=direction)
+        report = measure_guard(guard, original, fresh)
+        passed = [hits / trials for hits, trials in zip(report.passed, report.triggered_trials, strict=True)]
+        false = report.clean_rejected / report.clean_trials
+        rates[direction.__name__] = {"fpr": round(false, 4), "fnr": [round(rate, 4) for rate in passed]}
+    return rates
+
+
+def _terms(classifier: Classifier, learn: ImageSet, decide: ImageSet) -> Terms:
+    bounds = RepairSettings()
+    return Terms(learn, decide, measure(classifier, (), decide).accuracy - bounds.max_drop, bounds.max_asr)
+
+
+def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: ImageSet) -> dict[str, Any]:
+    found = measure(classifier, original, fresh)
+    rates = [round(hits / trials, 4) for hits, trials in zip(found.hits, found.trials, strict=True)]
+    return {"accuracy": round(found.accuracy, 4), "asr": rates}
+
+
+def run(cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Every row that the file lacks, written as it is done."""
+    known = set()
+    if rows.exists():
+        for line in rows.read_text(encoding="utf-8").splitlines():
+            done = json.loads(line)
+            known.add((done["model_sha256"], done["budget"]))
+    said = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
+    todo = [case for case in cases if (hashlib.sha256(case.model.read_bytes()).hexdigest(), said) not in known]
+    around = {"budget": said, **surroundings()}
+    for done in Processes(workers).map(partial(row, data=data, budget=budget, around=around), todo):
+        with rows.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done, allow_nan=False) + "\n")
+        yield done
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--only", default="", help="part of the models' names")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--allow-code", action="store_true")
+    given = parser.parse_args()
+    cases = read_suite(given.suite, given.data, models=given.models, allow_code=given.allow_code)
+    chosen = [case for case in cases if given.only in case.name]
+    for done in run(chosen, given.data, Budget(given.share, given.images), given.rows, given.workers):
+        repaired = done.get("arms", {}).get("repair", {})
+        print(done["model"], done["verdict"], done["flagged"], done["before"], repaired, done.get("guard"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
