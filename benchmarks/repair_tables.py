@@ -1,0 +1,123 @@
+"""The tables of docs/repair.md, from the rows in benchmarks/results/repairs.jsonl; a test fails when they are stale.
+
+python benchmarks/repair_tables.py
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neural_cleanse.report.table import Table
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
+PAGE = ROOT / "docs" / "repair.md"
+ARMS = ("repair", "one epoch", "original trigger", "clean images", "pruning, convolution", "pruning, features")
+
+Row = dict[str, Any]
+
+
+def rows() -> list[Row]:
+    """All rows."""
+    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+
+
+def kind(row: Row) -> tuple[str, str, str]:
+    """Rows that share a line of a table."""
+    return row["budget"], f"{row['dataset']}, {row['architecture']}", row["attack"]
+
+
+def grouped(found: Sequence[Row]) -> list[tuple[tuple[str, str, str], list[Row]]]:
+    """Rows by kind, in the order of the kinds."""
+    return [(name, [row for row in found if kind(row) == name]) for name in sorted({kind(row) for row in found})]
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median and worst, in per cent or points."""
+    if not values:
+        return "–"
+    middle, worst = 100 * statistics.median(values), 100 * max(values)
+    return f"{middle:.{digits}f} / {worst:.{digits}f}" if len(values) > 1 else f"{middle:.{digits}f}"
+
+
+def asr_after(row: Row, arm: str) -> float | None:
+    """The highest success of an original trigger after that arm; that of before where it was rolled back."""
+    done = row["arms"].get(arm)
+    if done is None:
+        return None
+    return float(max(done.get("asr", row["before"]["asr"])))
+
+
+def drop(row: Row, arm: str) -> float | None:
+    """Clean accuracy lost."""
+    done = row["arms"].get(arm)
+    return None if done is None else float(row["before"]["accuracy"] - done.get("accuracy", row["before"]["accuracy"]))
+
+
+def known(found: Sequence[Row], value: Callable[[Row], float | None]) -> list[float]:
+    """The values that there are."""
+    return [number for row in found if (number := value(row)) is not None]
+
+
+def asr_table(found: Sequence[Row]) -> str:
+    """Success of the original trigger before, and after every arm."""
+    infected = [row for row in found if row["targets"]]
+    lines = []
+    for (budget, where, attack), group in grouped(infected):
+        cells = [spread(known(group, partial(asr_after, arm=arm))) for arm in ARMS]
+        before = spread([min(row["before"]["asr"]) for row in group])
+        lines.append((where, attack, budget, str(len(group)), before, *cells))
+    columns = ("network", "attack", "images", "models", "before", *ARMS)
+    return Table("", columns, lines, frozenset({"models"})).markdown()
+
+
+def drop_table(found: Sequence[Row]) -> str:
+    """Points of clean accuracy that every arm costs; a negative number is a gain."""
+    lines = []
+    for (budget, where, attack), group in grouped(found):
+        cells = [spread(known(group, partial(drop, arm=arm)), 2) for arm in ARMS]
+        lines.append((where, attack, budget, str(len(group)), *cells))
+    return Table("", ("network", "attack", "images", "models", *ARMS), lines, frozenset({"models"})).markdown()
+
+
+def guard_table(found: Sequence[Row]) -> str:
+    """Triggered images that pass and clean ones that are rejected, for our direction and the paper's."""
+    infected = [row for row in found if row.get("guards") and row["budget"] == found[0]["budget"]]
+    lines = []
+    for (_, where, attack), group in grouped(infected):
+        cells = []
+        for name in ("fisher", "top"):
+            cells.append(spread([max(row["guards"][name]["fnr"]) for row in group]))
+            cells.append(spread([row["guards"][name]["fpr"] for row in group]))
+        lines.append((where, attack, str(len(group)), *cells))
+    columns = ("network", "attack", "models", "passed, ours", "rejected clean", "passed, paper's", "rejected clean ")
+    return Table("", columns, lines, frozenset({"models"})).markdown()
+
+
+def targets(found: Sequence[Row]) -> str:
+    """What all models with one trigger came to, against what was aimed at."""
+    single = [row for row in found if row["targets"] and row["attack"] not in ("nine-triggers", "many-labels")]
+    lines = []
+    for budget in sorted({row["budget"] for row in single}):
+        group = [row for row in single if row["budget"] == budget]
+        after, lost = (known(group, partial(value, arm="repair")) for value in (asr_after, drop))
+        lines.append((budget, str(len(group)), spread(after), spread(lost, 2)))
+    columns = ("images", "models", "success after, median / worst, %", "accuracy lost, median / worst, points")
+    return Table("", columns, lines, frozenset({"models"})).markdown()
+
+
+def page() -> str:
+    """docs/repair.md: its own prose, and the tables between their marks."""
+    found, text = rows(), PAGE.read_text(encoding="utf-8")
+    tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table}
+    for name, table in tables.items():
+        text = re.sub(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", table(found), text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
