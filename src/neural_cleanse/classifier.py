@@ -33,12 +33,14 @@ class OutputKind(enum.Enum):
 class Normalize:
     """What the network expects: (pixels * scale - mean) / std, one value or one a channel.
 
-    `scale` is 255 for networks that take raw 0-255 values; mean and std are in units after scaling.
+    `scale` is 255 for networks that take raw 0-255 values; mean and std are in units after scaling, and in the order
+    red, green, blue; with `bgr` the network gets blue first.
     """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     scale: float = 1.0
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         if not self.mean or not self.std:
@@ -61,13 +63,15 @@ class Normalize:
             )
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
-        return (images * self.scale - mean) / std
+        normalized = (images * self.scale - mean) / std
+        return normalized.flip(1) if self.bgr else normalized
 
     def __str__(self) -> str:
         if self == Normalize():
             return "pixels in [0, 1] as they are"
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
-        return f"(pixels in [0, 1] x {self.scale:g} - mean {mean}) / std {std}"
+        said = f"(pixels in [0, 1] x {self.scale:g} - mean {mean}) / std {std}"
+        return f"{said}, blue first" if self.bgr else said
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Accuracy alone does not catch every wrong scale, so the pixel range and the normalisation are always said aloud too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import binomial_sf
 from neural_cleanse.errors import DataError, InputSanityError
 from neural_cleanse.metrics import clean_accuracy
+from neural_cleanse.preprocessing import Form
 
 ABOVE_CHANCE_P = 1e-3  # accuracy must beat "always the commonest class" at this level
 LOW_ACCURACY = 0.8
@@ -60,9 +62,17 @@ def check_shape(data: ImageSet, shape: tuple[int, int, int]) -> None:
 
 
 def check_input(
-    answered: Int[Tensor, " n"], labels: Int[Tensor, " n"] | None, num_classes: int, *, force: bool
+    answered: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"] | None,
+    num_classes: int,
+    *,
+    force: bool,
+    better: Callable[[], Form | None] = lambda: None,
 ) -> InputCheck:
-    """Judge the answers to clean images. Raises InputSanityError when the model cannot read them, unless forced."""
+    """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
+
+    Raises InputSanityError when the model cannot read them, unless forced.
+    """
     count = len(answered)
     warnings = []
     if count < FEW_IMAGES:
@@ -81,7 +91,7 @@ def check_input(
     if chance > ABOVE_CHANCE_P:
         message = (
             f"The model answers {accuracy:.1%} of the {count} clean images with their label, no better than always "
-            f"saying the commonest class ({commonest:.1%})."
+            f"saying the commonest class ({commonest:.1%}).{_said(better())}"
         )
         if not force:
             raise InputSanityError(
@@ -91,8 +101,13 @@ def check_input(
             )
         return InputCheck(accuracy, (*warnings, message), message)
     if accuracy < LOW_ACCURACY:
-        warnings.append(f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?")
+        asked = f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?"
+        warnings.append(asked + _said(better()).rstrip("."))
     return InputCheck(accuracy, tuple(warnings), None)
+
+
+def _said(form: Form | None) -> str:
+    return "" if form is None else f" With {form.options} it would be {form.accuracy:.1%}."
 
 
 def _dominated(answered: Int[Tensor, " n"], num_classes: int) -> str | None:

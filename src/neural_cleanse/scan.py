@@ -16,6 +16,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.evidence import gather
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.metrics import answers
+from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult, Verdict
 from neural_cleanse.sampling import ScanImages
@@ -93,7 +94,13 @@ def scan(
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
-    checked = check_input(images.answers, images.labels, classifier.num_classes, force=settings.force)
+    checked = check_input(
+        images.answers,
+        images.labels,
+        classifier.num_classes,
+        force=settings.force,
+        better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
+    )
 
     report = _Reporter(progress, inversion.passes, len(pairs))
     for recovered in search.run(inversion, classifier, images, pairs, report.tick):

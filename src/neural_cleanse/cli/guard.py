@@ -47,6 +47,7 @@ def fit(
     mean: options.Mean = None,
     std: options.Std = None,
     scale: options.Scale = None,
+    bgr: options.Bgr = False,
     features: options.Features = None,
     resize: options.Resize = None,
     crop: options.CropTo = None,
@@ -67,7 +68,7 @@ def fit(
     Example: neural-cleanse guard fit model.safetensors --scan out/scan --data images/ --output out/guard
     """
     form = Form(
-        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         True, skip_unreadable, features,
     )  # fmt: skip
     where = device_named(device)
@@ -87,6 +88,7 @@ def fit(
     about = {
         "model_sha256": loaded.origin.sha256,
         "normalisation": str(loaded.classifier.normalize),
+        "input_shape": list(loaded.classifier.input_shape),
         "features_layer": features,
         "seed": seed,
         "measured": measured,
@@ -142,6 +144,7 @@ def check(
     mean: options.Mean = None,
     std: options.Std = None,
     scale: options.Scale = None,
+    bgr: options.Bgr = False,
     resize: options.Resize = None,
     crop: options.CropTo = None,
     skip_unreadable: options.SkipUnreadable = False,
@@ -156,7 +159,7 @@ def check(
     """
     described = read_description(guard)
     form = Form(
-        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         True, skip_unreadable, described.get("features_layer"),
     )  # fmt: skip
     where = device_named(device)
@@ -164,10 +167,16 @@ def check(
         directory.prepare(copy_rejected, overwrite=False)
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
-    for what, ours in (("model_sha256", loaded.origin.sha256), ("normalisation", str(loaded.classifier.normalize))):
+    classifier = loaded.classifier.to(where)
+    same: dict[str, object] = {
+        "model_sha256": loaded.origin.sha256,
+        "normalisation": str(classifier.normalize),
+        "input_shape": list(classifier.input_shape),
+    }
+    for what, ours in same.items():
         if described.get(what) != ours:
             raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")
-    checked = Guard.load(guard, loaded.classifier.to(where)).check(data.images)
+    checked = Guard.load(guard, classifier).check(data.images)
     rejected = (~checked.accepted).nonzero().squeeze(1).tolist()
     if copy_rejected is not None and rejected:
         _copy(data, rejected, copy_rejected)

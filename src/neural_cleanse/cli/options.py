@@ -43,6 +43,9 @@ Std = Annotated[str | None, typer.Option(help="Standard deviation it expects div
 Scale = Annotated[
     float | None, typer.Option(help="255 for a model that takes raw 0-255 values.", rich_help_panel=MODEL)
 ]
+Bgr = Annotated[
+    bool, typer.Option("--bgr", help="The model takes blue first; mean and std stay red first.", rich_help_panel=MODEL)
+]
 Features = Annotated[
     str | None,
     typer.Option(help="Linear layer whose input are the features. \\[default: the last one]", rich_help_panel=MODEL),
@@ -108,10 +111,10 @@ def channels(option: str, text: str | None) -> tuple[float, ...] | None:
         ) from error
 
 
-def normalization(mean: str | None, std: str | None, scale: float | None) -> Normalize | None:
-    """What --mean, --std and --scale say together; None when none of them is given."""
-    if mean is None and std is None and scale is None:
+def normalization(mean: str | None, std: str | None, scale: float | None, bgr: bool) -> Normalize | None:
+    """What --mean, --std, --scale and --bgr say together; None when none of them is given."""
+    if mean is None and std is None and scale is None and not bgr:
         return None
     return Normalize(
-        channels("--mean", mean) or (0.0,), channels("--std", std) or (1.0,), 1.0 if scale is None else scale
+        channels("--mean", mean) or (0.0,), channels("--std", std) or (1.0,), 1.0 if scale is None else scale, bgr
     )

@@ -60,6 +60,7 @@ def repair(
     mean: options.Mean = None,
     std: options.Std = None,
     scale: options.Scale = None,
+    bgr: options.Bgr = False,
     features: options.Features = None,
     resize: options.Resize = None,
     crop: options.CropTo = None,
@@ -81,7 +82,7 @@ def repair(
     Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
     """
     form = Form(
-        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable, features,
     )  # fmt: skip
     where = device_named(device)

@@ -46,6 +46,7 @@ def scan(
     mean: options.Mean = None,
     std: options.Std = None,
     scale: options.Scale = None,
+    bgr: options.Bgr = False,
     resize: options.Resize = None,
     crop: options.CropTo = None,
     ignore_labels: options.IgnoreLabels = False,
@@ -75,7 +76,7 @@ def scan(
         alpha=alpha, seed=seed, force=force,
     )  # fmt: skip
     form = Form(
-        architecture, allow_code, options.normalization(mean, std, scale), options.size(resize), crop is not None,
+        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable,
     )  # fmt: skip
     where = device_named(device)

@@ -97,7 +97,7 @@ def _description(text: str | None, name: str) -> Description | None:
             architecture=str(raw["architecture"]),
             input_shape=(channels, height, width),
             num_classes=int(raw["num_classes"]),
-            normalize=Normalize(mean, std, float(raw["normalize"]["scale"])),
+            normalize=Normalize(mean, std, float(raw["normalize"]["scale"]), raw["normalize"].get("bgr") is True),
             label_names=None if names is None else tuple(str(label)[:MAX_LABEL_NAME] for label in names),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, SettingsError) as error:
