@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.benchmark import read_rows
-from neural_cleanse.rates import rates, recorded
+from neural_cleanse.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.report.rates_table import by_attack, by_rule, summary, tables
 from neural_cleanse.report.zoo_table import zoo_table
 from neural_cleanse.zoo import read_cards
@@ -193,6 +193,10 @@ model were a trial of its own, and the share of clusters (data set and network) 
 new data set will show lies between, nearer to the second. "Right label": something is flagged, and every flagged label
 is a target; "every label": exactly the targets are flagged. Weak attacks (success under 95 % on some trigger) are scanned
 but do not count as missed.
+
+Detections also have, "over clusters", the 95 % interval of a bootstrap that draws whole clusters anew, from {MIN_CLUSTERS} clusters on.
+Where every model is found it would say 100 % to 100 %; there the exact interval of as many clusters stands instead. Six
+clusters are few, and such an interval is rather too narrow: of the two lower ends, trust the lower.
 
 {chr(10).join(parts)}
 ## The misses, explained
