@@ -5,8 +5,8 @@
 
 One value a label, small ones being suspicious. Each statistic goes through the scan's test, whose prior spread (worth
 four degrees of freedom, as in a scan) is that of clean models of the other data set: none is helped by having its prior
-from the models it is judged by. The first line is the scan's own test, which the others are held against on the same
-models. The counts are explained in candidates.py.
+from the models it is judged by. The first line is the scan's own test; the second, its sizes under that prior, is what
+the others are held against, on the same models. The counts are explained in candidates.py.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from candidates import SEED, Floats, Row, answer_of, compared, elsewhere, pooled_sd, strong, test
+from candidates import SEED, Answer, Floats, Row, answer_of, compared, elsewhere, pooled_sd, strong, test
 from neural_cleanse.benchmark import surroundings
 from neural_cleanse.outlier import LABELS
 
@@ -158,6 +158,16 @@ STATISTICS: dict[str, Values] = {
 }
 
 
+def judged(truths: Mapping[str, Row], values: Mapping[str, Mapping[int, float]]) -> dict[str, Answer]:
+    """The test of each model under the spread of clean models of other data sets."""
+    answers = {}
+    for name, one in values.items():
+        clean = elsewhere(name, truths, values)
+        if len(one) > 2 and clean:
+            answers[name] = answer_of(test(one, pooled_sd(clean), LABELS.dof))
+    return answers
+
+
 def statistics_compared(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One record a statistic, over the models that all its runs have."""
     runs: dict[str, dict[str, Row]] = {}
@@ -166,7 +176,8 @@ def statistics_compared(rows: Sequence[Row]) -> list[dict[str, Any]]:
     truths = {name: next(iter(of.values()))["truth"] for name, of in runs.items()}
     in_px = {name: chosen(250)(of) for name, of in runs.items() if "trajectory" in of}
     scanned = {name: answer_of(test(values, LABELS.sd, LABELS.dof)) for name, values in in_px.items()}
-    records = [{"statistic": "size at success .95, the scan's own prior"} | compared(truths, scanned, scanned)]
+    first = judged(truths, in_px)
+    records = [{"statistic": "the scan's own test, prior .22"} | compared(truths, scanned, first)]
     for title, statistic in STATISTICS.items():
         values: dict[str, dict[int, float]] = {}
         for name, of in runs.items():
@@ -174,17 +185,13 @@ def statistics_compared(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 values[name] = statistic(of)
             except KeyError:  # that run was not made on this model
                 continue
-        answers = {}
-        for name, one in values.items():
-            clean = elsewhere(name, truths, values)
-            if len(one) > 2 and clean:
-                answers[name] = answer_of(test(one, pooled_sd(clean), LABELS.dof))
+        answers = judged(truths, values)
         if len({truths[name]["infected"] for name in answers}) < 2:
             continue
         sd = [float(np.std(list(one.values()), ddof=1)) for n, one in values.items() if not truths[n]["infected"]]
         records.append(
             {"statistic": title, "labels_without": sum(10 - len(one) for one in values.values())}
-            | compared(truths, answers, {name: scanned[name] for name in answers})
+            | compared(truths, answers, {name: first[name] for name in answers})
             | {"clean_sd": round(statistics.median(sd), 3)}
         )
     return records

@@ -98,7 +98,7 @@ def choices() -> str:
 
 
 def compared(name: str, part: str, key: str) -> str:
-    """Candidates held against the scan's own test, which is the first line."""
+    """Candidates held against what is in use."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return "Not run."
@@ -186,8 +186,8 @@ searches on models of the choosing part, `python benchmarks/statistics_compared.
 benchmarks/results/trajectories.jsonl --output benchmarks/results/statistics_compared.json` compares. One value a label,
 through the scan's test; from the second line on the prior spread is that of clean models of the other data set, and sizes
 are medians of three restarts where nothing else is said. "Found without accusing": infected models with a smaller p than
-every clean one. "Over, under": those of them that the first line does not find so, and the other way round, on the same
-models. AUC is of the smallest label's t, with the 95 % bootstrap interval (over models) of its difference to the first
+every clean one. "Over, under": those of them that the second line does not find so, and the other way round, on the same
+models. AUC is of the smallest label's t, with the 95 % bootstrap interval (over models) of its difference to the second
 line's. What came of it is in [design-notes.md](design-notes.md).
 
 {compared("statistics_compared", "rows", "statistic")}
