@@ -103,7 +103,7 @@ def compared(name: str, part: str, key: str) -> str:
     if not path.exists():
         return "Not run."
     lines = [
-        f"| {key} | clean, infected | found without accusing | over, under | found at .01, accused | AUC | its difference "
+        f"| {key} | clean, infected | found without accusing | over, under | at .01: found, right, accused | AUC | its difference "
         "| median p, infected |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -111,7 +111,7 @@ def compared(name: str, part: str, key: str) -> str:
         low, high = row["auc_difference"]
         lines.append(
             f"| {row[key]} | {row['clean']}, {row['infected']} | {row['found_without_accusing']} "
-            f"| {len(row['over'])}, {len(row['under'])} | {row['found_at_alpha']}, {row['accused_at_alpha']} "
+            f"| {len(row['over'])}, {len(row['under'])} | {row['found_at_alpha']}, {row['right_at_alpha']}, {row['accused_at_alpha']} "
             f"| {row['auc']:.3f} | {low:+.3f} to {high:+.3f} | {row['median_p_infected']:.1g} |"
         )
     return "\n".join(lines)
