@@ -134,6 +134,7 @@ STATISTICS: dict[str, Values] = {
     "size at success .95 (in use)": chosen(250),
     "size at success .90": chosen(250, 0.90),
     "size at success .99": chosen(250, 0.99),
+    "50 of 250 steps": chosen(50),
     "100 of 250 steps": chosen(100),
     "150 of 250 steps, three fifths of the passes": chosen(150),
     "average, whatever its success, at step 50": average_at(50),
