@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.benchmark import read_rows
-from neural_cleanse.rates import rates, recorded
+from neural_cleanse.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.report.rates_table import by_attack, by_rule, summary, tables
 from neural_cleanse.report.zoo_table import zoo_table
 from neural_cleanse.zoo import read_cards
@@ -97,6 +97,46 @@ def choices() -> str:
     return "\n".join(lines)
 
 
+def compared(name: str, part: str, key: str) -> str:
+    """Candidates held against what is in use."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return "Not run."
+    lines = [
+        f"| {key} | clean, infected | found without accusing | over, under | at .01: found, right, accused | AUC | its difference "
+        "| median p, infected |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in json.loads(path.read_text())[part]:
+        low, high = row["auc_difference"]
+        lines.append(
+            f"| {row[key]} | {row['clean']}, {row['infected']} | {row['found_without_accusing']} "
+            f"| {len(row['over'])}, {len(row['under'])} | {row['found_at_alpha']}, {row['right_at_alpha']}, {row['accused_at_alpha']} "
+            f"| {row['auc']:.3f} | {low:+.3f} to {high:+.3f} | {row['median_p_infected']:.1g} |"
+        )
+    return "\n".join(lines)
+
+
+def priors() -> str:
+    """Priors on recorded sizes, and what they cost where labels spread otherwise."""
+    path = RESULTS / "tails_compared.json"
+    if not path.exists():
+        return "Not run."
+    rows = json.loads(path.read_text())["priors"]
+    spreads = list(rows[0]["false_alarms"])
+    lines = [
+        f"| prior sd | degrees of freedom | found at .01 | accused | {' | '.join(f'alarms, sd {sd}' for sd in spreads)} |",
+        "|--:|--:|--:|--:" + "|--:" * len(spreads) + "|",
+    ]
+    lines += [
+        f"| {row['sd']} | {row['dof']} | {row['found_at_alpha']} of {row['infected']} "
+        f"| {row['accused_at_alpha']} of {row['clean']} "
+        f"| {' | '.join(f'{alarms:.2%}' for alarms in row['false_alarms'].values())} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def hardware() -> str:
     """What the rows were measured on."""
     seen = {f"{row['hardware']}, {row['threads']} thread, torch {row['torch']}" for row in rows("compare")}
@@ -138,6 +178,32 @@ Medians over rounds of 31 steps of the default, and of the model's own forward a
 passes, on the infected MNIST network.
 
 {choices()}
+
+## Other statistics than the size
+
+`python benchmarks/trajectories.py --zoo zoo/small --data DATA --output benchmarks/results/trajectories.jsonl` records
+searches on models of the choosing part, `python benchmarks/statistics_compared.py --trajectories
+benchmarks/results/trajectories.jsonl --output benchmarks/results/statistics_compared.json` compares. One value a label,
+through the scan's test; from the second line on the prior spread is that of clean models of the other data set, and sizes
+are medians of three restarts where nothing else is said. "Found without accusing": infected models with a smaller p than
+every clean one. "Over, under": those of them that the second line does not find so, and the other way round, on the same
+models. AUC is of the smallest label's t, with the 95 % bootstrap interval (over models) of its difference to the second
+line's. What came of it is in [design-notes.md](design-notes.md).
+
+{compared("statistics_compared", "rows", "statistic")}
+
+## Other tails, other priors
+
+`python benchmarks/tails_compared.py --rows benchmarks/results/scans_small.jsonl --output
+benchmarks/results/tails_compared.json`: the recorded sizes of the choosing part. A tail is fitted to clean models of the
+other data set; AUC is here of the model's p-value.
+
+{compared("tails_compared", "tails", "tail")}
+
+Priors for the test in use, and the share of simulated clean models of ten labels that they accuse at .01 where log sizes
+are normal and spread by so much:
+
+{priors()}
 """
 
 
@@ -193,6 +259,10 @@ model were a trial of its own, and the share of clusters (data set and network) 
 new data set will show lies between, nearer to the second. "Right label": something is flagged, and every flagged label
 is a target; "every label": exactly the targets are flagged. Weak attacks (success under 95 % on some trigger) are scanned
 but do not count as missed.
+
+Detections also have, "over clusters", the 95 % interval of a bootstrap that draws whole clusters anew, from {MIN_CLUSTERS} clusters on.
+Where every model is found it would say 100 % to 100 %; there the exact interval of as many clusters stands instead. Six
+clusters are few, and such an interval is rather too narrow: of the two lower ends, trust the lower.
 
 {chr(10).join(parts)}
 ## The misses, explained

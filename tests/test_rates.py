@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.rates import RULES, auc, calibration, grubbs, paper, rates, recorded
+from neural_cleanse.rates import MIN_CLUSTERS, RULES, Rate, auc, calibration, grubbs, paper, rates, recorded
 from neural_cleanse.report.rates_table import markdown, misses
 
 SPREAD = [90.0, 95.0, 100.0, 104.0, 110.0, 98.0, 102.0, 93.0, 107.0]
@@ -46,6 +46,56 @@ def test_what_is_counted_is_what_happened() -> None:
     assert said.weak == 1
     assert said.accused.interval == clopper_pearson(1, 3)
     assert [one["model"] for one in misses(rows)] == ["clean b", "wrong label", "missed"]
+
+
+def of_clusters(*counts: tuple[int, int]) -> Rate:
+    """A rate made by hand."""
+    return Rate(counts)
+
+
+def test_a_rate_adds_up_over_its_clusters() -> None:
+    one = of_clusters((0, 4), (2, 3), (1, 1))
+    assert (one.hits, one.trials, one.cluster_hits, one.clusters) == (3, 8, 2, 3)
+    assert one.share == 3 / 8
+    nothing = of_clusters()
+    assert (nothing.hits, nothing.trials, nothing.share, nothing.over_clusters) == (0, 0, 0.0, None)
+
+
+def test_the_bootstrap_draws_whole_clusters() -> None:
+    """Ten clusters wholly found and ten wholly missed: twenty trials, whatever their number of models."""
+    few, many = (of_clusters(*[(n, n)] * 10, *[(0, n)] * 10).over_clusters for n in (1, 50))
+    assert few == many
+    assert few is not None
+    low, high = clopper_pearson(10, 20)
+    assert low - 0.05 < few[0] < 0.4 and 0.6 < few[1] < high + 0.05
+
+
+def test_the_bootstrap_is_the_same_every_time_and_holds_the_rate() -> None:
+    one = of_clusters((9, 10), (3, 4), (1, 5), (6, 6), (2, 4))
+    low, high = one.over_clusters or (1.0, 0.0)
+    assert low < one.share < high
+    assert one.over_clusters == (low, high)
+
+
+@pytest.mark.parametrize("hits", [0, 3])
+def test_of_all_or_nothing_the_bound_of_the_clusters_is_given(hits: int) -> None:
+    """A bootstrap would say 0 to 0, or 1 to 1."""
+    assert of_clusters(*[(hits, 3)] * 6).over_clusters == clopper_pearson(6 if hits else 0, 6)
+
+
+def test_few_or_equal_clusters_are_not_drawn_from() -> None:
+    assert of_clusters(*[(1, 2)] * MIN_CLUSTERS).over_clusters is None
+    assert of_clusters((1, 2), *[(2, 2)] * (MIN_CLUSTERS - 2)).over_clusters is None
+    assert of_clusters((1, 2), *[(2, 2)] * (MIN_CLUSTERS - 1)).over_clusters is not None
+
+
+def test_the_table_shows_both_intervals_of_detections() -> None:
+    found = [row(f"found {name}", targets=(0,), flagged=(0,), dataset=name) for name in "abcde"]
+    assert "5 of 5 (47.8% to 100.0%; over clusters 47.8% to 100.0%)" in markdown(found)
+    missed = [row("missed", targets=(0,), dataset="a"), *found]
+    assert "5 of 6 (35.9% to 99.6%; over clusters 6" in markdown(missed)
+    of_the_scan = next(line for line in markdown(missed[:3]).splitlines() if line.startswith("| scan |"))
+    assert "2 of 3" in of_the_scan and "over clusters" not in of_the_scan
 
 
 def test_the_paper_and_grubbs_are_applied_to_the_recorded_sizes() -> None:

@@ -3,33 +3,56 @@
 Models of one data set and architecture are no independent trials (one cluster). So a rate comes with two bounds: the
 exact interval as if every model were a trial of its own, and the share of clusters in which the event ever happened,
 with the exact interval of that. The truth about another data set lies between, and nearer to the second.
+
+A rate that is neither 0 nor 1 also has an interval from drawing whole clusters anew (a bootstrap, Efron 1979). Of half
+a dozen clusters it is rather too narrow, so the wider of the two intervals counts; of fewer, and of a rate of 0 or 1,
+it says nothing, and of the latter the bound of the clusters stands there.
 """
 
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.outlier import anomaly_index, outlier_test
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 PAPER_THRESHOLD = 2.0  # Wang et al. 2019, section IV: labels whose anomaly index is above it
 CALIBRATION_LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5)
 RESAMPLES = 1000
+MIN_CLUSTERS = 5  # that a bootstrap of a rate draws from: of fewer it makes a handful of values
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """`hits` of `trials`, with the exact 95 % interval, and the same over clusters with any hit."""
+    """Hits and trials of each cluster, with the exact 95 % interval, and the same over clusters with any hit."""
 
-    hits: int
-    trials: int
-    cluster_hits: int
-    clusters: int
+    by_cluster: tuple[tuple[int, int], ...]
+
+    @property
+    def hits(self) -> int:
+        """Over all clusters."""
+        return sum(hits for hits, _ in self.by_cluster)
+
+    @property
+    def trials(self) -> int:
+        """Over all clusters."""
+        return sum(trials for _, trials in self.by_cluster)
+
+    @property
+    def cluster_hits(self) -> int:
+        """Clusters in which it ever happens."""
+        return sum(hits > 0 for hits, _ in self.by_cluster)
+
+    @property
+    def clusters(self) -> int:
+        """Clusters with any trial."""
+        return len(self.by_cluster)
 
     @property
     def share(self) -> float:
@@ -45,6 +68,23 @@ class Rate:
     def cluster_interval(self) -> tuple[float, float]:
         """Of the share of clusters in which it ever happens."""
         return clopper_pearson(self.cluster_hits, self.clusters)
+
+    @property
+    def over_clusters(self) -> tuple[float, float] | None:
+        """What other clusters may show: the 95 % bootstrap interval of the rate over clusters.
+
+        Of a rate of 0 or 1, the exact interval of the share of clusters that are wholly so. None where a bootstrap has
+        too little to draw from: few clusters, or the same share in every one.
+        """
+        if self.trials and self.hits in (0, self.trials):
+            return clopper_pearson(self.clusters if self.hits else 0, self.clusters)
+        if self.clusters < MIN_CLUSTERS or len({hits / trials for hits, trials in self.by_cluster}) < 2:
+            return None
+
+        def share(drawn: Sequence[tuple[int, int]]) -> float:
+            return sum(hits for hits, _ in drawn) / sum(trials for _, trials in drawn)
+
+        return _bootstrap(self.by_cluster, share)
 
 
 @dataclass(frozen=True)
@@ -131,13 +171,21 @@ def cluster(row: Row) -> tuple[str, str]:
 
 
 def _rate(answered: Sequence[tuple[Row, Answer]], happens: Callable[[Row, Answer], bool]) -> Rate:
-    hits = [(cluster(row), happens(row, said)) for row, said in answered]
-    return Rate(
-        hits=sum(hit for _, hit in hits),
-        trials=len(hits),
-        cluster_hits=len({name for name, hit in hits if hit}),
-        clusters=len({name for name, _ in hits}),
-    )
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for row, said in answered:
+        hits, trials = counts.get(cluster(row), (0, 0))
+        counts[cluster(row)] = (hits + happens(row, said), trials + 1)
+    return Rate(tuple(counts[name] for name in sorted(counts)))
+
+
+def _bootstrap(clusters: Sequence[T], value: Callable[[Sequence[T]], float | None]) -> tuple[float, float]:
+    """The 95 % interval of `value` over as many clusters drawn with replacement; draws without a value do not count."""
+    generator, values = random.Random(_SEED), []
+    for _ in range(RESAMPLES):
+        drawn = value([generator.choice(clusters) for _ in clusters])
+        values += [] if drawn is None else [drawn]
+    values.sort()
+    return values[int(0.025 * len(values))], values[int(0.975 * len(values))]
 
 
 def auc(clean: Sequence[float], infected: Sequence[float]) -> float | None:
@@ -159,14 +207,11 @@ def _auc_with_interval(
     for side, answered in enumerate((clean, infected)):
         for row, said in answered:
             by_cluster.setdefault(cluster(row), ([], []))[side].append(said.score)
-    generator, values = random.Random(_SEED), []
-    names = sorted(by_cluster)
-    for _ in range(RESAMPLES):
-        drawn = [by_cluster[generator.choice(names)] for _ in names]
-        value = auc([s for low, _ in drawn for s in low], [s for _, high in drawn for s in high])
-        values += [] if value is None else [value]
-    values.sort()
-    return whole, values[int(0.025 * len(values))], values[int(0.975 * len(values))]
+
+    def of(drawn: Sequence[tuple[list[float], list[float]]]) -> float | None:
+        return auc([s for low, _ in drawn for s in low], [s for _, high in drawn for s in high])
+
+    return whole, *_bootstrap([by_cluster[name] for name in sorted(by_cluster)], of)
 
 
 def calibration(rows: Sequence[Row]) -> tuple[tuple[float, int, int], ...]:

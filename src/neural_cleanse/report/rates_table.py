@@ -50,8 +50,8 @@ def by_rule(rows: Sequence[Row]) -> Table:
         auc = "" if one.auc is None else "{:.3f} ({:.3f} to {:.3f})".format(*one.auc)
         untold = f"{one.inconclusive_clean.hits} / {one.inconclusive_infected.hits}"
         lines.append(
-            [name, _bounded(one.accused), _clusters(one.accused), _bounded(one.detected), _bounded(one.right_label),
-             _share(one.every_label), untold, auc]
+            [name, _bounded(one.accused), _clusters(one.accused), _over_clusters(one.detected),
+             _over_clusters(one.right_label), _share(one.every_label), untold, auc]
         )  # fmt: skip
     return Table("By rule", columns, lines)
 
@@ -132,6 +132,14 @@ def _share(rate: Rate) -> str:
 def _bounded(rate: Rate) -> str:
     low, high = rate.interval
     return f"{_share(rate)} ({low:.1%} to {high:.1%})" if rate.trials else ""
+
+
+def _over_clusters(rate: Rate) -> str:
+    """Both intervals: models as trials of their own, and whole clusters."""
+    between = rate.over_clusters
+    if between is None:
+        return _bounded(rate)
+    return _bounded(rate).removesuffix(")") + f"; over clusters {between[0]:.1%} to {between[1]:.1%})"
 
 
 def _clusters(rate: Rate) -> str:
