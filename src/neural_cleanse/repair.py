@@ -3,7 +3,7 @@
     split the images in three: to learn from, to decide on, to report on
     repeat at most `rounds` times:
         mitigate all triggers known so far, starting from the model as it came
-        scan again on the images that decide; newly flagged labels join
+        scan again on the images that decide; new triggers of flagged and of lingering labels join
     measure before and after on the images that report
 
 A model is never made worse: a mitigation that breaks the accuracy floor is rolled back, which leaves it as it came.
@@ -41,6 +41,9 @@ from neural_cleanse.scan import Progress, ScanSettings, Surroundings, scan
 from neural_cleanse.triggers.patch import PatchTrigger
 
 LEARN, DECIDE = 0.5, 0.25  # shares of the images; the rest reports
+# One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
+LINGERING_INDEX = 1.645
+ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
 LEAST_IMAGES = 100  # under which a quarter cannot decide anything
 METHODS: Mapping[str, tuple[Mitigation, ...]] = {
     "unlearn": (Unlearning(),),
@@ -228,10 +231,10 @@ def _rounds(
         here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
         again = scan(tried.classifier, images.decide, _scan_settings(result), surroundings=here, progress=progress)
         rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
-        ended = _ended(tried, again, terms, number, settings)
-        if ended is not None:
-            return _Outcome(tuple(rounds), tried.classifier, known, again, *ended)
-        known += _Known.of(known_backdoors(again, again.flagged), number + 1)
+        suspects = _suspects(again, targets)
+        if not suspects or number == settings.rounds:
+            return _Outcome(tuple(rounds), tried.classifier, known, again, *_ended(tried, again, terms, number))
+        known += _Known.of(known_backdoors(again, suspects), number + 1)
 
 
 @dataclass(frozen=True)
@@ -242,14 +245,17 @@ class _Tried:
     trace: tuple[TracePoint, ...]
 
 
-def _ended(
-    tried: _Tried, again: ScanResult, terms: Terms, number: int, settings: RepairSettings
-) -> tuple[RepairStatus, str] | None:
-    """Status and reason when the rounds are over, None to go on."""
+def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
+    """Labels that are flagged now, and those found before that still stand out at the level of a single test."""
+    index = {row.target: row.anomaly_index for row in again.labels}
+    lingering = {target for target in known if (index.get(target) or 0.0) > LINGERING_INDEX}
+    return tuple(sorted(lingering | set(again.flagged)))
+
+
+def _ended(tried: _Tried, again: ScanResult, terms: Terms, number: int) -> tuple[RepairStatus, str]:
+    """Status and reason when the rounds are over."""
     assert tried.measured is not None
     if again.flagged:
-        if number < settings.rounds:
-            return None
         labels = ", ".join(map(str, again.flagged))
         return RepairStatus.FAILED, f"after {number} rounds a new scan still flags label {labels}"
     if not terms.hold(tried.measured):
@@ -283,8 +289,8 @@ def _terms(classifier: Classifier, backdoors: Sequence[Backdoor], images: _Image
     for backdoor in backdoors:
         rows = victims(decide.labels, backdoor.pair)
         natural.append((said[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
-    accuracy = measure(classifier, (), decide).accuracy
-    return Terms(images.learn, decide, accuracy - settings.max_drop, settings.max_asr + max(natural))
+    floor = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
+    return Terms(images.learn, decide, floor, settings.max_asr + max(natural) + ROUNDING)
 
 
 def _mitigate(

@@ -104,7 +104,7 @@ class Guard:
             detectors = tuple(
                 _read_detector(row, named[f"weights.{number}"]) for number, row in enumerate(described["detectors"])
             )
-            if any(one.weights.shape != (classifier.num_features,) for one in detectors):
+            if not detectors or any(one.weights.shape != (classifier.num_features,) for one in detectors):
                 raise ValueError(f"it is for {described['num_features']} features, not {classifier.num_features}")
             numbers = (_finite(described[name]) for name in ("threshold", "false_positive_rate"))
             return cls(classifier, detectors, *numbers)
