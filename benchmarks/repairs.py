@@ -21,18 +21,19 @@ from typing import Any
 import torch
 
 from neural_cleanse.attacks.card import trigger_from_json
+from neural_cleanse.before_after import LEARN
 from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet, balanced
 from neural_cleanse.engines import Processes
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
 from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.readers.parts import part_path
 from neural_cleanse.records import LabelPair, ScanResult
-from neural_cleanse.repair import LEARN, RepairSettings, known_backdoors, repair
+from neural_cleanse.repair import RepairSettings, repair
 from neural_cleanse.scan import ScanSettings, scan
 
 TESTED = 4000  # test images at most, beyond those that the scan saw

@@ -1,5 +1,6 @@
 """Shared pieces: one torch thread, real digits from the demo, small networks with known answers."""
 
+import json
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -9,10 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neural_cleanse import storage
+from neural_cleanse.attacks.card import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import load_model
+from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.readers.load import load_data
+from neural_cleanse.records import LabelPair, ScanResult
+from shell import run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -55,6 +61,36 @@ def infected(demo_files: Path) -> Classifier:
 def clean(demo_files: Path) -> Classifier:
     """Its clean twin."""
     return load_model(demo_files / "clean.safetensors").classifier
+
+
+@pytest.fixture(scope="session")
+def scanned_infected(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a scan of the infected classifier, as the command leaves it."""
+    directory = tmp_path_factory.mktemp("scanned") / "scan"
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    ran = run("scan", model, "--data", data, "--samples", 400, "--restarts", 1, "--output", directory)
+    assert ran.code == 1, ran.err
+    return directory
+
+
+@pytest.fixture(scope="session")
+def found(scanned_infected: Path) -> ScanResult:
+    """What that scan found: label 3."""
+    return storage.load_result(scanned_infected)
+
+
+@pytest.fixture(scope="session")
+def recovered(found: ScanResult) -> Backdoor:
+    """The trigger that it recovered."""
+    (backdoor,) = known_backdoors(found, found.flagged)
+    return backdoor
+
+
+@pytest.fixture(scope="session")
+def original(demo_files: Path) -> Backdoor:
+    """The attacker's own trigger, from the model's card."""
+    card = json.loads((demo_files / "infected.card.json").read_text(encoding="utf-8"))
+    return Backdoor(LabelPair(3), trigger_from_json(card["poisons"][0]["trigger"]))
 
 
 class PlantedTrigger(nn.Module):

@@ -88,14 +88,14 @@ class Tap:
         if self._output:
             self._handle = self._layer.register_forward_hook(self._keep_output)
         else:
-            self._handle = self._layer.register_forward_pre_hook(self._keep_input)
+            self._handle = self._layer.register_forward_pre_hook(self._keep_input, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
-    def _keep_input(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.kept = inputs[0]
+    def _keep_input(self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        self.kept = inputs[0] if inputs else named["input"]
 
     def _keep_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.kept = output

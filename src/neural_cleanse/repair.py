@@ -14,18 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor
 
+from neural_cleanse.before_after import (
+    FEW_DECIDE,
+    Known,
+    ThreeParts,
+    check_victims,
+    class_changes,
+    split,
+    trigger_changes,
+)
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.metrics import answers, attack_hits, victims
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, measure
+from neural_cleanse.metrics import answers, victims
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.records import (
-    ClassChange,
-    LabelPair,
     Measurement,
     Provenance,
     RepairResult,
@@ -33,18 +39,14 @@ from neural_cleanse.records import (
     RepairStatus,
     ScanResult,
     TracePoint,
-    TriggerChange,
     Verdict,
 )
 from neural_cleanse.sanity import check_labels, check_shape
 from neural_cleanse.scan import Progress, ScanSettings, Surroundings, scan
-from neural_cleanse.triggers.patch import PatchTrigger
 
-LEARN, DECIDE = 0.5, 0.25  # shares of the images; the rest reports
 # One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
 LINGERING_INDEX = 1.645
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
-LEAST_IMAGES = 100  # under which a quarter cannot decide anything
 METHODS: Mapping[str, tuple[Mitigation, ...]] = {
     "unlearn": (Unlearning(),),
     "prune": (Pruning("convolution"), Pruning("features")),
@@ -88,26 +90,6 @@ class Repaired:
     scan: ScanResult | None
 
 
-def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[Backdoor, ...]:
-    """The triggers that a scan recovered for these labels (None: for every label that has a size)."""
-    sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
-    return tuple(
-        Backdoor(pair, _trigger(tensors, result.image_shape))
-        for pair, tensors in sorted(result.triggers.items())
-        if pair in sized and (labels is None or pair.target in labels)
-    )
-
-
-def _trigger(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> PatchTrigger:
-    """Raises OutputError when the tensors are not those of a patch on such images."""
-    channels, height, width = shape
-    wanted = {"mask": (1, 1, height, width), "pattern": (1, channels, height, width)}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != wanted or not all(((values >= 0) & (values <= 1)).all() for values in tensors.values()):
-        raise OutputError(f"The scan is damaged: it has a trigger of {found} for images {shape}, or values outside it.")
-    return PatchTrigger(tensors["mask"].float(), tensors["pattern"].float())
-
-
 def repair(
     classifier: Classifier,
     result: ScanResult,
@@ -132,9 +114,13 @@ def repair(
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=answers(classifier, data.images))
-    images = _split(data, settings.seed)
+    images = split(data, settings.seed)
+    if len(images.decide) < FEW_DECIDE:
+        notes.append(
+            f"only {len(images.decide)} images decide: the attacker's own trigger may survive; give more images"
+        )
     found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
-    first = _Known.of(found, 1)
+    first = Known.of(found, 1)
     if found:
         outcome = _rounds(classifier, result, first, images, settings, surroundings, progress)
     else:
@@ -146,9 +132,9 @@ def repair(
         reason=outcome.reason,
         max_drop=settings.max_drop,
         max_asr=settings.max_asr,
-        triggers=_trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result),
-        verified=_trigger_changes(classifier, outcome.classifier, _Known.of(verify, 0), images.report, result),
-        classes=_class_changes(classifier, outcome.classifier, images.report, result),
+        triggers=trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result),
+        verified=trigger_changes(classifier, outcome.classifier, Known.of(verify, 0), images.report, result),
+        classes=class_changes(classifier, outcome.classifier, images.report, result),
         rounds=outcome.rounds,
         num_images={"learn": len(images.learn), "decide": len(images.decide), "report": len(images.report)},
         wall_s=time.monotonic() - began,
@@ -164,43 +150,10 @@ def _said(settings: RepairSettings) -> str:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """The three-way split: no image that was learned from or decided anything is in a reported figure."""
-
-    learn: ImageSet
-    decide: ImageSet
-    report: ImageSet
-
-
-def _split(data: ImageSet, seed: int) -> _Images:
-    different = data.distinct()
-    if len(different) < LEAST_IMAGES:
-        raise DataError(f"{len(different)} different images are too few to repair with.", cure=f"Give {LEAST_IMAGES}.")
-    order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))
-    first, second = (round(share * len(different)) for share in (LEARN, LEARN + DECIDE))
-    return _Images(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Backdoors, and for each the number of the scan that recovered it."""
-
-    backdoors: tuple[Backdoor, ...]
-    found_in: tuple[int, ...]
-
-    @classmethod
-    def of(cls, backdoors: Sequence[Backdoor], scan_number: int) -> "_Known":
-        return cls(tuple(backdoors), (scan_number,) * len(backdoors))
-
-    def __add__(self, other: "_Known") -> "_Known":
-        return _Known(self.backdoors + other.backdoors, self.found_in + other.found_in)
-
-
-@dataclass(frozen=True)
 class _Outcome:
     rounds: tuple[RepairRound, ...]
     classifier: Classifier
-    known: _Known
+    known: Known
     scan: ScanResult | None
     status: RepairStatus
     reason: str
@@ -209,14 +162,14 @@ class _Outcome:
 def _rounds(
     classifier: Classifier,
     result: ScanResult,
-    known: _Known,
-    images: _Images,
+    known: Known,
+    images: ThreeParts,
     settings: RepairSettings,
     surroundings: Surroundings,
     progress: Callable[[Progress], None],
 ) -> _Outcome:
     """Mitigate and scan again until nothing is flagged, or the rounds run out."""
-    _check_victims(known.backdoors, images)
+    check_victims(known.backdoors, images)
     terms = _terms(classifier, known.backdoors, images, settings)
     rounds: list[RepairRound] = []
     while True:
@@ -234,7 +187,7 @@ def _rounds(
         suspects = _suspects(again, targets)
         if not suspects or number == settings.rounds:
             return _Outcome(tuple(rounds), tried.classifier, known, again, *_ended(tried, again, terms, number))
-        known += _Known.of(known_backdoors(again, suspects), number + 1)
+        known += Known.of(known_backdoors(again, suspects), number + 1)
 
 
 @dataclass(frozen=True)
@@ -268,19 +221,9 @@ def _ended(tried: _Tried, again: ScanResult, terms: Terms, number: int) -> tuple
     return RepairStatus.REPAIRED, f"no known trigger works any more, and a new scan {said}"
 
 
-def _check_victims(backdoors: Sequence[Backdoor], images: _Images) -> None:
-    """A trigger that no image measures would count as one that does not work. Raises DataError."""
-    for pair in (backdoor.pair for backdoor in backdoors):
-        for part in (images.learn, images.decide, images.report):
-            assert part.labels is not None
-            if len(victims(part.labels, pair)) == 0:
-                raise DataError(
-                    f"There are too few images that the trigger for label {pair.target} could send there.",
-                    cure="Give images of every class.",
-                )
-
-
-def _terms(classifier: Classifier, backdoors: Sequence[Backdoor], images: _Images, settings: RepairSettings) -> Terms:
+def _terms(
+    classifier: Classifier, backdoors: Sequence[Backdoor], images: ThreeParts, settings: RepairSettings
+) -> Terms:
     """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""
     decide = images.decide
     assert decide.labels is not None
@@ -331,48 +274,9 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
     given = result.provenance.settings
     known = {name: given[name] for name in ("samples", "preset", "loss", "restarts", "alpha", "seed") if name in given}
     try:
-        return ScanSettings(**known)
+        return ScanSettings(**known, force=True)  # these images were read before, by the model as it came
     except TypeError as error:
         raise OutputError(f"The scan is damaged: its settings {known} are none.") from error
-
-
-def _trigger_changes(
-    before: Classifier, after: Classifier, known: _Known, report: ImageSet, result: ScanResult
-) -> tuple[TriggerChange, ...]:
-    assert report.labels is not None
-    names = _names(result)
-    changes = []
-    for backdoor, found_in in zip(known.backdoors, known.found_in, strict=True):
-        target, rows = backdoor.pair.target, victims(report.labels, backdoor.pair)
-        hits = [attack_hits(model, backdoor.on(model.device), report.images[rows], target) for model in (before, after)]
-        size = backdoor.trigger.size().item()
-        changes.append(
-            TriggerChange(target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows))
-        )
-    return tuple(changes)
-
-
-def _class_changes(
-    before: Classifier, after: Classifier, report: ImageSet, result: ScanResult
-) -> tuple[ClassChange, ...]:
-    labels = report.labels
-    assert labels is not None
-    names = _names(result)
-    right = [answers(model, report.images) == labels for model in (before, after)]
-    return tuple(
-        ClassChange(
-            label,
-            names.get(label),
-            int(right[0][labels == label].sum()),
-            int(right[1][labels == label].sum()),
-            int((labels == label).sum()),
-        )
-        for label in labels.unique().tolist()
-    )
-
-
-def _names(result: ScanResult) -> dict[int, str | None]:
-    return {row.target: row.name for row in result.labels}
 
 
 def _provenance(

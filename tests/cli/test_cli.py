@@ -215,7 +215,7 @@ def test_a_crash_is_not_taken_for_a_backdoor(shipped: tuple[Path, ...], monkeypa
     def crash(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr("neural_cleanse.cli.scan.load_model", crash)
+    monkeypatch.setattr("neural_cleanse.cli.inputs.load_model", crash)
     ran = run("scan", *shipped)
     assert ran.code == 2
     assert "ZeroDivisionError: of ours" in ran.err
@@ -249,7 +249,7 @@ def test_a_used_directory_is_refused_before_any_work(
     shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    monkeypatch.setattr("neural_cleanse.cli.scan.load_data", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("neural_cleanse.cli.inputs.load_data", lambda *_, **__: pytest.fail("work began"))
     ran = run("scan", *shipped, "--output", tmp_path)
     assert ran.code == 2
     assert "--overwrite" in ran.err

@@ -263,7 +263,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_unfinished_scan_is_not_taken_for_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """scan.json goes first and comes last."""
     storage.save_result(result(verdict=Verdict.CLEAN), tmp_path)
-    monkeypatch.setattr(directory, "html", lambda _: 1 / 0)
+    monkeypatch.setattr(directory, "html", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         directory.write(result(), tmp_path)
     with pytest.raises(OutputError, match="no finished scan"):

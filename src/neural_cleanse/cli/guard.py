@@ -17,10 +17,9 @@ from neural_cleanse.cli.inputs import Form, check_same_model, open_both
 from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, read_description
 from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
-from neural_cleanse.repair import known_backdoors
 from neural_cleanse.report import directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table

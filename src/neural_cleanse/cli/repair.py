@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -115,11 +116,14 @@ def repair(
         sys.stdout.write(storage.repair_dumps(repaired.result))
     else:
         terminal.show_repair(repaired.result, console)
+    after = repaired.scan or result
     if repaired.result.status is RepairStatus.REPAIRED:
-        save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
+        digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
+        written = {**after.provenance.model, "path": str(output), "sha256": digest}
+        after = replace(after, provenance=replace(after.provenance, model=written))
         if not as_json:
             console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
-    directory.write(repaired.scan or result, pages, repaired.result)
+    directory.write(after, pages, repaired.result)
     if not as_json:
         console.print(f"report: {pages / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODE[repaired.result.status])

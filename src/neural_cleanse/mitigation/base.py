@@ -1,15 +1,17 @@
 """What every mitigation works with: known backdoors, images to learn from, images to decide on, and bounds to keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import OutputError
 from neural_cleanse.metrics import answers, attack_hits, clean_accuracy, victims
-from neural_cleanse.records import LabelPair, Measurement, TracePoint
+from neural_cleanse.records import LabelPair, Measurement, ScanResult, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
 
 
@@ -70,3 +72,23 @@ def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSe
         trials.append(len(rows))
         hits.append(attack_hits(classifier, backdoor.on(classifier.device), data.images[rows], backdoor.pair.target))
     return Measurement(clean_accuracy(answers(classifier, data.images), data.labels), tuple(hits), tuple(trials))
+
+
+def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[Backdoor, ...]:
+    """The triggers that a scan recovered for these labels (None: for every label that has a size)."""
+    sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
+    return tuple(
+        Backdoor(pair, _trigger(tensors, result.image_shape))
+        for pair, tensors in sorted(result.triggers.items())
+        if pair in sized and (labels is None or pair.target in labels)
+    )
+
+
+def _trigger(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> PatchTrigger:
+    """Raises OutputError when the tensors are not those of a patch on such images."""
+    channels, height, width = shape
+    wanted = {"mask": (1, 1, height, width), "pattern": (1, channels, height, width)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted or not all(((values >= 0) & (values <= 1)).all() for values in tensors.values()):
+        raise OutputError(f"The scan is damaged: it has a trigger of {found} for images {shape}, or values outside it.")
+    return PatchTrigger(tensors["mask"].float(), tensors["pattern"].float())

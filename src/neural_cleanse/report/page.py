@@ -66,6 +66,8 @@ def _repair(repair: RepairResult) -> dict[str, Any]:
 
 def _visible(value: object) -> object:
     """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
+    if isinstance(value, Markup):  # tables and curves of ours, in lines
+        return Markup("\n".join(map(wording.visible, value.split("\n"))))
     return wording.visible(value) if isinstance(value, str) else value
 
 

@@ -1,0 +1,247 @@
+"""`guard fit` and `guard check` as a script sees them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neural_cleanse.data import ImageSet
+from neural_cleanse.loading.load import load_model
+from neural_cleanse.metrics import stamped
+from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.mitigation.guard import Guard
+from shell import Ran, files_under, run
+
+
+@pytest.fixture(scope="module")
+def fitted(demo_files: Path, scanned_infected: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+    """A guard of all the demo's digits at 2 %, with --json."""
+    directory = tmp_path_factory.mktemp("fitted") / "guard"
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    ran = run(
+        "guard",
+        "fit",
+        model,
+        "--scan",
+        scanned_infected,
+        "--data",
+        data,
+        "--fpr",
+        0.02,
+        "--output",
+        directory,
+        "--json",
+    )
+    return ran, directory
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, digits: ImageSet, recovered: Backdoor) -> Path:
+    """Twenty digits, clean and with the trigger: as an .npz, and as two class folders of the same file names."""
+    assert digits.labels is not None
+    root = tmp_path_factory.mktemp("images")
+    clean = digits.images[digits.labels != 3][::22][:20]
+    bad = stamped(recovered.trigger, clean)
+    np.savez(root / "clean.npz", images=clean[:, 0].numpy())
+    np.savez(root / "both.npz", images=np.concatenate([clean[:, 0].numpy(), bad[:, 0].numpy()]))
+    for name, part in (("a", clean), ("b", bad)):
+        (root / "folder" / name).mkdir(parents=True)
+        for number, image in enumerate(part):
+            Image.fromarray(image[0].numpy()).save(root / "folder" / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def check(demo_files: Path, fitted: tuple[Ran, Path]) -> Callable[..., Ran]:
+    def call(where: Path, *options: object) -> Ran:
+        return run(
+            "guard", "check", where, "--model", demo_files / "infected.safetensors", "--guard", fitted[1], *options
+        )
+
+    return call
+
+
+def refused(ran: Ran, words: str) -> None:
+    assert ran.code == 2, ran.out + ran.err
+    assert ran.out == "" and "Traceback" not in ran.err
+    assert len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1, ran.err
+    assert words in " ".join(ran.err.split()), ran.err
+
+
+def strict(text: str) -> Any:
+    def no(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=no)
+
+
+# --- fit ---
+
+
+def test_fitted_is_exit_code_0_and_json(fitted: tuple[Ran, Path]) -> None:
+    ran, directory = fitted
+    assert ran.code == 0, ran.err
+    told = strict(ran.out)
+    rejected = told["measured"]["clean_rejected"]
+    assert rejected["trials"] == 600 and rejected["interval"][0] <= 0.03
+    (passed,) = told["measured"]["triggered_passed"]
+    assert passed["target"] == 3 and passed["share"] < 0.05
+    assert set(files_under(directory)) == {"guard.json", "guard.safetensors"}
+    kept = strict((directory / "guard.json").read_text())
+    assert kept["model_sha256"] == told["model_sha256"] and kept["false_positive_rate"] == 0.02
+
+
+def test_three_lines_of_python(fitted: tuple[Ran, Path], demo_files: Path, digits: ImageSet) -> None:
+    classifier = load_model(demo_files / "infected.safetensors").classifier
+    guard = Guard.load(str(fitted[1]), classifier)
+    assert guard.check(digits.images).accepted.float().mean() > 0.95
+
+
+def test_a_directory_in_use_needs_overwrite(demo_files: Path, scanned_infected: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    arguments = [
+        "guard", "fit", demo_files / "infected.safetensors", "--scan", scanned_infected, "--data",
+        demo_files / "digits.npz", "--samples", 100, "--output", tmp_path,
+    ]  # fmt: skip
+    refused(run(*arguments), "--overwrite")
+    ran = run(*arguments, "--overwrite")
+    assert (
+        ran.code == 0 and "asked for 5.0%" in ran.out and "trigger recovered for label 3" in " ".join(ran.out.split())
+    )
+    assert set(files_under(tmp_path)) == {"mine.txt", "guard.json", "guard.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--fpr", "0"), "between 0 and 1"),
+        (("--fpr", "nan"), "between 0 and 1"),
+        (("--fpr", "0.001", "--samples", "100"), "too few"),
+        (("--labels", "99"), "no trigger for any of the labels 99"),
+        (("--labels", "x"), "not a list of labels"),
+        (("--labels", ""), ""),
+        (("--features", "0"), "no linear layer '0'"),
+        (("--resize", "20x20"), "28x28"),
+        (("--mean", "0.5"), "Pass the same --mean"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_fitted(
+    demo_files: Path, scanned_infected: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    if "--resize" in options:
+        with np.load(data) as archive:
+            np.savez(tmp_path / "small.npz", images=archive["images"][:, :20, :20])
+        data, options = tmp_path / "small.npz", ()
+    ran = run("guard", "fit", model, "--scan", scanned_infected, "--data", data, "--output", tmp_path / "g", *options)
+    refused(ran, words)
+    assert not (tmp_path / "g").exists()
+
+
+def test_the_scan_of_another_model_is_refused(demo_files: Path, scanned_infected: Path, tmp_path: Path) -> None:
+    model, data = demo_files / "clean.safetensors", demo_files / "digits.npz"
+    ran = run("guard", "fit", model, "--scan", scanned_infected, "--data", data, "--output", tmp_path / "g")
+    refused(ran, "Scan this model first")
+
+
+def test_a_scan_that_flagged_nothing_has_nothing_to_guard_against(
+    demo_files: Path, scanned_infected: Path, tmp_path: Path
+) -> None:
+    for name in ("scan.json", "triggers.safetensors"):
+        (tmp_path / name).write_bytes((scanned_infected / name).read_bytes())
+    raw = json.loads((tmp_path / "scan.json").read_text())
+    (tmp_path / "scan.json").write_text(json.dumps(raw | {"flagged": [], "evidence": [], "verdict": "clean"}))
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    arguments = ("guard", "fit", model, "--scan", tmp_path, "--data", data, "--samples", 100)
+    refused(run(*arguments, "--output", tmp_path / "g"), "flagged nothing")
+    assert run(*arguments, "--output", tmp_path / "g", "--labels", "3").code == 0, "a label can be named all the same"
+
+
+# --- check ---
+
+
+def test_all_accepted_is_exit_code_0(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
+    ran = check(images / "clean.npz", "--copy-rejected", tmp_path / "aside")
+    assert ran.code == 0, ran.out + ran.err
+    assert "0 of 20 images rejected" in ran.out
+    assert not (tmp_path / "aside").exists(), "nothing to copy, nothing made"
+
+
+def test_some_rejected_is_exit_code_1_and_json(check: Callable[..., Ran], images: Path) -> None:
+    ran = check(images / "both.npz", "--json")
+    assert ran.code == 1, ran.err
+    rows = strict(ran.out)["images"]
+    assert [row["image"] for row in rows] == list(range(40))
+    rejected = [row["image"] for row in rows if not row["accepted"]]
+    assert set(rejected) <= set(range(20, 40)) and len(rejected) >= 18
+    assert all(row["label"] == 3 for row in rows if row["image"] in rejected)
+    assert min(rows[row]["score"] for row in rejected) > max(row["score"] for row in rows if row["accepted"])
+    assert f"{len(rejected)} of 40 images rejected" in check(images / "both.npz").out
+
+
+def test_rejected_files_are_copied_as_they_are(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
+    """Two folders with files of the same names: none is lost."""
+    ran = check(images / "folder", "--copy-rejected", tmp_path / "aside", "--json")
+    assert ran.code == 1, ran.err
+    rejected = [Path(row["image"]) for row in strict(ran.out)["images"] if not row["accepted"]]
+    assert all(path.parent.name == "b" for path in rejected) and len(rejected) >= 18
+    copied = files_under(tmp_path / "aside")
+    assert sorted(copied.values()) == sorted(path.read_bytes() for path in rejected)
+    assert {name.split("_", 1)[1] for name in copied} == {path.name for path in rejected}
+    refused(check(images / "folder", "--copy-rejected", tmp_path / "aside"), "not empty")
+
+
+def test_rejected_arrays_become_pictures(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
+    ran = check(images / "both.npz", "--copy-rejected", tmp_path / "aside", "--json")
+    rejected = [row["image"] for row in strict(ran.out)["images"] if not row["accepted"]]
+    assert sorted(path.name for path in (tmp_path / "aside").iterdir()) == [f"{row:06d}.png" for row in rejected]
+    with np.load(images / "both.npz") as archive:
+        for row in rejected:
+            assert np.array_equal(np.array(Image.open(tmp_path / "aside" / f"{row:06d}.png")), archive["images"][row])
+
+
+def test_hostile_file_names_do_not_steer_the_terminal(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        source = images / "folder" / "b" / f"{number}.png"
+        (tmp_path / "in" / f"\x1b[2J\u202e[red]{number}.png").write_bytes(source.read_bytes())
+    ran = check(tmp_path / "in", "--copy-rejected", tmp_path / "aside")
+    assert ran.code == 1 and not set(ran.out) & set("\x1b\u202e")
+
+
+def test_what_cannot_be_checked(
+    check: Callable[..., Ran], images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    refused(check(images / "absent"), "There is no")
+    refused(check(tmp_path), "holds no pictures")
+    refused(check(images / "clean.npz", "--mean", "0.5"), "normalisation")
+    np.savez(tmp_path / "small.npz", images=np.zeros((3, 20, 20), np.uint8))
+    refused(check(tmp_path / "small.npz"), "28x28")
+    np.savez(tmp_path / "none.npz", images=np.zeros((0, 28, 28), np.uint8))
+    refused(check(tmp_path / "none.npz"), "not one image")
+    np.savez(tmp_path / "colour.npz", images=np.zeros((3, 3, 28, 28), np.uint8))
+    refused(check(tmp_path / "colour.npz"), "3 channels")
+    (tmp_path / "file").touch()
+    refused(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
+    other = ("guard", "check", images / "clean.npz", "--model", demo_files / "clean.safetensors", "--guard")
+    refused(run(*other, fitted[1]), "model_sha256")
+    refused(run(*other, tmp_path / "absent"), "no guard in")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}', b"\xff"])
+def test_a_damaged_guard_is_refused(
+    images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "guard.safetensors").write_bytes((fitted[1] / "guard.safetensors").read_bytes())
+    (tmp_path / "guard.json").write_bytes(content)
+    arguments = ("guard", "check", images / "clean.npz", "--model", demo_files / "infected.safetensors", "--guard")
+    refused(run(*arguments, tmp_path), "uard")
+    (tmp_path / "guard.json").write_bytes((fitted[1] / "guard.json").read_bytes())
+    (tmp_path / "guard.safetensors").write_bytes(content)
+    refused(run(*arguments, tmp_path), "cannot be used")

@@ -1,0 +1,180 @@
+"""Layers are found by running the network: what is called last counts, whatever it is named."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.architectures import ARCHITECTURES
+from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.data import ImageSet
+from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.layers import Layers, Tap, find_layers
+from neural_cleanse.metrics import pixels
+
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Backwards(nn.Module):
+    """Registered in the opposite order of what it calls, with a head that it never calls."""
+
+    def __init__(self, *, norm_last: bool = False) -> None:
+        super().__init__()
+        self.unused = nn.Linear(5, 7)
+        self.head = nn.Linear(4, 3)
+        self.hidden = nn.Linear(6, 4)
+        self.norm = nn.BatchNorm2d(6)
+        self.last = nn.Conv2d(5, 6, 3)
+        self.first = nn.Conv2d(3, 5, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        channels = self.norm(self.last(self.first(images).relu())).relu().mean((2, 3))
+        answers: Tensor = self.head(self.hidden(channels).relu())
+        return answers
+
+
+class Residual(nn.Module):
+    """Two branches, added: the one called last holds the last convolution."""
+
+    def __init__(self, *, shortcut_last: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6))
+        self.shortcut = nn.Conv2d(3, 6, 1)
+        self.head = nn.Linear(6, 3)
+        self.shortcut_last = shortcut_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.shortcut_last:
+            added = self.branch(images) + self.shortcut(images)
+        else:
+            added = self.shortcut(images) + self.branch(images)
+        answers: Tensor = self.head(added.relu().mean((2, 3)))
+        return answers
+
+
+def num_hooks(module: nn.Module) -> int:
+    return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in module.modules())
+
+
+def test_the_order_of_execution_counts_and_not_that_of_the_names() -> None:
+    assert find_layers(Backwards().eval(), IMAGES) == Layers("head", "last", "norm")
+
+
+def test_of_a_residual_block_the_branch_called_last_counts() -> None:
+    assert find_layers(Residual(shortcut_last=False).eval(), IMAGES) == Layers("head", "branch.0", "branch.1")
+    assert find_layers(Residual(shortcut_last=True).eval(), IMAGES) == Layers("head", "shortcut", None)
+
+
+EXPECTED = {
+    "mnist_cnn": Layers("9", "3", None),
+    "gtsrb_cnn_half": Layers("22", "14", None),
+    "cifar_cnn": Layers("22", "17", "18"),
+    "deepid": Layers("11", "9.conv4", None),
+    "resnet18": Layers("13", "10.residual.3", "10.residual.4"),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_layers_of_the_papers_networks(name: str) -> None:
+    torch.manual_seed(0)
+    known = ARCHITECTURES[name]
+    module = known.build(10).eval()
+    assert find_layers(module, torch.zeros(1, *known.input_shape)) == EXPECTED[name]
+    assert num_hooks(module) == 0
+
+
+def test_a_norm_of_other_channels_belongs_to_another_layer() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm, self.head = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(8), nn.Linear(8, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            joined = torch.cat([images[:, :, 1:-1, 1:-1], self.convolution(images)], 1)
+            answers: Tensor = self.head(self.norm(joined).mean((2, 3)))
+            return answers
+
+    assert find_layers(Joined().eval(), IMAGES) == Layers("head", "convolution", None)
+
+
+def test_a_network_without_convolution_has_features_all_the_same() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 3))
+    assert find_layers(module, IMAGES) == Layers("3", None, None)
+
+
+def test_without_a_linear_layer_nothing_says_which_activations_are_features() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(UnusableOutputs, match="no linear layer"):
+        find_layers(module, IMAGES)
+    assert num_hooks(module) == 0
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "last", "unused", ""])
+def test_features_must_be_a_linear_layer_that_is_called(wrong: str) -> None:
+    with pytest.raises(SettingsError) as told:
+        find_layers(Backwards().eval(), IMAGES, wrong)
+    assert "hidden, head" in told.value.cure, "the cure names those there are"
+
+
+def test_features_of_another_layer_can_be_asked_for(digits: ImageSet) -> None:
+    assert find_layers(Backwards().eval(), IMAGES, "hidden").last_linear == "hidden"
+    classifier = Classifier(Backwards(), (3, 8, 8), 3, features_layer="hidden")
+    assert classifier.num_features == 6
+    assert classifier.with_features(IMAGES)[1].shape == (2, 6)
+
+
+def test_hooks_go_when_the_network_fails() -> None:
+    class Failing(Backwards):
+        def forward(self, images: Tensor) -> Tensor:
+            super().forward(images)
+            raise ZeroDivisionError
+
+    module = Failing().eval()
+    with pytest.raises(ZeroDivisionError):
+        find_layers(module, IMAGES)
+    assert num_hooks(module) == 0
+
+
+@pytest.mark.parametrize("output", [False, True])
+def test_a_tap_keeps_what_passes_and_leaves_no_hook(output: bool) -> None:
+    layer = nn.Linear(4, 3)
+    values = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    with Tap(layer, output=output) as tap:
+        answer = layer(values)
+        assert num_hooks(layer) == 1
+        assert torch.equal(tap.take(), answer if output else values)
+        with pytest.raises(UnusableOutputs):
+            tap.take()
+    assert num_hooks(layer) == 0
+    layer(values)
+    assert tap.kept is None
+    with pytest.raises(ZeroDivisionError), Tap(layer):
+        raise ZeroDivisionError
+    assert num_hooks(layer) == 0
+
+
+def test_an_input_may_be_named() -> None:
+    layer, values = nn.Linear(4, 3), torch.ones(2, 4)
+    with Tap(layer) as tap:
+        layer(input=values)
+        assert torch.equal(tap.take(), values)
+
+
+def test_features_come_with_the_very_logits(infected: Classifier, digits: ImageSet) -> None:
+    images = pixels(digits.images[:32])
+    logits, features = infected.with_features(images)
+    assert torch.equal(logits, infected(images))
+    assert features.shape == (32, infected.num_features) == (32, 512)
+    head = infected.module.get_submodule(infected.layers.last_linear)
+    assert torch.allclose(head(features), logits, atol=1e-4)
+    assert num_hooks(infected.module) == 0
+
+
+def test_probabilities_have_features_too(infected: Classifier, digits: ImageSet) -> None:
+    images = pixels(digits.images[:8])
+    softened = Classifier(
+        nn.Sequential(infected.module, nn.Softmax(1)), (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES
+    )
+    logits, features = softened.with_features(images)
+    assert torch.equal(features, infected.with_features(images)[1])
+    assert torch.equal(logits, softened(images))
+    assert torch.allclose(logits.softmax(1), infected(images).softmax(1), atol=1e-5)
