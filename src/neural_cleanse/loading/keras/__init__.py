@@ -1,0 +1,1 @@
+"""Keras files, read as configuration and arrays: no Keras, no code."""

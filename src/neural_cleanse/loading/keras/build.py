@@ -1,0 +1,202 @@
+"""From a described Keras model and its arrays to a network of torch modules.
+
+The network is first put together without memory, and run so: every layer sees the shapes that it will meet, and a file
+whose layers ask for more than it is worth is refused before anything is allocated.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.loading.graph import GraphNetwork, Step, Value
+from neural_cleanse.loading.keras.config import Layer, Model, Reference, shown
+from neural_cleanse.loading.keras.hdf5 import Hdf5
+from neural_cleanse.loading.keras.layers import pieces
+from neural_cleanse.loading.keras.piece import UNREAD, Given, Piece, Rearranged, variables
+from neural_cleanse.loading.keras.places import Place
+
+MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 512
+MAX_SUM, SUM_PER_BYTE = 2**27, 64  # of all layers' outputs for one image: so many, or so many a byte of the file
+STAND_IN = 224  # rows and columns of an input whose size the file leaves open
+IMAGE = "image"
+NO_LAYERS = nn.ModuleDict()  # its own attributes are names that no layer can have
+
+
+@dataclass(frozen=True)
+class Built:
+    """The network, how many values it answers with, and for each tensor of its state where the file keeps it."""
+
+    module: GraphNetwork
+    num_classes: int | None
+    sources: Mapping[str, tuple[str, Rearranged, tuple[int, ...]]]
+
+
+def build(model: Model, file: Hdf5, places: Mapping[Place, str], *, channels_last: bool, keras3: bool) -> Built:
+    """Build `model` with the arrays at `places`. Raises ModelError and CheckpointMismatch."""
+    shape = input_shape(model, channels_last=channels_last) or _stand_in(model, file, channels_last=channels_last)
+    builder = _Builder(file, places, channels_last=channels_last, keras3=keras3)
+    builder.values[IMAGE] = torch.empty(1, *shape, device="meta")
+    output = builder.expand(model, (), IMAGE)
+    num_classes = builder.values[output].shape[1] if builder.values[output].dim() == 2 else None
+    output = builder.without_softmax(output)
+    sources = builder.fill()
+    return Built(GraphNetwork(builder.steps, builder.layers, {}, IMAGE, output).eval(), num_classes, sources)
+
+
+def input_shape(model: Model, *, channels_last: bool) -> tuple[int, int, int] | None:
+    """(channels, height, width) where the file says all three."""
+    shape = model.input_shape
+    if shape is None or len(shape) != 3 or None in shape:
+        return None
+    first, second, third = (size or 0 for size in shape)
+    return (third, first, second) if channels_last else (first, second, third)
+
+
+def _stand_in(model: Model, file: Hdf5, *, channels_last: bool) -> tuple[int, int, int]:
+    shape = model.input_shape
+    channels = None if shape is None or len(shape) != 3 else shape[-1 if channels_last else 0]
+    if channels is None:
+        raise ModelError(f"{file.name} takes {shape or 'inputs of a shape it does not say'}: images are needed.")
+    return channels, STAND_IN, STAND_IN
+
+
+class _Builder:
+    """Steps, layers and the shapes of all values so far."""
+
+    def __init__(self, file: Hdf5, places: Mapping[Place, str], *, channels_last: bool, keras3: bool) -> None:
+        self.file, self.places, self.channels_last, self.keras3 = file, places, channels_last, keras3
+        self.steps: list[Step] = []
+        self.layers: dict[str, nn.Module] = {}
+        self.values: dict[str, Tensor] = {}
+        self._built: dict[tuple[str, ...], tuple[int, list[tuple[str, Piece]]]] = {}  # rank of the input, modules
+        self._taken, self._numbers = set[str](), dict[str, int]()
+        self._sum, self._most = 0, max(MAX_SUM, SUM_PER_BYTE * file.num_bytes)
+
+    def expand(self, model: Model, prefix: tuple[str, ...], image: str) -> str:
+        """Add the steps of a model that sees the value `image`; the name of its output."""
+        results = {Reference(model.image, 0): image}
+        by_name = {layer.name: layer for layer in model.layers}
+        for reference in self._in_order(model, by_name):
+            layer = by_name[reference.layer]
+            operands = layer.calls[reference.node]
+            inputs = [results[operand] if isinstance(operand, Reference) else operand for operand in operands]
+            try:
+                if layer.model is None:
+                    results[reference] = self._apply(layer, (*prefix, layer.name), inputs)
+                else:
+                    (value,) = inputs
+                    results[reference] = self.expand(layer.model, (*prefix, layer.name), str(value))
+            except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, AttributeError) as error:
+                reason = next(iter(str(error).splitlines()), "")
+                raise CheckpointMismatch(
+                    f"{self.file.name}: the layer {shown(layer.name)} ({layer.kind}) does not fit its weights or what "
+                    f"goes into it: {type(error).__name__} {reason}"
+                ) from error
+        return results[model.output]
+
+    def _in_order(self, model: Model, by_name: Mapping[str, Layer]) -> list[Reference]:
+        """All calls that the output needs, each after those it needs itself."""
+        image = Reference(model.image, 0)
+        done: dict[Reference, None] = {image: None}
+        open_calls: set[Reference] = set()
+        stack = [model.output]
+        while stack:
+            call = stack[-1]
+            layer = by_name.get(call.layer)
+            if layer is None or (call not in done and not 0 <= call.node < len(layer.calls)):
+                raise ModelError(f"{self.file.name} needs a layer {shown(call.layer)} that it does not describe.")
+            needed = () if call in done else layer.calls[call.node]
+            missing = [operand for operand in needed if isinstance(operand, Reference) and operand not in done]
+            if not missing:
+                done[call] = None
+                stack.pop()
+            elif call in open_calls:
+                raise ModelError(f"{self.file.name} describes layers in a circle, at {shown(call.layer)}.")
+            else:
+                open_calls.add(call)
+                stack += missing
+        return [call for call in done if call != image]
+
+    def _apply(self, layer: Layer, path: tuple[str, ...], inputs: Sequence[str | float]) -> str:
+        """Add the steps of one plain layer; the name of its output."""
+        tensors = tuple(self.values[value] for value in inputs if isinstance(value, str))
+        rank = tensors[0].dim()
+        if path not in self._built:
+            names = [name for part in variables(layer.kind, layer.config) for name in part]
+            shapes = {name: self.file.shape(self.places[path, name]) for name in names if name != UNREAD}
+            given = Given(layer.kind, layer.config, shapes, tensors, self.channels_last, self.keras3)
+            self._built[path] = rank, [(self._key(path, piece), piece) for piece in pieces(given)]
+            self.layers |= {key: piece.module.eval() for key, piece in self._built[path][1]}
+        elif self._built[path][0] != rank:
+            raise ValueError(f"called with {rank} axes, and before with {self._built[path][0]}")
+        for key, _ in self._built[path][1]:
+            result = f"{key} {len(self.steps)}"
+            with torch.no_grad():
+                operands = [self.values[value] if isinstance(value, str) else value for value in inputs]
+                self.values[result] = self.layers[key](*operands)
+            self._count(self.values[result], layer)
+            arguments = tuple(Value(value) if isinstance(value, str) else value for value in inputs)
+            self.steps.append(Step((result,), key, arguments))
+            inputs = [result]
+        (output,) = inputs
+        if not isinstance(output, str):
+            raise ValueError("a number")
+        return output
+
+    def _count(self, value: Tensor, layer: Layer) -> None:
+        size = math.prod(value.shape)
+        self._sum += size
+        if not 0 < size <= MAX_VALUES or self._sum > self._most:
+            raise ModelError(
+                f"{self.file.name}: the layer {shown(layer.name)} makes {size:,} values of one image, "
+                f"{self._sum:,} with those before it. Nothing that large is built."
+            )
+
+    def _key(self, path: tuple[str, ...], piece: Piece) -> str:
+        """A name for the module that no other has: the layer's own, of letters and digits."""
+        words = re.sub(r"\W+", "_", "_".join((*path, piece.suffix)), flags=re.ASCII).strip("_")[:60] or "layer"
+        name = words
+        while name in self._taken or hasattr(NO_LAYERS, name):
+            self._numbers[words] = self._numbers.get(words, 1) + 1
+            name = f"{words}_{self._numbers[words]}"
+        self._taken.add(name)
+        return name
+
+    def without_softmax(self, output: str) -> str:
+        """Leave out a softmax that makes the output; the name of the output then."""
+        if not self.steps or self.steps[-1].results != (output,):
+            return output
+        call, (value,) = self.steps[-1].call, self.steps[-1].arguments[:1]
+        if not isinstance(call, str) or not isinstance(self.layers[call], nn.Softmax) or self.values[output].dim() != 2:
+            return output
+        self.steps.pop()
+        if all(step.call != call for step in self.steps):
+            del self.layers[call]
+        return str(value.name)
+
+    def fill(self) -> dict[str, tuple[str, Rearranged, tuple[int, ...]]]:
+        """Give every module its tensors; for each the array it came from, how, and the array's shape."""
+        sources: dict[str, tuple[str, Rearranged, tuple[int, ...]]] = {}
+        for path, (_, built) in self._built.items():
+            for key, piece in built:
+                state = dict(piece.constants)
+                for name, (variable, rearranged) in piece.weights.items():
+                    place = self.places[path, variable]
+                    kept = self.file.tensor(place)
+                    state[name] = rearranged.to_torch(kept).contiguous()
+                    sources[f"layers.{key}.{name}"] = place, rearranged, tuple(kept.shape)
+                if isinstance(piece.module, nn.modules.batchnorm._BatchNorm):
+                    state["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+                try:
+                    piece.module.load_state_dict(state, assign=True)
+                except RuntimeError as error:
+                    reason = " ".join(str(error).split())
+                    raise CheckpointMismatch(
+                        f"{self.file.name}: the weights of {shown(path[-1])} do not fit: {reason}"
+                    ) from error
+        return sources

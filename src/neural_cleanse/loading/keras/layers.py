@@ -1,0 +1,160 @@
+"""Keras' layers as torch modules: for each kind the weights it has, in Keras' order, and what it becomes here."""
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.keras import maps
+from neural_cleanse.loading.keras.activations import ACTIVATION_LAYERS, activation_layer
+from neural_cleanse.loading.keras.modules import KerasOrder, SamePadding, SlopePerPixel
+from neural_cleanse.loading.keras.piece import (
+    AS_IT_IS,
+    CONVOLUTION,
+    DENSE,
+    DEPTHWISE,
+    FLAT,
+    LAST_AXIS_FIRST,
+    Given,
+    Piece,
+    Rearranged,
+)
+
+
+def pieces(given: Given) -> list[Piece]:
+    """The modules that do what the layer does, one after the other; none where it changes nothing."""
+    if given.kind in ACTIVATION_LAYERS:
+        module = activation_layer(given.kind, given.config, given.dim, keras3=given.keras3)
+        return [] if isinstance(module, nn.Identity) else [Piece("", module)]
+    return BUILDERS[given.kind](given)
+
+
+def _convolution(given: Given) -> list[Piece]:
+    shape = given.shapes["kernel"]
+    height, width, channels_in, filters = shape
+    if (height, width) != given.pair("kernel_size") or filters != given.config["filters"]:
+        raise ValueError(f"a kernel of {shape}")
+    kernel = {"weight": ("kernel", CONVOLUTION)}
+    channels = given.inputs[0].shape[1]
+    groups = channels // channels_in
+    if channels != groups * channels_in or groups != given.config.get("groups", 1):
+        raise ValueError(f"a kernel of {shape} on {channels} channels")
+    return [*_convolved(given, "", channels, filters, kernel, groups), *given.activation()]
+
+
+def _depthwise(given: Given) -> list[Piece]:
+    channels, multiplier = given.shapes["kernel"][2:]
+    kernel = {"weight": ("kernel", DEPTHWISE)}
+    return [*_convolved(given, "", channels, channels * multiplier, kernel, channels), *given.activation()]
+
+
+def _separable(given: Given) -> list[Piece]:
+    """A depthwise convolution, and one of 1x1 over its outputs."""
+    channels, multiplier = given.shapes["depthwise_kernel"][2:]
+    height, width, between, filters = given.shapes["pointwise_kernel"]
+    if (height, width, between) != (1, 1, channels * multiplier):
+        raise ValueError(f"a pointwise kernel of {given.shapes['pointwise_kernel']}")
+    kernel = {"weight": ("depthwise_kernel", DEPTHWISE)}
+    depthwise = _convolved(given, "depthwise", channels, between, kernel, channels, biased=False)
+    bias = given.config.get("use_bias", True)
+    pointwise = nn.Conv2d(between, filters, 1, bias=bias, device="meta")
+    weights = {"weight": ("pointwise_kernel", CONVOLUTION)} | ({"bias": ("bias", AS_IT_IS)} if bias else {})
+    return [*depthwise, Piece("pointwise", pointwise, weights), *given.activation()]
+
+
+def _convolved(
+    given: Given,
+    suffix: str,
+    channels: int,
+    filters: int,
+    weights: dict[str, tuple[str, Rearranged]],
+    groups: int,
+    *,
+    biased: bool = True,
+) -> list[Piece]:
+    """The convolution, and before it what 'same' has to add where torch's own padding cannot."""
+    kernel, stride, dilation = given.pair("kernel_size"), given.pair("strides"), given.pair("dilation_rate")
+    reach = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
+    even = stride == (1, 1) and not any(size % 2 for size in reach)
+    bias = biased and given.config.get("use_bias", True)
+    convolution = nn.Conv2d(
+        channels, filters, kernel, stride,
+        (reach[0] // 2, reach[1] // 2) if given.same() and even else 0,
+        dilation, groups, bias, device="meta",
+    )  # fmt: skip
+    padding = [Piece("padding", SamePadding(kernel, stride, dilation))] if given.same() and not even else []
+    return [*padding, Piece(suffix, convolution, weights | ({"bias": ("bias", AS_IT_IS)} if bias else {}))]
+
+
+def _dense(given: Given) -> list[Piece]:
+    inputs, units = given.shapes["kernel"]
+    bias = given.config.get("use_bias", True)
+    linear: nn.Module = nn.Linear(inputs, units, bias, device="meta")
+    inner = "operation." if given.rank == 4 and given.channels_last else ""
+    weights = {f"{inner}weight": ("kernel", DENSE)} | ({f"{inner}bias": ("bias", AS_IT_IS)} if bias else {})
+    return [Piece("", KerasOrder(linear) if inner else linear, weights), *given.activation()]
+
+
+def _batch_norm(given: Given) -> list[Piece]:
+    axis = given.config.get("axis", -1)
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    if len(axes) != 1 or given.dim(axes[0]) != 1 or given.rank == 3 or given.config.get("mode", 0) != 0:
+        raise ModelError(f"Batch normalisation over the axes {axes} of {given.rank} is not read.")
+    kind = nn.BatchNorm2d if given.rank == 4 else nn.BatchNorm1d
+    epsilon, momentum = (float(given.config.get(key, value)) for key, value in (("epsilon", 1e-3), ("momentum", 0.99)))
+    module = kind(given.shapes["moving_mean"][0], epsilon, 1 - momentum, device="meta")
+    sources = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    for name, source in sources.items():
+        if source not in given.shapes:
+            module.register_parameter(name, None)
+    weights = {name: (source, AS_IT_IS) for name, source in sources.items() if source in given.shapes}
+    return [Piece("", module, weights)]
+
+
+def _layer_norm(given: Given) -> list[Piece]:
+    axis = given.config.get("axis", -1)
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    if axes not in ([-1], [given.rank - 1]) or not given.channels_last or given.config.get("rms_scaling"):
+        raise ModelError(f"Layer normalisation over the axes {axes} is not read; only over the last.")
+    size = given.inputs[0].shape[1 if given.rank == 4 else -1]
+    module: nn.Module = nn.LayerNorm(size, float(given.config.get("epsilon", 1e-3)), device="meta")
+    inner = "operation." if given.rank == 4 else ""
+    weights = {}
+    for name, source in (("weight", "gamma"), ("bias", "beta")):
+        if source in given.shapes:
+            weights[inner + name] = (source, AS_IT_IS)
+        else:
+            module.register_parameter(name, None)
+    return [Piece("", KerasOrder(module) if inner else module, weights)]
+
+
+def _prelu(given: Given) -> list[Piece]:
+    shape = given.shapes["alpha"]
+    if given.rank == 4 and given.channels_last:
+        if shape[:2] == (1, 1):
+            return [Piece("", nn.PReLU(shape[2], device="meta"), {"weight": ("alpha", FLAT)})]
+        return [Piece("", SlopePerPixel((shape[2], *shape[:2])), {"weight": ("alpha", LAST_AXIS_FIRST)})]
+    return [Piece("", SlopePerPixel(shape), {"weight": ("alpha", AS_IT_IS)})]
+
+
+BUILDERS: Mapping[str, Callable[[Given], list[Piece]]] = {
+    "Conv2D": _convolution, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
+    "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "PReLU": _prelu,
+    "MaxPooling2D": maps.pool, "AveragePooling2D": maps.pool,
+    "GlobalMaxPooling2D": maps.global_pool, "GlobalAveragePooling2D": maps.global_pool,
+    "Flatten": maps.flatten, "Reshape": maps.reshape, "Permute": maps.permute,
+    "ZeroPadding2D": maps.zero_padding, "Cropping2D": maps.cropping, "UpSampling2D": maps.upsampling,
+    "Rescaling": maps.rescaling, "Normalization": maps.normalization,
+    "Dropout": maps.dropout, "SpatialDropout2D": maps.dropout,
+} | dict.fromkeys(
+    ("Add", "Average", "Concatenate", "Divide", "Maximum", "Minimum", "Multiply", "Subtract"), maps.merge
+) | dict.fromkeys(
+    (
+        "ActivityRegularization", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Identity", "InputLayer",
+        "RandomBrightness",
+        "RandomColorJitter", "RandomContrast", "RandomFlip", "RandomGrayscale", "RandomHue",
+        "RandomRotation", "RandomSaturation", "RandomShear", "RandomTranslation", "RandomZoom",
+    ),
+    maps.nothing,
+)  # fmt: skip
+KINDS = frozenset(BUILDERS) | ACTIVATION_LAYERS
