@@ -1,0 +1,1 @@
+"""torch.export archives, read as JSON and raw tensors."""
