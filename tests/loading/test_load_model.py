@@ -201,7 +201,7 @@ def test_what_is_no_container_is_an_unknown_format(tmp_path: Path, content: byte
 
 def test_keras_files_are_told_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(UnknownFormat, match="Keras HDF5"):
+    with pytest.raises(ModelError, match="HDF5 file"):
         load_model(tmp_path / "m.pth", architecture="mnist_cnn")
 
 

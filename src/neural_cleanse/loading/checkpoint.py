@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
+from neural_cleanse.loading.archive import MAX_GROWTH
 from neural_cleanse.storage import write_whole
 
 METADATA_KEY = "neural_cleanse"
@@ -28,8 +29,12 @@ NESTED_KEYS = ("state_dict", "model_state_dict", "model_state", "net", "model", 
 # What wrappers put before every name: DataParallel, torch.compile, Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 MAX_LABEL_NAME = 200  # characters; a name is shown, never needed
-ASK_FOR_TENSORS = "Ask its author for a state_dict or a safetensors file: torch.save(model.state_dict(), path)."
+ASK_FOR_TENSORS = (
+    "Ask its author for a state_dict or a safetensors file (torch.save(model.state_dict(), path)), "
+    "or pass --allow-code (allow_code=True) to run it in a process of its own."
+)
 MAX_INPUT_VALUES = 3 * 1024**2  # of one image: a file that asks for more is broken or wants our memory
+MAX_CLASSES = 100_000  # a scan is one search a class
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ def read_state_dict(content: bytes, name: str) -> Checkpoint:
                 cure=ASK_FOR_TENSORS,
             ) from error
         raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}") from error
+    except MemoryError:  # the reader's limit, not the file's damage
+        raise
     except Exception as error:  # what a damaged pickle makes the unpickler raise is no one family
         if "TorchScript" in str(error):
             raise CodeExecutionRefused(
@@ -134,7 +141,16 @@ def read_state_dict(content: bytes, name: str) -> Checkpoint:
     tensors, key = _find_tensors(loaded)
     if tensors is None:
         raise UnknownFormat(f"{name} holds a {type(loaded).__name__} without a dictionary of tensors.")
+    _refuse_unheld(tensors, len(content), name)
     return Checkpoint(tensors, "PyTorch checkpoint", nested_under=key)
+
+
+def _refuse_unheld(tensors: Mapping[str, Tensor], num_bytes: int, name: str) -> None:
+    """Raise ModelError when the tensors reserve more memory than a file of this size can fill."""
+    plain = [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
+    reserved = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}.values())
+    if reserved > MAX_GROWTH * num_bytes:
+        raise ModelError(f"{name} is damaged: of {num_bytes:,} bytes, it declares {reserved:,} bytes of weights.")
 
 
 def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor]) -> bytes:
@@ -234,4 +250,4 @@ def _shape(tensor: Tensor) -> str:
 
 def _some(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(name[:MAX_LABEL_NAME] for name in names[:most]) + more

@@ -4,22 +4,23 @@ The container is told by its content, never by its name, and the bytes that were
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from neural_cleanse.classifier import Classifier, Normalize, probe
-from neural_cleanse.errors import CheckpointMismatch, ModelError, UnknownFormat
-from neural_cleanse.loading.checkpoint import Checkpoint, is_safetensors, read_safetensors, read_state_dict
-from neural_cleanse.loading.network import Network
-from neural_cleanse.loading.weights import assemble
+from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
+from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
+from neural_cleanse.loading.containers import NO_ARCHITECTURE, open_file
+from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.huggingface.files import read_directory
+from neural_cleanse.loading.memory import allowance, at_most, physical_memory
+from neural_cleanse.loading.network import Finding, Network
 
 PROBE_IMAGES = 8  # noise images of the first forward passes
-HDF5 = b"\x89HDF\r\n\x1a\n"
-MAGIC_OF_STATE_DICT = (b"PK\x03\x04", b"\x80")  # zip archives and bare pickles: both go through weights_only
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class Origin:
     nested_under: str | None
     trust: str
     architecture: str
+    input_shape: tuple[int, int, int]
     label_names: tuple[str, ...] | None
     assumed: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Plain values; label names stand with the labels."""
@@ -51,6 +54,39 @@ class LoadedModel:
     origin: Origin
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A network and what it was read from: a file, or the files of a directory that were used."""
+
+    network: Network
+    sha256: str
+    num_bytes: int
+
+
+def open_model(
+    path: Path,
+    architecture: str | None = None,
+    *,
+    allow_code: bool = False,
+    input_shape: tuple[int, int, int] | None = None,
+) -> Opened:
+    """Read a file, or a Hugging Face directory. Raises ModelError and its kinds."""
+    if not path.is_dir():
+        content = read_file(path)
+        network = open_file(content, path, architecture, allow_code=allow_code, input_shape=input_shape)
+        return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
+    from neural_cleanse.loading.huggingface import reader as huggingface
+
+    snapshot = read_directory(path)
+    if architecture is not None:
+        raise ModelError(f"{path} is a {huggingface.CONTAINER}: it names its network itself.", cure=NO_ARCHITECTURE)
+    try:
+        with at_most(allowance(snapshot.num_bytes)):
+            return Opened(huggingface.read(snapshot, str(path)), snapshot.sha256, snapshot.num_bytes)
+    except MemoryError as error:
+        raise ModelError(f"{path} asks for more memory than {snapshot.num_bytes:,} bytes can need.") from error
+
+
 def load_model(
     path: str | Path,
     *,
@@ -59,16 +95,27 @@ def load_model(
     normalize: Normalize | None = None,
     input_shape: tuple[int, int, int] | None = None,
 ) -> LoadedModel:
-    """Load safetensors or a `weights_only` state_dict.
+    """Load a model file of any container, or a Hugging Face directory.
 
-    `architecture` is a name or FILE.py:FUNCTION (the user's own code, only with `allow_code`); files that
-    neural-cleanse wrote name their own. `input_shape` (c, h, w) serves networks that do not say theirs. Raises
-    ModelError and its kinds; nothing of the file is ever executed.
+    `architecture` is a name or FILE.py:FUNCTION (the user's own code, only with `allow_code`), for files that hold
+    weights alone. `input_shape` (c, h, w) serves networks that do not say theirs. `allow_code` also opens programs
+    (TorchScript, pickled modules, Keras with code), in a process of their own. Raises ModelError and its kinds; without
+    `allow_code` nothing of the file is ever executed.
     """
     path = Path(path)
-    content = _read(path)
-    network = _open(content, str(path), architecture, allow_code=allow_code)
-    assumed = list(network.assumed)
+    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape)
+    return complete(opened, path, normalize=normalize, input_shape=input_shape)
+
+
+def complete(
+    opened: Opened,
+    path: Path,
+    *,
+    normalize: Normalize | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+) -> LoadedModel:
+    """What was read, tried on noise, with what the file did not say taken from the arguments. Raises ModelError."""
+    network, assumed = opened.network, list(opened.network.assumed)
     shape = network.input_shape or input_shape
     if shape is None:
         raise ModelError(f"Nothing says which images {path} takes.", cure="Give input_shape=(channels, height, width).")
@@ -77,52 +124,48 @@ def load_model(
     if normalize is None and network.normalize is None:
         assumed.append("no normalisation: pixels in [0, 1]")
     normalize = normalize or network.normalize or Normalize()
-    noise = torch.rand(PROBE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
-    num_classes, outputs = probe(network.module, noise, normalize)
-    if network.num_classes not in (None, num_classes):
-        raise CheckpointMismatch(f"{path} says it has {network.num_classes} classes, the network {num_classes}.")
+    classifier = _classifier(network, shape, normalize, str(path))
     names = network.label_names
     origin = Origin(
         path=str(path),
-        sha256=hashlib.sha256(content).hexdigest(),
-        num_bytes=len(content),
+        sha256=opened.sha256,
+        num_bytes=opened.num_bytes,
         container=network.container,
         nested_under=network.nested_under,
         trust=network.trust,
         architecture=network.architecture,
-        label_names=names if names is not None and len(names) == num_classes else None,
+        input_shape=shape,
+        label_names=names if names is not None and len(names) == classifier.num_classes else None,
         assumed=tuple(assumed),
+        findings=network.findings,
     )
-    return LoadedModel(Classifier(network.module, shape, num_classes, normalize, outputs), origin)
+    return LoadedModel(classifier, origin)
 
 
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise UnknownFormat(f"{path} is a directory, a model file is needed.")
-    if path.exists() and not path.is_file():
-        raise UnknownFormat(f"{path} is no regular file.")
+def _classifier(network: Network, shape: tuple[int, int, int], normalize: Normalize, name: str) -> Classifier:
+    """Try the network on noise, within half of this machine's memory, and hold its answers against what it says."""
+    channels, height, width = shape
+    if min(shape) < 1 or channels * height * width > MAX_INPUT_VALUES:
+        raise ModelError(f"{name} takes images of {channels}x{height}x{width}: no classifier's.")
+    _refuse_broken(network.module, name)
+    noise = torch.rand(PROBE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no model file {path}.") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    if not content:
-        raise UnknownFormat(f"{path} is empty.")
-    return content
+        with at_most(physical_memory() // 2):
+            num_classes, outputs = probe(network.module, noise, normalize)
+    except MemoryError as error:
+        raise UnusableOutputs(
+            f"{name} needs more than half of this machine's memory for {PROBE_IMAGES} images."
+        ) from error
+    if network.num_classes not in (None, num_classes):
+        raise CheckpointMismatch(f"{name} says it has {network.num_classes} classes, the network {num_classes}.")
+    if num_classes > MAX_CLASSES:
+        raise UnusableOutputs(f"{name} has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
+    return Classifier(network.module, shape, num_classes, normalize, outputs)
 
 
-def _open(content: bytes, name: str, architecture: str | None, *, allow_code: bool) -> Network:
-    """Tell the container by its first bytes and read it."""
-    reader: Callable[[bytes, str], Checkpoint]
-    if is_safetensors(content):
-        reader = read_safetensors
-    elif content.startswith(MAGIC_OF_STATE_DICT):
-        reader = read_state_dict
-    else:
-        what = "a Keras HDF5 file" if content.startswith(HDF5) else "no container that this version reads"
-        raise UnknownFormat(
-            f"{name} is {what}.",
-            cure="Give safetensors, or a PyTorch state_dict saved with torch.save(model.state_dict(), path).",
-        )
-    return assemble(reader(content, name), name, architecture, allow_code=allow_code)
+def _refuse_broken(module: nn.Module, name: str) -> None:
+    """Raise ModelError when a weight is no number. A graph's constants may be infinite: masks of attention are."""
+    learned = {key for key, _ in module.named_parameters()}
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not (torch.isfinite(tensor) if key in learned else ~tensor.isnan()).all():
+            raise ModelError(f"The weights in {name} hold NaN or Inf, in {key}: the network cannot be scanned.")

@@ -1,42 +1,79 @@
 """Write a changed network back into the container it came in, never over the original."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from neural_cleanse.errors import OutputError
-from neural_cleanse.loading.checkpoint import rewrite_safetensors, rewrite_state_dict
+from neural_cleanse.loading.containers import rewrite_file
+from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.huggingface.files import MAX_JSON, Snapshot, read_directory
 from neural_cleanse.loading.load import Origin
 from neural_cleanse.storage import write_whole
 
-REWRITERS: Mapping[str, Callable[[bytes, Mapping[str, Tensor]], bytes]] = {
-    "safetensors": rewrite_safetensors,
-    "PyTorch checkpoint": rewrite_state_dict,
-}
+# What goes along with a directory's weights. Anything else stays behind: it may be code, or the unrepaired weights.
+ALONG = (".json", ".txt", ".md")
 
 
 def save_like(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
-    """Write `origin`'s file to `output` with the weights of `state`, and return the sha256 of what was written.
+    """Write `origin`'s file or directory to `output` with the weights of `state`; the sha256 of what was written.
 
     Names, kinds of number, nesting and everything else in the file stay. Raises OutputError when the original has
     changed since it was loaded, when `output` is the original, or when it cannot be written.
     """
     refuse_original(origin, output)
-    try:
-        content = Path(origin.path).read_bytes()
-    except OSError as error:
-        raise OutputError(f"{origin.path} cannot be read again: {error.strerror}.") from error
-    if hashlib.sha256(content).hexdigest() != origin.sha256:
-        raise OutputError(f"{origin.path} has changed since it was loaded.", cure="Scan it again.")
-    written = REWRITERS[origin.container](content, state)
+    if Path(origin.path).is_dir():
+        return _save_directory(origin, state, output)
+    content = read_file(Path(origin.path))
+    _refuse_changed(origin, hashlib.sha256(content).hexdigest())
+    written = rewrite_file(
+        content, state, Path(origin.path),
+        trust=origin.trust, architecture=origin.architecture, input_shape=origin.input_shape,
+    )  # fmt: skip
     write_whole(output, written)
     return hashlib.sha256(written).hexdigest()
 
 
-def refuse_original(origin: Origin, output: Path) -> None:
-    """Raise OutputError when `output` is the file that was loaded, by whatever name."""
+def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
+    """The same directory with other weights, written beside and renamed."""
+    from neural_cleanse.loading.huggingface import reader as huggingface
+
     original = Path(origin.path)
-    if output.resolve() == original.resolve() or (output.exists() and output.samefile(original)):
+    if output.exists():
+        raise OutputError(f"{output} is there already.", cure="Name a directory that is not.")
+    before = read_directory(original)
+    _refuse_changed(origin, before.sha256)
+    after = Snapshot({**before.files, **huggingface.rewrite(before, state, origin.path)})
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for path in original.iterdir():
+            if path.suffix in ALONG and path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_JSON:
+                shutil.copyfile(path, partial / path.name)
+        for name, content in after.files.items():
+            write_whole(partial / name, content)
+        partial.rename(output)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(partial)
+    return after.sha256
+
+
+def _refuse_changed(origin: Origin, sha256: str) -> None:
+    if sha256 != origin.sha256:
+        raise OutputError(f"{origin.path} has changed since it was loaded.", cure="Scan it again.")
+
+
+def refuse_original(origin: Origin, output: Path) -> None:
+    """Raise OutputError when `output` is what was loaded, by whatever name, or lies in it."""
+    original = Path(origin.path).resolve()
+    same = output.exists() and original.exists() and output.samefile(original)
+    if same or original in (output.resolve(), *output.resolve().parents):
         raise OutputError(f"{output} is the model itself: the original is never overwritten.", cure="Name another.")

@@ -1,0 +1,40 @@
+"""Read a file that somebody else made, whole and once: no device, no pipe, nothing larger than memory."""
+
+import os
+import stat
+from pathlib import Path
+
+from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.loading.memory import physical_memory
+
+
+def read_file(path: Path, *, at_most: int | None = None) -> bytes:
+    """The content of a regular file of up to `at_most` bytes (by default half of this machine's memory).
+
+    Raises ModelError when it is missing, too large or cannot be read, UnknownFormat when it is empty or no file.
+    """
+    if path.exists() and not path.is_file():
+        raise UnknownFormat(f"{path} is no regular file.")
+    limit = physical_memory() // 2 if at_most is None else at_most
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):  # swapped for a pipe since it was looked at
+                raise UnknownFormat(f"{path} is no regular file.")
+            content = file.read(limit + 1) if status.st_size <= limit else None
+    except FileNotFoundError as error:
+        raise ModelError(f"There is no model file {path}.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    except MemoryError as error:
+        raise ModelError(f"{path} does not fit into memory.") from error
+    if content is None or len(content) > limit:
+        raise ModelError(f"{path} is too large: over {limit:,} bytes.", cure="Scan it on a machine with more memory.")
+    if not content:
+        raise UnknownFormat(f"{path} is empty.")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes into a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

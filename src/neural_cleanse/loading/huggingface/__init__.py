@@ -1,0 +1,1 @@
+"""Hugging Face directories: our own reading of the files, transformers' networks."""
