@@ -13,6 +13,7 @@ from neural_cleanse.cli import guard, zoo
 from neural_cleanse.cli.attack import attack
 from neural_cleanse.cli.benchmark import benchmark
 from neural_cleanse.cli.demo import demo
+from neural_cleanse.cli.inspect import inspect
 from neural_cleanse.cli.repair import repair
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(scan)
 app.command()(report)
+app.command()(inspect)
 app.command()(repair)
 app.add_typer(guard.app, name="guard")
 app.command()(demo)

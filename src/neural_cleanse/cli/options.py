@@ -20,7 +20,10 @@ class Crop(StrEnum):
 
 
 ModelFile = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Model file: safetensors or a PyTorch state_dict.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="Model file of any container, or a Hugging Face directory.", show_default=False
+    ),
 ]
 Data = Annotated[
     Path, typer.Option(help="Clean images: a folder, an .npz file, or parquet (file or folder).", rich_help_panel=DATA)
@@ -28,12 +31,17 @@ Data = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(sorted(ARCHITECTURES))}, or FILE.py:FUNCTION with --allow-code; files that we wrote need none.",
+        help=f"{', '.join(sorted(ARCHITECTURES))}, or FILE.py:FUNCTION with --allow-code; for weights alone. FILE.py: the classes that a pickled module names.",
         rich_help_panel=MODEL,
     ),
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the architecture file's code.", rich_help_panel=MODEL)
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run code: the architecture file's, or a program's (TorchScript, pickled module, Keras Lambda) in a process of its own.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Mean = Annotated[
     str | None,
