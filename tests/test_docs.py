@@ -66,3 +66,11 @@ def test_the_false_alarm_table_is_that_of_the_recorded_rows(monkeypatch: pytest.
     record = json.loads((ROOT / "benchmarks" / "results" / "false_alarms.json").read_text())
     table = false_alarms.markdown([false_alarms.Row(**row) for row in record["rows"]])
     assert table in (ROOT / "docs" / "false-alarms.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("repair_tables", None)
+    import repair_tables
+
+    assert repair_tables.PAGE.read_text(encoding="utf-8") == repair_tables.page(), "run: benchmarks/repair_tables.py"
