@@ -210,7 +210,7 @@ def _ended(tried: _Tried, again: ScanResult, terms: Terms, number: int) -> tuple
     assert tried.measured is not None
     if again.flagged:
         labels = ", ".join(map(str, again.flagged))
-        return RepairStatus.FAILED, f"after {number} rounds a new scan still flags label {labels}"
+        return RepairStatus.FAILED, f"after {number} round{'s' * (number > 1)} a new scan still flags label {labels}"
     if not terms.hold(tried.measured):
         rate = f"{tried.measured.worst_asr:.1%} of the images, above {terms.max_asr:.1%}"
         return (

@@ -71,3 +71,23 @@ def test_a_file_that_changed_since_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="changed since"):
         save_like(loaded.origin, loaded.classifier.module.state_dict(), tmp_path / "out.pt")
     assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns of itself
+def test_weights_beside_an_onnx_file_are_part_of_its_hash(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    path, output = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    torch.onnx.export(mnist_cnn(10).eval(), (torch.zeros(1, 1, 28, 28),), str(path), dynamo=False)
+    whole = onnx.load(path)
+    onnx.save(whole, path, save_as_external_data=True, location="m.data")
+    loaded = load_model(path)
+    save_like(loaded.origin, loaded.classifier.module.state_dict(), output)
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(load_model(output).classifier(images), loaded.classifier(images), atol=1e-6)
+    data = bytearray((tmp_path / "m.data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "m.data").write_bytes(data)
+    assert load_model(path).origin.sha256 != loaded.origin.sha256
+    with pytest.raises(OutputError, match="changed since"):
+        save_like(loaded.origin, loaded.classifier.module.state_dict(), tmp_path / "again.onnx")

@@ -163,6 +163,8 @@ def check(
     )  # fmt: skip
     where = device_named(device)
     if copy_rejected is not None:
+        if copy_rejected.is_dir() and any(copy_rejected.iterdir()):
+            raise OutputError(f"{copy_rejected} is not empty.", cure="Name another directory for --copy-rejected.")
         directory.prepare(copy_rejected, overwrite=False)
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)

@@ -121,8 +121,13 @@ def repair(
         digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
         written = {**after.provenance.model, "path": str(output), "sha256": digest}
         after = replace(after, provenance=replace(after.provenance, model=written))
-        if not as_json:
-            console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+    if not as_json:
+        done = (
+            f"written: {output}"
+            if repaired.result.status is RepairStatus.REPAIRED
+            else "no repaired model: the original is as it was"
+        )
+        console.print(done, markup=False, highlight=False, soft_wrap=True)
     directory.write(after, pages, repaired.result)
     if not as_json:
         console.print(f"report: {pages / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat
 from neural_cleanse.loading import checkpoint, weights
 from neural_cleanse.loading.archive import entries, is_zip
+from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.memory import allowance, at_most
 from neural_cleanse.loading.network import PROGRAM, TENSORS, Network
 from neural_cleanse.loading.sniff import Container, container_of
@@ -43,6 +44,16 @@ def checked_container(content: bytes, name: str) -> Container:
     if container in CURES:
         raise UnknownFormat(f"{name} is {container.value}.", cure=CURES[container])
     return container
+
+
+def read_whole(path: Path) -> bytes:
+    """The file's content, an ONNX file's weights in files beside it taken in: what is hashed is all that is loaded."""
+    content = read_file(path)
+    if container_of(content) is not Container.ONNX:
+        return content
+    from neural_cleanse.loading.onnx import file
+
+    return file.in_one(content, str(path), path.parent)
 
 
 def open_file(
@@ -100,7 +111,7 @@ def _read(
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
 
-        return onnx.read(content, name, path.parent)
+        return onnx.read(content, name)
     if container is Container.EXPORTED:
         from neural_cleanse.loading.pt2 import reader as pt2
 
@@ -142,7 +153,7 @@ def rewrite_file(
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
 
-        return onnx.rewrite(content, state, path.parent)
+        return onnx.rewrite(content, state)
     if container is Container.EXPORTED:
         from neural_cleanse.loading.pt2 import reader as pt2
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
-from neural_cleanse.loading.containers import checked_container, open_file
-from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.containers import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory import allowance, at_most
 from neural_cleanse.loading.network import PROGRAM, TENSORS, Finding, Network
@@ -99,7 +98,7 @@ def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
     """Look at a file or a Hugging Face directory. Raises ModelError when nothing can be said of it."""
     if path.is_dir():
         return _inspected(open_model(path, architecture), path)
-    content = read_file(path)
+    content = read_whole(path)
     container = checked_container(content, str(path))
     sha256 = hashlib.sha256(content).hexdigest()
 

@@ -14,8 +14,7 @@ from torch import nn
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
-from neural_cleanse.loading.containers import NO_ARCHITECTURE, open_file
-from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.containers import NO_ARCHITECTURE, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import Finding, Network
@@ -72,7 +71,7 @@ def open_model(
 ) -> Opened:
     """Read a file, or a Hugging Face directory. Raises ModelError and its kinds."""
     if not path.is_dir():
-        content = read_file(path)
+        content = read_whole(path)
         network = open_file(content, path, architecture, allow_code=allow_code, input_shape=input_shape)
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface

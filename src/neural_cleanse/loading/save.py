@@ -9,8 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from neural_cleanse.errors import OutputError
-from neural_cleanse.loading.containers import rewrite_file
-from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.containers import read_whole, rewrite_file
 from neural_cleanse.loading.huggingface.files import MAX_JSON, Snapshot, read_directory
 from neural_cleanse.loading.load import Origin
 from neural_cleanse.storage import write_whole
@@ -28,7 +27,7 @@ def save_like(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
     refuse_original(origin, output)
     if Path(origin.path).is_dir():
         return _save_directory(origin, state, output)
-    content = read_file(Path(origin.path))
+    content = read_whole(Path(origin.path))
     _refuse_changed(origin, hashlib.sha256(content).hexdigest())
     written = rewrite_file(
         content, state, Path(origin.path),

@@ -231,13 +231,32 @@ def _inlined(model: Any, name: str) -> Any:
         raise ModelError(f"{name} has functions that cannot be inlined: {tame(error)}.") from error
 
 
+def in_one(content: bytes, name: str, folder: Path) -> bytes:
+    """The file with the external data of `folder` in it, so that one hash covers all; as it is where it has none.
+
+    Raises ModelError as `parse` does for data that cannot be read.
+    """
+    model = parse_only(content, name)
+    if all(proto.data_location != EXTERNAL for proto in _tensors(model)):
+        return content
+    _take_in(model, name, folder)
+    try:
+        whole: bytes = model.SerializeToString(deterministic=True)
+    except Exception as error:  # protobuf's own kind of error, above 2 GiB
+        raise ModelError(f"{name} and the weights beside it are too large for one ONNX file.") from error
+    return whole
+
+
+def _tensors(model: Any) -> list[Any]:
+    constants = [item.t for node in model.graph.node for item in node.attribute if item.HasField("t")]
+    return [*model.graph.initializer, *constants]
+
+
 def _take_in(model: Any, name: str, folder: Path | None) -> None:
     """Read external data into the model, from inside `folder` only and no more of it than is there."""
-    tensors = [*model.graph.initializer]
-    tensors += [item.t for node in model.graph.node for item in node.attribute if item.HasField("t")]
     sizes: dict[Path, int] = {}
     taken = 0
-    for proto in tensors:
+    for proto in _tensors(model):
         if proto.data_location != EXTERNAL:
             continue
         where = {entry.key: entry.value for entry in proto.external_data}
