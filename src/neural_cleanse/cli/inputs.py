@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.data import ImageSet
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.metrics import answers, clean_accuracy
+from neural_cleanse.preprocessing import LEAST_GAIN, TRIED_ON
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import ScanResult
+from neural_cleanse.sanity import LOW_ACCURACY
 from neural_cleanse.scan import Surroundings
 
 
@@ -51,6 +54,31 @@ def open_both(model: Path, data: Path, form: Form, at_most: int | None, seed: in
         assert loaded.classifier.layers  # a layer that is not there fails before any work
     names = loaded.origin.label_names
     return loaded, images if names is None else images.in_order_of(names)
+
+
+def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: Form, seed: int) -> tuple[str, ...]:
+    """What --crop roi would give, in words, where accuracy is poor without it and the data have such a region."""
+    if form.crop_roi or images.labels is None or images.shape != loaded.classifier.input_shape:
+        return ()
+    whole = _accuracy(loaded, images.take(balanced(images.labels, TRIED_ON, seed)))
+    if whole >= LOW_ACCURACY:
+        return ()
+    try:
+        height, width = images.shape[1:]
+        cropped = load_data(data, at_most=TRIED_ON, seed=seed, resize=(height, width), crop="roi")
+    except DataError:  # no region of interest
+        return ()
+    inside = _accuracy(loaded, cropped)
+    if inside < whole + LEAST_GAIN:
+        return ()
+    return (f"with --crop roi clean accuracy would be {inside:.1%} instead of {whole:.1%}",)
+
+
+def _accuracy(loaded: LoadedModel, images: ImageSet) -> float:
+    names = loaded.origin.label_names
+    ordered = images if names is None else images.in_order_of(names)
+    assert ordered.labels is not None, "asked of labelled images alone"
+    return clean_accuracy(answers(loaded.classifier, ordered.images), ordered.labels)
 
 
 def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> None:

@@ -1,6 +1,7 @@
 """`neural-cleanse scan`: from a model file and clean images to a verdict with evidence."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from rich.console import Console
 from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
-from neural_cleanse.cli.inputs import Form, open_both, surroundings_of
+from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
 from neural_cleanse.cli.progress import ProgressLine
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import LoadedModel
@@ -84,7 +85,8 @@ def scan(
         directory.prepare(output, overwrite=overwrite)
     twin = None if baseline is None else storage.load_result(baseline)
     loaded, images = open_both(model, data, form, samples, seed)
-    result = scan_with_progress(loaded, images, settings, where, baseline=twin)
+    notes = crop_advice(loaded, images, data, form, seed)
+    result = scan_with_progress(loaded, images, settings, where, baseline=twin, notes=notes)
     console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
@@ -104,13 +106,14 @@ def scan_with_progress(
     device: torch.device,
     *,
     baseline: ScanResult | None = None,
+    notes: tuple[str, ...] = (),
 ) -> ScanResult:
-    """Scan a loaded model with progress on stderr."""
+    """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
     classifier = loaded.classifier.to(device)
+    around = surroundings_of(loaded)
+    around = replace(around, notes=(*around.notes, *notes))
     line = ProgressLine()
     try:
-        return run_scan(
-            classifier, images, settings, surroundings=surroundings_of(loaded), baseline=baseline, progress=line
-        )
+        return run_scan(classifier, images, settings, surroundings=around, baseline=baseline, progress=line)
     finally:
         line.close()
