@@ -277,7 +277,7 @@ clusters are few, and such an interval is rather too narrow: of the two lower en
   spread so widely that a verdict either way would be a guess. It is called inconclusive, not clean.
 - **Published network of 1,283 faces** (sunglasses, label 0): missed, and called clean. After 250 steps label 0 needs the
   third smallest trigger (80 px of 2,585, after 76 and 78; median 308; p = .076). The other labels' sizes spread as they
-  shrink: a search of a quarter of the steps separates this label better, and one number of steps does not fit 10 labels
+  shrink (a prototype with a quarter of the steps had this label first), and one number of steps does not fit 10 labels
   and 1,283. The paper's rule accuses three labels.
 - **Published all-to-all** (four pixels, y to y + 1): as above, no label has a small trigger for images of all classes.
 
