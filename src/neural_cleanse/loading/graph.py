@@ -56,8 +56,8 @@ class GraphNetwork(nn.Module):
         values[self._image] = images
         for number, step in enumerate(self._steps):
             call = self.layers[step.call] if isinstance(step.call, str) else step.call
-            arguments = _filled(step.arguments, values)
-            result = call(*arguments, **{key: _filled(value, values) for key, value in step.keywords.items()})
+            arguments = filled(step.arguments, values)
+            result = call(*arguments, **{key: filled(value, values) for key, value in step.keywords.items()})
             values.update(zip(step.results, (result,) if len(step.results) == 1 else result, strict=False))
             for name in self._last_use[number]:
                 values.pop(name, None)
@@ -65,11 +65,12 @@ class GraphNetwork(nn.Module):
         return output
 
 
-def _filled(argument: Any, values: Mapping[str, Any]) -> Any:
+def filled(argument: Any, values: Mapping[str, Any]) -> Any:
+    """The argument with every Value in it replaced by what it stands for."""
     if isinstance(argument, Value):
         return values[argument.name]
     if isinstance(argument, list | tuple):
-        return type(argument)(_filled(part, values) for part in argument)
+        return type(argument)(filled(part, values) for part in argument)
     return argument
 
 
@@ -77,7 +78,7 @@ def _last_uses(steps: Sequence[Step], output: str) -> list[list[str]]:
     """For every step the values that nothing needs after it, so that memory is given back."""
     last: dict[str, int] = {}
     for number, step in enumerate(steps):
-        for name in (*_names(step.arguments), *_names(list(step.keywords.values())), *step.results):
+        for name in (*names_in(step.arguments), *names_in(list(step.keywords.values())), *step.results):
             last[name] = number
     frees: list[list[str]] = [[] for _ in steps]
     for name, number in last.items():
@@ -86,9 +87,10 @@ def _last_uses(steps: Sequence[Step], output: str) -> list[list[str]]:
     return frees
 
 
-def _names(argument: Any) -> list[str]:
+def names_in(argument: Any) -> list[str]:
+    """The names of the Values in an argument."""
     if isinstance(argument, Value):
         return [argument.name]
     if isinstance(argument, list | tuple):
-        return [name for part in argument for name in _names(part)]
+        return [name for part in argument for name in names_in(part)]
     return []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError, UnusableOutputs
-from neural_cleanse.loading.graph import GraphNetwork, Step, Value
+from neural_cleanse.loading.graph import GraphNetwork, Step, Value, filled, names_in
 from neural_cleanse.loading.onnx.file import FLOATS, place, tame, tensor_of
 
 IMAGE = "image"
@@ -121,13 +121,13 @@ class Builder:
         results: int | None = None,
     ) -> Any:
         """The Value (a tuple of them, where there are several `results`) of a new step; a tensor where all is known."""
-        if not any(_values_in(argument) for argument in arguments):
+        if not any(names_in(argument) for argument in arguments):
             return self._folded(function, arguments)
-        filled = [[_filled(argument, dry) for argument in arguments] for dry in self._dry]
-        if kind is Kind.SHAPE and _num_results(function, filled[1]) > MAX_SHAPE_PRODUCT:
+        tried = [[filled(argument, dry) for argument in arguments] for dry in self._dry]
+        if kind is Kind.SHAPE and _num_results(function, tried[1]) > MAX_SHAPE_PRODUCT:
             raise ModelError("The graph computes too much with the sizes of the image alone.")
         with torch.no_grad():
-            made = [function(*parts) for parts in filled]
+            made = [function(*parts) for parts in tried]
         pairs = list(zip(*made, strict=True)) if results is not None else [tuple(made)]
         if results is not None and len(pairs) != results:
             raise ModelError(f"An operator with {results} results makes {len(pairs)}.")
@@ -199,7 +199,7 @@ class Builder:
         needed, kept = {output.step_name}, []
         for step in reversed(self._steps):
             if needed.intersection(step.results):
-                needed.update(name for argument in step.arguments for name in _values_in(argument))
+                needed.update(name for argument in step.arguments for name in names_in(argument))
                 kept.append(step)
         called = {step.call for step in kept}
         layers = {key: layer for key, layer in self._layers.items() if key in called}
@@ -245,14 +245,6 @@ def _mapped(argument: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return argument
 
 
-def _filled(argument: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(argument, Value):
-        return values[argument.name]
-    if isinstance(argument, list | tuple):
-        return type(argument)(_filled(part, values) for part in argument)
-    return argument
-
-
 def _num_results(function: Callable[..., Any], arguments: Sequence[Any]) -> int:
     """How many values a result will have: by a dry run, and where it needs real values, at most by what goes in."""
     try:
@@ -268,11 +260,3 @@ def _num_values(argument: Any) -> int:
     if isinstance(argument, Tensor):
         return 1 if argument.is_meta else max(argument.numel(), 1)
     return math.prod(map(_num_values, argument)) if isinstance(argument, list | tuple) else 1
-
-
-def _values_in(argument: Any) -> list[str]:
-    if isinstance(argument, Value):
-        return [argument.name]
-    if isinstance(argument, list | tuple):
-        return [name for part in argument for name in _values_in(part)]
-    return []

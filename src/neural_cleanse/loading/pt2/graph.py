@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, UnusableOutputs
-from neural_cleanse.loading.graph import GraphNetwork, Step, Value
+from neural_cleanse.loading.graph import GraphNetwork, Step, Value, names_in
 from neural_cleanse.loading.pt2 import layers as pt2_layers
 from neural_cleanse.loading.pt2.archive import DTYPES
 from neural_cleanse.loading.pt2.operators import CHECKS, RENAMED, TABLE, Creating, is_window, number, out_of_place
@@ -198,7 +198,7 @@ class _Reading:
         for step in reversed(self.steps):
             if needed.intersection(step.results):
                 kept.append(step)
-                needed.update(_names([*step.arguments, *step.keywords.values()]))
+                needed.update(names_in([*step.arguments, *step.keywords.values()]))
         steps = kept[::-1]
         made = {name for step in steps for name in step.results}
         if missing := needed - made - self.values.given:
@@ -238,14 +238,6 @@ def _results(outputs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError("an operator without results")
     return tuple(names)
-
-
-def _names(argument: Any) -> list[str]:
-    if isinstance(argument, Value):
-        return [argument.name]
-    if isinstance(argument, list | tuple):
-        return [name for part in argument for name in _names(part)]
-    return []
 
 
 def _refusal(target: str, name: str) -> ModelError:
