@@ -93,8 +93,18 @@ def guard_table(found: Sequence[Row]) -> str:
         for name in ("fisher", "top"):
             cells.append(spread([max(row["guards"][name]["fnr"]) for row in group]))
             cells.append(spread([row["guards"][name]["fpr"] for row in group]))
+        cells.append(spread(known(group, lambda row: row["guards"].get("extra_time"))))
         lines.append((where, attack, str(len(group)), *cells))
-    columns = ("network", "attack", "models", "passed, ours", "rejected clean", "passed, paper's", "rejected clean ")
+    columns = (
+        "network",
+        "attack",
+        "models",
+        "passed, ours",
+        "rejected clean",
+        "passed, paper's",
+        "rejected clean ",
+        "extra time",
+    )
     return Table("", columns, lines, frozenset({"models"})).markdown()
 
 
