@@ -34,8 +34,9 @@ from neural_cleanse.outlier import outlier_test
 from neural_cleanse.presets import preset
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import LabelPair, Recovered
+from neural_cleanse.room import BATCH_IMAGES, Room
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.search import BATCHES_BETWEEN_LOOKS, FullSweep
+from neural_cleanse.slots import BATCHES_BETWEEN_LOOKS, Slots
 from neural_cleanse.verdict import judge
 
 SEED = 0
@@ -130,9 +131,8 @@ def compare(bench: Bench) -> dict[str, Any]:
 
     began = time.perf_counter()
     pairs = [LabelPair(label) for label in labels]
-    reference = list(
-        FullSweep().run(preset("reference", len(every)), bench.classifier, bench.images, pairs, lambda _: None)
-    )
+    slots = Slots(bench.classifier, bench.images, Room(BATCH_IMAGES["cpu"]), lambda _: True)
+    reference = list(slots(preset("reference", len(every)), pairs))
     reference_s = time.perf_counter() - began
     reference.sort(key=lambda r: r.pair)
     asr = statistics.mean(bench.held_out_asr(r) for r in reference)

@@ -35,8 +35,8 @@ from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import LabelPair
+from neural_cleanse.room import BATCH_IMAGES
 from neural_cleanse.sampling import Part, ScanImages
-from neural_cleanse.search import BATCH_IMAGES
 from neural_cleanse.triggers.patch import PatchTrigger
 from neural_cleanse.zoo import part_of
 

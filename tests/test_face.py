@@ -67,7 +67,7 @@ def test_importing_the_package_waits_for_nothing_heavy() -> None:
         "nc.scan",
         "nc.ScanSettings()",
         "import neural_cleanse.scan",
-        "from neural_cleanse.scan import Progress",
+        "from neural_cleanse.progress import Progress",
         "from neural_cleanse import *",
         "import neural_cleanse.cli.main",
     ],

@@ -10,8 +10,9 @@ from neural_cleanse import storage
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.progress import Progress
 from neural_cleanse.records import LabelPair, ScanResult, Verdict
-from neural_cleanse.scan import Progress, ScanSettings, scan
+from neural_cleanse.scan import ScanSettings, scan
 
 
 @pytest.fixture(scope="module")

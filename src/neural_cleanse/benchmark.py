@@ -26,10 +26,11 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError
 from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.provenance import Surroundings
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.readers.parts import part_path
 from neural_cleanse.records import ScanResult, Verdict
-from neural_cleanse.scan import ScanSettings, Surroundings, scan
+from neural_cleanse.scan import ScanSettings, scan
 from neural_cleanse.zoo import part_of, read_card
 
 CARD_SUFFIX = ".card.json"

@@ -19,8 +19,9 @@ def gather(classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered
 
 
 def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evidence:
-    trigger = recovered.trigger
-    assert trigger is not None, "a flagged label has a size, and a size has a trigger"
+    assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
+    found = recovered.trigger.tensors()  # on the CPU where it was read from disk
+    trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
     rows = data.eligible(recovered.pair, Part.CONFIRM)
     after = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]

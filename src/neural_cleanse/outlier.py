@@ -100,16 +100,16 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
 
     Sizes in px, or over those of a clean twin, label by label, with TWINS as prior.
     """
-    logs = _logs(sizes)
+    logs = log_sizes(sizes)
     order = np.argsort(logs, kind="stable")
     ascending = logs[order]
     steps = _esd(ascending, prior)
     num_flagged = int((steps <= alpha).sum())  # ascending by construction
     tail_holds, tail_p_value = None, None
     if num_flagged and len(logs) > MANY_LABELS:
-        gaps = _tail(ascending, num_flagged)
+        gaps = tail_p_values(ascending, num_flagged)
         passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
-        normal, tail_p_value = _looks_normal(ascending[num_flagged:]), float(gaps.min())
+        normal, tail_p_value = looks_normal(ascending[num_flagged:]), float(gaps.min())
         tail_holds = normal or bool(len(passing))
         num_flagged = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
     p_values = np.empty_like(logs)
@@ -126,16 +126,18 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
     )
 
 
-def anomaly_index(sizes: Sequence[float] | Floats) -> Floats:
+def anomaly_index(sizes: Sequence[float] | Floats, among: Sequence[float] | Floats | None = None) -> Floats:
     """(median - size) / (1.4826 MAD), signed: positive = smaller than the median; the paper flags above 2.
 
+    Median and MAD are of the sizes themselves, or of those they are held `among`.
     Where the MAD is 0 (half of the sizes are equal), the index is 0 at the median and plus or minus infinity beside it.
     """
     values = np.asarray(sizes, dtype=np.float64)
     if not len(values):
         return values
-    below = np.median(values) - values
-    sigma = MAD_TO_SIGMA * np.median(np.abs(below))
+    yardstick = values if among is None else np.asarray(among, dtype=np.float64)
+    below = np.median(yardstick) - values
+    sigma = MAD_TO_SIGMA * np.median(np.abs(np.median(yardstick) - yardstick))
     if sigma > 0:
         return np.asarray(below / sigma, dtype=np.float64)
     return np.where(below == 0, 0.0, np.copysign(np.inf, below))
@@ -153,14 +155,14 @@ def detection_limit(
     and above 40 labels, where they do not look normal, also under the smallest of them by the gap that the tail check
     asks for. None where fewer than 2 labels, or only equal ones, make the yardstick.
     """
-    logs = np.sort(np.delete(_logs(sizes), np.asarray(flagged, dtype=np.int64)))
+    logs = np.sort(np.delete(log_sizes(sizes), np.asarray(flagged, dtype=np.int64)))
     m, rank = len(logs), len(flagged) + 1
     if m < 2 or logs.std(ddof=1) <= NO_SPREAD:
         return None
     known = prior.dof_at(m + rank)
     t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + known)
     limit = float(logs.mean() - t * prior.moderated(float(logs.var(ddof=1)), m - 1, known) * math.sqrt(1 + 1 / m))
-    if len(sizes) > MANY_LABELS and not _looks_normal(logs):
+    if len(sizes) > MANY_LABELS and not looks_normal(logs):
         k = _num_spacings(m)
         spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
         ratio = k * math.expm1(math.log(rank / max(alpha, TAIL_ALPHA)) / k)
@@ -168,7 +170,7 @@ def detection_limit(
     return math.exp(limit)
 
 
-def _logs(sizes: Sequence[float] | Floats) -> Floats:
+def log_sizes(sizes: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
 
 
@@ -209,7 +211,7 @@ def _penalty(num_labels: int, *, first: bool) -> float:
     return 1 + (FIRST_STEP if first else LATER_STEPS) * min(1.0, FEW / num_labels)
 
 
-def _looks_normal(logs: Floats) -> bool:
+def looks_normal(logs: Floats) -> bool:
     """Whether log sizes give no sign of a heavy low tail: a test that is meant to reject easily."""
     n, sd = len(logs), float(logs.std())
     if sd <= NO_SPREAD:
@@ -224,7 +226,7 @@ def _num_spacings(others: int) -> int:
     return min(TAIL_SPACINGS, others // 2)
 
 
-def _tail(ascending: Floats, num_suspects: int) -> Floats:
+def tail_p_values(ascending: Floats, num_suspects: int) -> Floats:
     """p-values of the gaps above each suspect under an exponential tail, times the number of suspects."""
     k = _num_spacings(len(ascending) - num_suspects)
     spacings = np.arange(1, num_suspects + k + 1) * np.diff(ascending[: num_suspects + k + 1])

@@ -28,6 +28,8 @@ class Outcome(enum.Enum):
     STEP_LIMIT = "step_limit"
     ASR_NOT_REACHED = "asr_not_reached"
     NOT_ENOUGH_IMAGES = "not_enough_images"
+    FIRST_PASS = "first_pass"
+    NOT_SEARCHED = "not_searched"
 
     @property
     def has_size(self) -> bool:
@@ -42,6 +44,8 @@ class Outcome(enum.Enum):
             Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
             Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
+            Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
+            Outcome.NOT_SEARCHED: "the budget was spent before its turn",
         }[self]
 
 

@@ -31,6 +31,8 @@ from neural_cleanse.metrics import answers, victims
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
+from neural_cleanse.progress import Progress
+from neural_cleanse.provenance import Surroundings
 from neural_cleanse.records import (
     Measurement,
     Provenance,
@@ -42,7 +44,7 @@ from neural_cleanse.records import (
     Verdict,
 )
 from neural_cleanse.sanity import check_labels, check_shape
-from neural_cleanse.scan import Progress, ScanSettings, Surroundings, scan
+from neural_cleanse.scan import ScanSettings, scan
 
 # One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
 LINGERING_INDEX = 1.645

@@ -1,33 +1,39 @@
 """scan: clean images and a classifier in, a verdict with evidence out. Reads top to bottom as the method does."""
 
-import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet, balanced
 from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.evidence import gather
-from neural_cleanse.inversion import Inversion
+from neural_cleanse.journal import Journal
 from neural_cleanse.metrics import answers
 from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
-from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult, Verdict
+from neural_cleanse.progress import Budget, Progress, Reporter
+from neural_cleanse.provenance import Surroundings, identity, provenance_of
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.room import room_for
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.sanity import InputCheck, check_input, check_labels, check_shape
-from neural_cleanse.search import FullSweep, Search
+from neural_cleanse.sanity import check_input, check_labels, check_shape
+from neural_cleanse.search import FullSweep, Search, plan
+from neural_cleanse.slots import inverter
 from neural_cleanse.verdict import Judgement, judge
 
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number."""
+    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number.
+
+    `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
+    is what the process may take, in bytes.
+    """
 
     labels: tuple[int, ...] | None = None
     samples: int = 1000
@@ -37,6 +43,10 @@ class ScanSettings:
     alpha: float = 0.01
     seed: int = 0
     force: bool = False
+    plan: str = "auto"
+    max_seconds: float | None = None
+    max_passes: int | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -45,26 +55,15 @@ class ScanSettings:
             raise SettingsError(f"samples must be at least 1, got {self.samples}.")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
+        for name in ("max_seconds", "max_passes", "memory"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0, got {value}.")
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a scan is: image passes done of all, and the labels finished so far."""
-
-    passes_done: int
-    passes_planned: int
-    finished: tuple[Recovered, ...]
-    num_labels: int
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the caller knows of where model and data come from; it goes into the report as it is."""
-
-    model: Mapping[str, Any] = field(default_factory=dict)
-    label_names: tuple[str, ...] | None = None
-    command: str | None = None
-    notes: tuple[str, ...] = ()
+    @property
+    def budget(self) -> Budget:
+        """What the search may take."""
+        return Budget(self.max_seconds, self.max_passes)
 
 
 def scan(
@@ -73,17 +72,21 @@ def scan(
     settings: ScanSettings = ScanSettings(),
     *,
     surroundings: Surroundings = Surroundings(),
-    search: Search = FullSweep(),
+    search: Search | None = None,
+    engine: Engine = InProcess(),
     baseline: ScanResult | None = None,
+    journal: Journal | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ScanResult:
     """Look for a patch-like backdoor in `classifier` with clean images; labels are optional.
 
     `baseline` is the scan of a clean twin, a model known to be clean of the same classes: sizes are then held against
-    its sizes, label by label, which removes what belongs to the classes and not to the model.
+    its sizes, label by label, which removes what belongs to the classes and not to the model. `search` is the plan
+    (None: the one that the settings name), `engine` where its labels are inverted; a `journal` keeps what is finished,
+    and what it already holds of the same scan is not done again.
 
     Raises DataError when the images do not fit, InputSanityError when the model cannot read them (unless forced),
-    SettingsError on labels that it does not have.
+    SettingsError on labels that it does not have, OutputError when the journal is of another scan.
     """
     began = time.monotonic()
     check_shape(data, classifier.input_shape)
@@ -92,6 +95,7 @@ def scan(
     names = surroundings.label_names or data.names
     twin = None if baseline is None else _sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
+    search = search or _plan(settings, len(pairs), twin is not None)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(
@@ -101,15 +105,23 @@ def scan(
         force=settings.force,
         better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
     )
+    notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
+    used = asdict(settings) | {"inversion": inversion.describe(), "plan": search.describe()}
+    provenance = provenance_of(classifier, sampled, used, settings.seed, surroundings, checked.accuracy, notes)
 
-    report = _Reporter(progress, inversion.passes, len(pairs))
-    for recovered in search.run(inversion, classifier, images, pairs, report.tick):
+    room = room_for(classifier, inversion, settings.memory)
+    report = Reporter(progress, search.passes(inversion, len(pairs)), len(pairs), settings.budget)
+    invert = inverter(engine, classifier, images, room, report.tick)
+    if journal is not None:
+        journal.begin(identity(provenance, classifier))
+        invert = journal.remember(invert)
+    for recovered in search.run(inversion, pairs, invert, settings.seed):
         report.finish(recovered)
-    found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
+    found = _all_of(pairs, report.finished)
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin)
-    notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
+    yardstick = search.yardstick(pairs, settings.seed)
+    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick)
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -123,7 +135,7 @@ def scan(
         image_shape=classifier.input_shape,
         labels=_rows(found, judgement, names),
         paper_rule=judgement.paper_rule,
-        provenance=_provenance(classifier, sampled, settings, inversion, surroundings, checked, notes),
+        provenance=replace(provenance, notes=(*notes, *search.notes(pairs), *room.notes, *_budget_notes(report))),
         evidence=gather(
             classifier, images, [recovered for recovered in found if recovered.pair.target in judgement.flagged]
         ),
@@ -175,6 +187,28 @@ def _twin_notes(baseline: ScanResult | None, settings: ScanSettings) -> tuple[st
     return tuple(notes)
 
 
+def _plan(settings: ScanSettings, num_labels: int, over_twin: bool) -> Search:
+    """The plan by name; over a twin all labels get the same effort, as the twin's did."""
+    if over_twin and settings.plan in ("auto", "full"):
+        return FullSweep()
+    if over_twin:
+        raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
+    return plan(settings.plan, num_labels, settings.preset, budget=settings.budget.bounded)
+
+
+def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[Recovered, ...]:
+    """A record of every pair, in order; those that the budget left out say so."""
+    known = {one.pair: one for one in finished}
+    nothing = Outcome.NOT_SEARCHED
+    return tuple(known.get(pair, Recovered(pair, None, None, None, 0, 0, nothing, 0, 0)) for pair in sorted(pairs))
+
+
+def _budget_notes(report: Reporter) -> tuple[str, ...]:
+    if not report.spent:
+        return ()
+    return (f"the budget was spent after {report.done:,} image passes: {len(report.finished)} labels were looked at",)
+
+
 def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:
     if labels is None:
         return tuple(LabelPair(target) for target in range(num_classes))
@@ -198,28 +232,6 @@ def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> t
     return different.take(balanced(classes, settings.samples, settings.seed)), tuple(notes)
 
 
-class _Reporter:
-    """Collects what the search yields and passes it on to the caller's progress function."""
-
-    def __init__(self, progress: Callable[[Progress], None], passes_a_label: int, num_labels: int) -> None:
-        self.finished: list[Recovered] = []
-        self._progress, self._passes_a_label, self._num_labels, self._done = progress, passes_a_label, num_labels, 0
-
-    def tick(self, image_passes: int) -> None:
-        self._done += image_passes
-        self._progress(Progress(self._done, self._planned(), tuple(self.finished), self._num_labels))
-
-    def _planned(self) -> int:
-        """Labels that are finished, and as much for each of the others as those took: a search may stop early."""
-        spent = [recovered.image_passes for recovered in self.finished]
-        a_label = sum(spent) / len(spent) if spent else self._passes_a_label
-        return max(self._done, sum(spent) + round(a_label * (self._num_labels - len(spent))))
-
-    def finish(self, recovered: Recovered) -> None:
-        self.finished.append(recovered)
-        self.tick(0)
-
-
 def _rows(found: Sequence[Recovered], judgement: Judgement, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:
     return tuple(
         LabelResult(
@@ -236,44 +248,4 @@ def _rows(found: Sequence[Recovered], judgement: Judgement, names: tuple[str, ..
             image_passes=recovered.image_passes,
         )
         for recovered in found
-    )
-
-
-def _provenance(
-    classifier: Classifier,
-    data: ImageSet,
-    settings: ScanSettings,
-    inversion: Inversion,
-    surroundings: Surroundings,
-    checked: InputCheck,
-    notes: tuple[str, ...],
-) -> Provenance:
-    model = {
-        **surroundings.model,
-        "input_shape": classifier.input_shape,
-        "num_classes": classifier.num_classes,
-        "pixel_range": [0.0, 1.0],
-        "normalisation": str(classifier.normalize),
-        "outputs": classifier.outputs.value,
-        "device": str(classifier.device),
-    }
-    return Provenance(
-        settings=asdict(settings) | {"inversion": inversion.describe()},
-        seed=settings.seed,
-        versions={
-            "neural-cleanse": version("neural-cleanse"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "threads": str(torch.get_num_threads()),
-        },
-        model=model,
-        data={
-            "origin": data.origin,
-            "sha256": data.sha256(),
-            "images_used": len(data),
-            "labelled": data.labels is not None,
-            "clean_accuracy": checked.accuracy,
-        },
-        notes=notes,
-        command=surroundings.command,
     )

@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.outlier import INDEX_THRESHOLD, TWINS, OutlierTest, anomaly_index, outlier_test
+from neural_cleanse.outlier import INDEX_THRESHOLD, TWINS, OutlierTest, outlier_test
 from neural_cleanse.records import LabelPair, Outcome, PaperRule, Recovered, Verdict
+from neural_cleanse.reference_test import reference_test
 
 MIN_LABELS, MIN_LABELS_OVER_TWIN = 3, 2  # sizes under which there is no yardstick at all
 MAX_UNREACHED = 0.2  # share of labels without a size above which the others are no fair sample
@@ -39,33 +40,42 @@ def judge(
     doubt: str | None,
     num_classes: int | None = None,
     baseline: Mapping[LabelPair, float] | None = None,
+    yardstick: frozenset[LabelPair] | None = None,
 ) -> Judgement:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
-    the sizes in a clean twin: sizes are then tested over the twin's, label by label.
+    the sizes in a clean twin: sizes are then tested over the twin's, label by label. `yardstick` are the labels that a
+    search drew at random to hold the others against, where it did not give all labels the same effort.
     """
-    missing = (num_classes or len(found)) - len(found)
-    known = [(recovered.pair, recovered.size) for recovered in found if recovered.size is not None]
+    missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
+    known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
     sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
-    if len(sized) < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
-        reason = f"only {len(sized)} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
+    enough = len(sized) if yardstick is None else sum(pair in yardstick for pair, _ in sized)
+    if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
+        reason = f"only {enough} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    test = outlier_test(sizes, alpha) if baseline is None else _against(baseline, pairs, sizes, alpha)
+    held = [yardstick is None or pair in yardstick for pair in pairs]
+    among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
+    if yardstick is not None:
+        test = reference_test(sizes, held, len(found), alpha)
+    else:
+        test = outlier_test(sizes, alpha) if baseline is None else _against(baseline, pairs, sizes, alpha)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
-        verdict, reason = _found_something(small, sizes, test)
+        verdict, reason = _found_something(small, among, test)
     else:
-        verdict, reason = _found_nothing(found, sizes, test.detection_limit, area, missing)
+        alike = [one for one in found if yardstick is None or one.pair in yardstick]
+        verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
         if len(sized) < len(known):
             verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
             reason = f"nothing was flagged, but the clean twin has no size for label {without}"
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
-    index = dict(zip(pairs, anomaly_index(sizes).tolist(), strict=True))
+    index = dict(zip(pairs, test.anomaly_index, strict=True))
     return Judgement(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),

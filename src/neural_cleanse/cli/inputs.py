@@ -11,10 +11,10 @@ from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import answers, clean_accuracy
 from neural_cleanse.preprocessing import LEAST_GAIN, TRIED_ON
+from neural_cleanse.provenance import Surroundings
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import ScanResult
 from neural_cleanse.sanity import LOW_ACCURACY
-from neural_cleanse.scan import Surroundings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from neural_cleanse.scan import Progress
+from neural_cleanse.progress import Progress
 
 SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
 SMALLEST_SHOWN = 3

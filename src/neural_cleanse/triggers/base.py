@@ -5,7 +5,7 @@ variables at every step) and an attack (built once from a known mask).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,11 @@ class Trigger(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The named tensors that define the triggers, first dimension k."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Trigger":
+        """The triggers that `tensors` wrote down. Raises TypeError on other names."""
 
     @classmethod
     @abstractmethod

@@ -5,7 +5,7 @@
 Its size is the L1 norm of the mask, in pixels. A constant mask is the blended attack (Chen et al. 2017).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,10 @@ class PatchTrigger(Trigger):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mask": self.mask, "pattern": self.pattern}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "PatchTrigger":
+        return cls(**tensors)
 
     @classmethod
     def decode(cls, free: Sequence[Tensor]) -> "PatchTrigger":
