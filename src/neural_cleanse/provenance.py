@@ -66,7 +66,11 @@ def provenance_of(
 
 
 # Where things are, and how much may be spent on them, changes nothing of what a label's search finds.
-FREE = {"model": ("path",), "data": ("origin",), "settings": ("max_seconds", "max_passes", "memory", "force")}
+FREE = {
+    "model": ("path",),
+    "data": ("origin",),
+    "settings": ("max_seconds", "max_passes", "memory", "batch_images", "force"),
+}
 
 
 def identity(provenance: Provenance, classifier: Classifier) -> dict[str, Any]:

@@ -37,12 +37,16 @@ class Room:
         self.notes.append(f"memory ran out with {tried} images at once: the scan went on with {self.images}")
 
 
-def room_for(classifier: Classifier, inversion: Inversion, cap: int | None = None) -> Room:
-    """What fits into free memory, or into `cap` bytes for the whole process. Raises SettingsError if nothing does."""
-    usual = BATCH_IMAGES.get(classifier.device.type, 128)
+def room_for(classifier: Classifier, inversion: Inversion, cap: int | None = None, wanted: int | None = None) -> Room:
+    """What fits into free memory, or into `cap` bytes for the whole process. Raises SettingsError if nothing does.
+
+    `wanted` images at most, instead of what suits the device.
+    """
+    usual = wanted or BATCH_IMAGES.get(classifier.device.type, 128)
     free = _free(classifier.device) if cap is None else cap - _used(classifier.device)
     each = bytes_an_image(classifier) + -(-bytes_a_row(classifier, inversion) // inversion.batch_size)
     least = inversion.batch_size * inversion.restarts
+    usual = max(usual, least)
     images = min(usual, int(free // each)) if free is not None else usual
     if images < least and cap is not None:
         raise SettingsError(

@@ -32,7 +32,7 @@ class ScanSettings:
     """How to scan. `labels` None stands for all; `restarts` None for the preset's own number.
 
     `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
-    is what the process may take, in bytes.
+    is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
     """
 
     labels: tuple[int, ...] | None = None
@@ -47,6 +47,7 @@ class ScanSettings:
     max_seconds: float | None = None
     max_passes: int | None = None
     memory: int | None = None
+    batch_images: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -55,7 +56,7 @@ class ScanSettings:
             raise SettingsError(f"samples must be at least 1, got {self.samples}.")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
-        for name in ("max_seconds", "max_passes", "memory"):
+        for name in ("max_seconds", "max_passes", "memory", "batch_images"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{name} must be above 0, got {value}.")
@@ -109,7 +110,7 @@ def scan(
     used = asdict(settings) | {"inversion": inversion.describe(), "plan": search.describe()}
     provenance = provenance_of(classifier, sampled, used, settings.seed, surroundings, checked.accuracy, notes)
 
-    room = room_for(classifier, inversion, settings.memory)
+    room = room_for(classifier, inversion, settings.memory, settings.batch_images)
     report = Reporter(progress, search.passes(inversion, len(pairs)), len(pairs), settings.budget)
     invert = inverter(engine, classifier, images, room, report.tick)
     if journal is not None:

@@ -1,9 +1,10 @@
 """Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,22 +104,32 @@ def _key(pair: LabelPair) -> str:
 
 def save_result(result: ScanResult, directory: Path) -> None:
     """Write both files into `directory`, each whole or not at all, scan.json last."""
-    write_whole(directory / TENSOR_FILE, safetensors.torch.save(tensors(result)))
+    with written_whole(directory / TENSOR_FILE) as partial:
+        # Tensor by tensor, from where they are: triggers that a journal holds never come into memory together.
+        safetensors.torch.save_file(tensors(result), partial)
     write_whole(directory / JSON_FILE, dumps(result).encode())
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError."""
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Somewhere to write; when that is done it is synced and takes the place of `path`. Raises OutputError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}.") from error
 
 
 def load_result(directory: Path) -> ScanResult:

@@ -11,6 +11,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
+EFFORT = "The effort"
 
 
 class Crop(StrEnum):
@@ -117,6 +118,35 @@ def channels(option: str, text: str | None) -> tuple[float, ...] | None:
         raise SettingsError(
             f"{option} {text} is not a number or a list.", cure="Write it like 0.49,0.48,0.45."
         ) from error
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+PREFIXES = {"K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def seconds(text: str | None) -> float | None:
+    """`90s`, `10m` or `1.5h` in seconds; a bare number is seconds."""
+    return _amount("--budget", text, UNITS, "10m")
+
+
+def num_bytes(text: str | None) -> int | None:
+    """`800M` or `2G` in bytes."""
+    found = _amount("--memory", text, PREFIXES, "2G")
+    return None if found is None else round(found)
+
+
+def _amount(option: str, text: str | None, units: dict[str, int], example: str) -> float | None:
+    if text is None:
+        return None
+    last = text[-1:]
+    unit = units.get(last, units.get(last.upper()))
+    try:
+        amount = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise SettingsError(f"{option} {text} is no amount above 0.", cure=f"Write it like {example}.")
+    return amount
 
 
 def normalization(mean: str | None, std: str | None, scale: float | None, bgr: bool) -> Normalize | None:

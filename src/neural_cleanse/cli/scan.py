@@ -1,5 +1,6 @@
 """`neural-cleanse scan`: from a model file and clean images to a verdict with evidence."""
 
+import shlex
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -16,12 +17,16 @@ from neural_cleanse.cli import options
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
 from neural_cleanse.cli.progress import ProgressLine
 from neural_cleanse.data import ImageSet
+from neural_cleanse.engines import Engine, InProcess, Processes
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report import directory, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 EXIT_CODE = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}
 
 
@@ -30,6 +35,15 @@ class Preset(StrEnum):
 
     default = "default"
     reference = "reference"
+
+
+class Plan(StrEnum):
+    """Names of the search plans."""
+
+    auto = "auto"
+    full = "full"
+    low_cost = "low-cost"
+    adaptive = "adaptive"
 
 
 class Loss(StrEnum):
@@ -53,40 +67,53 @@ def scan(
     ignore_labels: options.IgnoreLabels = False,
     skip_unreadable: options.SkipUnreadable = False,
     samples: options.Samples = 1000,
-    labels: Annotated[str | None, typer.Option(help="Search only these labels, like 0-9,33. \\[default: all]", rich_help_panel=options.METHOD)] = None,
+    labels: Annotated[str | None, typer.Option(help="Search only these labels, like 0-9,33. \[default: all]", rich_help_panel=options.METHOD)] = None,
     preset: Annotated[Preset, typer.Option(help="Ours, or the authors' schedule to the letter (some 20 times dearer).", rich_help_panel=options.METHOD)] = Preset.default,
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.METHOD)] = Loss.ce,
-    restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
+    plan: Annotated[Plan, typer.Option(help="full: every label to its end; low-cost: the paper's two phases; adaptive: all labels briefly, the smallest to their end. \[default: adaptive from 200 labels on or with a budget, else full]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
+    budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,
+    max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
+    memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \[default: what is free]", rich_help_panel=options.EFFORT)] = None,
+    batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each, that share the labels.", rich_help_panel=options.EFFORT)] = 1,
     baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished scan in --output.", rich_help_panel=options.RESULT)] = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Scan a model for backdoors with clean images.
 
-    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive.
+    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive, 130 interrupted.
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
     settings = ScanSettings(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
-        alpha=alpha, seed=seed, force=force,
+        alpha=alpha, seed=seed, force=force, plan=plan.value, max_seconds=options.seconds(budget),
+        max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images,
     )  # fmt: skip
     form = Form(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable,
     )  # fmt: skip
     where = device_named(device)
-    if output is not None:
-        directory.prepare(output, overwrite=overwrite)
+    journal = _journal(output, resume=resume, overwrite=overwrite)
     twin = None if baseline is None else storage.load_result(baseline)
     loaded, images = open_both(model, data, form, samples, seed)
     notes = crop_advice(loaded, images, data, form, seed)
-    result = scan_with_progress(loaded, images, settings, where, baseline=twin, notes=notes)
+    engine = InProcess() if workers == 1 else Processes(workers)
+    try:
+        result = scan_with_progress(
+            loaded, images, settings, where, baseline=twin, notes=notes, journal=journal, engine=engine
+        )
+    except KeyboardInterrupt as interrupt:
+        raise _interrupted(journal) from interrupt
     console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
@@ -94,9 +121,42 @@ def scan(
         terminal.show(result, console)
     if output is not None:  # after the answer was shown: a full disk must not swallow it
         directory.write(result, output)
+        assert journal is not None, "there is one where there is an output"
+        journal.remove()
         if not as_json:
             console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODE[result.verdict])
+
+
+def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal | None:
+    """Where finished labels are kept; the output directory is tried before the work begins. Raises OutputError."""
+    if output is None:
+        if resume:
+            raise SettingsError("--resume goes on with a scan in a directory.", cure="Name it with --output.")
+        return None
+    journal = Journal.within(output)
+    if journal.exists() and not overwrite and not resume:
+        raise OutputError(
+            f"The output directory {output} holds an unfinished scan.",
+            cure="Go on with it: --resume. Or start anew: --overwrite.",
+        )
+    directory.prepare(output, overwrite=overwrite or (resume and journal.exists()))
+    if overwrite and not resume:
+        journal.remove()
+    return journal
+
+
+def _interrupted(journal: Journal | None) -> typer.Exit:
+    """What to do next, on stderr."""
+    console = Console(stderr=True, soft_wrap=True)
+    if journal is None or not journal.exists():
+        console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
+    else:
+        command = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        console.print("interrupted; go on with:", highlight=False)
+        said = shlex.join(["neural-cleanse", *command, "--resume"])
+        console.print(f"  {said}", markup=False, highlight=False)
+    return typer.Exit(EXIT_INTERRUPTED)
 
 
 def scan_with_progress(
@@ -107,6 +167,8 @@ def scan_with_progress(
     *,
     baseline: ScanResult | None = None,
     notes: tuple[str, ...] = (),
+    journal: Journal | None = None,
+    engine: Engine = InProcess(),
 ) -> ScanResult:
     """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
     classifier = loaded.classifier.to(device)
@@ -114,6 +176,9 @@ def scan_with_progress(
     around = replace(around, notes=(*around.notes, *notes))
     line = ProgressLine()
     try:
-        return run_scan(classifier, images, settings, surroundings=around, baseline=baseline, progress=line)
+        return run_scan(
+            classifier, images, settings, surroundings=around, baseline=baseline, journal=journal, engine=engine,
+            progress=line,
+        )  # fmt: skip
     finally:
         line.close()
