@@ -6,7 +6,7 @@ import pytest
 from neural_cleanse.outlier import Floats
 from neural_cleanse.reference_test import reference_test
 
-N, FINALISTS, REFERENCE = 1283, 64, 64
+N, FINALISTS, REFERENCE = 1283, 64, 128
 
 
 def adaptive(logs: Floats, early: Floats, generator: np.random.Generator) -> tuple[Floats, list[bool]]:

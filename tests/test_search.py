@@ -28,12 +28,12 @@ class Shrinking:
     def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
         for pair in pairs:
             before = self.steps.get(pair, [0])[-1] if go_on else 0
-            self.passes += (inversion.steps - before) * inversion.batch_size * inversion.batches_per_step
+            self.passes += inversion.passes * (inversion.steps - before) // inversion.steps
             if self.passes > self.most:
                 return
             self.steps.setdefault(pair, []).append(inversion.steps)
             size = float(self.end[pair.target] * (1 + 3 * math.exp(-inversion.steps / 40)))
-            passes = inversion.steps * inversion.batch_size
+            passes = inversion.passes // inversion.batches_per_step
             yield Recovered(pair, None, size, None, 95, 100, Outcome.CONVERGED, passes, 10)
 
 
@@ -57,10 +57,10 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     found = run(search, invert)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
     yardstick = search.yardstick(PAIRS, 0)
-    assert yardstick is not None and len(yardstick) == 64 and yardstick <= finished
+    assert yardstick is not None and len(yardstick) == 128 and yardstick <= finished
     assert {LabelPair(target) for target in small} <= finished
-    assert all(invert.steps[pair][-1] == 100 for pair in finished)
-    assert len(found) == len(PAIRS) and len(finished) <= 128
+    assert all(invert.steps[pair][-1] == 110 for pair in finished)
+    assert len(found) == len(PAIRS) and len(finished) <= 192
     assert {one.outcome for pair, one in found.items() if pair not in finished} == {Outcome.FIRST_PASS}
     # Whatever a label took in all rungs is its own cost.
     assert (

@@ -8,9 +8,9 @@ log size x of every finished label is held against those of the references, itse
 with the moderated spread of `outlier`. The factor N, the number of ALL labels, pays for having picked the smallest of
 them: whichever labels a search finishes, each label had one chance to be called small. References that are themselves
 small leave the yardstick, the smallest first, as in the generalised ESD. What is flagged must pass the tail check of
-`outlier` among the smallest labels, always: some 64 references say nothing of where a thousand labels end. That costs
-little (.82 instead of .86 of labels 1.5 log units below 1,283 others, spread .25) and halves the false alarms where log
-sizes have the tails of Student's t with 5 degrees of freedom (15 instead of 26 % of clean models at alpha 1 %).
+`outlier` among the smallest labels, unless the references give no sign of a tail heavier than the normal. References
+see a heavy tail the better the more they are: where log sizes have the tails of Student's t with 5 degrees of freedom,
+64, 128 and 192 of them accuse 25, 19 and 17 % of clean models of 1,283 labels at alpha 1 %, and 15 % without exception.
 """
 
 import math
@@ -29,6 +29,7 @@ from neural_cleanse.outlier import (
     Prior,
     anomaly_index,
     log_sizes,
+    looks_normal,
     tail_p_values,
 )
 
@@ -47,8 +48,9 @@ def reference_test(
     if num_flagged and num_labels > MANY_LABELS:
         gaps = tail_p_values(logs[order], num_flagged)
         passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
-        tail_holds, tail_p_value = bool(len(passing)), float(gaps.min())
-        num_flagged = int(passing[-1]) + 1 if len(passing) else num_flagged
+        normal, tail_p_value = looks_normal(yardstick), float(gaps.min())
+        tail_holds = normal or bool(len(passing))
+        num_flagged = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
     return OutlierTest(
         anomaly_index=tuple(anomaly_index(sizes, np.asarray(sizes, dtype=np.float64)[held]).tolist()),
         p_values=tuple(p_values.tolist()),

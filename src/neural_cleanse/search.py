@@ -129,15 +129,17 @@ class Adaptive(Search):
     """Successive halving (Jamieson and Talwalkar 2016): a short pass over all labels, a longer one over the smallest.
 
     `rungs` are pairs of steps, and the share of all labels that goes on after so many; `finalists` of these, and the
-    `reference` labels, get `last` steps (None: all that the inversion has). Steps are a statistical choice: with many
-    labels the sizes soon after the attack works lie closest together, and a trigger that was planted stands out most
-    (docs/scale.md). Every rung starts afresh, which costs some passes and keeps memory small.
+    `reference` labels, get `last` steps (None: all that the inversion has) and `restarts` (None: the inversion's own).
+    Steps are a statistical choice: with many labels the sizes soon after the attack works lie closest together, and a
+    trigger that was planted stands out most (docs/many-labels.md). Every rung starts afresh, which costs some passes
+    and keeps memory small.
     """
 
     rungs: tuple[tuple[int, float], ...] = ((60, 0.25), (80, 0.05))
-    last: int | None = 100
+    last: int | None = 110
+    restarts: int | None = 3
     finalists: int = 64
-    reference: int = 64
+    reference: int = 128
     from_labels: int = MANY_LABELS
 
     def __post_init__(self) -> None:
@@ -155,13 +157,18 @@ class Adaptive(Search):
             found = {one.pair: _together(one, seen.get(one.pair)) for one in invert(short, left)}
             seen |= found
             left = _by_size(found)[: max(self.finalists, round(share * len(pairs)))]
-        whole = replace(inversion, steps=min(self.last or inversion.steps, inversion.steps))
+        whole = self._whole(inversion)
         drawn = _shuffled(pairs, seed)[: self.reference]
         yield from _finish(whole, left[: self.finalists], drawn, invert, seen)
 
     def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
         """Random labels, drawn before anything is known of them."""
         return frozenset(_shuffled(pairs, seed)[: self.reference]) if len(pairs) >= self.from_labels else None
+
+    def _whole(self, inversion: Inversion) -> Inversion:
+        """What finalists and references get."""
+        steps = min(self.last or inversion.steps, inversion.steps)
+        return replace(inversion, steps=steps, restarts=self.restarts or inversion.restarts)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """Every rung, and the end."""
@@ -172,8 +179,7 @@ class Adaptive(Search):
         for steps, share in self.rungs:
             total += left * steps * a_step
             left = min(left, max(self.finalists, round(share * num_labels)))
-        ends = min(num_labels, self.finalists + self.reference)
-        return total + ends * min(self.last or inversion.steps, inversion.steps) * a_step * inversion.restarts
+        return total + min(num_labels, self.finalists + self.reference) * self._whole(inversion).passes
 
     def notes(self, pairs: Sequence[LabelPair]) -> tuple[str, ...]:
         if len(pairs) < self.from_labels:
@@ -195,7 +201,7 @@ def plan(name: str, num_labels: int, preset: str, *, budget: bool) -> Search:
     if num_labels >= MANY_LABELS and preset == "default":
         return Adaptive()
     if name == "adaptive" or budget:
-        return Adaptive(rungs=((60, 1.0),), last=None, from_labels=0)
+        return Adaptive(rungs=((60, 1.0),), last=None, restarts=None, from_labels=0)
     return FullSweep()
 
 
