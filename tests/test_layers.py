@@ -10,6 +10,7 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers
 from neural_cleanse.metrics import pixels
+from token_network import Tokens
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -178,3 +179,21 @@ def test_probabilities_have_features_too(infected: Classifier, digits: ImageSet)
     assert torch.equal(features, infected.with_features(images)[1])
     assert torch.equal(logits, softened(images))
     assert torch.allclose(logits.softmax(1), infected(images).softmax(1), atol=1e-5)
+
+
+def test_of_tokens_the_features_are_the_mean() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tokens(), (1, 28, 28), 10)
+    images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    logits, features = classifier.with_features(images)
+    assert features.shape == (5, classifier.num_features) == (5, 12)
+    assert torch.allclose(classifier.module.get_submodule("head")(features), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["t n d", "nt d"])
+def test_tokens_that_are_no_rows_of_an_image_are_refused(layout: str) -> None:
+    classifier = Classifier(Tokens(layout), (1, 28, 28), 10)
+    with pytest.raises(UnusableOutputs, match=r"'head' sees (16|48) rows for 3 images") as told:
+        assert classifier.layers
+    assert "--features" in told.value.cure
+    assert num_hooks(classifier.module) == 0

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import SettingsError, UnusableOutputs
-from neural_cleanse.layers import Layers, Tap, find_layers
+from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
 
 # How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
 PROBABILITY_TOLERANCE = 1e-3
+LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
 
 
 class OutputKind(enum.Enum):
@@ -108,7 +109,7 @@ class Classifier:
     @cached_property
     def layers(self) -> Layers:
         """Which layers see the features. Raises UnusableOutputs where none does."""
-        images = torch.zeros(2, *self.input_shape, device=self.device)
+        images = torch.zeros(LAYERS_SEEN_ON, *self.input_shape, device=self.device)
         images = self.normalize(images.contiguous(memory_format=self.memory_format))
         return find_layers(self.module, images, self.features_layer)
 
@@ -122,10 +123,10 @@ class Classifier:
     def with_features(
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n d"]]:
-        """Logits, and what goes into the last linear layer, in one forward pass."""
+        """Logits, and what goes into the last linear layer (of tokens their mean), in one forward pass."""
         with Tap(self.module.get_submodule(self.layers.last_linear)) as tap:
             logits = self(images)
-            return logits, tap.take().flatten(1)
+            return logits, one_vector(tap.take())
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,8 @@
 """Which layers of a network see features, told by running it: names say little, order of execution says it.
 
 The features are the input of the last linear layer ("second to last layer" of Wang et al. 2019, section VI); neurons
-are pruned there or in the last convolution.
+are pruned there or in the last convolution. Where that layer sees several vectors an image (the tokens of a
+transformer) the features are their mean, which gives the very logits if the answers are averaged afterwards.
 """
 
 from collections.abc import Callable
@@ -35,11 +36,15 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
     """Run `module` on normalised images and see in which order its layers are called.
 
     `features` names the linear layer whose input are the features, where the last one is not it. Raises SettingsError
-    when there is no such layer, UnusableOutputs when the network has no linear layer at all.
+    when there is no such layer, UnusableOutputs when the network has no linear layer at all, or when that layer does
+    not see one row an image.
     """
     order: list[str] = []
+    rows: dict[str, int] = {}
     named: dict[str, nn.Module] = {name: layer for name, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
-    handles = [layer.register_forward_hook(_noting(order, name)) for name, layer in named.items()]
+    handles = [
+        layer.register_forward_hook(_noting(order, rows, name), with_kwargs=True) for name, layer in named.items()
+    ]
     try:
         module(images)
     finally:
@@ -52,20 +57,32 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
         )
     if not linear:
         raise UnusableOutputs("The network has no linear layer, so nothing says which activations are its features.")
+    chosen = features or linear[-1]
+    if rows[chosen] != len(images):
+        raise UnusableOutputs(
+            f"The linear layer {chosen!r} sees {rows[chosen]} rows for {len(images)} images: no features of an image.",
+            cure="Name another linear layer with --features.",
+        )
     convolutions = [place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)]
     last = convolutions[-1] if convolutions else None
     return Layers(
-        last_linear=features or linear[-1],
+        last_linear=chosen,
         last_convolution=None if last is None else order[last],
         its_norm=None if last is None else _norm_behind(order, named, last),
     )
 
 
-def _noting(order: list[str], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+def _noting(order: list[str], rows: dict[str, int], name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], given: dict[str, Tensor], output: Any) -> None:
         order.append(name)
+        rows[name] = len(inputs[0] if inputs else given["input"])
 
     return note
+
+
+def one_vector(seen: Float[Tensor, "n ... d"]) -> Float[Tensor, "n d"]:
+    """What a linear layer sees of every image, the mean where that are several vectors."""
+    return seen if seen.dim() == 2 else seen.flatten(1, -2).mean(1)
 
 
 def _norm_behind(order: list[str], named: dict[str, nn.Module], place: int) -> str | None:

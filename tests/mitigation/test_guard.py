@@ -13,7 +13,7 @@ from torch import nn
 
 from neural_cleanse.classifier import Classifier, OutputKind
 from neural_cleanse.data import ImageSet
-from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.errors import DataError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, stamped
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.guard import JSON_FILE, TENSOR_FILE, Detector, Guard
@@ -30,6 +30,7 @@ from neural_cleanse.mitigation.guard_fitting import (
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
+from token_network import Tokens
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -393,3 +394,21 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(guard: Guard, tmp_pa
     (tmp_path / "made" / JSON_FILE).mkdir(parents=True)
     with pytest.raises(OutputError):
         guard.save(tmp_path / "made", {})
+
+
+def test_a_head_over_tokens_can_be_guarded(all_digits: ImageSet, recovered: Backdoor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(Tokens(), (1, 28, 28), 10)
+    guard, report = fit_guard(classifier, [recovered], all_digits.take(torch.arange(600)), generator=seeded())
+    assert guard.detectors[0].weights.shape == (12,)
+    assert report.clean_rejected < 0.2 * report.clean_trials
+    guard.save(tmp_path, {})
+    again = Guard.load(tmp_path, classifier)
+    images = all_digits.images[:50]
+    assert torch.equal(again.check(images).accepted, guard.check(images).accepted)
+
+
+def test_tokens_that_are_no_rows_of_an_image_are_one_error(all_digits: ImageSet, recovered: Backdoor) -> None:
+    classifier = Classifier(Tokens("nt d"), (1, 28, 28), 10)
+    with pytest.raises(UnusableOutputs, match="no features of an image"):
+        fit_guard(classifier, [recovered], all_digits.take(torch.arange(600)), generator=seeded())

@@ -13,6 +13,7 @@ from neural_cleanse.mitigation.pruning import MOST, Pruning, rank_neurons, zeroe
 from neural_cleanse.mitigation.ranking import channels, features
 from neural_cleanse.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
+from token_network import Tokens
 
 PLACES = ("convolution", "features")
 
@@ -215,3 +216,21 @@ def test_a_residual_connection_adds_behind_what_was_pruned() -> None:
     images = torch.rand(4, 2, 6, 6, generator=seeded())
     pruned = zeroed(classifier, torch.tensor([0, 1]), "convolution")
     assert torch.allclose(pruned(images), pruned.get_submodule("head")(images.mean((2, 3))), atol=1e-6)
+
+
+def test_of_tokens_the_columns_of_the_head_are_pruned(terms: Terms, recovered: Backdoor) -> None:
+    """One neuron of all tokens at once: the features lose it, and nothing else."""
+    torch.manual_seed(0)
+    classifier = Classifier(Tokens(), (1, 28, 28), 10)
+    order = rank_neurons(classifier, [recovered], terms, features)
+    assert sorted(order.tolist()) == list(range(12))
+    pruned = zeroed(classifier, order[:3], "features")
+    assert changed(classifier.module, pruned).keys() == {"head.weight"}
+    assert not pruned.get_submodule("head").weight[:, order[:3]].any()
+    mitigated = Pruning("features")(classifier, [recovered], Terms(terms.train, terms.check, 0.0, 0.0), seeded())
+    assert mitigated.trace[0].amount == 0
+
+
+def test_where_no_layer_sees_one_row_an_image_there_is_nothing_to_prune(recovered: Backdoor) -> None:
+    classifier = Classifier(Tokens("t n d"), (1, 28, 28), 10)
+    assert not any(Pruning(place).possible(classifier, [recovered]) for place in PLACES)
