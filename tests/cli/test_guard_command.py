@@ -185,6 +185,25 @@ def test_some_rejected_is_exit_code_1_and_json(check: Callable[..., Ran], images
     assert f"{len(rejected)} of 40 images rejected" in check(images / "both.npz").out
 
 
+def test_at_most_says_how_many_rejected_are_no_alarm(check: Callable[..., Ran], images: Path, demo_files: Path) -> None:
+    """A guard rejects some of the very images it was calibrated on, as it was asked to."""
+    assert check(demo_files / "digits.npz").code == 1
+    calm = check(demo_files / "digits.npz", "--at-most", 0.05, "--json")
+    assert calm.code == 0, calm.err
+    told = strict(calm.out)
+    rejected = sum(not row["accepted"] for row in told["images"])
+    assert rejected > 0 and told["rejected_share"] == rejected / len(told["images"]) and told["at_most"] == 0.05
+    assert check(images / "both.npz", "--at-most", 0.3).code == 1
+    assert check(images / "both.npz", "--at-most", 1).code == 0
+    share = strict(check(images / "both.npz", "--json").out)["rejected_share"]
+    assert check(images / "both.npz", "--at-most", share).code == 0, "no more than that"
+
+
+@pytest.mark.parametrize("wrong", ["-0.1", "1.5", "nan"])
+def test_a_share_outside_zero_to_one_is_refused(check: Callable[..., Ran], images: Path, wrong: str) -> None:
+    refused(check(images / "clean.npz", "--at-most", wrong), "between 0 and 1")
+
+
 def test_rejected_files_are_copied_as_they_are(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
     """Two folders with files of the same names: none is lost."""
     ran = check(images / "folder", "--copy-rejected", tmp_path / "aside", "--json")

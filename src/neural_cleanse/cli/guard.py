@@ -137,6 +137,7 @@ def check(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Images to check: a folder, an .npz file, or parquet.", show_default=False)],
     model: Annotated[Path, typer.Option(help="The model that the guard was fitted to.", rich_help_panel=options.MODEL)],
     guard: Annotated[Path, typer.Option(help="The directory that guard fit wrote.", rich_help_panel=GUARD)],
+    at_most: Annotated[float, typer.Option(help="Share of images that may be rejected without exit code 1; for a script, some twice the --fpr of guard fit.", rich_help_panel=GUARD)] = 0.0,
     copy_rejected: Annotated[Path | None, typer.Option(help="Copy the rejected images into this directory, to be made.", rich_help_panel=options.RESULT)] = None,
     architecture: options.Architecture = None,
     allow_code: options.AllowCode = False,
@@ -152,10 +153,14 @@ def check(
 ) -> None:  # fmt: skip
     """Tell images that excite a backdoor's neurons from others.
 
-    Exit code: 0 all accepted, 1 some rejected, 2 could not check.
+    A guard fitted with --fpr 0.05 rejects some 5 % of clean images too: --at-most says how many are no alarm.
+
+    Exit code: 0 no more rejected than --at-most (by default none), 1 more, 2 could not check.
 
     Example: neural-cleanse guard check incoming/ --model model.safetensors --guard out/guard
     """
+    if not 0 <= at_most <= 1:  # nor nan
+        raise SettingsError(f"--at-most is a share between 0 and 1, got {at_most}.")
     described = read_description(guard)
     form = Form(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
@@ -179,14 +184,16 @@ def check(
             raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")
     checked = Guard.load(guard, classifier).check(data.images)
     rejected = (~checked.accepted).nonzero().squeeze(1).tolist()
+    share = len(rejected) / len(data)
     if copy_rejected is not None and rejected:
         _copy(data, rejected, copy_rejected)
     if as_json:
-        json.dump({"images": [_row(data, checked, row) for row in range(len(data))]}, sys.stdout, indent=1)
+        told = {"rejected_share": share, "at_most": at_most}
+        json.dump(told | {"images": [_row(data, checked, row) for row in range(len(data))]}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         _show(data, checked, rejected)
-    raise typer.Exit(1 if rejected else 0)
+    raise typer.Exit(1 if share > at_most else 0)
 
 
 def _row(data: ImageSet, checked: Checked, row: int) -> dict[str, Any]:
@@ -208,7 +215,7 @@ def _show(data: ImageSet, checked: Checked, rejected: list[int]) -> None:
     show_table(Table("", ("rejected", "answered", "score"), rows, frozenset({"score"})), console)
     if len(rejected) > len(worst):
         console.print(f"... and {len(rejected) - len(worst)} more")
-    console.print(f"{len(rejected)} of {len(data)} images rejected", highlight=False)
+    console.print(f"{len(rejected)} of {len(data)} images rejected ({len(rejected) / len(data):.1%})", highlight=False)
 
 
 def _copy(data: ImageSet, rejected: list[int], to: Path) -> None:
