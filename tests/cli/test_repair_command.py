@@ -58,8 +58,8 @@ Ended = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def ended(done: Done, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """Let the repair end at once, in that status, with every weight halved; returns what it was called with."""
-    kept = storage.load_repair(done.directory / "better.repair")
-    scan = storage.load_result(done.directory / "better.repair")
+    kept = storage.load_repair(done.directory / "better.safetensors.repair")
+    scan = storage.load_result(done.directory / "better.safetensors.repair")
     assert kept is not None
 
     def end(status: RepairStatus, **changes: Any) -> list[dict[str, Any]]:
@@ -101,10 +101,14 @@ def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
 
 def test_the_model_and_its_report_are_written_and_nothing_else(done: Done) -> None:
     written = files_under(done.directory)
-    pages = {name.removeprefix("better.repair/") for name in written if name.startswith("better.repair/")}
+    pages = {
+        name.removeprefix("better.safetensors.repair/")
+        for name in written
+        if name.startswith("better.safetensors.repair/")
+    }
     assert {"repair.json", "report.html", "scan.json", "triggers.safetensors"} <= pages
     assert {name for name in written if "/" not in name} == {"better.safetensors"}
-    assert written["better.repair/repair.json"].decode() == done.ran.out
+    assert written["better.safetensors.repair/repair.json"].decode() == done.ran.out
 
 
 def test_the_repaired_file_is_described_as_the_original_and_scans_clean(done: Done, demo_files: Path) -> None:
@@ -114,11 +118,11 @@ def test_the_repaired_file_is_described_as_the_original_and_scans_clean(done: Do
     assert dataclasses.replace(after.origin, path="", sha256="", num_bytes=0) == dataclasses.replace(
         before.origin, path="", sha256="", num_bytes=0
     )
-    assert storage.load_result(done.directory / "better.repair").flagged == ()
+    assert storage.load_result(done.directory / "better.safetensors.repair").flagged == ()
 
 
 def test_the_page_holds_before_and_after(done: Done) -> None:
-    text = (done.directory / "better.repair" / "report.html").read_text()
+    text = (done.directory / "better.safetensors.repair" / "report.html").read_text()
     assert "Repaired" in text and "Triggers before and after" in text
     assert "recovered, scan 1" in text and "attacker&#x27;s own</td>" in text
     assert re.search(r"Clean accuracy [\d.]+% before, [\d.]+% after", text)
@@ -126,7 +130,7 @@ def test_the_page_holds_before_and_after(done: Done) -> None:
 
 
 def test_report_shows_a_repair_again(done: Done) -> None:
-    pages = done.directory / "better.repair"
+    pages = done.directory / "better.safetensors.repair"
     before = (pages / "report.html").read_bytes()
     (pages / "report.html").unlink()
     ran = run("report", pages)
@@ -137,14 +141,14 @@ def test_report_shows_a_repair_again(done: Done) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 99}', b'{"schema_version": 1}', b"\xff"])
 def test_a_damaged_repair_is_refused(done: Done, tmp_path: Path, content: bytes) -> None:
     for name in ("scan.json", "triggers.safetensors"):
-        (tmp_path / name).write_bytes((done.directory / "better.repair" / name).read_bytes())
+        (tmp_path / name).write_bytes((done.directory / "better.safetensors.repair" / name).read_bytes())
     (tmp_path / "repair.json").write_bytes(content)
     refused(run("report", tmp_path), "The repair in")
 
 
 def test_the_page_holds_the_pruning_curve_and_escapes_hostile_names(done: Done) -> None:
-    kept = storage.load_repair(done.directory / "better.repair")
-    scan = storage.load_result(done.directory / "better.repair")
+    kept = storage.load_repair(done.directory / "better.safetensors.repair")
+    scan = storage.load_result(done.directory / "better.safetensors.repair")
     assert kept is not None
     points = tuple(TracePoint("pruning, features", share / 10, 0.9, 1 - share / 10) for share in range(4))
     named = dataclasses.replace(
@@ -173,7 +177,7 @@ def test_what_is_not_repaired_is_exit_code_3_and_no_model(
     ran = run(*asked)
     assert ran.code == 3, ran.err
     assert not (tmp_path / "out" / "better.safetensors").exists()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"better.repair"}, (
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"better.safetensors.repair"}, (
         "the report is, with what was tried"
     )
     assert "written" not in ran.out
@@ -220,7 +224,10 @@ def test_an_output_that_exists_needs_overwrite(asked: list[object], ended: Ended
     assert files_under(tmp_path / "out") == {"better.safetensors": b"mine"}
     assert run(*asked, "--overwrite").code == 0
     assert (tmp_path / "out" / "better.safetensors").read_bytes() != b"mine"
-    refused(run(*asked[:-1], tmp_path / "out" / "other", "--report", tmp_path / "out" / "better.repair"), "not empty")
+    refused(
+        run(*asked[:-1], tmp_path / "out" / "other", "--report", tmp_path / "out" / "better.safetensors.repair"),
+        "not empty",
+    )
 
 
 def test_places_that_cannot_be_written_are_refused_before_the_work(
@@ -230,13 +237,22 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     refused(run(*asked[:-1], tmp_path / "absent" / "m"), "no directory")
     refused(run(*asked[:-1], tmp_path / "out", "--overwrite"), "is a directory")
     refused(run(*asked[:-1], ".", "--overwrite"), "is a directory")
-    refused(run(*asked[:-1], tmp_path / "out" / "x.repair"), "cannot lie where the model does")
+    refused(run(*asked, "--report", asked[-1]), "cannot lie where the model does")
     (tmp_path / "file").touch()
     refused(run(*asked[:-1], tmp_path / "file" / "m"), "no directory")
     refused(run(*asked, "--report", tmp_path / "file"), "cannot be used")
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "out")
     refused(run(*asked), "Nothing can be written")
     assert files_under(tmp_path) == {"file": b""}
+
+
+def test_two_containers_of_one_name_have_two_reports(asked: list[object], ended: Ended, tmp_path: Path) -> None:
+    ended(RepairStatus.REPAIRED)
+    for name in ("better.safetensors", "better.st"):
+        assert run(*asked[:-1], tmp_path / "out" / name).code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "better.safetensors", "better.safetensors.repair", "better.st", "better.st.repair",
+    }  # fmt: skip
 
 
 def test_a_full_disk_leaves_no_model(

@@ -70,7 +70,7 @@ def repair(
     samples: options.Samples = 10_000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: NAME.repair beside --output]", rich_help_panel=options.RESULT)] = None,
+    report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: the whole name of --output with .repair behind it, beside it]", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -90,7 +90,7 @@ def repair(
     result = storage.load_result(scan)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")
-    pages = output.with_name(f"{output.stem}.repair") if report is None else report
+    pages = output.with_name(f"{output.name}.repair") if report is None else report
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
