@@ -82,6 +82,7 @@ def test_a_file_that_describes_itself(tmp_path: Path) -> None:
     assert text.code == 0
     for part in (record["sha256"], "mnist_cnn", "1x28x28", "linear 512 -> 10", "mean 0.5", "digit 3", "No findings"):
         assert part in text.out
+    assert "the input of one may be the features" in text.out and "convolution 1 -> 16" in text.out
     assert "\x1b[31mnine" not in text.out and "\u202e" not in text.out
 
 

@@ -40,7 +40,7 @@ def fit(
     data: options.Data,
     output: Annotated[Path, typer.Option(help="Directory for guard.json and guard.safetensors.", rich_help_panel=options.RESULT)],
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=GUARD)] = 0.05,
-    labels: Annotated[str | None, typer.Option(help="Guard these labels, like 3,7. \\[default: those that were flagged]", rich_help_panel=GUARD)] = None,
+    labels: Annotated[str | None, typer.Option(help="Guard against the triggers that the scan has for these labels, flagged or not, like 3,7. \\[default: the flagged ones]", rich_help_panel=GUARD)] = None,
     architecture: options.Architecture = None,
     allow_code: options.AllowCode = False,
     mean: options.Mean = None,

@@ -37,7 +37,7 @@ class Method(StrEnum):
 
 
 class Labels(StrEnum):
-    """Which labels are patched."""
+    """Of which labels the scan's triggers are repaired."""
 
     flagged = "flagged"
     every = "all"
@@ -49,7 +49,7 @@ def repair(
     data: options.Data,
     output: Annotated[Path, typer.Option(help="The repaired model; in the container it came in, never over the original.", rich_help_panel=options.RESULT)],
     method: Annotated[Method, typer.Option(help="unlearn: fine-tune on the trigger with right labels; prune: silence its neurons; auto: the first, and the second where it fails.", rich_help_panel=REPAIR)] = Method.auto,
-    labels: Annotated[Labels, typer.Option(help="Patch the flagged labels, or every label that has a trigger.", rich_help_panel=REPAIR)] = Labels.flagged,
+    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of the labels it flagged; all: that of every label it has one for.", rich_help_panel=REPAIR)] = Labels.flagged,
     max_drop: Annotated[float, typer.Option(help="Clean accuracy that may be lost; what costs more is rolled back.", rich_help_panel=REPAIR)] = 0.02,
     max_asr: Annotated[float, typer.Option(help="Success a trigger may keep, beyond how often the model says its label anyway.", rich_help_panel=REPAIR)] = 0.02,
     rounds: Annotated[int, typer.Option(min=1, help="Repair and scan again at most so often: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,

@@ -24,7 +24,7 @@ NO_NETWORK = "It holds weights only and does not say which network they belong t
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose inputs or outputs may serve as features: channels or neurons, in and out."""
+    """A linear layer, whose input may serve as features, or a convolution: neurons or channels in and out."""
 
     name: str
     kind: str

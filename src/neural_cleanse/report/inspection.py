@@ -10,6 +10,7 @@ from neural_cleanse.report.wording import tame, visible
 
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10
+LAYERS = "linear layers (the input of one may be the features: --features) and convolutions"
 MAX_WIDTH = 120  # characters of a layer's name
 
 
@@ -17,7 +18,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     """Print what is known, what is inside, and the findings last."""
     for name, value in _facts(record):
         console.print(Text(f"{name:14}", style="bold") + Text(visible(value)), soft_wrap=True)
-    _show_rows(console, "layers usable as features", record["layers"], _layer)
+    _show_rows(console, LAYERS, record["layers"], _layer)
     _show_rows(console, "tensors", record["tensors"], _tensor)
     console.print()
     if record["problem"]:
