@@ -13,6 +13,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.progress import Progress
 from neural_cleanse.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.twin import baseline_record
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     found = scan(infected, digits, settings, baseline=twin)
     assert found.flagged == (3,)
     assert any("clean twin" in note for note in found.provenance.notes)
+    assert found.provenance.settings["baseline"] == baseline_record(twin) and "baseline" not in twin.provenance.settings
     part = scan(clean, digits, replace(settings, labels=(0, 1, 2, 3)))
     with pytest.raises(SettingsError, match="not in the baseline: 4, 5"):
         scan(infected, digits, settings, baseline=part)

@@ -18,12 +18,13 @@ from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
 from neural_cleanse.progress import Budget, Progress, Reporter
 from neural_cleanse.provenance import Surroundings, identity, provenance_of
-from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, ScanResult
 from neural_cleanse.room import room_for
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.sanity import check_input, check_labels, check_shape
 from neural_cleanse.search import FullSweep, Search, plan
 from neural_cleanse.slots import inverter
+from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
 from neural_cleanse.verdict import Judgement, judge
 
 
@@ -94,7 +95,7 @@ def scan(
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
     names = surroundings.label_names or data.names
-    twin = None if baseline is None else _sizes_of(baseline, classifier, pairs, names)
+    twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     search = search or _plan(settings, len(pairs), twin is not None)
     sampled, sampling = _sample(classifier, data, settings)
@@ -106,8 +107,14 @@ def scan(
         force=settings.force,
         better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
     )
-    notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
-    used = asdict(settings) | {"inversion": inversion.describe(), "plan": search.describe()}
+    notes = (
+        *surroundings.notes,
+        *sampling,
+        *checked.warnings,
+        *([] if baseline is None else twin_notes(baseline, asdict(settings))),
+    )
+    held = {} if baseline is None else {"baseline": baseline_record(baseline)}
+    used = held | asdict(settings) | {"inversion": inversion.describe(), "plan": search.describe()}
     provenance = provenance_of(classifier, sampled, used, settings.seed, surroundings, checked.accuracy, notes)
 
     room = room_for(classifier, inversion, settings.memory, settings.batch_images)
@@ -146,46 +153,6 @@ def scan(
             if recovered.trigger is not None
         },
     )
-
-
-def _sizes_of(
-    baseline: ScanResult, classifier: Classifier, pairs: Sequence[LabelPair], names: tuple[str, ...] | None
-) -> dict[LabelPair, float]:
-    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, or not clean."""
-    if baseline.image_shape != classifier.input_shape:
-        raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
-    if baseline.verdict is Verdict.INFECTED:
-        raise SettingsError("The baseline was found infected: it is no clean twin.")
-    theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
-    lacking = [str(pair.target) for pair in pairs if pair not in theirs]
-    if lacking or max(pair.target for pair in theirs) >= classifier.num_classes:
-        raise SettingsError(
-            f"The baseline has {len(theirs)} labels, the model {classifier.num_classes}"
-            + (f"; not in the baseline: {', '.join(lacking[:10])}." if lacking else "."),
-            cure="Scan all labels of a clean model of the same classes.",
-        )
-    for pair in pairs:
-        name = theirs[pair].name
-        if names is not None and name is not None and name != names[pair.target]:
-            raise SettingsError(
-                f"Label {pair.target} is {name!r} in the baseline and {names[pair.target]!r} in the model.",
-                cure="Scan a clean model of the same classes in the same order.",
-            )
-    return {pair: row.size for pair, row in theirs.items() if row.size}
-
-
-def _twin_notes(baseline: ScanResult | None, settings: ScanSettings) -> tuple[str, ...]:
-    if baseline is None:
-        return ()
-    model = baseline.provenance.model
-    said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"
-    known = f"sha256 {str(model.get('sha256', 'unknown'))[:12]}, its own scan: {baseline.verdict.value}"
-    notes = [f"{said} ({known}); that it is clean, and of the same classes where they have no names, was not checked"]
-    theirs, ours = baseline.provenance.settings, asdict(settings)
-    differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != ours[key]]
-    if differing:
-        notes.append(f"the twin was scanned with other settings ({', '.join(differing)})")
-    return tuple(notes)
 
 
 def _plan(settings: ScanSettings, num_labels: int, over_twin: bool) -> Search:
