@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
 from neural_cleanse.records import (
     SCHEMA_VERSION,
@@ -212,6 +213,8 @@ def repair_dumps(result: RepairResult) -> str:
     before, after = result.accuracy
     values = asdict(result) | {"schema_version": SCHEMA_VERSION, "status": result.status.value}
     values["clean_accuracy"] = {"before": before, "after": after}
+    for entry in (*values["triggers"], *values["verified"]):
+        entry["asr_after_interval"] = clopper_pearson(entry["hits_after"], entry["trials"])
     for entry, done in zip(values["rounds"], result.rounds, strict=True):
         entry["verdict"] = None if done.verdict is None else done.verdict.value
     return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
@@ -231,8 +234,8 @@ def load_repair(directory: Path) -> RepairResult | None:
             reason=raw["reason"],
             max_drop=raw["max_drop"],
             max_asr=raw["max_asr"],
-            triggers=tuple(TriggerChange(**row) for row in raw["triggers"]),
-            verified=tuple(TriggerChange(**row) for row in raw["verified"]),
+            triggers=tuple(map(_change, raw["triggers"])),
+            verified=tuple(map(_change, raw["verified"])),
             classes=tuple(ClassChange(**row) for row in raw["classes"]),
             rounds=tuple(_round(row) for row in raw["rounds"]),
             num_images=raw["num_images"],
@@ -241,6 +244,11 @@ def load_repair(directory: Path) -> RepairResult | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"The repair in {directory} is damaged: {type(error).__name__} {error}.") from error
+
+
+def _change(row: Mapping[str, Any]) -> TriggerChange:
+    """The interval beside the counts is derived from them."""
+    return TriggerChange(**{name: value for name, value in row.items() if name != "asr_after_interval"})
 
 
 def _round(row: Mapping[str, Any]) -> RepairRound:

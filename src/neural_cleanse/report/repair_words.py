@@ -1,5 +1,6 @@
 """A repair in words and tables, for terminal and page."""
 
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.records import RepairResult, RepairStatus, TriggerChange
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.wording import label_title
@@ -31,19 +32,27 @@ def accuracy_sentence(result: RepairResult) -> str:
 
 
 def trigger_table(result: RepairResult) -> Table:
-    """Every trigger's success before and after."""
+    """Every trigger's success before and after, the latter with its interval of Clopper and Pearson."""
     rows = [_trigger_row(change) for change in (*result.triggers, *result.verified)]
-    return Table("", ("label", "trigger", "px", "success before", "after"), rows, frozenset({"px"}))
+    return Table("", ("label", "trigger", "px", "success before", "after (95 % interval)"), rows, frozenset({"px"}))
 
 
 def _trigger_row(change: TriggerChange) -> tuple[str, ...]:
     which = "given, the attacker's own" if change.found_in == 0 else f"recovered, scan {change.found_in}"
     source = "" if change.source is None else f" from {change.source}"
     rates = (
-        f"{hits / change.trials:.1%} ({hits} of {change.trials})" if change.trials else "no images"
-        for hits in (change.hits_before, change.hits_after)
+        ("no images", "no images")
+        if not change.trials
+        else (f"{change.hits_before / change.trials:.1%}", _after(change))
     )
     return (label_title(change.target, change.name) + source, which, f"{change.size:.1f}", *rates)
+
+
+def _after(change: TriggerChange) -> str:
+    """The success after, with what so many images can tell of it."""
+    low, high = clopper_pearson(change.hits_after, change.trials)
+    share = f"{change.hits_after / change.trials:.1%}"
+    return f"{share} ({low:.1%} to {high:.1%}, {change.hits_after} of {change.trials})"
 
 
 def class_table(result: RepairResult) -> Table:
