@@ -1,8 +1,10 @@
 """The whole of a repair on real digits: the attacker's own square stops working, and nothing else is lost."""
 
+import copy
 import dataclasses
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +25,10 @@ from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.records import LabelPair, RepairStatus, ScanResult, TracePoint, Verdict
 from neural_cleanse.repair import METHODS, Repaired, RepairSettings, _terms, repair
+from neural_cleanse.report import repair_words
 from neural_cleanse.scan import ScanSettings, scan
 from neural_cleanse.triggers.patch import PatchTrigger
+from neural_cleanse.twin import baseline_record
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +170,154 @@ def test_a_clean_model_with_a_falsely_flagged_label_loses_little(clean: Classifi
     assert before - after <= 0.016
     low, _ = clopper_pearson(round(after * 125), 125, 0.99)
     assert low > 0.9
+
+
+def with_idle(found: ScanResult, label: int, flagged: tuple[int, ...]) -> ScanResult:
+    """The scan with a trigger for `label` that is nothing at all."""
+    nothing = {"mask": torch.zeros(1, 1, 28, 28), "pattern": torch.zeros(1, 1, 28, 28)}
+    return replace(found, flagged=flagged, triggers={**found.triggers, LabelPair(label): nothing})
+
+
+def test_a_trigger_that_never_worked_is_nothing_to_repair(
+    infected: Classifier, found: ScanResult, digits: ImageSet
+) -> None:
+    done = repair(infected, with_idle(found, 3, (3,)), digits)
+    assert done.result.status is RepairStatus.NOTHING_TO_REPAIR and done.classifier is infected
+    assert "no trigger of the scan works more often than" in done.result.reason and done.result.rounds == ()
+    (trigger,) = done.result.triggers
+    assert trigger.hits_before == trigger.hits_after <= 0.05 * trigger.trials
+    assert any("label 3 never worked" in note for note in done.result.provenance.notes)
+
+
+@pytest.mark.usefixtures("_all_clear")
+def test_beside_one_that_works_it_is_measured_and_not_repaired(
+    infected: Classifier, found: ScanResult, digits: ImageSet
+) -> None:
+    assert any(row.target == 5 and row.size is not None for row in found.labels)
+    done = repair(infected, with_idle(found, 5, (3, 5)), digits, RepairSettings(method="quick"))
+    assert done.result.status is RepairStatus.REPAIRED and done.result.rounds[0].targets == (3,)
+    assert [change.target for change in done.result.triggers] == [3, 5]
+    assert [change.found_in for change in done.result.triggers] == [1, 1]
+    notes = [note for note in done.result.provenance.notes if "never worked" in note]
+    assert len(notes) == 1 and "label 5" in notes[0] and "nothing was repaired for it" in notes[0]
+
+
+# --- the new scan is judged as the first was ---
+
+
+def test_the_new_scan_is_held_against_the_twin_too(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ScanResult | None] = []
+
+    def looked(*_: object, baseline: ScanResult | None, **__: object) -> ScanResult:
+        seen.append(baseline)
+        return replace(found, flagged=(), labels=tuple(replace(row, anomaly_index=0.0) for row in found.labels))
+
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.repair"), "scan", looked)
+    sized = tuple(replace(row, name=None) for row in found.labels)
+    twin = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
+    record = {"baseline": baseline_record(twin)}
+    settings = {**found.provenance.settings, **record}
+    held = replace(found, provenance=replace(found.provenance, settings=settings))
+    other = {**settings, "baseline": {"path": "other", "sha256": "0"}}
+    of_another = replace(found, provenance=replace(found.provenance, settings=other))
+
+    def notes(result: ScanResult, baseline: ScanResult | None) -> str:
+        done = repair(infected, result, digits, RepairSettings(method="quick"), baseline=baseline)
+        return " ".join(note for note in done.result.provenance.notes if "twin" in note)
+
+    assert notes(held, twin) == notes(found, None) == ""
+    assert "--baseline" in notes(held, None)
+    assert "the scan that was given was not" in notes(found, twin)
+    assert "another clean twin" in notes(of_another, twin)
+    assert seen == [twin, None, None, twin, twin]
+    with pytest.raises(SettingsError, match="found infected"):
+        repair(infected, held, digits, baseline=found)
+
+
+# --- what is measured is what the file will hold ---
+
+
+def halved(changed: Classifier) -> Classifier:
+    return replace(changed, module=changed.module.half().float())
+
+
+def test_figures_are_of_the_weights_as_the_file_holds_them(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[Classifier] = []
+
+    def looked(classifier: Classifier, *_: object, **__: object) -> ScanResult:
+        scanned.append(classifier)
+        return replace(found, flagged=(), labels=())
+
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.repair"), "scan", looked)
+    done = repair(infected, found, digits, RepairSettings(method="quick"), as_written=halved)
+    rounded = {name: tensor.half().float() for name, tensor in state_of(done.classifier).items()}
+    assert same(state_of(done.classifier), rounded) and same(state_of(scanned[0]), rounded)
+    plain = repair(infected, found, digits, RepairSettings(method="quick"))
+    assert not same(state_of(plain.classifier), state_of(done.classifier))
+
+
+def test_a_file_whose_numbers_are_too_coarse_rolls_back(
+    infected: Classifier, found: ScanResult, digits: ImageSet
+) -> None:
+    def ruined(changed: Classifier) -> Classifier:
+        module = copy.deepcopy(changed.module)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.zero_()
+        return replace(changed, module=module)
+
+    done = repair(infected, found, digits, RepairSettings(method="quick"), as_written=ruined)
+    assert done.result.status is RepairStatus.FAILED and "rolled back" in done.result.reason
+    assert [point.method for point in done.result.rounds[0].trace] == ["unlearning", "as the file holds it"]
+    assert same(state_of(done.classifier), state_of(infected))
+
+
+# --- reasons have numbers, and claim no more than so many images can tell ---
+
+
+def test_a_reason_names_the_bound_that_failed(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "auto", (Stubborn([]),))
+    worst = repair(infected, found, digits, RepairSettings(rounds=1)).result
+    told = re.search(r"label 3 still works on ([\d.]+)% \((\d+) of (\d+)\) .* over ([\d.]+)%", worst.reason)
+    assert told is not None, worst.reason
+    assert float(told[1]) == pytest.approx(100 * int(told[2]) / int(told[3]), abs=0.06) and 2 <= float(told[4]) < 6
+    assert "a clean accuracy of" in worst.reason and "still flags label 3" in worst.reason
+    coarse = RepairSettings(method="quick")
+    object.__setattr__(coarse, "max_drop", -1.0)
+    reason = repair(infected, found, digits, coarse).result.reason
+    assert re.search(r"clean accuracy of \d+\.\d% .* under the floor of 1\d\d\.\d%", reason), reason
+
+
+def test_few_images_vouch_for_little(repaired: Repaired) -> None:
+    """Of some 112 images not one is sent to the label; three in a hundred may be all the same."""
+    told = re.search(
+        r"more often than ([\d.]+)% \(it may be ([\d.]+)%, at 95 % confidence: too few", repaired.result.reason
+    )
+    assert told is not None, repaired.result.reason
+    assert float(told[1]) < 5 and float(told[2]) > 3
+    written = json.loads(storage.repair_dumps(repaired.result))
+    for change in (*written["triggers"], *written["verified"]):
+        assert change["asr_after_interval"] == list(clopper_pearson(change["hits_after"], change["trials"]))
+    table = repair_words.trigger_table(repaired.result)
+    low, high = clopper_pearson(repaired.result.triggers[0].hits_after, repaired.result.triggers[0].trials)
+    assert f"({low:.1%} to {high:.1%}, " in table.rows[0][-1]
+
+
+@pytest.mark.usefixtures("_all_clear")
+def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
+    steps: list[str] = []
+    repair(infected, found, digits, RepairSettings(method="quick"), said=steps.append)
+    assert steps[0] == "round 1: unlearning, learning rate 0.002, epoch 1 of 4"
+    assert steps[-2:] == ["round 1: deciding", "round 1: scanning again"] and len(steps) == 6
+    steps.clear()
+    repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), said=steps.append)
+    assert "round 1: pruning, convolution, 0 of 32 neurons" in steps
 
 
 # --- the split ---

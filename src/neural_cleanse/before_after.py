@@ -38,17 +38,26 @@ def split(data: ImageSet, seed: int) -> ThreeParts:
 
 @dataclass(frozen=True)
 class Known:
-    """Backdoors, and for each the number of the scan that recovered it."""
+    """Backdoors, and for each the number of the scan that recovered it.
+
+    `idle` are those of the first scan that did not work before anything was done: measured, and not repaired.
+    """
 
     backdoors: tuple[Backdoor, ...]
     found_in: tuple[int, ...]
+    idle: tuple[Backdoor, ...] = ()
 
     @classmethod
     def of(cls, backdoors: Sequence[Backdoor], scan_number: int) -> "Known":
         return cls(tuple(backdoors), (scan_number,) * len(backdoors))
 
     def __add__(self, other: "Known") -> "Known":
-        return Known(self.backdoors + other.backdoors, self.found_in + other.found_in)
+        return Known(self.backdoors + other.backdoors, self.found_in + other.found_in, self.idle + other.idle)
+
+    @property
+    def everything(self) -> tuple[Backdoor, ...]:
+        """All of them, those that are idle last."""
+        return self.backdoors + self.idle
 
 
 def check_victims(backdoors: Sequence[Backdoor], images: ThreeParts) -> None:
@@ -70,7 +79,8 @@ def trigger_changes(
     assert report.labels is not None
     names = _names(result)
     changes = []
-    for backdoor, found_in in zip(known.backdoors, known.found_in, strict=True):
+    found = (*known.found_in, *(1 for _ in known.idle))
+    for backdoor, found_in in zip(known.everything, found, strict=True):
         target, rows = backdoor.pair.target, victims(report.labels, backdoor.pair)
         hits = [attack_hits(model, backdoor.on(model.device), report.images[rows], target) for model in (before, after)]
         size = backdoor.trigger.size().item()

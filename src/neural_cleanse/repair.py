@@ -12,8 +12,7 @@ A model is never made worse: a mitigation that breaks the accuracy floor is roll
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-
-import torch
+from functools import partial
 
 from neural_cleanse.before_after import (
     FEW_DECIDE,
@@ -33,21 +32,12 @@ from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.progress import Progress
 from neural_cleanse.provenance import Surroundings
-from neural_cleanse.records import (
-    Measurement,
-    Provenance,
-    RepairResult,
-    RepairRound,
-    RepairStatus,
-    ScanResult,
-    TracePoint,
-    Verdict,
-)
+from neural_cleanse.records import Provenance, RepairResult, RepairStatus, ScanResult
+from neural_cleanse.rounds import Outcome, Plan, run_rounds
 from neural_cleanse.sanity import check_labels, check_shape
 from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.twin import baseline_record, check_baseline
 
-# One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
-LINGERING_INDEX = 1.645
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
 METHODS: Mapping[str, tuple[Mitigation, ...]] = {
     "unlearn": (Unlearning(),),
@@ -98,21 +88,23 @@ def repair(
     data: ImageSet,
     settings: RepairSettings = RepairSettings(),
     *,
+    baseline: ScanResult | None = None,
     verify: Sequence[Backdoor] = (),
     surroundings: Surroundings = Surroundings(),
+    as_written: Callable[[Classifier], Classifier] = lambda changed: changed,
+    said: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Repaired:
     """Disarm the backdoors that `result` found in `classifier` with clean images; labels are optional.
 
-    `verify` are triggers that are known to be the attacker's: they decide nothing and are measured before and after.
+    `baseline` is the scan of the clean twin that `result` was held against, if it was: the new scan is too. `verify`
+    are triggers that are known to be the attacker's: they decide nothing and are measured before and after.
+    `as_written` gives a classifier as its file will hold it, rounded to its kinds of number; `said` hears every step.
     Raises DataError when the images do not fit or are too few, SettingsError on bounds that make no sense.
     """
     began = time.monotonic()
-    check_shape(data, classifier.input_shape)
-    check_labels(data, classifier.num_classes)
-    if result.image_shape != classifier.input_shape:
-        raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
-    notes = [f"rounds start from the model as it came; {_said(settings)}"]
+    _check(classifier, result, data, baseline, surroundings)
+    notes = [f"rounds start from the model as it came; {_said(settings)}", *_twin_notes(result, baseline)]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=answers(classifier, data.images))
@@ -122,13 +114,21 @@ def repair(
             f"only {len(images.decide)} images decide: the attacker's own trigger may survive; give more images"
         )
     found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
-    first = Known.of(found, 1)
-    if found:
-        outcome = _rounds(classifier, result, first, images, settings, surroundings, progress)
+    check_victims(found, images)
+    terms = replace(_terms(classifier, found, images, settings), said=said)
+    known, idle = _known(classifier, found, terms)
+    notes += idle
+    here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
+    again = partial(
+        scan, data=images.decide, settings=_scan_settings(result), surroundings=here, baseline=baseline,
+        progress=progress,
+    )  # fmt: skip
+    mitigations, given = METHODS[settings.method], settings.with_triggers
+    plan = Plan(mitigations, terms, settings.rounds, settings.seed, given, again, as_written)
+    if known.backdoors:
+        outcome = run_rounds(classifier, known, plan)
     else:
-        what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
-        nothing = f"the scan {what}: there is nothing to repair"
-        outcome = _Outcome((), classifier, first, None, RepairStatus.NOTHING_TO_REPAIR, nothing)
+        outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
     record = RepairResult(
         status=outcome.status,
         reason=outcome.reason,
@@ -145,82 +145,61 @@ def repair(
     return Repaired(outcome.classifier, record, outcome.scan)
 
 
+def _check(
+    classifier: Classifier, result: ScanResult, data: ImageSet, baseline: ScanResult | None, surroundings: Surroundings
+) -> None:
+    check_shape(data, classifier.input_shape)
+    check_labels(data, classifier.num_classes)
+    if result.image_shape != classifier.input_shape:
+        raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
+    if baseline is not None:
+        check_baseline(baseline, classifier, surroundings.label_names or data.names)
+
+
+def _known(classifier: Classifier, found: Sequence[Backdoor], terms: Terms) -> tuple[Known, tuple[str, ...]]:
+    """The triggers, those apart that are within the bound before anything is done; and a note on each of these."""
+    measured = measure(classifier, found, terms.check)
+    working, idle, notes = [], [], []
+    for backdoor, hits, trials in zip(found, measured.hits, measured.trials, strict=True):
+        if hits / trials > terms.max_asr:
+            working.append(backdoor)
+            continue
+        idle.append(backdoor)
+        notes.append(
+            f"the trigger recovered for label {backdoor.pair.target} never worked on the images that decide "
+            f"({hits} of {trials}, bound {terms.max_asr:.1%}): nothing was repaired for it"
+        )
+    return Known(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
+
+
+def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: Terms) -> str:
+    if found:
+        works = f"more often than {terms.max_asr:.1%} on the images that decide"
+        return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
+    what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
+    return f"the scan {what}: there is nothing to repair"
+
+
+def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
+    """What is said where the scan that was given and the new one are not held against the same clean twin."""
+    theirs = result.provenance.settings.get("baseline")
+    if baseline is None:
+        if theirs is None:
+            return ()
+        return (
+            "the scan was held against a clean twin and the new scan is not, so the two are not judged alike: give the "
+            "twin's scan to repair too (--baseline)",
+        )
+    if theirs is None:
+        return ("the new scan is held against a clean twin, the scan that was given was not",)
+    same = theirs == baseline_record(baseline)
+    return () if same else ("the new scan is held against another clean twin than the scan that was given",)
+
+
 def _said(settings: RepairSettings) -> str:
     if settings.with_triggers is None:
         return "the recovered trigger is not the attacker's, only the smallest that works"
     return f"for comparison: {len(settings.with_triggers)} given triggers in the place of the recovered ones"
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    rounds: tuple[RepairRound, ...]
-    classifier: Classifier
-    known: Known
-    scan: ScanResult | None
-    status: RepairStatus
-    reason: str
-
-
-def _rounds(
-    classifier: Classifier,
-    result: ScanResult,
-    known: Known,
-    images: ThreeParts,
-    settings: RepairSettings,
-    surroundings: Surroundings,
-    progress: Callable[[Progress], None],
-) -> _Outcome:
-    """Mitigate and scan again until nothing is flagged, or the rounds run out."""
-    check_victims(known.backdoors, images)
-    terms = _terms(classifier, known.backdoors, images, settings)
-    rounds: list[RepairRound] = []
-    while True:
-        number = len(rounds) + 1
-        used = known.backdoors if settings.with_triggers is None else settings.with_triggers
-        tried = _mitigate(classifier, used, known.backdoors, terms, settings, number)
-        targets = tuple(sorted({backdoor.pair.target for backdoor in known.backdoors}))
-        if tried.classifier is None:
-            rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
-            reason = f"every try broke the accuracy floor of {terms.floor:.1%} and was rolled back"
-            return _Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, reason)
-        here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
-        again = scan(tried.classifier, images.decide, _scan_settings(result), surroundings=here, progress=progress)
-        rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
-        suspects = _suspects(again, targets)
-        if not suspects or number == settings.rounds:
-            return _Outcome(tuple(rounds), tried.classifier, known, again, *_ended(tried, again, terms, number))
-        known += Known.of(known_backdoors(again, suspects), number + 1)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    classifier: Classifier | None
-    method: str | None
-    measured: Measurement | None
-    trace: tuple[TracePoint, ...]
-
-
-def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
-    """Labels that are flagged now, and those found before that still stand out at the level of a single test."""
-    index = {row.target: row.anomaly_index for row in again.labels}
-    lingering = {target for target in known if (index.get(target) or 0.0) > LINGERING_INDEX}
-    return tuple(sorted(lingering | set(again.flagged)))
-
-
-def _ended(tried: _Tried, again: ScanResult, terms: Terms, number: int) -> tuple[RepairStatus, str]:
-    """Status and reason when the rounds are over."""
-    assert tried.measured is not None
-    if again.flagged:
-        labels = ", ".join(map(str, again.flagged))
-        return RepairStatus.FAILED, f"after {number} round{'s' * (number > 1)} a new scan still flags label {labels}"
-    if not terms.hold(tried.measured):
-        rate = f"{tried.measured.worst_asr:.1%} of the images, above {terms.max_asr:.1%}"
-        return (
-            RepairStatus.FAILED,
-            f"a recovered trigger still works on {rate}, and more would break the accuracy floor",
-        )
-    said = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
-    return RepairStatus.REPAIRED, f"no known trigger works any more, and a new scan {said}"
 
 
 def _terms(
@@ -236,39 +215,6 @@ def _terms(
         natural.append((said[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
     floor = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
     return Terms(images.learn, decide, floor, settings.max_asr + max(natural) + ROUNDING)
-
-
-def _mitigate(
-    classifier: Classifier,
-    used: Sequence[Backdoor],
-    known: Sequence[Backdoor],
-    terms: Terms,
-    settings: RepairSettings,
-    number: int,
-) -> _Tried:
-    """The first mitigation that keeps both bounds, else the one after which the known triggers work least."""
-    best = _Tried(None, None, None, ())
-    trace: tuple[TracePoint, ...] = ()
-    possible = [
-        one for one in METHODS[settings.method] if not isinstance(one, Pruning) or one.possible(classifier, used)
-    ]
-    if not possible:
-        raise SettingsError(
-            "There is nothing to prune: the network has no linear layer, or no trigger ranks its neurons.",
-            cure="Unlearn.",
-        )
-    for mitigation in possible:
-        generator = torch.Generator().manual_seed(settings.seed + number)
-        mitigated = mitigation(classifier, used, terms, generator)
-        trace += mitigated.trace
-        if mitigated.classifier is None:
-            continue
-        measured = measure(mitigated.classifier, known, terms.check)
-        if best.measured is None or measured.worst_asr < best.measured.worst_asr:
-            best = _Tried(mitigated.classifier, mitigated.trace[-1].method, measured, trace)
-        if terms.hold(measured):
-            break
-    return replace(best, trace=trace)
 
 
 def _scan_settings(result: ScanResult) -> ScanSettings:

@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 
 from neural_cleanse import storage
+from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.records import RepairRound, RepairStatus, TracePoint
 from neural_cleanse.repair import Repaired
 from neural_cleanse.report.page import html
+from neural_cleanse.scan import Progress
 from shell import Ran, files_under, run
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b[2J\u202e'
@@ -286,7 +288,6 @@ def test_an_interrupted_repair_leaves_nothing(
 def test_a_checkpoint_keeps_nesting_and_half_precision(
     asked: list[object], ended: Ended, demo_files: Path, scanned_infected: Path, tmp_path: Path
 ) -> None:
-    ended(RepairStatus.REPAIRED)
     weights = safetensors.torch.load((demo_files / "infected.safetensors").read_bytes())
     halves = {f"module.{name}": tensor.half() for name, tensor in weights.items()}
     model = tmp_path / "m.pth"
@@ -298,6 +299,7 @@ def test_a_checkpoint_keeps_nesting_and_half_precision(
     raw["provenance"]["model"]["sha256"] = load_model(model, architecture="mnist_cnn").origin.sha256
     (scan / "scan.json").write_text(json.dumps(raw))
     asked[1], asked[3] = model, scan
+    calls = ended(RepairStatus.REPAIRED)
     ran = run(*asked[:-1], tmp_path / "out" / "better.pth", "--architecture", "mnist_cnn")
     assert ran.code == 0, ran.err
     saved = torch.load(tmp_path / "out" / "better.pth", weights_only=True)
@@ -306,6 +308,41 @@ def test_a_checkpoint_keeps_nesting_and_half_precision(
     for name, tensor in saved["state_dict"].items():
         assert tensor.dtype is torch.float16
         assert torch.equal(tensor, (halves[name].float() / 2).half())
+    changed = load_model(demo_files / "infected.safetensors").classifier  # in single precision
+    for name, tensor in calls[0]["as_written"](changed).module.state_dict().items():
+        assert torch.equal(tensor, weights[name].half().float())
+
+
+def test_a_container_that_cannot_be_written_says_so_before_the_work(
+    asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OutputError("A program cannot be written back.")
+
+    monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("neural_cleanse.loading.save.rewrite_file", refuse)
+    refused(run(*asked), "cannot be written back")
+    assert files_under(tmp_path / "out") == {}
+
+
+def test_the_twins_scan_goes_along(asked: list[object], ended: Ended, scanned_infected: Path, tmp_path: Path) -> None:
+    calls = ended(RepairStatus.REPAIRED)
+    assert run(*asked, "--baseline", scanned_infected).code == 0
+    assert calls[0]["baseline"].flagged == (3,), "read as it is; the repair refuses a twin that is infected"
+    refused(run(*asked, "--overwrite", "--baseline", tmp_path / "absent"), "no finished scan")
+
+
+def test_the_progress_names_the_step(
+    asked: list[object], ended: Ended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("neural_cleanse.cli.progress.SECONDS_BETWEEN_LINES", {True: 0.0, False: 0.0})
+    calls = ended(RepairStatus.REPAIRED)
+    assert run(*asked).code == 0
+    capsys.readouterr()
+    calls[0]["said"]("round 1: scanning again")
+    calls[0]["progress"](Progress(50, 100, (), 10))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "round 1: scanning again" and second.startswith("round 1: scanning again:  50%, 0 of 10 labels")
 
 
 # --- what cannot be repaired ---

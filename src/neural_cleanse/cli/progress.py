@@ -42,9 +42,15 @@ class ProgressLine:
     def __init__(self) -> None:
         self._status = StatusLine()
         self._began = time.monotonic()
+        self._step = ""
+
+    def step(self, text: str) -> None:
+        """What is being done, shown now and before what a scan says; its time counts from here."""
+        self._step, self._began = f"{text}: ", time.monotonic()
+        self._status(text)
 
     def __call__(self, progress: Progress) -> None:
-        self._status(self.line(progress, time.monotonic() - self._began))
+        self._status(self._step + self.line(progress, time.monotonic() - self._began))
 
     def line(self, progress: Progress, elapsed: float) -> str:
         """Share done, time left, and the smallest triggers so far."""

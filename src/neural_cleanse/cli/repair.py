@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from neural_cleanse.cli.inputs import Form, check_same_model, open_both, surroun
 from neural_cleanse.cli.progress import ProgressLine
 from neural_cleanse.cli.triggers import read_backdoors
 from neural_cleanse.errors import OutputError
-from neural_cleanse.loading.save import refuse_original, save_like
+from neural_cleanse.loading.load import load_model
+from neural_cleanse.loading.save import as_written, refuse_original, save_like
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.records import RepairStatus
 from neural_cleanse.repair import RepairSettings
@@ -53,6 +55,7 @@ def repair(
     max_drop: Annotated[float, typer.Option(help="Clean accuracy that may be lost; what costs more is rolled back.", rich_help_panel=REPAIR)] = 0.02,
     max_asr: Annotated[float, typer.Option(help="Success a trigger may keep, beyond how often the model says its label anyway.", rich_help_panel=REPAIR)] = 0.02,
     rounds: Annotated[int, typer.Option(min=1, help="Repair and scan again at most so often: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
+    baseline: Annotated[Path | None, typer.Option(help="Scan of the clean twin that --scan was held against (its --output): the new scan is held against it too.", rich_help_panel=REPAIR)] = None,
     with_: Annotated[str, typer.Option("--with", help="For comparison: clean (fine-tune without any trigger), or the card or picture of the attacker's own trigger.", rich_help_panel=REPAIR)] = "recovered",
     verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger: measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
     verify_target: Annotated[int | None, typer.Option(help="Label that a trigger given as a picture leads to.", rich_help_panel=REPAIR)] = None,
@@ -88,6 +91,7 @@ def repair(
     )  # fmt: skip
     where = device_named(device)
     result = storage.load_result(scan)
+    twin = None if baseline is None else storage.load_result(baseline)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")
     pages = output.with_name(f"{output.name}.repair") if report is None else report
@@ -103,11 +107,16 @@ def repair(
         method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
         with_triggers=None if with_ == "recovered" else known(None if with_ == "clean" else Path(with_)),
     )  # fmt: skip
+    reload = partial(
+        load_model, architecture=architecture, allow_code=allow_code, normalize=form.normalize, input_shape=images.shape
+    )
+    in_its_file = partial(as_written, loaded.origin, load=reload)
+    in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
     line = ProgressLine()
     try:
         repaired = run_repair(
-            loaded.classifier.to(where), result, images, settings, verify=known(verify_trigger),
-            surroundings=surroundings_of(loaded), progress=line,
+            loaded.classifier.to(where), result, images, settings, baseline=twin, verify=known(verify_trigger),
+            surroundings=surroundings_of(loaded), as_written=in_its_file, said=line.step, progress=line,
         )  # fmt: skip
     finally:
         line.close()

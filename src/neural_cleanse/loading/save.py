@@ -3,15 +3,18 @@
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.containers import read_whole, rewrite_file
 from neural_cleanse.loading.huggingface.files import MAX_JSON, Snapshot, read_directory
-from neural_cleanse.loading.load import Origin
+from neural_cleanse.loading.load import LoadedModel, Origin
 from neural_cleanse.storage import write_whole
 
 # What goes along with a directory's weights. Anything else stays behind: it may be code, or the unrepaired weights.
@@ -35,6 +38,18 @@ def save_like(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
     )  # fmt: skip
     write_whole(output, written)
     return hashlib.sha256(written).hexdigest()
+
+
+def as_written(origin: Origin, classifier: Classifier, load: Callable[[Path], LoadedModel]) -> Classifier:
+    """The classifier as `origin`'s container holds it: written, and read back with `load`.
+
+    Numbers are rounded to those of the file. Raises OutputError when it cannot be written into that container.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / Path(origin.path).name
+        save_like(origin, classifier.module.state_dict(), path)
+        read = load(path).classifier.to(classifier.device)
+    return replace(classifier, module=read.module)
 
 
 def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:

@@ -1,7 +1,7 @@
 """What every mitigation works with: known backdoors, images to learn from, images to decide on, and bounds to keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +32,14 @@ class Terms:
     """`train` may be learned from, `check` decides and is learned from by nothing; both labelled, and disjoint.
 
     A repaired model must keep a clean accuracy of `floor` on `check`, and be sent to the target by no trigger more
-    often than `max_asr` there.
+    often than `max_asr` there. `said` hears what is being done, in words.
     """
 
     train: ImageSet
     check: ImageSet
     floor: float
     max_asr: float
+    said: Callable[[str], None] = lambda _: None
 
     def hold(self, measured: Measurement) -> bool:
         """Whether both bounds are kept."""

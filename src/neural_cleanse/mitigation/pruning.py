@@ -54,6 +54,7 @@ class Pruning(Mitigation):
         trace: list[TracePoint] = []
         kept: Classifier | None = None
         for count in range(0, int(MOST * len(order)) + 1, step):
+            terms.said(f"pruning, {self.place}, {count} of {len(order)} neurons")
             pruned = replace(classifier, module=zeroed(classifier, order[:count], self.place))
             found = measure(pruned, backdoors, terms.check)
             trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))

@@ -86,6 +86,7 @@ class Unlearning(Mitigation):
         with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             for epoch in range(self.epochs):
+                terms.said(f"unlearning, learning rate {rate:g}, epoch {epoch + 1} of {self.epochs}")
                 order = torch.randperm(len(images), generator=generator)
                 for number, rows in enumerate(order.split(self.batch_size)):
                     done = (epoch * batches + number) / (self.epochs * batches)
