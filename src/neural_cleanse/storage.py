@@ -1,5 +1,6 @@
 """Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
+import contextlib
 import json
 import math
 import os
@@ -108,16 +109,21 @@ def save_result(result: ScanResult, directory: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError."""
+    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError.
+
+    A link at `path` is replaced, one at the place of the partial file removed: neither is written through.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
@@ -164,7 +170,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         provenance=_provenance(raw),
         evidence=tuple(
             Evidence(
-                target=row["target"],
+                target=_index(row["target"]),
                 before=named[f"evidence.{row['target']}.before"],
                 after=named[f"evidence.{row['target']}.after"],
                 answers_before=tuple(row["answers_before"]),
@@ -180,6 +186,12 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
             if (trigger := _trigger(named, pair))
         },
     )
+
+
+def _index(value: object) -> int:
+    if type(value) is not int:  # it becomes part of a file's name
+        raise TypeError(f"{value!r} is no label")
+    return value
 
 
 def _provenance(raw: Mapping[str, Any]) -> Provenance:

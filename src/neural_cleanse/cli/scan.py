@@ -12,17 +12,16 @@ from rich.console import Console
 
 from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import options
+from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
-from neural_cleanse.cli.progress import ProgressLine
+from neural_cleanse.cli.progress import Watcher, watching
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import LoadedModel
-from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.records import ScanResult
 from neural_cleanse.report import directory, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
-
-EXIT_CODE = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}
 
 
 class Preset(StrEnum):
@@ -65,10 +64,13 @@ def scan(
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that fails a job: with infected, inconclusive is exit code 0 too.", rich_help_panel=options.RESULT)] = FailOn.inconclusive,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
     """Scan a model for backdoors with clean images.
 
-    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive.
+    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive (0 with --fail-on infected).
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
@@ -81,22 +83,26 @@ def scan(
         ignore_labels, skip_unreadable,
     )  # fmt: skip
     where = device_named(device)
-    if output is not None:
-        directory.prepare(output, overwrite=overwrite)
-    twin = None if baseline is None else storage.load_result(baseline)
-    loaded, images = open_both(model, data, form, samples, seed)
-    notes = crop_advice(loaded, images, data, form, seed)
-    result = scan_with_progress(loaded, images, settings, where, baseline=twin, notes=notes)
-    console = Console()
-    if as_json:
-        sys.stdout.write(storage.dumps(result))
-    else:
-        terminal.show(result, console)
-    if output is not None:  # after the answer was shown: a full disk must not swallow it
-        directory.write(result, output)
-        if not as_json:
-            console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_CODE[result.verdict])
+    with directory.claimed(output, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as watcher:
+        twin = None if baseline is None else storage.load_result(baseline)
+        loaded, images = open_both(model, data, form, samples, seed)
+        notes = crop_advice(loaded, images, data, form, seed)
+        result = scan_with_progress(loaded, images, settings, where, watcher, baseline=twin, notes=notes)
+        watcher.close()
+        console = Console()
+        if as_json:
+            sys.stdout.write(storage.dumps(result))
+        else:
+            terminal.show(result, console)
+        if output is not None:  # after the answer was shown: a full disk must not swallow it
+            directory.write(result, output)
+            if not as_json and not quiet:
+                console.print(
+                    f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True
+                )
+        code = exit_codes.of_scan(result.verdict, fail_on)
+        watcher.done(result.verdict.value, result.flagged, code)
+    raise typer.Exit(code)
 
 
 def scan_with_progress(
@@ -104,6 +110,7 @@ def scan_with_progress(
     images: ImageSet,
     settings: ScanSettings,
     device: torch.device,
+    watcher: Watcher,
     *,
     baseline: ScanResult | None = None,
     notes: tuple[str, ...] = (),
@@ -112,8 +119,4 @@ def scan_with_progress(
     classifier = loaded.classifier.to(device)
     around = surroundings_of(loaded)
     around = replace(around, notes=(*around.notes, *notes))
-    line = ProgressLine()
-    try:
-        return run_scan(classifier, images, settings, surroundings=around, baseline=baseline, progress=line)
-    finally:
-        line.close()
+    return run_scan(classifier, images, settings, surroundings=around, baseline=baseline, progress=watcher)
