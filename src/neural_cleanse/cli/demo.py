@@ -27,7 +27,8 @@ def demo(
 ) -> None:
     """Scan two models that ship with us.
 
-    Two small digit classifiers, one with a backdoor. Exit code: 0 when both answers match their cards, else 1.
+    Two small digit classifiers, one with a backdoor. Exit code: 0 both answers match their cards, 1 one does not, 2
+    could not scan.
     """
     console = Console()
     where = device_named(device)

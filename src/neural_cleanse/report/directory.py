@@ -113,5 +113,5 @@ def _remove_pictures(folder: Path) -> None:
 def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
     """Write report.html alone."""
     path = directory / REPORT_FILE
-    storage.write_whole(path, html(result, repair).encode("utf-8"))
+    storage.write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
     return path
