@@ -75,6 +75,40 @@ def test_a_claim_holds_to_its_end_and_leaves_no_trace(tmp_path: Path) -> None:
     assert files_under(tmp_path) == {"made/on the way/scan.json": b"{}"}
 
 
+def test_a_scan_holds_its_directory_until_the_result_is_written(
+    found: ScanResult, demo_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen, write = tmp_path / "out", [], directory.write
+
+    def refused(when: str) -> None:
+        with pytest.raises(OutputError, match=f"process {os.getpid()} on"), lock.held(out):
+            pytest.fail("held twice")
+        seen.append(when)
+
+    def scan(*_: object, **__: object) -> ScanResult:
+        refused("searching")
+        return found
+
+    def written(result: ScanResult, to: Path) -> None:
+        write(result, to)
+        refused("written")
+
+    monkeypatch.setattr("neural_cleanse.cli.scan.run_scan", scan)
+    monkeypatch.setattr("neural_cleanse.report.directory.write", written)
+    ran = run("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--output", out)
+    assert (ran.code, seen) == (1, ["searching", "written"]), ran.err
+    assert not lock.FILES & set(files_under(out))
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(OutputError, match="cannot be used: Permission denied"):
+        directory.prepare(tmp_path, overwrite=True)
+
+
 def test_an_owner_that_cannot_be_read_is_no_crash(tmp_path: Path) -> None:
     with lock.held(tmp_path):
         for said in (b"", b"[]", b"[" * 100_000, b"\xff"):

@@ -89,20 +89,23 @@ def scan(
         notes = crop_advice(loaded, images, data, form, seed)
         result = scan_with_progress(loaded, images, settings, where, watcher, baseline=twin, notes=notes)
         watcher.close()
-        console = Console()
-        if as_json:
-            sys.stdout.write(storage.dumps(result))
-        else:
-            terminal.show(result, console)
-        if output is not None:  # after the answer was shown: a full disk must not swallow it
-            directory.write(result, output)
-            if not as_json and not quiet:
-                console.print(
-                    f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True
-                )
+        _answer(result, output, as_json=as_json, quiet=quiet)
         code = exit_codes.of_scan(result.verdict, fail_on)
         watcher.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
+
+
+def _answer(result: ScanResult, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """The answer on stdout, then into the directory: a full disk must not swallow it."""
+    console = Console()
+    if as_json:
+        sys.stdout.write(storage.dumps(result))
+    else:
+        terminal.show(result, console)
+    if output is not None:
+        directory.write(result, output)
+        if not as_json and not quiet:
+            console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def scan_with_progress(

@@ -34,10 +34,8 @@ def claimed(directory: Path | None, *, overwrite: bool) -> Iterator[None]:
             missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
             directory.mkdir(parents=True, exist_ok=True)
         with lock.held(directory):
-            if not overwrite and any(entry.name not in lock.FILES for entry in directory.iterdir()):
-                raise OutputError(
-                    f"The output directory {directory} is not empty.", cure="Name another one, or pass --overwrite."
-                )
+            if not overwrite:
+                refuse_occupied(directory)
             _refuse_in_the_way(directory)
             yield
     finally:
@@ -46,10 +44,23 @@ def claimed(directory: Path | None, *, overwrite: bool) -> Iterator[None]:
                 folder.rmdir()
 
 
+def refuse_occupied(directory: Path) -> None:
+    """Raise OutputError on a directory that holds more than a lock."""
+    if any(entry.name not in lock.FILES for entry in _entries(directory)):
+        raise OutputError(
+            f"The output directory {directory} is not empty.", cure="Name another one, or pass --overwrite."
+        )
+
+
+def _entries(directory: Path) -> list[Path]:
+    with _as_output_error(f"The output directory {directory} cannot be used"):
+        return list(directory.iterdir())
+
+
 def _refuse_in_the_way(directory: Path) -> None:
     """Raise OutputError on what could not be replaced after hours of work: a folder for a file, a file for a folder."""
     written = (storage.JSON_FILE, storage.TENSOR_FILE, storage.REPAIR_FILE, REPORT_FILE)
-    for entry in directory.iterdir():
+    for entry in _entries(directory):
         is_folder = entry.is_dir() and not entry.is_symlink()
         if (entry.name in written and is_folder) or (re.fullmatch(PICTURES, entry.name) and entry.is_file()):
             raise OutputError(
