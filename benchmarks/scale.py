@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py --rows benchmarks/results/scale.jsonl
 
-For cost, not for verdicts: the demo's network with a random last layer for that many labels on the demo's digits, and a
-small VGG with random weights on noise. A scan writes its finished labels to disk as `neural-cleanse scan --output` does.
-What is there already is not done again.
+For cost, not for verdicts: the demo's network with a random last layer for that many labels on the demo's digits, and
+a small VGG with random weights on noise. A scan writes its finished labels to disk as `scan --output` does. What is
+there already is not done again.
 """
 
 import argparse

@@ -26,6 +26,17 @@ def test_the_example_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("infected - label 3")
 
 
+def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((ROOT / "examples" / "draw_a_trigger.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "kept without outputs: they go stale"
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert names["drawn"].size == (84, 28)  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.endswith("with the trigger 3\n")
+
+
 def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     sys.modules.pop("make_cli", None)

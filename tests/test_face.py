@@ -13,6 +13,11 @@ import neural_cleanse as nc
 
 EDGE = ("PIL", "pyarrow", "rich", "typer", "jinja2", "scipy", "pandas", "click", "matplotlib")
 
+OPTIONAL = (
+    "onnx", "onnxruntime", "onnxscript", "transformers", "keras", "h5py", "pyarrow", "matplotlib", "bokeh", "ray",
+    "scipy", "pandas",
+)  # fmt: skip
+
 
 def python(code: str) -> str:
     """Run the code in a fresh interpreter."""
@@ -57,8 +62,14 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_importing_the_package_waits_for_nothing_heavy() -> None:
-    heavy = ("torch", "numpy", "safetensors", "jaxtyping", *EDGE)
+    heavy = ("torch", "numpy", "safetensors", "jaxtyping", "filelock", *EDGE, *OPTIONAL)
     assert python(f"import sys, neural_cleanse; print([m for m in {heavy!r} if m in sys.modules])") == "[]"
+
+
+def test_the_command_line_waits_for_nothing_that_is_optional() -> None:
+    """What reads a container, or runs on a cluster, is imported by the command that needs it."""
+    code = f"import sys, neural_cleanse.cli.main; print([m for m in {OPTIONAL!r} if m in sys.modules])"
+    assert python(code) == "[]"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,10 @@ def save_result(result: ScanResult, directory: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError."""
+    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError.
+
+    A link at `path` is replaced, one at the place of the partial file removed: neither is written through.
+    """
     with written_whole(path) as partial:
         partial.write_bytes(content)
 
@@ -122,6 +125,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Somewhere to write; when that is done it is synced and takes the place of `path`. Raises OutputError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        partial.open("xb").close()
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -176,7 +181,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         provenance=_provenance(raw),
         evidence=tuple(
             Evidence(
-                target=row["target"],
+                target=_index(row["target"]),
                 before=named[f"evidence.{row['target']}.before"],
                 after=named[f"evidence.{row['target']}.after"],
                 answers_before=tuple(row["answers_before"]),
@@ -192,6 +197,12 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
             if (trigger := _trigger(named, pair))
         },
     )
+
+
+def _index(value: object) -> int:
+    if type(value) is not int:  # it becomes part of a file's name
+        raise TypeError(f"{value!r} is no label")
+    return value
 
 
 def _provenance(raw: Mapping[str, Any]) -> Provenance:

@@ -38,7 +38,7 @@ def done(demo_files: Path, scanned_infected: Path, tmp_path_factory: pytest.Temp
     directory = tmp_path_factory.mktemp("repaired")
     ran = run(
         "repair", demo_files / "infected.safetensors", "--scan", scanned_infected, "--data", demo_files / "digits.npz",
-        "--output", directory / "better.safetensors", "--json",
+        "--output", directory / "better.safetensors", "--json", "--log-json",
         "--verify-trigger", demo_files / "infected.card.json",
     )  # fmt: skip
     return Done(ran, directory)
@@ -95,6 +95,11 @@ def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     assert done.ran.code == 0, done.ran.err + done.ran.out
     told = json.loads(done.ran.out)
     assert told["status"] == "repaired" and told["schema_version"] == 1
+    events = [json.loads(line) for line in done.ran.err.splitlines()]
+    scans = sum(one["verdict"] is not None for one in told["rounds"])
+    assert [event["event"] for event in events].count("started") == scans > 0, "one a scan"
+    last = events[-1]
+    assert (last["event"], last["answer"], last["flagged"], last["exit_code"]) == ("done", "repaired", [], 0)
     (verified,) = told["verified"]
     assert verified["hits_before"] > 0.95 * verified["trials"] and verified["hits_after"] < 0.05 * verified["trials"]
     assert told["provenance"]["command"].startswith("neural-cleanse repair ")

@@ -14,6 +14,7 @@ from neural_cleanse.cli.scan import Preset
 from neural_cleanse.engines import Processes
 from neural_cleanse.report import rates_page
 from neural_cleanse.report.rates_table import markdown
+from neural_cleanse.report.wording import visible
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.storage import write_whole
 from neural_cleanse.zoo import PARTS, part_of
@@ -44,6 +45,8 @@ def benchmark(
 ) -> None:  # fmt: skip
     """Scan a suite of models with known answers; prints the error rates as Markdown.
 
+    Exit code: 0 tabulated, 2 could not.
+
     Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl --part final
     """
     settings = ScanSettings(
@@ -58,7 +61,8 @@ def benchmark(
     for done, row in enumerate(runner.run(cases, settings, rows, engine), 1):
         text = row.get("error") or f"{row['verdict']} {row['flagged']}, truth {row['truth']['targets'][:10]}"
         spent = time.monotonic() - began
-        console.print(f"{done}  {row['model']}: {text}; {spent:.0f} s so far", markup=False, highlight=False)
+        said = visible(f"{row['model']}: {text}")
+        console.print(f"{done}  {said}; {spent:.0f} s so far", markup=False, highlight=False)
     names = {case.name for case in cases}
     found = [row for row in runner.rows_of(rows, settings) if row["model"] in names]
     print(markdown(found), end="")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
+from neural_cleanse.cli.progress import watching
 from neural_cleanse.cli.scan import scan_with_progress
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
@@ -26,19 +27,23 @@ def demo(
 ) -> None:
     """Scan two models that ship with us.
 
-    Two small digit classifiers, one with a backdoor. Exit code: 0 when both answers match their cards, else 1.
+    Two small digit classifiers, one with a backdoor. Exit code: 0 both answers match their cards, 1 one does not, 2
+    could not scan.
     """
     console = Console()
     where = device_named(device)
-    for name in MODELS:
-        directory.prepare(output / name, overwrite=overwrite)
     right = True
-    with as_file(files("neural_cleanse.demo")) as shipped:
+    with (
+        directory.claimed(output / MODELS[0], overwrite=overwrite),
+        directory.claimed(output / MODELS[1], overwrite=overwrite),
+        as_file(files("neural_cleanse.demo")) as shipped,
+    ):
         images = load_data(shipped / "digits.npz")
         for name in MODELS:
             console.rule(f"{name} model")
             loaded = load_model(shipped / f"{name}.safetensors")
-            result = scan_with_progress(loaded, images, ScanSettings(), where)
+            with watching(quiet=False, log_json=False) as watcher:
+                result = scan_with_progress(loaded, images, ScanSettings(), where, watcher)
             directory.write(result, output / name)
             terminal.show(result, console)
             card = json.loads((shipped / f"{name}.card.json").read_text(encoding="utf-8"))

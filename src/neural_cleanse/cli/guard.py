@@ -1,7 +1,6 @@
 """`neural-cleanse guard`: an input filter against the triggers of a scan: fit it once, then check images with it."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from neural_cleanse.cli import options
 from neural_cleanse.cli.inputs import Form, check_same_model, open_both
 from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, read_description
 from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
@@ -71,32 +70,28 @@ def fit(
         True, skip_unreadable, features,
     )  # fmt: skip
     where = device_named(device)
-    directory.prepare(output, overwrite=overwrite)
-    result = storage.load_result(scan)
-    loaded, images = open_both(model, data, form, samples, seed)
-    check_same_model(result, loaded, scan)
-    wanted = result.flagged if labels is None else options.labels(labels)
-    backdoors = known_backdoors(result, wanted)
-    if labels is not None and not backdoors:
-        raise SettingsError(f"The scan in {scan} has no trigger for any of the labels {labels}.")
-    generator = torch.Generator().manual_seed(seed)
-    guard, report = fit_guard(
-        loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
-    )
-    measured = _measured(report, backdoors)
-    about = {
-        "model_sha256": loaded.origin.sha256,
-        "normalisation": str(loaded.classifier.normalize),
-        "input_shape": list(loaded.classifier.input_shape),
-        "features_layer": features,
-        "seed": seed,
-        "measured": measured,
-    }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
-    guard.save(output, about)
+    with directory.claimed(output, overwrite=overwrite):
+        result = storage.load_result(scan)
+        loaded, images = open_both(model, data, form, samples, seed)
+        check_same_model(result, loaded, scan)
+        wanted = result.flagged if labels is None else options.labels(labels)
+        backdoors = known_backdoors(result, wanted)
+        if labels is not None and not backdoors:
+            raise SettingsError(f"The scan in {scan} has no trigger for any of the labels {labels}.")
+        generator = torch.Generator().manual_seed(seed)
+        guard, report = fit_guard(
+            loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
+        )
+        measured = _measured(report, backdoors)
+        about = {
+            "model_sha256": loaded.origin.sha256,
+            "normalisation": str(loaded.classifier.normalize),
+            "input_shape": list(loaded.classifier.input_shape),
+            "features_layer": features,
+            "seed": seed,
+            "measured": measured,
+        }
+        guard.save(output, about)
     if as_json:
         print(json.dumps(about | {"threshold": guard.threshold}, indent=2))
         return
@@ -222,10 +217,15 @@ def _copy(data: ImageSet, rejected: list[int], to: Path) -> None:
     """The files themselves where there are some, else the pixels as PNG; numbered, so that no name is lost."""
     try:
         to.mkdir(parents=True, exist_ok=True)
-        for row in rejected:
-            if data.files is None:
-                storage.write_whole(to / f"{row:06d}.png", png(data.images[row]))
-            else:
-                shutil.copyfile(data.files[row], to / f"{row:06d}_{Path(data.files[row]).name}")
     except OSError as error:
-        raise OutputError(f"{to} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{to} cannot be made: {error.strerror}.") from error
+    for row in rejected:
+        if data.files is None:
+            storage.write_whole(to / f"{row:06d}.png", png(data.images[row]))
+            continue
+        original = Path(data.files[row])
+        try:
+            content = original.read_bytes()
+        except OSError as error:
+            raise DataError(f"{original} was there and cannot be read now: {error.strerror}.") from error
+        storage.write_whole(to / f"{row:06d}_{original.name}", content)

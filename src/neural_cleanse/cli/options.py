@@ -79,6 +79,13 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result there.", rich_help_panel=RESULT)
 ]
 
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Say nothing but the answer: no progress.", rich_help_panel=RESULT)
+]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Progress as JSON lines on stderr, for machines.", rich_help_panel=RESULT)
+]
+
 MAX_LABELS = 1_000_000
 
 

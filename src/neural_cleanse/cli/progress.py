@@ -1,14 +1,53 @@
-"""Progress on stderr: one line that is rewritten on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: one line that is rewritten on a terminal, a plain line now and then elsewhere, JSON lines for
+machines, or nothing."""
 
+import json
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
+from neural_cleanse.errors import SettingsError
 from neural_cleanse.progress import Progress
+from neural_cleanse.records import Recovered
 
 SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
+SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
+LOG_SCHEMA = 1  # docs/ci.md says what the events hold; names are a contract within a number
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """What is told of a scan: call it with every Progress, then `done` with the answer, then `close`."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Say how far the scan is."""
+
+    def step(self, text: str) -> None:
+        """What a repair does now, in words."""
+
+    def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
+        """The work is over, with this answer."""
+
+    def close(self) -> None:
+        """Clear what stands on the terminal."""
+
+
+@contextmanager
+def watching(*, quiet: bool, log_json: bool) -> Iterator[Watcher]:
+    """The watcher that --quiet and --log-json ask for, closed at the end. Raises SettingsError on both."""
+    if quiet and log_json:
+        raise SettingsError("--quiet says nothing and --log-json says everything.", cure="Pass one of them.")
+    watcher: Watcher = Silence() if quiet else JsonLines() if log_json else ProgressLine()
+    try:
+        yield watcher
+    finally:
+        watcher.close()
 
 
 class StatusLine:
@@ -36,8 +75,24 @@ class StatusLine:
             sys.stderr.flush()
 
 
+class Silence:
+    """Says nothing."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def step(self, text: str) -> None:
+        """Nothing."""
+
+    def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
+        """Nothing: the answer stands on stdout."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class ProgressLine:
-    """The same for a scan: call it with every Progress."""
+    """A StatusLine of a scan."""
 
     def __init__(self) -> None:
         self._status = StatusLine()
@@ -50,17 +105,88 @@ class ProgressLine:
         self._status(text)
 
     def __call__(self, progress: Progress) -> None:
+        """Show the line."""
         self._status(self._step + self.line(progress, time.monotonic() - self._began))
 
     def line(self, progress: Progress, elapsed: float) -> str:
         """Share done, time left, and the smallest triggers so far."""
-        share = min(1.0, progress.passes_done / max(1, progress.passes_planned))
-        left = f", about {elapsed / share - elapsed:.0f} s left" if share > 0.02 else ""
+        share = _share(progress)
+        left = _seconds_left(share, elapsed)
         sizes = sorted((found.size, found.pair.target) for found in progress.finished if found.size is not None)
         smallest = ", ".join(f"{label}: {size:.1f} px" for size, label in sizes[:SMALLEST_SHOWN])
-        text = f"{share:4.0%}, {len(progress.finished)} of {progress.num_labels} labels{left}"
+        text = f"{share:4.0%}, {len(progress.finished)} of {progress.num_labels} labels"
+        text += "" if left is None else f", about {left:.0f} s left"
         return text + (f"; smallest {smallest}" if smallest else "")
+
+    def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
+        """Nothing: the answer stands on stdout."""
 
     def close(self) -> None:
         """Clear the line."""
         self._status.close()
+
+
+class JsonLines:
+    """An object a line: started, progress, label_finished, done. A repair scans again: each scan has its `started`."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._scan_began = self._last = self._began
+        self._told: int | None = None  # labels of this scan that were told of; None before the first scan
+
+    def __call__(self, progress: Progress) -> None:
+        """Write the events that are due."""
+        now = time.monotonic()
+        if self._told is None or len(progress.finished) < self._told:
+            self._told, self._scan_began, self._last = 0, now, now
+            self._write("started", schema=LOG_SCHEMA, labels=progress.num_labels, **_passes(progress))
+        for recovered in progress.finished[self._told :]:
+            self._write("label_finished", **_label(recovered))
+        self._told = len(progress.finished)
+        if now - self._last >= SECONDS_BETWEEN_EVENTS:
+            self._last = now
+            share = _share(progress)
+            left = _seconds_left(share, now - self._scan_began)
+            told = {"labels_finished": self._told, "labels": progress.num_labels, **_passes(progress)}
+            self._write("progress", share=share, seconds_left=left, **told)
+
+    def step(self, text: str) -> None:
+        """Write what a repair does now."""
+        self._write("step", text=text)
+
+    def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
+        """Write the last event."""
+        self._write("done", answer=answer, flagged=list(flagged), exit_code=exit_code)
+
+    def close(self) -> None:
+        """Nothing: a line is whole when it is written."""
+
+    def _write(self, event: str, **values: object) -> None:
+        fields = {"event": event, **values, "wall_s": round(time.monotonic() - self._began, 3)}
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in fields.items()}
+        sys.stderr.write(json.dumps(finite, allow_nan=False) + "\n")
+        sys.stderr.flush()
+
+
+def _passes(progress: Progress) -> dict[str, int]:
+    return {"image_passes": progress.passes_done, "image_passes_planned": progress.passes_planned}
+
+
+def _label(recovered: Recovered) -> dict[str, object]:
+    return {
+        "target": recovered.pair.target,
+        "source": recovered.pair.source,
+        "size": recovered.size,
+        "asr": recovered.asr,
+        "outcome": recovered.outcome.value,
+        "image_passes": recovered.image_passes,
+    }
+
+
+def _share(progress: Progress) -> float:
+    return min(1.0, progress.passes_done / max(1, progress.passes_planned))
+
+
+def _seconds_left(share: float, elapsed: float) -> float | None:
+    """None while too little is done to tell."""
+    return elapsed / share - elapsed if share > 0.02 else None

@@ -13,20 +13,19 @@ from rich.console import Console
 
 from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import options
+from neural_cleanse.cli import exit_codes, options
 from neural_cleanse.cli.inputs import Form, check_same_model, open_both, surroundings_of
-from neural_cleanse.cli.progress import ProgressLine
+from neural_cleanse.cli.progress import watching
 from neural_cleanse.cli.triggers import read_backdoors
 from neural_cleanse.errors import OutputError
-from neural_cleanse.loading.load import load_model
+from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.loading.save import as_written, refuse_original, save_like
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.records import RepairStatus
-from neural_cleanse.repair import RepairSettings
+from neural_cleanse.records import RepairStatus, ScanResult
+from neural_cleanse.repair import Repaired, RepairSettings
 from neural_cleanse.repair import repair as run_repair
 from neural_cleanse.report import directory, terminal
 
-EXIT_CODE = {RepairStatus.REPAIRED: 0, RepairStatus.FAILED: 3, RepairStatus.NOTHING_TO_REPAIR: 3}
 REPAIR = "The repair"
 
 
@@ -76,6 +75,8 @@ def repair(
     report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: the whole name of --output with .repair behind it, beside it]", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
     """Repair a model in which a scan flagged labels.
 
@@ -98,7 +99,7 @@ def repair(
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
-    _prepare(output, pages, overwrite=overwrite)
+    _refuse_place(output, pages, overwrite=overwrite)
 
     def known(path: Path | None) -> tuple[Backdoor, ...]:
         return () if path is None else read_backdoors(path, loaded.classifier, verify_target)
@@ -112,39 +113,44 @@ def repair(
     )
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
-    line = ProgressLine()
-    try:
+    with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as watcher:
         repaired = run_repair(
             loaded.classifier.to(where), result, images, settings, baseline=twin, verify=known(verify_trigger),
-            surroundings=surroundings_of(loaded), as_written=in_its_file, said=line.step, progress=line,
+            surroundings=surroundings_of(loaded), as_written=in_its_file, said=watcher.step, progress=watcher,
         )  # fmt: skip
-    finally:
-        line.close()
-    console = Console()
-    if as_json:
-        sys.stdout.write(storage.repair_dumps(repaired.result))
-    else:
-        terminal.show_repair(repaired.result, console)
-    after = repaired.scan or result
+        watcher.close()
+        console = Console()
+        if as_json:
+            sys.stdout.write(storage.repair_dumps(repaired.result))
+        else:
+            terminal.show_repair(repaired.result, console)
+        _write(loaded, repaired, result, output, pages, None if as_json or quiet else console)
+        status = repaired.result.status
+        watcher.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status])
+    raise typer.Exit(exit_codes.REPAIR[status])
+
+
+def _write(
+    loaded: LoadedModel, repaired: Repaired, before: ScanResult, output: Path, pages: Path, console: Console | None
+) -> None:
+    """Write the model, where it is repaired, and the report, and say so on the console."""
+
+    def say(text: str) -> None:
+        if console is not None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    after, done = repaired.scan or before, "no repaired model: the original is as it was"
     if repaired.result.status is RepairStatus.REPAIRED:
         digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
         written = {**after.provenance.model, "path": str(output), "sha256": digest}
-        after = replace(after, provenance=replace(after.provenance, model=written))
-    if not as_json:
-        done = (
-            f"written: {output}"
-            if repaired.result.status is RepairStatus.REPAIRED
-            else "no repaired model: the original is as it was"
-        )
-        console.print(done, markup=False, highlight=False, soft_wrap=True)
+        after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
+    say(done)
     directory.write(after, pages, repaired.result)
-    if not as_json:
-        console.print(f"report: {pages / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_CODE[repaired.result.status])
+    say(f"report: {pages / directory.REPORT_FILE}")
 
 
-def _prepare(output: Path, pages: Path, *, overwrite: bool) -> None:
-    """See that both places can be written before the work begins."""
+def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
+    """Raise OutputError, before the work begins, where the model could not be written."""
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists.", cure="Name another --output, or pass --overwrite.")
     if not output.parent.is_dir():
@@ -155,4 +161,3 @@ def _prepare(output: Path, pages: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"The report cannot lie where the model does, at {output}.", cure="Name a --report directory."
         )
-    directory.prepare(pages, overwrite=overwrite)

@@ -20,7 +20,8 @@ def report(
 ) -> None:
     """Show a finished scan again.
 
-    Prints the table and writes report.html anew, from the files of the scan alone; no model is run.
+    Prints the table and writes report.html anew, from the files of the scan alone; no model is run. Exit code: 0
+    shown, 2 could not.
     """
     result, repair = storage.load_result(scan_directory), storage.load_repair(scan_directory)
     console = Console()

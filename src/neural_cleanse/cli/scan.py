@@ -13,21 +13,19 @@ from rich.console import Console
 
 from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import options
+from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
-from neural_cleanse.cli.progress import ProgressLine
+from neural_cleanse.cli.progress import Watcher, watching
 from neural_cleanse.data import ImageSet
 from neural_cleanse.engines import Engine, InProcess, Processes
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import LoadedModel
-from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.records import ScanResult
 from neural_cleanse.report import directory, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
-EXIT_CODE = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}
 
 
 class Preset(StrEnum):
@@ -86,10 +84,14 @@ def scan(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished scan in --output.", rich_help_panel=options.RESULT)] = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that fails a job: with infected, inconclusive is exit code 0 too.", rich_help_panel=options.RESULT)] = FailOn.inconclusive,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
     """Scan a model for backdoors with clean images.
 
-    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive, 130 interrupted.
+    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive (0 with --fail-on infected), 130
+    interrupted.
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
@@ -103,33 +105,42 @@ def scan(
         ignore_labels, skip_unreadable,
     )  # fmt: skip
     where = device_named(device)
-    journal = _journal(output, resume=resume, overwrite=overwrite)
-    twin = None if baseline is None else storage.load_result(baseline)
-    loaded, images = open_both(model, data, form, samples, seed)
-    notes = crop_advice(loaded, images, data, form, seed)
     engine = InProcess() if workers == 1 else Processes(workers)
-    try:
-        result = scan_with_progress(
-            loaded, images, settings, where, baseline=twin, notes=notes, journal=journal, engine=engine
-        )
-    except KeyboardInterrupt as interrupt:
-        raise _interrupted(journal) from interrupt
+    with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as watcher:
+        journal = _journal(output, resume=resume, overwrite=overwrite)
+        twin = None if baseline is None else storage.load_result(baseline)
+        loaded, images = open_both(model, data, form, samples, seed)
+        notes = crop_advice(loaded, images, data, form, seed)
+        try:
+            result = scan_with_progress(
+                loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal, engine=engine
+            )
+        except KeyboardInterrupt as interrupt:
+            raise _interrupted(journal) from interrupt
+        watcher.close()
+        _answer(result, output, as_json=as_json, quiet=quiet)
+        if journal is not None:
+            journal.remove()
+        code = exit_codes.of_scan(result.verdict, fail_on)
+        watcher.done(result.verdict.value, result.flagged, code)
+    raise typer.Exit(code)
+
+
+def _answer(result: ScanResult, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """The answer on stdout, then into the directory: a full disk must not swallow it."""
     console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
     else:
         terminal.show(result, console)
-    if output is not None:  # after the answer was shown: a full disk must not swallow it
+    if output is not None:
         directory.write(result, output)
-        assert journal is not None, "there is one where there is an output"
-        journal.remove()
-        if not as_json:
+        if not as_json and not quiet:
             console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_CODE[result.verdict])
 
 
 def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal | None:
-    """Where finished labels are kept; the output directory is tried before the work begins. Raises OutputError."""
+    """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
             raise SettingsError("--resume goes on with a scan in a directory.", cure="Name it with --output.")
@@ -140,9 +151,11 @@ def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal |
             f"The output directory {output} holds an unfinished scan.",
             cure="Go on with it: --resume. Or start anew: --overwrite.",
         )
-    directory.prepare(output, overwrite=overwrite or (resume and journal.exists()))
-    if overwrite and not resume:
-        journal.remove()
+    if resume and journal.exists():
+        return journal
+    if not overwrite:
+        directory.refuse_occupied(output)
+    journal.remove()
     return journal
 
 
@@ -156,7 +169,7 @@ def _interrupted(journal: Journal | None) -> typer.Exit:
         console.print("interrupted; go on with:", highlight=False)
         said = shlex.join(["neural-cleanse", *command, "--resume"])
         console.print(f"  {said}", markup=False, highlight=False)
-    return typer.Exit(EXIT_INTERRUPTED)
+    return typer.Exit(exit_codes.INTERRUPTED)
 
 
 def scan_with_progress(
@@ -164,6 +177,7 @@ def scan_with_progress(
     images: ImageSet,
     settings: ScanSettings,
     device: torch.device,
+    watcher: Watcher,
     *,
     baseline: ScanResult | None = None,
     notes: tuple[str, ...] = (),
@@ -174,11 +188,7 @@ def scan_with_progress(
     classifier = loaded.classifier.to(device)
     around = surroundings_of(loaded)
     around = replace(around, notes=(*around.notes, *notes))
-    line = ProgressLine()
-    try:
-        return run_scan(
-            classifier, images, settings, surroundings=around, baseline=baseline, journal=journal, engine=engine,
-            progress=line,
-        )  # fmt: skip
-    finally:
-        line.close()
+    return run_scan(
+        classifier, images, settings, surroundings=around, baseline=baseline, journal=journal, engine=engine,
+        progress=watcher,
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from neural_cleanse import zoo
 from neural_cleanse.classifier import device_named
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
+from neural_cleanse.report.wording import visible
 from neural_cleanse.report.zoo_table import zoo_table
 
 app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
@@ -30,6 +31,8 @@ def build(
     list_only: Annotated[bool, typer.Option("--list", help="Print names and parts, and build none.")] = False,
 ) -> None:  # fmt: skip
     """Build the models that are missing; repeat the command after a kill and it goes on.
+
+    Exit code: 0 all are there, 2 one is not.
 
     Example: neural-cleanse zoo build benchmarks/zoo/small.toml --data DATA --output zoo/small
     """
@@ -53,7 +56,9 @@ def build(
         left = (time.monotonic() - began) / done * (todo - done)
         text = built.error if built.card is None else summary(built.card)
         console.print(
-            f"{done} of {todo}  {built.name}: {text}; about {left / 60:.0f} min left", markup=False, highlight=False
+            f"{done} of {todo}  {visible(f'{built.name}: {text}')}; about {left / 60:.0f} min left",
+            markup=False,
+            highlight=False,
         )
     if failed:
         raise OutputError(f"{failed} of {todo} models were not built: see above.")
@@ -70,5 +75,8 @@ def summary(card: Mapping[str, Any]) -> str:
 def table(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with model cards.", show_default=False)],
 ) -> None:
-    """Print a Markdown table of every attack and data set there: accuracy, drop against the clean twins, success."""
+    """Print a Markdown table of every attack and data set there: accuracy, drop against the clean twins, success.
+
+    Exit code: 0 printed, 2 could not.
+    """
     print(zoo_table(zoo.read_cards(directory)).markdown(), end="")

@@ -24,6 +24,7 @@ class Picture:
     name: str
     content: bytes
     roi: Box | None = None
+    fault: str = ""  # why there is no content
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def decode(
     skipped: list[str] = []
     for position, picture in enumerate(pictures):
         try:
+            if picture.fault:
+                raise ValueError(picture.fault)
             arrays.append(_pixels(picture, shape))
         except (DataError, ImportError):
             raise

@@ -27,10 +27,10 @@ class FolderSource:
         for row in rows:
             path = self.files[row]
             try:
-                content = path.read_bytes()
-            except OSError:
-                content = b""  # decoding it fails with the file's name, or skips it, as for any unreadable picture
-            yield Picture(str(path), content)
+                picture = Picture(str(path), path.read_bytes())
+            except OSError as error:  # it went away since it was listed, or cannot be read: as a damaged picture
+                picture = Picture(str(path), b"", fault=error.strerror or str(error))
+            yield picture
 
 
 def open_folder(path: Path) -> FolderSource:

@@ -61,12 +61,16 @@ def load_data(
 
 
 def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
-        return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
-    if _magic(path) == b"PAR1":
+    try:
+        if path.is_dir():
+            files = sorted(path.glob("*.parquet"))
+            return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
+    except OSError as error:  # a folder went away while it was listed, or cannot be
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+    magic = _magic(path)
+    if magic == b"PAR1":
         return open_parquet([path], ignore_labels=ignore_labels)
-    what = "is empty" if path.stat().st_size == 0 else "is neither an .npz archive nor a parquet file"
+    what = "is empty" if not magic else "is neither an .npz archive nor a parquet file"
     raise DataError(f"{path} {what}.", cure="Give a folder of images, an .npz file or a parquet file.")
 
 

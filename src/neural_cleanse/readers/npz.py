@@ -16,7 +16,10 @@ def read_npz(path: Path, *, ignore_labels: bool = False) -> ImageSet:
     """The images of an .npz file. Raises DataError when the arrays are not images and labels."""
     wanted = ("images",) if ignore_labels else ("images", "labels", "names")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):  # another file since it was looked at
+                raise ValueError("it is one array, no archive")
             arrays: dict[str, Any] = {key: archive[key] for key in wanted if key in archive}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error

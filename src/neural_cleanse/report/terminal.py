@@ -16,6 +16,7 @@ from neural_cleanse.report.wording import (
     p_text,
     paper_sentence,
     sentence,
+    visible,
 )
 
 BAR_WIDTH = 16
@@ -48,13 +49,13 @@ def show(result: ScanResult, console: Console) -> None:
         console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or none")
     console.print()
     console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
-    console.print(sentence(result), markup=False, highlight=False)
+    console.print(visible(sentence(result)), markup=False, highlight=False)
     console.print(paper_sentence(result), style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+        console.print(visible(f"note: {note}"), style="yellow", markup=False, highlight=False)
     console.print(
         f"{result.image_passes:,} image passes, {result.forward_passes:,} forward only, {result.wall_s:.1f} s; "
-        f"input {result.provenance.model['normalisation']}",
+        f"input {visible(str(result.provenance.model['normalisation']))}",
         style="dim",
         markup=False,
         highlight=False,
@@ -74,10 +75,10 @@ def show_repair(result: RepairResult, console: Console) -> None:
     console.print()
     console.print(Text(repair_words.HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
     for line in (repair_words.sentence(result), repair_words.accuracy_sentence(result)):
-        console.print(line, markup=False, highlight=False)
+        console.print(visible(line), markup=False, highlight=False)
     console.print(repair_words.CAUTION, style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+        console.print(visible(f"note: {note}"), style="yellow", markup=False, highlight=False)
 
 
 def show_table(plain: PlainTable, console: Console) -> None:

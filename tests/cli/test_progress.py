@@ -1,0 +1,126 @@
+"""What is said while a scan runs: to people, to machines, or to nobody."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neural_cleanse.cli import progress as module
+from neural_cleanse.cli.progress import JsonLines, ProgressLine
+from neural_cleanse.records import LabelPair, Outcome, Recovered
+from neural_cleanse.scan import Progress
+from shell import run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
+NUMBER = (int, float)
+EVENTS: dict[str, dict[str, Any]] = {
+    "started": {"schema": int, "labels": int, "image_passes": int, "image_passes_planned": int},
+    "progress": {
+        "share": NUMBER, "seconds_left": (*NUMBER, type(None)), "labels_finished": int, "labels": int,
+        "image_passes": int, "image_passes_planned": int,
+    },
+    "label_finished": {
+        "target": int, "source": (int, type(None)), "size": (*NUMBER, type(None)), "asr": (*NUMBER, type(None)),
+        "outcome": str, "image_passes": int,
+    },
+    "done": {"answer": str, "flagged": list, "exit_code": int},
+}  # fmt: skip
+
+
+def events_in(text: str) -> list[dict[str, Any]]:
+    """Every line of stderr as an event, of the fields and types that the page promises."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    for event in found:
+        fields = EVENTS[event["event"]]
+        assert set(event) == {"event", "wall_s", *fields}
+        assert all(isinstance(event[name], kind) for name, kind in fields.items()), event
+        assert event["wall_s"] >= 0
+    return found
+
+
+def found(target: int, size: float | None = 10.0) -> Recovered:
+    return Recovered(LabelPair(target), None, size, None, 9, 10, Outcome.CONVERGED, 500, 20)
+
+
+def at(passes: int, *finished: Recovered) -> Progress:
+    return Progress(passes, 1000, finished, 2)
+
+
+def test_the_page_names_every_event_and_field() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE[PAGE.index("| event |") :], re.MULTILINE))
+    assert {event: set(re.findall(r"`(\w+)`", text)) for event, text in rows.items()} == {
+        event: set(fields) for event, fields in EVENTS.items()
+    }
+
+
+def test_a_scan_as_json_lines(demo_files: Path) -> None:
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    arguments = ("scan", model, "--data", data, "--samples", 100, "--restarts", 1, "--labels", "3,7-8", "--json")
+    ran = run(*arguments, "--log-json")
+    events = events_in(ran.err)
+    assert [event["event"] for event in events if event["event"] != "progress"] == [
+        "started", "label_finished", "label_finished", "label_finished", "done",
+    ]  # fmt: skip
+    answer = json.loads(ran.out)
+    told = {event["target"]: event["size"] for event in events if event["event"] == "label_finished"}
+    assert told == {label["target"]: label["size"] for label in answer["labels"]}
+    last = events[-1]
+    assert (last["answer"], last["flagged"], last["exit_code"]) == (answer["verdict"], answer["flagged"], ran.code)
+    assert [event["wall_s"] for event in events] == sorted(event["wall_s"] for event in events)
+
+    quiet = run(*arguments, "--quiet")
+    assert quiet.err == ""
+    assert json.loads(quiet.out)["labels"] == answer["labels"]
+
+
+def test_quiet_leaves_the_answer_alone(demo_files: Path, tmp_path: Path) -> None:
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    arguments = ("scan", model, "--data", data, "--samples", 100, "--restarts", 1, "--labels", "3,7", "--quiet")
+    ran = run(*arguments, "--output", tmp_path)
+    assert ran.err == ""
+    assert "Could not tell" in ran.out and "report:" not in ran.out
+    assert (tmp_path / "report.html").exists()
+    refused = run(*arguments, "--output", tmp_path)
+    assert refused.code == 2 and "not empty" in refused.err, "a fault is said even so"
+
+
+def test_quiet_and_log_json_contradict_each_other(demo_files: Path, tmp_path: Path) -> None:
+    model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
+    ran = run("scan", model, "--data", data, "--quiet", "--log-json", "--output", tmp_path / "out")
+    assert ran.code == 2 and "--quiet" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_events_are_due_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress at most once a second, each label once, a new scan's start when labels are counted anew."""
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    lines = JsonLines()
+    for passes, step, finished in ((0, 0.0, ()), (100, 0.5, ()), (200, 0.5, (found(0),)), (300, 0.1, (found(0),))):
+        clock[0] += step
+        lines(at(passes, *finished))
+    lines(at(0))  # a repair scans again
+    lines.done("repaired", (), 0)
+    events = events_in(capsys.readouterr().err)
+    assert [event["event"] for event in events] == ["started", "label_finished", "progress", "started", "done"]
+    assert events[2]["share"] == 0.2 and events[2]["seconds_left"] == pytest.approx(4.0)
+
+
+def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = JsonLines()
+    lines(at(0, found(0, math.inf), found(1, math.nan)))
+    sizes = [event["size"] for event in events_in(capsys.readouterr().err) if event["event"] == "label_finished"]
+    assert sizes == [None, None]
+
+
+def test_the_line_for_people() -> None:
+    line = ProgressLine()
+    assert line.line(at(0), 1.0) == "  0%, 0 of 2 labels"
+    assert line.line(at(250, found(1, 7.25)), 10.0) == " 25%, 1 of 2 labels, about 30 s left; smallest 1: 7.2 px"
