@@ -11,6 +11,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
+SHELF = "A shelf of models"
 
 
 class Crop(StrEnum):
@@ -19,10 +20,25 @@ class Crop(StrEnum):
     roi = "roi"
 
 
+class EngineName(StrEnum):
+    """Where the models of a shelf are scanned."""
+
+    processes = "processes"
+    ray = "ray"
+
+
 ModelFile = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL", help="Model file of any container, or a Hugging Face directory.", show_default=False
+    ),
+]
+ScannedModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model file of any container, or a Hugging Face directory; or many: a directory of models, or a pattern in quotes.",
+        show_default=False,
     ),
 ]
 Data = Annotated[
@@ -76,6 +92,30 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", ric
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RESULT)]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result there.", rich_help_panel=RESULT)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes of one thread each. \\[default: one a core, if memory allows]", rich_help_panel=SHELF
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep what is finished there and unchanged.", rich_help_panel=SHELF)
+]
+EngineChoice = Annotated[
+    EngineName | None,
+    typer.Option(
+        "--engine",
+        help="processes on this machine, or a Ray cluster of your own. \\[default: processes]",
+        rich_help_panel=SHELF,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of the Ray cluster's head; auto: this machine's; local: one for this command. \\[default: auto]",
+        rich_help_panel=SHELF,
+    ),
 ]
 
 MAX_LABELS = 1_000_000

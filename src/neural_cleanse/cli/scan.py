@@ -15,12 +15,14 @@ from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
 from neural_cleanse.cli.progress import ProgressLine
+from neural_cleanse.cli.shelf import Spread, scan_shelf
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report import directory, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
+from neural_cleanse.shelf import is_shelf
 
 EXIT_CODE = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}
 
@@ -40,7 +42,7 @@ class Loss(StrEnum):
 
 
 def scan(
-    model: options.ModelFile,
+    model: options.ScannedModel,
     data: options.Data,
     architecture: options.Architecture = None,
     allow_code: options.AllowCode = False,
@@ -65,10 +67,14 @@ def scan(
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    workers: options.Workers = None,
+    engine: options.EngineChoice = None,
+    address: options.Address = None,
+    resume: options.Resume = False,
 ) -> None:  # fmt: skip
-    """Scan a model for backdoors with clean images.
+    """Scan a model, or a shelf of them, for backdoors with clean images.
 
-    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive.
+    Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive; of a shelf 1 over 2 over 3.
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
@@ -80,6 +86,10 @@ def scan(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable,
     )  # fmt: skip
+    spread = Spread(workers, engine, address, resume)
+    if is_shelf(model):
+        scan_shelf(model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json)
+    spread.refuse_for_one_model()
     where = device_named(device)
     if output is not None:
         directory.prepare(output, overwrite=overwrite)
