@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -47,7 +46,7 @@ class Board:
         self._console = Console(stderr=True, soft_wrap=True)
         self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Board":
         if self._console.is_terminal:
             self._live.start()
         return self
