@@ -1,6 +1,7 @@
 """What `neural-cleanse scan` does with a directory or pattern of models: each of them, in processes or on Ray."""
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -85,10 +86,13 @@ class Order:
     def key(self) -> str:
         """What must be unchanged for an earlier answer to count. `command` and `device` change no answer."""
         twin = None if self.baseline is None else storage.dumps(self.baseline)
+        file, suffix, _ = (self.form.architecture or "").partition(".py")
+        code = Path(file + suffix).read_bytes() if suffix and Path(file + suffix).is_file() else b""
         return shelf.key_of(
             {
                 "settings": asdict(self.settings),
                 "form": asdict(self.form),
+                "architecture": hashlib.sha256(code).hexdigest(),
                 "data": [self.images.sha256(), self.images.names],
                 "baseline": twin,
                 "version": version("neural-cleanse"),
