@@ -1,7 +1,9 @@
 """Jobs over a Ray cluster: two nodes on this machine, one of them killed in mid-work. Alone: pytest -m ray."""
 
 import functools
+import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -11,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from neural_cleanse import engine_ray
+from neural_cleanse import engine_ray, storage
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.engine_ray import RayEngine
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError, WorkerLost
 from neural_cleanse.inversion import Inversion
-from neural_cleanse.records import LabelPair, Recovered
+from neural_cleanse.records import LabelPair, Recovered, ScanResult
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.search import FullSweep
+from shell import run
 
 PATIENCE_S = 60.0
 
@@ -205,3 +208,21 @@ def test_a_node_killed_in_mid_scan_changes_no_bit_of_the_result(
 
     assert by_pair(found) == here
     assert len(list(tmp_path.glob("*.began"))) > len(jobs), "no job ran twice: the node was killed too late"
+
+
+@pytest.mark.ray
+def test_a_model_scanned_on_a_node_gets_the_answer_that_it_gets_here(
+    cluster: Any, demo_files: Path, found: ScanResult, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    shutil.copy(demo_files / "infected.safetensors", tmp_path / "models")
+    (tmp_path / "models" / "bad.onnx").write_text("no model")
+    data = ("--data", demo_files / "digits.npz", "--samples", 400, "--restarts", 1)
+    there = ("--engine", "ray", "--address", cluster.address, "--output", tmp_path / "out", "--json")
+    ran = run("scan", tmp_path / "models", *data, *there)
+    assert ran.code == 1, ran.err
+    assert [(row["name"], row["verdict"]) for row in json.loads(ran.out)] == [
+        ("bad.onnx", "error"), ("infected.safetensors", "infected"),
+    ]  # fmt: skip
+    result = storage.load_result(tmp_path / "out" / "infected.safetensors")
+    assert storage.to_json(result)["labels"] == storage.to_json(found)["labels"]
