@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from neural_cleanse.errors import NeuralCleanseError
+from neural_cleanse.errors import WorkerLost
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -46,7 +46,7 @@ class Processes(Engine):
     workers: int
 
     def map(self, function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
-        """Raises NeuralCleanseError when a process is killed from outside; what it had finished was yielded."""
+        """Raises WorkerLost when a process is killed from outside; what it had finished was yielded."""
         # Spawned, not forked: torch's threads do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker)
@@ -54,7 +54,7 @@ class Processes(Engine):
             for future in as_completed([pool.submit(function, job) for job in jobs]):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise NeuralCleanseError(
+            raise WorkerLost(
                 "A worker process was killed (out of memory?).",
                 cure="Repeat the command: it goes on where it was; --workers 1 needs the least memory.",
             ) from error

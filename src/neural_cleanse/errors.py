@@ -9,7 +9,8 @@ NeuralCleanseError
 │   ├── CheckpointMismatch   the weights do not fit the architecture
 │   └── UnusableOutputs      the network runs, but its answers cannot be scanned
 ├── InputSanityError         the images reach the model in the wrong form (scale, order, labels)
-└── OutputError              the result cannot be written or read back
+├── OutputError              the result cannot be written or read back
+└── WorkerLost               a process or machine that worked for us died
 """
 
 
@@ -59,3 +60,7 @@ class InputSanityError(NeuralCleanseError):
 
 class OutputError(NeuralCleanseError):
     """The result cannot be written, or what was written cannot be read back."""
+
+
+class WorkerLost(NeuralCleanseError):
+    """A process or machine that worked for us died, with the job that it had."""

@@ -10,13 +10,14 @@ import pytest
 
 from neural_cleanse.cli import progress as module
 from neural_cleanse.cli.progress import JsonLines, ProgressLine
+from neural_cleanse.progress import Progress
 from neural_cleanse.records import LabelPair, Outcome, Recovered
-from neural_cleanse.scan import Progress
 from shell import run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
 NUMBER = (int, float)
 EVENTS: dict[str, dict[str, Any]] = {
+    "step": {"text": str},
     "started": {"schema": int, "labels": int, "image_passes": int, "image_passes_planned": int},
     "progress": {
         "share": NUMBER, "seconds_left": (*NUMBER, type(None)), "labels_finished": int, "labels": int,

@@ -16,10 +16,10 @@ from PIL import Image
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import load_model
+from neural_cleanse.progress import Progress
 from neural_cleanse.records import RepairRound, RepairStatus, TracePoint
 from neural_cleanse.repair import Repaired
 from neural_cleanse.report.page import html
-from neural_cleanse.scan import Progress
 from shell import Ran, files_under, run
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b[2J\u202e'

@@ -33,7 +33,12 @@ class Form:
 
 def open_both(model: Path, data: Path, form: Form, at_most: int | None, seed: int) -> tuple[LoadedModel, ImageSet]:
     """The model, and the images in the order of its label names."""
-    images = load_data(
+    return open_for(open_images(data, form, at_most, seed), model, form)
+
+
+def open_images(data: Path, form: Form, at_most: int | None, seed: int) -> ImageSet:
+    """The images in the form that the command line says."""
+    return load_data(
         data,
         at_most=at_most,
         seed=seed,
@@ -42,6 +47,10 @@ def open_both(model: Path, data: Path, form: Form, at_most: int | None, seed: in
         ignore_labels=form.ignore_labels,
         skip_unreadable=form.skip_unreadable,
     )
+
+
+def open_for(images: ImageSet, model: Path, form: Form) -> tuple[LoadedModel, ImageSet]:
+    """A model that takes these images, and they in the order of its label names."""
     loaded = load_model(
         model,
         architecture=form.architecture,
@@ -113,6 +122,11 @@ def surroundings_of(loaded: LoadedModel) -> Surroundings:
     return Surroundings(
         model=loaded.origin.as_record(),
         label_names=loaded.origin.label_names,
-        command=shlex.join(["neural-cleanse", *sys.argv[1:]]),
+        command=running_command(),
         notes=tuple(f"assumed: {what}" for what in loaded.origin.assumed),
     )
+
+
+def running_command() -> str:
+    """The command line, as one would type it again."""
+    return shlex.join(["neural-cleanse", *sys.argv[1:]])

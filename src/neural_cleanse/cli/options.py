@@ -12,6 +12,7 @@ from neural_cleanse.errors import SettingsError
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
 EFFORT = "The effort"
+SHELF = "Processes and machines"
 
 
 class Crop(StrEnum):
@@ -20,10 +21,25 @@ class Crop(StrEnum):
     roi = "roi"
 
 
+class EngineName(StrEnum):
+    """Where the models of a shelf are scanned."""
+
+    processes = "processes"
+    ray = "ray"
+
+
 ModelFile = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL", help="Model file of any container, or a Hugging Face directory.", show_default=False
+    ),
+]
+ScannedModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model file of any container, or a Hugging Face directory; or many: a directory of models, or a pattern in quotes.",
+        show_default=False,
     ),
 ]
 Data = Annotated[
@@ -77,6 +93,32 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", ric
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=RESULT)]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result there.", rich_help_panel=RESULT)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes of one thread each, which share models or labels. \\[default: one, for a shelf one a core]",
+        rich_help_panel=SHELF,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with what is unfinished in --output.", rich_help_panel=RESULT)
+]
+EngineChoice = Annotated[
+    EngineName | None,
+    typer.Option(
+        "--engine",
+        help="processes on this machine, or a Ray cluster of your own. \\[default: processes]",
+        rich_help_panel=SHELF,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of the Ray cluster's head; auto: this machine's; local: one for this command. \\[default: auto]",
+        rich_help_panel=SHELF,
+    ),
 ]
 
 Quiet = Annotated[

@@ -17,8 +17,9 @@ from neural_cleanse.cli import exit_codes, options
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
 from neural_cleanse.cli.progress import Watcher, watching
+from neural_cleanse.cli.shelf import Spread, scan_shelf
 from neural_cleanse.data import ImageSet
-from neural_cleanse.engines import Engine, InProcess, Processes
+from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import LoadedModel
@@ -26,6 +27,7 @@ from neural_cleanse.records import ScanResult
 from neural_cleanse.report import directory, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
+from neural_cleanse.shelf import is_shelf
 
 
 class Preset(StrEnum):
@@ -52,7 +54,7 @@ class Loss(StrEnum):
 
 
 def scan(
-    model: options.ModelFile,
+    model: options.ScannedModel,
     data: options.Data,
     architecture: options.Architecture = None,
     allow_code: options.AllowCode = False,
@@ -75,23 +77,25 @@ def scan(
     max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each, that share the labels.", rich_help_panel=options.EFFORT)] = 1,
     baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished scan in --output.", rich_help_panel=options.RESULT)] = False,
+    resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    workers: options.Workers = None,
+    engine: options.EngineChoice = None,
+    address: options.Address = None,
     fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that fails a job: with infected, inconclusive is exit code 0 too.", rich_help_panel=options.RESULT)] = FailOn.inconclusive,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
-    """Scan a model for backdoors with clean images.
+    """Scan a model, or a shelf of them, for backdoors with clean images.
 
     Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive (0 with --fail-on infected), 130
-    interrupted.
+    interrupted; of a shelf 1 over 2 over 3.
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
@@ -104,8 +108,15 @@ def scan(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable,
     )  # fmt: skip
+    spread = Spread(workers, engine, address, resume)
+    if is_shelf(model):
+        if log_json:
+            raise SettingsError("--log-json tells of one scan.", cure="Give one model, or read summary.json.")
+        scan_shelf(
+            model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
+            fail_on=fail_on, quiet=quiet,
+        )  # fmt: skip
     where = device_named(device)
-    engine = InProcess() if workers == 1 else Processes(workers)
     with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as watcher:
         journal = _journal(output, resume=resume, overwrite=overwrite)
         twin = None if baseline is None else storage.load_result(baseline)
@@ -113,8 +124,9 @@ def scan(
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             result = scan_with_progress(
-                loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal, engine=engine
-            )
+                loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal,
+                engine=spread.for_one(where.type),
+            )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise _interrupted(journal) from interrupt
         watcher.close()
