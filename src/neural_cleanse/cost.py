@@ -8,6 +8,7 @@ that saves is in docs/benchmarks.md.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -30,6 +31,13 @@ State = TypeVar("State", bound=CostState)
 def take_rows(state: State, rows: Int[Tensor, " m"]) -> State:
     """The state of some rows, in that order."""
     return replace(state, **{field.name: getattr(state, field.name)[rows] for field in fields(state)})
+
+
+def join_rows(states: Sequence[State]) -> State:
+    """The rows of all states (of one schedule), one after the other: the inverse of `take_rows`."""
+    first = states[0]
+    values = {field.name: torch.cat([getattr(state, field.name) for state in states]) for field in fields(first)}
+    return replace(first, **values)
 
 
 class CostSchedule(ABC):

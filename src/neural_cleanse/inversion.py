@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.cost import BatchCost, CostSchedule, CostState, take_rows
+from neural_cleanse.cost import BatchCost, CostSchedule, CostState, join_rows, take_rows
 from neural_cleanse.losses import Loss, cross_entropy
 from neural_cleanse.metrics import attack_hits, pixels
 from neural_cleanse.records import LabelPair, Outcome, Recovered
@@ -63,6 +63,20 @@ class InversionState:
             return tuple(tensor[rows] for tensor in value)
 
         return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+
+    @staticmethod
+    def join(states: Sequence["InversionState"]) -> "InversionState":
+        """The rows of all states (of one inversion, on one device), one after the other: the inverse of `take`."""
+
+        def joined(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], Tensor | CostState):
+                return torch.cat(list(values)) if isinstance(values[0], Tensor) else join_rows(values)
+            if isinstance(values[0][0], Row):
+                return tuple(row for rows in values for row in rows)
+            return tuple(torch.cat(parts) for parts in zip(*values, strict=True))
+
+        named = {field.name: [getattr(state, field.name) for state in states] for field in fields(InversionState)}
+        return InversionState(**{name: joined(values) for name, values in named.items()})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.inversion import Inversion
+from neural_cleanse.inversion import Inversion, InversionState
 from neural_cleanse.losses import cross_entropy, swapped_cross_entropy
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, Outcome
@@ -47,6 +47,35 @@ def test_a_row_that_leaves_the_batch_changes_no_other(infected: Classifier, digi
     whole = SHORT.advance(infected, data, state, 5)
     part = SHORT.advance(infected, data, state.take([1, 4]), 5)
     assert torch.equal(whole.free[0][[1, 4]], part.free[0])
+
+
+@pytest.mark.parametrize("setting", [SHORT, preset("reference", 10, restarts=2)])
+def test_rows_that_join_a_batch_go_on_as_if_alone(setting: Inversion, infected: Classifier, digits: ImageSet) -> None:
+    """Rows of different ages, in an order of their own: what refilling a batch needs."""
+    setting = dataclasses.replace(setting, batch_size=4, batches_per_step=2)
+    data = ScanImages.of(infected, digits, seed=0)
+    old = setting.advance(infected, data, setting.start(infected, [LabelPair(1), LabelPair(4)], 0), 4)
+    fresh = setting.start(infected, [LabelPair(7)], 0)
+    both = InversionState.join([old.take([3, 0]), fresh])
+    assert both.rows == (old.rows[3], old.rows[0], *fresh.rows)
+    both = setting.advance(infected, data, both, 4)
+    alone = [setting.advance(infected, data, state, 4) for state in (old.take([3, 0]), fresh)]
+    _assert_equal(both.take([0, 1]), alone[0])
+    _assert_equal(both.take([2, 3]), alone[1])
+
+
+def _assert_equal(ours: InversionState, theirs: InversionState) -> None:
+    assert ours.rows == theirs.rows
+    for field in dataclasses.fields(InversionState):
+        for one, other in zip(_tensors(getattr(ours, field.name)), _tensors(getattr(theirs, field.name)), strict=True):
+            assert torch.equal(one, other), field.name
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value if isinstance(value, tuple) else vars(value).values()
+    return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
 def test_the_seed_decides(infected: Classifier, digits: ImageSet) -> None:
