@@ -1,6 +1,7 @@
 """How much of a search's time is the model's own, and what a label costs beside the authors' schedule.
 
     python benchmarks/speed.py --output benchmarks/results/speed.jsonl [--networks mnist_cnn,deepid]
+    python benchmarks/speed.py --output benchmarks/results/speed.jsonl --networks ''   (the table of docs/speed.md)
 
 A row a network, each measured in a process of its own. Weights and images are random: they cost what real ones cost.
 Times are processor seconds of one thread, so that other work on the machine counts little; a step of the default and
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ def _reference(network: Network, classifier: Classifier, data: ScanImages, pair:
     return seconds / (REFERENCE_BATCHES * short.batch_size) * passes, passes
 
 
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of docs/speed.md."""
+    lines = [
+        "| network | labels | images a step | step, ms | model alone, ms | share | image passes a second "
+        "| peak memory, MiB | seconds a label, default / reference | ratio |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['network']} | {row['labels']:,} | {row['images_a_step']} | {row['step_ms']:,} | {row['model_ms']:,} "
+        f"| {row['share']:.2f} | {row['image_passes_per_s']:,} | {row['peak_memory_mib']:,} "
+        f"| {row['default_s_a_label']:,} / {row['reference_s_a_label_extrapolated']:,} | {row['ratio']} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The recorded rows."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -164,13 +186,13 @@ def main() -> None:
         (network,) = (network for network in NETWORKS if network.name == options.only)
         print(json.dumps(measure(network) | surroundings() | {"seed": SEED}))
         return
-    for name in options.networks.split(","):
+    for name in filter(None, options.networks.split(",")):
         command = [sys.executable, __file__, "--output", str(options.output), "--only", name]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        kept = [json.loads(line) for line in options.output.read_text().splitlines()] if options.output.exists() else []
-        kept = [old for old in kept if old["network"] != name] + [row]
+        kept = [old for old in read(options.output) if old["network"] != name] + [row]
         options.output.write_text("".join(json.dumps(old) + "\n" for old in kept))
         print(json.dumps(row), flush=True)
+    print(markdown(read(options.output)))
 
 
 if __name__ == "__main__":
