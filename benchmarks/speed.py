@@ -7,7 +7,7 @@ A row a network, each measured in a process of its own. Weights and images are r
 Times are processor seconds of one thread, so that other work on the machine counts little; a step of the default and
 the model's bare forward and backward pass on as many images take turns, and the least of several is kept.
 
-The reference is timed on one label, on `REFERENCE_BATCHES` batches of its 31 a step, and extrapolated to the image
+The reference is timed on one label, on `reference_batches` batches of its 31 a step, and extrapolated to the image
 passes that a label took it on trained models (results/compare.json: MNIST's for mnist_cnn, GTSRB's for the others).
 """
 
@@ -38,28 +38,29 @@ from neural_cleanse.records import LabelPair
 from neural_cleanse.sampling import Part, ScanImages
 
 SEED = 0
-REFERENCE_BATCHES = 4
+SCANNED = 1000  # images of a scan; fewer are drawn for large networks, which changes no step
 CHOSEN_FROM = 2  # kept triggers of a row that are asked on the choose images, about
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured: `images` in the scan, `batch` in a step (None: as a scan chooses), steps timed at once."""
+    """What is measured: `images` in the scan, `batch` in a step (None: as a scan chooses), `steps` timed at once."""
 
     name: str
     num_classes: int
-    images: int = 1000
+    images: int = SCANNED
     batch: int | None = None
     steps: int = 5
     rounds: int = 7
+    reference_batches: int = 4
 
 
 NETWORKS = (
     Network("mnist_cnn", 10),
     Network("deepid", 1283),
     Network("gtsrb_cnn", 43),
-    Network("resnet18", 10, images=200, batch=32, steps=1, rounds=3),
-    Network("vgg16", 65, images=100, batch=8, steps=1, rounds=2),
+    Network("resnet18", 10, images=100, batch=32, steps=1, rounds=2, reference_batches=1),
+    Network("vgg16", 65, images=40, batch=8, steps=1, rounds=2, reference_batches=1),
 )
 
 
@@ -131,17 +132,18 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _forward_s(classifier: Classifier, data: ScanImages, inversion: Inversion) -> float:
     """What a label's kept triggers cost afterwards: forward passes over the choose and confirm images."""
-    chosen, confirmed = (len(data.parts[part]) for part in (Part.CHOOSE, Part.CONFIRM))
-    asked = CHOSEN_FROM * inversion.restarts * chosen + confirmed
-    return min(_seconds(lambda: answers(classifier, data.images[:32])) for _ in range(3)) / 32 * asked
+    chosen, confirmed = SCANNED * Part.CHOOSE.value, SCANNED * Part.CONFIRM.value
+    asked: float = CHOSEN_FROM * inversion.restarts * chosen + confirmed
+    images = data.images[:32]
+    return min(_seconds(lambda: answers(classifier, images)) for _ in range(2)) / len(images) * asked
 
 
 def _reference(network: Network, classifier: Classifier, data: ScanImages, pair: LabelPair) -> tuple[float, int]:
     """Seconds and passes of one label under the authors' schedule, by itself in its batch."""
     whole = preset("reference", network.num_classes)
-    short = replace(whole, batches_per_step=REFERENCE_BATCHES)
+    short = replace(whole, batches_per_step=network.reference_batches)
     state = short.start(classifier, [pair], SEED)
-    seconds = min(_seconds(lambda: short.advance(classifier, data, state, 1)) for _ in range(min(3, network.rounds)))
+    seconds = min(_seconds(lambda: short.advance(classifier, data, state, 1)) for _ in range(2))
     recorded = json.loads((Path(__file__).parent / "results" / "compare.json").read_text())
     dataset = "mnist" if network.name == "mnist_cnn" else "gtsrb"
     taken = [
@@ -150,7 +152,7 @@ def _reference(network: Network, classifier: Classifier, data: ScanImages, pair:
         if row["model"].startswith(dataset)
     ]
     passes = round(statistics.mean(taken))
-    return seconds / (REFERENCE_BATCHES * short.batch_size) * passes, passes
+    return seconds / (short.batches_per_step * short.batch_size) * passes, passes
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
