@@ -39,7 +39,7 @@ from neural_cleanse.sampling import Part, ScanImages
 
 SEED = 0
 SCANNED = 1000  # images of a scan; fewer are drawn for large networks, which changes no step
-CHOSEN_FROM = 2  # kept triggers of a row that are asked on the choose images, about
+CHOSEN_FROM = 2  # kept triggers of a row asked on the choose images: trained models took near 1, so this is generous
 
 
 @dataclass(frozen=True)
