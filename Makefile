@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test check fix bench clean
+.PHONY: help setup demo test check fix bench bench-speed clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.done ## make .venv with the pinned dependencies
 
@@ -34,6 +34,9 @@ fix: setup ## format, and mend what lint can mend
 
 bench: setup ## default against reference on real models; needs DATA=directory with mnist/ and gtsrb/
 	$(BIN)/python benchmarks/presets.py --data '$(DATA)' --output benchmarks/results
+
+bench-speed: setup ## the model's share of a step on five networks, random weights
+	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.jsonl
 
 clean: ## remove .venv and what the demo wrote
 	rm -rf $(VENV) out

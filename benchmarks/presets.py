@@ -27,6 +27,7 @@ import torch
 
 from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.hardware import BATCH_IMAGES
 from neural_cleanse.inversion import Inversion, InversionState
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
@@ -34,7 +35,7 @@ from neural_cleanse.outlier import outlier_test
 from neural_cleanse.presets import preset
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import LabelPair, Recovered
-from neural_cleanse.room import BATCH_IMAGES, Room
+from neural_cleanse.room import Room
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.slots import BATCHES_BETWEEN_LOOKS, Slots
 from neural_cleanse.verdict import judge

@@ -30,12 +30,12 @@ from torch import Tensor
 from neural_cleanse.benchmark import Case, read_rows, read_suite, surroundings
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import balanced
+from neural_cleanse.hardware import BATCH_IMAGES
 from neural_cleanse.inversion import Inversion, InversionState
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import LabelPair
-from neural_cleanse.room import BATCH_IMAGES
 from neural_cleanse.sampling import Part, ScanImages
 from neural_cleanse.triggers.patch import PatchTrigger
 from neural_cleanse.zoo import part_of

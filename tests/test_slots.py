@@ -15,7 +15,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, Outcome, Recovered
-from neural_cleanse.room import Room, bytes_an_image, out_of_memory, room_for
+from neural_cleanse.room import Room, bytes_per_image, out_of_memory, room_for
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.slots import Slots, inverter
 
@@ -138,17 +138,17 @@ def test_processes_find_what_one_finds(infected: Classifier, images: ScanImages)
 
 def test_what_an_image_takes_is_measured(infected: Classifier) -> None:
     """The demo's network keeps some tens of kilobytes of activations for an image of 28 x 28."""
-    assert 30_000 < bytes_an_image(infected) < 3_000_000
+    assert 30_000 < bytes_per_image(infected) < 3_000_000
 
 
 def test_a_cap_makes_the_batch_smaller_or_is_refused(infected: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neural_cleanse.room._used", lambda _: 1_000_000_000)
-    usual = room_for(infected, SHORT, cap=2_000_000_000)
-    tight = room_for(infected, SHORT, cap=1_010_000_000)
+    usual = room_for(infected, SHORT, wanted=128, cap=2_000_000_000)
+    tight = room_for(infected, SHORT, wanted=128, cap=1_010_000_000)
     assert usual.images == 128 and not usual.notes
     assert 8 <= tight.images < 128 and "to stay within memory" in tight.notes[0]
     with pytest.raises(SettingsError, match="too few"):
-        room_for(infected, SHORT, cap=1_000_100_000)
+        room_for(infected, SHORT, wanted=128, cap=1_000_100_000)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.errors import WorkerLost
 
 J = TypeVar("J")
@@ -69,6 +70,7 @@ class Processes(Engine):
 def _start_worker() -> None:
     """One torch thread; and an end of it when the parent is killed, which pool workers do not notice by themselves."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

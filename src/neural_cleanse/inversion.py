@@ -7,10 +7,9 @@ own images, cost, counters and best candidates, so a batch of k rows equals k si
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,13 +19,16 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.cost import BatchCost, CostSchedule, CostState, join_rows, take_rows
 from neural_cleanse.losses import Loss, cross_entropy
 from neural_cleanse.metrics import attack_hits, pixels
-from neural_cleanse.records import LabelPair, Outcome, Recovered
+from neural_cleanse.records import LabelPair, Recovered
+from neural_cleanse.restarts import Choice, merge
 from neural_cleanse.sampling import Part, Row, ScanImages, start_generator
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
 SETTLED_SHRINK = 0.95  # a row has settled when its best size is above this share of its trailing mean
 TRAILING_MEMORY = 0.95  # of that mean: about the last twenty steps
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Inversion:
 
     The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
     it, not as it was measured; `all_images` searches on every image given, the target's own included.
+
+    `precision` is the model's in the search, fp32 or bf16 (autocast); the trigger's variables, and all that `finish`
+    measures, stay fp32.
     """
 
     trigger: type[Trigger] = PatchTrigger
@@ -108,6 +113,7 @@ class Inversion:
     choose_asr: float | None = 0.95
     keep_after_step: bool = False
     all_images: bool = False
+    precision: Precision = "fp32"
 
     @property
     def passes(self) -> int:
@@ -147,9 +153,13 @@ class Inversion:
     def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
         """Go on for `steps` steps. A row that is done stays as it is."""
         drawn = self._draw(data, state, steps)
+        targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
+        # A copy of the candidates here, so that every step may write its few rows in place: they are most of a state.
+        candidates = tuple(kept.clone() for kept in state.candidates)
+        state = replace(state, candidates=candidates, candidate_sizes=state.candidate_sizes.clone())
         with torch.enable_grad():  # also where the caller's own code runs under no_grad
             for step in range(steps):
-                state = self._step(classifier, data, drawn[:, step], state)
+                state = self._step(classifier, data, drawn[:, step], targets, state)
         return state
 
     def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:
@@ -166,16 +176,21 @@ class Inversion:
         return torch.arange(len(data.images)) if self.all_images else data.eligible(pair, Part.SEARCH)
 
     def _step(
-        self, classifier: Classifier, data: ScanImages, drawn: Int[Tensor, "k batches b"], state: InversionState
+        self,
+        classifier: Classifier,
+        data: ScanImages,
+        drawn: Int[Tensor, "k batches b"],
+        targets: Int[Tensor, " k"],
+        state: InversionState,
     ) -> InversionState:
         """One step: batches at one cost, then best-so-far and the cost from what they measured before each update."""
-        targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
         before, asrs, sizes = state, [], []
         for batch in range(self.batches_per_step):
             free = tuple(variables.detach().requires_grad_() for variables in state.free)
             trigger = self.trigger.decode(free)
             triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
-            logits = classifier(triggered.flatten(0, 1)).unflatten(0, triggered.shape[:2])  # k n classes
+            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = classifier(triggered.flatten(0, 1)).float().unflatten(0, triggered.shape[:2])  # k n classes
             loss = self.loss(logits, targets)  # k
             size = trigger.size()  # k
             # Rows are independent: the sum couples nothing.
@@ -192,7 +207,7 @@ class Inversion:
                 old.lerp(new, 1 - self.average) for old, new in zip(before.averaged, before.free, strict=True)
             )
             state = replace(state, averaged=averaged)
-            state = self._keep(state, averaged, self.trigger.decode(averaged).size(), holds)
+            state = self._keep(state, averaged, self.trigger.size_of(averaged), holds)
         return replace(state, cost=self.cost.step(state.cost, asr, state.best_size))
 
     def _update(self, state: InversionState, gradients: Sequence[Tensor]) -> InversionState:
@@ -216,21 +231,20 @@ class Inversion:
     def _keep(
         self, state: InversionState, free: Sequence[Tensor], size: Float[Tensor, " k"], holds: Bool[Tensor, " k"]
     ) -> InversionState:
-        """Put the triggers into the next slot where the ASR holds and they are smaller than the last one kept."""
+        """Put the triggers into the next slot where the ASR holds and they are smaller than the last one kept.
+
+        Writes the candidates in place: they are the copy that `advance` made.
+        """
         better = holds & (size < self.shrink_to_keep * state.best_size)
-        slot = torch.arange(self.kept, device=size.device) == (state.num_kept % self.kept).unsqueeze(1)  # k kept
-        into = slot & better.unsqueeze(1)
+        next_slot = torch.arange(len(size), device=size.device), state.num_kept % self.kept
+        for kept, new in zip((*state.candidates, state.candidate_sizes), (*free, size), strict=True):
+            kept[next_slot] = torch.where(_per_row(better, new), new, kept[next_slot])
         best = torch.where(better, size, state.best_size)
         trailing = torch.where(
             state.trailing_size.isfinite(), TRAILING_MEMORY * state.trailing_size + (1 - TRAILING_MEMORY) * best, best
         )
         return replace(
             state,
-            candidates=tuple(
-                torch.where(_per_row(into, old), new.unsqueeze(1), old)
-                for old, new in zip(state.candidates, free, strict=True)
-            ),
-            candidate_sizes=torch.where(into, size.unsqueeze(1), state.candidate_sizes),
             num_kept=state.num_kept + better,
             best_size=best,
             trailing_size=trailing,
@@ -243,10 +257,10 @@ class Inversion:
         for pair in dict.fromkeys(row.pair for row in state.rows):
             mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
             passes = int(state.batches[mine].sum()) * self.batch_size
-            records.append(self._merge(classifier, data, pair, [chosen[index] for index in mine], passes))
+            records.append(merge(classifier, data, pair, [chosen[index] for index in mine], passes))
         return tuple(records)
 
-    def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> "_Choice":
+    def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
         """The smallest kept trigger of a row that also holds on the choose images."""
         row, forward = state.rows[index], 0
         images = data.images[data.eligible(row.pair, Part.CHOOSE)]
@@ -260,48 +274,11 @@ class Inversion:
                 if attack_hits(classifier, trigger, images, row.pair.target) < self.choose_asr * len(images):
                     continue
             settled = bool(state.best_size[index] >= SETTLED_SHRINK * state.trailing_size[index])
-            return _Choice(
+            return Choice(
                 trigger, sizes[slot].item(), settled if self.choose_asr else bool(state.cost.done[index]), forward
             )
         last = self.trigger.decode([variables[index].unsqueeze(0) for variables in state.free])
-        return _Choice(last, None, False, forward)
-
-    def _merge(
-        self, classifier: Classifier, data: ScanImages, pair: LabelPair, choices: list["_Choice"], passes: int
-    ) -> Recovered:
-        """The median of the log sizes over restarts; the restart nearest to it stands for the label."""
-        logs = [math.log(choice.size) for choice in choices if choice.size is not None]
-        reached = 2 * len(logs) > len(choices)
-        middle = statistics.median(logs) if reached else None
-        nearest = min(choices, key=lambda choice: _distance(choice.size, middle))
-        images = data.images[data.eligible(pair, Part.CONFIRM)]
-        settled = all(choice.settled for choice in choices if choice.size is not None)
-        outcome = Outcome.CONVERGED if settled else Outcome.STEP_LIMIT
-        return Recovered(
-            pair=pair,
-            trigger=nearest.trigger,
-            size=None if middle is None else math.exp(middle),
-            log_size_sd=statistics.stdev(logs) if reached and len(logs) > 1 else None,
-            hits=attack_hits(classifier, nearest.trigger, images, pair.target),
-            trials=len(images),
-            outcome=outcome if reached else Outcome.ASR_NOT_REACHED,
-            image_passes=passes,
-            forward_passes=sum(choice.forward_passes for choice in choices) + len(images),
-        )
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """What one restart came to: `size` None when no kept trigger held."""
-
-    trigger: Trigger
-    size: float | None
-    settled: bool
-    forward_passes: int
-
-
-def _distance(size: float | None, middle: float | None) -> float:
-    return abs(math.log(size) - middle) if size is not None and middle is not None else math.inf
+        return Choice(last, None, False, forward)
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

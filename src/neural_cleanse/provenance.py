@@ -69,7 +69,7 @@ def provenance_of(
 FREE = {
     "model": ("path",),
     "data": ("origin",),
-    "settings": ("max_seconds", "max_passes", "memory", "batch_images", "force"),
+    "settings": ("max_seconds", "max_passes", "memory", "batch_images", "execution", "force"),
 }
 
 

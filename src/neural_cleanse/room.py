@@ -5,16 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion import Inversion
 
-# Images in one forward pass. On a CPU larger batches are slower (page faults); a GPU wants all it can get.
-BATCH_IMAGES = {"cpu": 128, "cuda": 8192, "mps": 1024}
 USABLE = 0.8  # of the free memory: others want some too
-# What a pass takes beside the activations that are kept for the way back: gradients on their way, and workspaces.
-WORKSPACE = 2.0
 COPIES = 2  # of a row's state: the old one and the one that a step makes of it
 FLOAT = 4  # bytes
 
@@ -37,16 +34,15 @@ class Room:
         self.notes.append(f"memory ran out with {tried} images at once: the scan went on with {self.images}")
 
 
-def room_for(classifier: Classifier, inversion: Inversion, cap: int | None = None, wanted: int | None = None) -> Room:
-    """What fits into free memory, or into `cap` bytes for the whole process. Raises SettingsError if nothing does.
+def room_for(classifier: Classifier, inversion: Inversion, wanted: int, cap: int | None = None) -> Room:
+    """Room for `wanted` images, or for what fits into free memory, or into `cap` bytes for the whole process.
 
-    `wanted` images at most, instead of what suits the device.
+    Raises SettingsError when one label does not fit into the cap.
     """
-    usual = wanted or BATCH_IMAGES.get(classifier.device.type, 128)
     free = _free(classifier.device) if cap is None else cap - _used(classifier.device)
-    each = bytes_an_image(classifier) + -(-bytes_a_row(classifier, inversion) // inversion.batch_size)
+    each = bytes_per_image(classifier) + -(-bytes_a_row(classifier, inversion) // inversion.batch_size)
     least = inversion.batch_size * inversion.restarts
-    usual = max(usual, least)
+    usual = max(wanted, least)
     images = min(usual, int(free // each)) if free is not None else usual
     if images < least and cap is not None:
         raise SettingsError(
@@ -58,20 +54,24 @@ def room_for(classifier: Classifier, inversion: Inversion, cap: int | None = Non
     return Room(max(images, least), notes)
 
 
-def bytes_an_image(classifier: Classifier) -> int:
-    """Memory that one image takes on its way through the network and back: measured on one."""
+def bytes_per_image(classifier: Classifier) -> int:
+    """What one image costs in a forward and backward pass: all that autograd keeps, and its largest piece thrice."""
+    weights = [*classifier.module.parameters(), *classifier.module.buffers()]
+    held = {tensor.untyped_storage().data_ptr() for tensor in weights}
     kept: dict[int, int] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    image = torch.zeros(1, *classifier.input_shape, device=classifier.device, requires_grad=True)
-    weights = {tensor.data_ptr() for tensor in (*classifier.module.parameters(), *classifier.module.buffers())}
+    images = torch.zeros(2, *classifier.input_shape, device=classifier.device, requires_grad=True)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        classifier(image)
-    activations = sum(size for pointer, size in kept.items() if pointer not in weights)
-    return round(WORKSPACE * activations) + 3 * image.numel() * FLOAT
+        logits = classifier(images)
+    del logits
+    sizes = [*kept.values(), images.nbytes]
+    return (sum(sizes) + 3 * max(sizes)) // 2
 
 
 def bytes_a_row(classifier: Classifier, inversion: Inversion) -> int:

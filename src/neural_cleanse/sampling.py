@@ -73,12 +73,11 @@ class ScanImages:
 
     def draw(self, row: Row, pool: Int[Tensor, " m"], first: int, count: int) -> Int[Tensor, " count"]:
         """Entries first .. first + count of the row's endless shuffle of `pool`."""
-        positions = np.arange(first, first + count)
-        epochs = positions // len(pool)
-        shuffles = {epoch: _permutation(row.key(self.seed, 1), int(epoch), len(pool)) for epoch in np.unique(epochs)}
-        return pool[
-            [int(shuffles[epoch][position % len(pool)]) for epoch, position in zip(epochs, positions, strict=True)]
-        ]
+        key, size = row.key(self.seed, 1), len(pool)
+        epochs = range(first // size, (first + count - 1) // size + 1)
+        shuffled = np.concatenate([_permutation(key, epoch, size) for epoch in epochs])
+        skipped = first - epochs.start * size
+        return pool[torch.from_numpy(shuffled[skipped : skipped + count])]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import get_args
 
 import torch
 
@@ -12,6 +13,8 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.evidence import gather
+from neural_cleanse.hardware import choose_execution
+from neural_cleanse.inversion import Precision
 from neural_cleanse.journal import Journal
 from neural_cleanse.metrics import answers
 from neural_cleanse.preprocessing import best_form
@@ -49,6 +52,7 @@ class ScanSettings:
     max_passes: int | None = None
     memory: int | None = None
     batch_images: int | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -57,6 +61,8 @@ class ScanSettings:
             raise SettingsError(f"samples must be at least 1, got {self.samples}.")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
+        if self.precision not in get_args(Precision):
+            raise SettingsError(f"precision must be {' or '.join(get_args(Precision))}, got {self.precision}.")
         for name in ("max_seconds", "max_passes", "memory", "batch_images"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -97,6 +103,7 @@ def scan(
     names = surroundings.label_names or data.names
     twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
+    inversion = replace(inversion, precision=settings.precision)
     search = search or _plan(settings, len(pairs), twin is not None)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
@@ -114,10 +121,12 @@ def scan(
         *([] if baseline is None else twin_notes(baseline, asdict(settings))),
     )
     held = {} if baseline is None else {"baseline": baseline_record(baseline)}
+    execution = choose_execution(classifier, inversion, len(pairs), batch_images=settings.batch_images)
     used = held | asdict(settings) | {"inversion": inversion.describe(), "plan": search.describe()}
+    used["execution"] = execution.describe()
     provenance = provenance_of(classifier, sampled, used, settings.seed, surroundings, checked.accuracy, notes)
 
-    room = room_for(classifier, inversion, settings.memory, settings.batch_images)
+    room = room_for(classifier, inversion, execution.batch_images, settings.memory)
     report = Reporter(progress, search.passes(inversion, len(pairs)), len(pairs), settings.budget)
     invert = inverter(engine, classifier, images, room, report.tick)
     if journal is not None:

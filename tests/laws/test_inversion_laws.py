@@ -37,6 +37,7 @@ def test_advancing_in_pieces_is_advancing_at_once(infected: Classifier, digits: 
     data = ScanImages.of(infected, digits, seed=0)
     start = SHORT.start(infected, [LabelPair(1), LabelPair(3)], 0)
     once = SHORT.advance(infected, data, start, 12)
+    assert start.candidate_sizes.isinf().all(), "a state that was handed in stays as it was"
     pieces = SHORT.advance(infected, data, SHORT.advance(infected, data, start, 5), 7)
     assert all(torch.equal(a, b) for a, b in zip(once.free, pieces.free, strict=True))
     assert torch.equal(once.cost.cost, pieces.cost.cost)

@@ -39,3 +39,17 @@ def test_random_starts_are_uniform_pixels() -> None:
     trigger = PatchTrigger.decode([variables.unsqueeze(0) for variables in free])
     assert abs(trigger.mask.mean().item() - 0.5) < 0.02 and abs(trigger.pattern.mean().item() - 0.5) < 0.02
     assert trigger.mask.min() >= 0 and trigger.mask.max() <= 1
+
+
+def test_size_of_free_variables_is_that_of_what_they_stand_for() -> None:
+    free = PatchTrigger.random_free((3, 5, 4), torch.Generator().manual_seed(0))
+    free = tuple(variables.unsqueeze(0) for variables in free)
+    assert torch.equal(PatchTrigger.size_of(free), PatchTrigger.decode(free).size())
+
+
+def test_values_stay_in_range_at_the_ends_of_float32() -> None:
+    free = (torch.full((1, 1, 2, 2), -60.0, requires_grad=True), torch.full((1, 3, 2, 2), 60.0, requires_grad=True))
+    trigger = PatchTrigger.decode(free)
+    assert trigger.mask.min() >= 0 and trigger.pattern.max() <= 1
+    (trigger.mask.sum() + trigger.pattern.sum()).backward()
+    assert all(variables.grad is not None and variables.grad.abs().max() == 0 for variables in free)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import guard, zoo
 from neural_cleanse.cli.attack import attack
 from neural_cleanse.cli.benchmark import benchmark
@@ -58,6 +59,7 @@ def main(
 
 def run() -> None:
     """Entry point."""
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without bars or dashes still gets its answer

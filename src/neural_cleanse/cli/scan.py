@@ -46,6 +46,13 @@ class Plan(StrEnum):
     adaptive = "adaptive"
 
 
+class PrecisionName(StrEnum):
+    """Names of the precisions."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 class Loss(StrEnum):
     """Names of the losses."""
 
@@ -77,6 +84,7 @@ def scan(
     max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the model in the search; what is reported is measured in fp32.", rich_help_panel=options.EFFORT)] = PrecisionName.fp32,
     baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -102,7 +110,7 @@ def scan(
     settings = ScanSettings(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
         alpha=alpha, seed=seed, force=force, plan=plan.value, max_seconds=options.seconds(budget),
-        max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images,
+        max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
     )  # fmt: skip
     form = Form(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,

@@ -39,5 +39,10 @@ class Trigger(ABC):
 
     @classmethod
     @abstractmethod
+    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, "k"]:
+        """`decode(free).size()`, without decoding what does not count."""
+
+    @classmethod
+    @abstractmethod
     def random_free(cls, shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random free variables of one candidate on images of `shape` (c, h, w): a start of the search."""

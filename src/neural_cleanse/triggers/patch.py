@@ -41,9 +41,13 @@ class PatchTrigger(Trigger):
 
     @classmethod
     def decode(cls, free: Sequence[Tensor]) -> "PatchTrigger":
-        # The clamp is for the last bit of float32: -3e-8 is no share of an image.
-        mask, pattern = ((variables.tanh() / (2 - EPSILON) + 0.5).clamp(0, 1) for variables in free)
+        mask, pattern = map(_values, free)
         return cls(mask, pattern)
+
+    @classmethod
+    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, "k"]:
+        mask, _ = free
+        return _values(mask).sum((1, 2, 3))
 
     @classmethod
     def random_free(cls, shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -52,6 +56,14 @@ class PatchTrigger(Trigger):
         mask = torch.rand(1, height, width, generator=generator)
         pattern = torch.rand(channels, height, width, generator=generator)
         return _free(mask), _free(pattern)
+
+
+def _values(free: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
+    values = free.tanh() / (2 - EPSILON) + 0.5
+    # For the last bit of float32: -3e-8 is no share of an image. Where that acts, tanh is flat: there is no gradient
+    # that the clamp would have to stop.
+    values.detach().clamp_(0, 1)
+    return values
 
 
 def _free(values: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
