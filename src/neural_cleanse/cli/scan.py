@@ -18,7 +18,7 @@ from neural_cleanse.cli.progress import ProgressLine
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.records import ScanResult, Verdict
-from neural_cleanse.report import directory, terminal
+from neural_cleanse.report import directory, sarif, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
 
@@ -63,6 +63,7 @@ def scan(
     device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
+    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="File for a SARIF 2.1.0 log, which dashboards of security findings read.", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -83,6 +84,8 @@ def scan(
     where = device_named(device)
     if output is not None:
         directory.prepare(output, overwrite=overwrite)
+    if sarif_file is not None:
+        sarif.prepare(sarif_file)
     twin = None if baseline is None else storage.load_result(baseline)
     loaded, images = open_both(model, data, form, samples, seed)
     notes = crop_advice(loaded, images, data, form, seed)
@@ -92,6 +95,8 @@ def scan(
         sys.stdout.write(storage.dumps(result))
     else:
         terminal.show(result, console)
+    if sarif_file is not None:
+        sarif.write(result, sarif_file)
     if output is not None:  # after the answer was shown: a full disk must not swallow it
         directory.write(result, output)
         if not as_json:

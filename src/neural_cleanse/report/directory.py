@@ -1,4 +1,4 @@
-"""The output directory of a scan or repair: JSON, triggers, report.html, and a folder of PNGs a flagged label."""
+"""The output directory of a scan or repair: JSON, triggers, the report, and a folder of PNGs a flagged label."""
 
 import contextlib
 import re
@@ -6,11 +6,14 @@ from pathlib import Path
 
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import LabelPair, RepairResult, ScanResult
+from neural_cleanse.records import RepairResult, ScanResult
+from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
+from neural_cleanse.report.wording import accused
 
 REPORT_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
 
 
 def prepare(directory: Path, *, overwrite: bool) -> None:
@@ -44,11 +47,11 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
         for old in list(directory.iterdir()):
             if re.fullmatch(r"label_\d+", old.name) and old.is_dir():
                 _remove_pictures(old)
-        for evidence in result.evidence:
+        for pair, evidence in accused(result):
             folder = directory / f"label_{evidence.target}"
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            for name, image in trigger_pictures(dict(result.triggers[LabelPair(evidence.target)])).items():
+            for name, image in trigger_pictures(dict(result.triggers[pair])).items():
                 storage.write_whole(folder / f"{name}.png", png(image, grow))
             for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
                 storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))
@@ -71,7 +74,8 @@ def _remove_pictures(folder: Path) -> None:
 
 
 def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
-    """Write report.html alone."""
+    """Write report.html and report.md alone."""
     path = directory / REPORT_FILE
+    storage.write_whole(directory / MARKDOWN_FILE, markdown(result, repair, pictures=True).encode("utf-8"))
     storage.write_whole(path, html(result, repair).encode("utf-8"))
     return path
