@@ -49,7 +49,7 @@ def sizes(result: ScanResult) -> str:
             axes.set_ylabel("labels, smallest first")
             for line, (place, row) in enumerate(groups["flagged"][:FLAGGED_NAMED]):
                 text = f"{titles.short(row, 2 * NAME_SHOWN)}, {_size(row):.1f} px"
-                place_of_text = (10, -4 - 2 * ROW * line / 3)
+                place_of_text = (10, 2 - 2 * ROW * line / 3)
                 axes.annotate(text, (_size(row), place), place_of_text, textcoords="offset points", color=figure.ALARM)
 
     height = len(rows) * ROW if named else TALL
@@ -69,7 +69,7 @@ def _axes(axes: Any, rows: Sequence[LabelResult], limit: float | None, named: bo
     low, high = min(values) / ROOM, max(values) * ROOM
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.set_ylim(len(rows) - 0.5, -0.5 - (0.0 if named else 0.03 * len(rows)))
+    axes.set_ylim(len(rows) - 0.5, -0.5 - (0.0 if named else 0.06 * len(rows)))
     decades = math.log10(high / low)
     axes.xaxis.set_major_locator(
         MaxNLocator(5, min_n_ticks=2)
@@ -153,7 +153,9 @@ def pruning(points: Sequence[TracePoint], name: str = "pruning") -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("share of neurons pruned")
         axes.grid(linewidth=0.6)
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, columnspacing=6.0, frameon=False, borderaxespad=0.2
+        )
 
     notes = {
         gid: [f"{amount:.1%} pruned: {label} {value:.1%}" for amount, value in zip(amounts, values, strict=True)]
