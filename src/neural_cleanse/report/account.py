@@ -138,7 +138,7 @@ def checked(result: ScanResult) -> tuple[str, ...]:
     """What the verdict rests on, in sentences."""
     noun = "label" if all(row.source is None for row in result.labels) else "pair"
     ended = Counter(row.outcome for row in result.labels)
-    ends = "; ".join(f"{ended[outcome]:,} {ENDED[outcome]}" for outcome in Outcome if ended[outcome])
+    ends = "; ".join(f"{ended[outcome]:,} {_ended(outcome)}" for outcome in Outcome if ended[outcome])
     data, classes = result.provenance.data, result.provenance.model.get("num_classes")
     of = f" of a model with {classes:,}" if isinstance(classes, int) and noun == "label" else ""
     lines = [f"{_count(result, noun)}{of}: {ends}."]
@@ -162,6 +162,10 @@ ENDED = {
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
 }
+
+
+def _ended(outcome: Outcome) -> str:
+    return ENDED.get(outcome, f"with this end: {outcome.meaning}")
 
 
 def not_checked(result: ScanResult) -> tuple[str, ...]:

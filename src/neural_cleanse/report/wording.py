@@ -147,7 +147,7 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    return "flagged" if bar.flagged else MARK[bar.row.outcome]
+    return "flagged" if bar.flagged else MARK.get(bar.row.outcome, bar.row.outcome.value.replace("_", " "))
 
 
 def paper_sentence(result: ScanResult) -> str:
