@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test check fix bench bench-speed clean
+.PHONY: help setup demo test test-browser check fix bench bench-speed clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,12 @@ demo: setup ## scan an infected digit classifier and its clean twin
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest
+
+test-browser: setup ## look at reports in headless Chromium, which is installed where apt-get is
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| echo 'chromium is not here and apt-get cannot install it: the tests will be skipped'
+	$(BIN)/python -m pytest tests/browser -rs
 
 check: setup ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -12,95 +12,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from made_scans import HOSTILE, many, pairs, repaired, result
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import (
-    Evidence,
-    LabelPair,
-    LabelResult,
-    Outcome,
-    PaperRule,
-    Provenance,
-    ScanResult,
-    SourceRate,
-    Verdict,
-)
+from neural_cleanse.records import LabelPair, Outcome, RepairStatus, ScanResult, Verdict
 from neural_cleanse.report import directory, terminal, wording
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import png, trigger_pictures
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=https://evil.example/x onerror=alert(1)>',
-    "\x1b[2J\x1b]0;owned\x07",
-    "\x9b31m\r\nfake line\x00",
-    "user\u202egpj.exe\u2066\u200f",
-    "[red]x[/] [link=https://evil.example]y[/link]",
-    "x" * 10_000,
-    "\ud800 alone",
-    "{{ 7 * 7 }}{% raw %}",
-    "&lt;b&gt;</td></table>",
-)
-
-
-def label(target: int, name: str | None, size: float | None = 80.0) -> LabelResult:
-    return LabelResult(
-        target=target,
-        source=None,
-        name=name,
-        size=size,
-        log_size_sd=0.125 if size else None,
-        anomaly_index=0.5 if size else None,
-        p_value=0.75 if size else None,
-        asr=0.96875 if size else None,
-        asr_interval=(0.9, 0.99) if size else None,
-        outcome=Outcome.CONVERGED if size else Outcome.ASR_NOT_REACHED,
-        image_passes=1000,
-    )
-
-
-def result(names: tuple[str | None, ...] = HOSTILE, verdict: Verdict = Verdict.INFECTED) -> ScanResult:
-    """A scan whose label 0 is flagged, and whose last label has no size."""
-    generator = torch.Generator().manual_seed(0)
-    last = len(names) - 1
-    rows = [label(target, name, None if target == last else 70.0 + target) for target, name in enumerate(names)]
-    rows[0] = dataclasses.replace(rows[0], size=4.5, p_value=1e-20)
-    before = torch.randint(256, (2, 3, 8, 8), generator=generator).to(torch.uint8)
-    triggers = {
-        LabelPair(target): {
-            "mask": torch.rand(1, 1, 8, 8, generator=generator),
-            "pattern": torch.rand(1, 3, 8, 8, generator=generator),
-        }
-        for target in range(last)
-    }
-    infected = verdict is Verdict.INFECTED
-    return ScanResult(
-        verdict=verdict,
-        reason="label 0 (4.5 px) needs an abnormally small trigger",
-        flagged=(0,) if infected else (),
-        p_value=1e-20,
-        alpha=0.01,
-        detection_limit=12.25,
-        image_passes=10_000,
-        forward_passes=123,
-        wall_s=1.5,
-        image_shape=(3, 8, 8),
-        labels=tuple(rows),
-        paper_rule=PaperRule(2.0, 3.5, (0,)),
-        provenance=Provenance(
-            settings={"preset": "default", "names": {"<i>": [1, 2.5, None]}},
-            seed=0,
-            versions={"torch": "2"},
-            model={"path": "/tmp/<script>alert(2)</script>\udcff\x1b[2J", "normalisation": "pixels"},
-            data={"origin": "x", "labelled": True},
-            notes=("assumed: <script>alert(3)</script>",),
-            command="neural-cleanse scan '<script>'",
-        ),
-        evidence=(Evidence(0, before, 255 - before, (1, 2), (0, 0), (SourceRate(1, 3, 4), SourceRate(2, 0, 5))),)
-        if infected
-        else (),
-        triggers=triggers,
-    )
 
 
 class Page(HTMLParser):
@@ -126,17 +44,22 @@ class Page(HTMLParser):
 def test_the_page_is_inert_and_needs_no_network(verdict: Verdict) -> None:
     text = html(result(verdict=verdict))
     page = Page(text)
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form", "a", "svg"} & set(page.tags)
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     for name, value in page.attributes:
-        if name in ("src", "href", "action", "data", "poster", "srcset", "background"):
+        if name in ("src", "action", "data", "poster", "srcset", "background"):
             assert value.startswith("data:image/png;base64,")
+        if "href" in name:
+            assert value.startswith("#")
     styles = [value for name, value in page.attributes if name == "style"] + re.findall(
         r"<style>(.*?)</style>", text, re.S
     )
+    assert len(styles) > 1
     assert not any("url(" in style or "@import" in style for style in styles)
     assert ("http-equiv", "Content-Security-Policy") in page.attributes
-    assert any("default-src 'none'" in value for _, value in page.attributes)
+    policy = next(value for _, value in page.attributes if "default-src 'none'" in value)
+    assert "script-src" not in policy
+    assert "connect-src" not in policy
     assert text.encode(), "a lone surrogate has no UTF-8"
     assert not set(text) & set("\x1b\x07\x00\x9b\u202e\u2066\u200f"), "no control or direction marks"
     assert "x" * 100 not in text
@@ -152,6 +75,54 @@ def test_the_page_shows_the_evidence_of_the_flagged_label() -> None:
     assert len(set(images)) == len(images)
     assert "3 of 4" in text
     assert "<img" not in html(result(verdict=Verdict.CLEAN))
+
+
+def everything() -> list[tuple[str, str]]:
+    """Pages of every verdict, outcome and repair."""
+    clean = result(verdict=Verdict.CLEAN)
+    pages = [(verdict.value, html(result(verdict=verdict))) for verdict in Verdict]
+    pages += [
+        (outcome.value, html(dataclasses.replace(clean, labels=tuple(dataclasses.replace(row, outcome=outcome, **none)
+         for row in clean.labels), detection_limit=None, p_value=None)))
+        for outcome in Outcome
+        for none in [{} if outcome.has_size else {"size": None, "p_value": None, "asr": None, "asr_interval": None}]
+    ]  # fmt: skip
+    pages += [(status.value, html(clean, repaired(status))) for status in RepairStatus]
+    return [*pages, ("pairs", html(pairs()))]
+
+
+def test_every_page_has_one_heading_and_is_built_for_a_screen_reader() -> None:
+    for which, text in everything():
+        page = Page(text)
+        assert page.tags.count("h1") == 1, which
+        assert page.tags.count("main") == page.tags.count("header") == page.tags.count("footer") == 1
+        assert page.tags.count("table") == page.tags.count("caption") == text.count("<caption>"), which
+        assert ("href", "#main") in page.attributes
+        identities = [value for name, value in page.attributes if name == "id"]
+        assert len(identities) == len(set(identities)), which
+        links = [value for name, value in page.attributes if name == "href"]
+        assert {link.removeprefix("#") for link in links} <= set(identities), which
+        scopes = [value for name, value in page.attributes if name == "scope"]
+        assert page.tags.count("th") == len(scopes), which
+
+
+def test_a_pair_is_named_by_both_of_its_classes() -> None:
+    text = Page(html(pairs())).text
+    assert "Label 3 -> 8 class 8: the trigger" in text
+    assert "For each of 18 pairs of a source class and a label" in text
+    assert "5 -> 7 class 7" in text
+    flagged = [row for row in html(pairs()).splitlines() if row.strip().startswith('<tr class="flagged"')]
+    assert len(flagged) == 1, "not every pair of the target"
+    assert "3 -&gt; 8 class 8" in flagged[0]
+    assert "3 -> 8 class 8" in printed(pairs())
+
+
+def test_a_thousand_labels_stay_under_a_megabyte() -> None:
+    text = html(many())
+    assert len(text) < 1_000_000
+    assert Page(text).tags.count("tr") > 1283
+    assert "<details>\n<summary>The same in numbers, 1,283 rows" in text, "folded"
+    assert "1,232 more classes" in text.replace("1232", "1,232")
 
 
 def printed(value: ScanResult, width: int = 200) -> str:
@@ -175,11 +146,11 @@ def test_the_terminal_is_not_steered() -> None:
 
 
 def test_many_labels_are_cut_in_the_terminal_and_whole_on_the_page() -> None:
-    many = result(tuple(f"class {target}" for target in range(60)))
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed(many))
+    sixty = result(tuple(f"class {target}" for target in range(60)))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed(sixty))
     assert "and 40 labels with larger triggers or none" in plain
     assert len(re.findall(r"^\d+ class", plain, re.MULTILINE)) == 20
-    assert Page(html(many)).tags.count("tr") > 60
+    assert Page(html(sixty)).tags.count("tr") > 60
 
 
 def test_names_that_say_no_more_than_the_number_are_left_out() -> None:

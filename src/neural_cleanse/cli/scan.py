@@ -24,7 +24,7 @@ from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.records import ScanResult
-from neural_cleanse.report import directory, terminal
+from neural_cleanse.report import directory, sarif, terminal
 from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
 from neural_cleanse.shelf import is_shelf
@@ -91,6 +91,7 @@ def scan(
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
     resume: options.Resume = False,
+    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="File for a SARIF 2.1.0 log, which dashboards of security findings read.", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     workers: options.Workers = None,
@@ -118,13 +119,17 @@ def scan(
     )  # fmt: skip
     spread = Spread(workers, engine, address, resume)
     if is_shelf(model):
-        if log_json:
-            raise SettingsError("--log-json tells of one scan.", cure="Give one model, or read summary.json.")
+        if log_json or sarif_file is not None:
+            raise SettingsError(
+                "--log-json and --sarif tell of one scan.", cure="Give one model, or read summary.json."
+            )
         scan_shelf(
             model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
             fail_on=fail_on, quiet=quiet,
         )  # fmt: skip
     where = device_named(device)
+    if sarif_file is not None:
+        sarif.prepare(sarif_file)
     with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as watcher:
         journal = _journal(output, resume=resume, overwrite=overwrite)
         twin = None if baseline is None else storage.load_result(baseline)
@@ -138,7 +143,7 @@ def scan(
         except KeyboardInterrupt as interrupt:
             raise _interrupted(journal) from interrupt
         watcher.close()
-        _answer(result, output, as_json=as_json, quiet=quiet)
+        _answer(result, output, sarif_file, as_json=as_json, quiet=quiet)
         if journal is not None:
             journal.remove()
         code = exit_codes.of_scan(result.verdict, fail_on)
@@ -146,13 +151,15 @@ def scan(
     raise typer.Exit(code)
 
 
-def _answer(result: ScanResult, output: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """The answer on stdout, then into the directory: a full disk must not swallow it."""
+def _answer(result: ScanResult, output: Path | None, sarif_file: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """The answer on stdout, then into the files: a full disk must not swallow it."""
     console = Console()
     if as_json:
         sys.stdout.write(storage.dumps(result))
     else:
         terminal.show(result, console)
+    if sarif_file is not None:
+        sarif.write(result, sarif_file)
     if output is not None:
         directory.write(result, output)
         if not as_json and not quiet:

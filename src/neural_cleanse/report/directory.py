@@ -1,4 +1,4 @@
-"""The output directory of a scan or repair: JSON, triggers, report.html, and a folder of PNGs a flagged label."""
+"""The output directory of a scan or repair: JSON, triggers, the report, and a folder of PNGs a flagged label."""
 
 import contextlib
 import re
@@ -7,12 +7,15 @@ from pathlib import Path
 
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import LabelPair, RepairResult, ScanResult
+from neural_cleanse.records import RepairResult, ScanResult
 from neural_cleanse.report import lock
+from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
+from neural_cleanse.report.wording import accused
 
 REPORT_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
 PICTURES = r"label_\d+"  # names of folders
 
 
@@ -59,7 +62,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def _refuse_in_the_way(directory: Path) -> None:
     """Raise OutputError on what could not be replaced after hours of work: a folder for a file, a file for a folder."""
-    written = (storage.JSON_FILE, storage.TENSOR_FILE, storage.REPAIR_FILE, REPORT_FILE)
+    written = (storage.JSON_FILE, storage.TENSOR_FILE, storage.REPAIR_FILE, REPORT_FILE, MARKDOWN_FILE)
     for entry in _entries(directory):
         is_folder = entry.is_dir() and not entry.is_symlink()
         if (entry.name in written and is_folder) or (re.fullmatch(PICTURES, entry.name) and entry.is_file()):
@@ -97,11 +100,11 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
                 old.unlink()
             elif old.is_dir():
                 _remove_pictures(old)
-        for evidence in result.evidence:
+        for pair, evidence in accused(result):
             folder = directory / f"label_{evidence.target}"
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            for name, image in trigger_pictures(dict(result.triggers[LabelPair(evidence.target)])).items():
+            for name, image in trigger_pictures(dict(result.triggers[pair])).items():
                 storage.write_whole(folder / f"{name}.png", png(image, grow))
             for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
                 storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))
@@ -122,7 +125,9 @@ def _remove_pictures(folder: Path) -> None:
 
 
 def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
-    """Write report.html alone."""
+    """Write report.html and report.md alone."""
     path = directory / REPORT_FILE
+    words = markdown(result, repair, pictures=True)
+    storage.write_whole(directory / MARKDOWN_FILE, words.encode("utf-8", errors="replace"))
     storage.write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
     return path

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -10,45 +11,47 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.records import Evidence, LabelPair, RepairResult, RepairStatus, ScanResult
-from neural_cleanse.report import repair_words, wording
-from neural_cleanse.report.curve import curve
-from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
+from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, TracePoint
+from neural_cleanse.report import account, charts, repair_words, wording
+from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.storage import to_json
+
+SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
+ROWS_OPEN = 50  # labels; a longer table is folded
 
 
 def html(result: ScanResult, repair: RepairResult | None = None) -> str:
     """The page; with `repair`, what was done stands first and the scan is the one of the model as it is now."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_visible
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
     template = environment.from_string(files("neural_cleanse.report").joinpath("report.html").read_text("utf-8"))
-    names = {row.target: row.name for row in result.labels}
+    titles = wording.Titles(result)
+    bars = wording.bars(result)
     return template.render(
         result=result,
         repair=None if repair is None else _repair(repair),
         headline=wording.HEADLINE[result.verdict],
         sentence=wording.sentence(result),
+        account=account,
+        accused=[_accused(result, finding, titles) for finding in account.findings(result)],
+        chart=Markup(charts.sizes(result)),
+        bars=bars,
+        without_size=sum(bar.row.size is None for bar in bars),
+        rows_open=ROWS_OPEN,
         paper=wording.paper_sentence(result),
-        bars=wording.bars(result),
-        limit_share=_limit_share(result),
-        accused=[_accused(result, evidence, names) for evidence in result.evidence],
         provenance=_flat(to_json(result)["provenance"]),
-        title=lambda row: wording.label_title(row.target, row.name),
+        titles=titles,
         number=wording.number,
         p_text=wording.p_text,
+        p_is=wording.p_is,
         asr_text=wording.asr_text,
         mark=wording.mark,
     )
 
 
 def _repair(repair: RepairResult) -> dict[str, Any]:
-    """What the page shows of a repair. Tables and curve escape what they hold."""
-    pruned = [
-        [point for point in done.trace if point.method == method]
-        for done in repair.rounds
-        for method in dict.fromkeys(point.method for point in done.trace if point.method.startswith("pruning"))
-    ]
+    """What the page shows of a repair. Tables and curves escape what they hold."""
     return {
         "headline": repair_words.HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
@@ -58,51 +61,53 @@ def _repair(repair: RepairResult) -> dict[str, Any]:
         "triggers": Markup(repair_words.trigger_table(repair).html()),
         "classes": Markup(repair_words.class_table(repair).html()),
         "tries": Markup(repair_words.try_table(repair).html()),
-        "curves": [Markup(curve(points)) for points in pruned],
+        "curves": [Markup(charts.pruning(points, name)) for name, points in _prunings(repair)],
         "notes": repair.provenance.notes,
         "command": repair.provenance.command,
     }
 
 
+def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
+    """The tries of each pruning, under the name of its round and method."""
+    return [
+        (f"round {done.number}, {method}", [point for point in done.trace if point.method == method])
+        for done in repair.rounds
+        for method in dict.fromkeys(point.method for point in done.trace if point.method.startswith("pruning"))
+    ]
+
+
 def _visible(value: object) -> object:
     """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
-    if isinstance(value, Markup):  # tables and curves of ours, in lines
+    if isinstance(value, Markup):  # tables and charts of ours, in lines
         return Markup("\n".join(map(wording.visible, value.split("\n"))))
     return wording.visible(value) if isinstance(value, str) else value
 
 
-def _limit_share(result: ScanResult) -> float | None:
-    largest = max((row.size for row in result.labels if row.size is not None), default=None)
-    if largest is None or result.detection_limit is None or result.detection_limit > largest:
-        return None
-    return result.detection_limit / largest
-
-
-def _accused(result: ScanResult, evidence: Evidence, names: dict[int, str | None]) -> dict[str, Any]:
+def _accused(result: ScanResult, finding: account.Finding, titles: wording.Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
-
-    def title(label: int) -> str:
-        return wording.label_title(label, names.get(label))
-
-    trigger = trigger_pictures(dict(result.triggers[LabelPair(evidence.target)]))
+    evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)
+    trigger = trigger_pictures(dict(result.triggers[finding.pair]))
     return {
-        "title": title(evidence.target),
-        "row": next(row for row in result.labels if row.target == evidence.target),
+        "finding": finding,
         "trigger": {name: _data_uri(image) for name, image in trigger.items()},
         "examples": [
-            {"before": _data_uri(before), "after": _data_uri(after), "was": title(was), "becomes": title(becomes)}
+            {
+                "before": _data_uri(before),
+                "after": _data_uri(after),
+                "was": titles.label(was),
+                "becomes": titles.label(becomes),
+            }
             for before, after, was, becomes in examples
         ],
-        "sources": [
-            {"title": title(rate.source), "hits": rate.hits, "trials": rate.trials, "share": rate.hits / rate.trials}
-            for rate in evidence.by_source
-        ],
+        "sources": sources[:SOURCES_SHOWN],
+        "more_sources": sources[SOURCES_SHOWN:],
     }
 
 
 def _data_uri(image: UInt8[Tensor, "c h w"]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(image, enlargement(image.shape[1]))).decode()
+    """The picture as it is: the page enlarges it without smoothing."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -11,6 +11,9 @@ HEADLINE = {
     RepairStatus.NOTHING_TO_REPAIR: "Nothing to repair",
 }
 CLASSES_SHOWN = 10  # those that lost most
+TRIGGERS = "How often each trigger works, on images that decided nothing."
+CLASSES = "Clean accuracy of the classes that changed most, on the same images."
+TRIES = "Every try, on images that decide and are not learned from: a learning rate, or the share of neurons pruned."
 CAUTION = (
     "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works says "
     "much and proves nothing of the attacker's own, which only --verify-trigger measures, for who has it."
@@ -34,7 +37,8 @@ def accuracy_sentence(result: RepairResult) -> str:
 def trigger_table(result: RepairResult) -> Table:
     """Every trigger's success before and after, the latter with its interval of Clopper and Pearson."""
     rows = [_trigger_row(change) for change in (*result.triggers, *result.verified)]
-    return Table("", ("label", "trigger", "px", "success before", "after (95 % interval)"), rows, frozenset({"px"}))
+    columns = ("label", "trigger", "px", "success before", "after (95 % interval)")
+    return Table("", columns, rows, frozenset({"px"}), TRIGGERS)
 
 
 def _trigger_row(change: TriggerChange) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ def class_table(result: RepairResult) -> Table:
         )
         for change in worst[:CLASSES_SHOWN]
     ]
-    return Table("", ("class", "accuracy before", "after", "images"), rows, frozenset({"images"}))
+    return Table("", ("class", "accuracy before", "after", "images"), rows, frozenset({"images"}), CLASSES)
 
 
 def try_table(result: RepairResult) -> Table:
@@ -77,4 +81,4 @@ def try_table(result: RepairResult) -> Table:
         for done in result.rounds
         for point in done.trace
     ]
-    return Table("", ("round", "method", "rate or share", "clean accuracy", "highest success"), rows)
+    return Table("", ("round", "method", "rate or share", "clean accuracy", "highest success"), rows, caption=TRIES)

@@ -9,8 +9,8 @@ from neural_cleanse.report import repair_words
 from neural_cleanse.report.table import Table as PlainTable
 from neural_cleanse.report.wording import (
     HEADLINE,
+    Titles,
     bars,
-    label_title,
     mark,
     number,
     p_text,
@@ -26,7 +26,7 @@ COLOUR = {Verdict.INFECTED: "bold red", Verdict.CLEAN: "bold green", Verdict.INC
 
 def show(result: ScanResult, console: Console) -> None:
     """Print the result."""
-    chart = bars(result)
+    chart, titles = bars(result), Titles(result)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for heading, side in (("label", "left"), ("size px", "right"), ("", "left"), ("index", "right"), ("p", "right")):
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
@@ -36,7 +36,7 @@ def show(result: ScanResult, console: Console) -> None:
         row = bar.row
         style = COLOUR[Verdict.INFECTED] if bar.flagged else ""
         table.add_row(
-            Text(label_title(row.target, row.name), style=style),
+            Text(titles.of(row), style=style),
             Text(number(row.size), style=style),
             Text("█" * max(1, round(bar.share * BAR_WIDTH)) if row.size is not None else "", style=style),
             number(row.anomaly_index, 2),

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 
-from neural_cleanse.records import LabelResult, Outcome, ScanResult, Verdict
+from neural_cleanse.records import Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -15,7 +15,12 @@ MAX_NAME = 40  # characters of a label name that are shown
 
 def tame(text: str) -> str:
     """One line of visible characters: no control, format or bidirectional marks, at most MAX_NAME long."""
-    return visible(text if len(text) <= MAX_NAME else text[: MAX_NAME - 1] + "…")
+    return visible(clipped(text, MAX_NAME))
+
+
+def clipped(text: str, length: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def visible(text: str) -> str:
@@ -33,6 +38,57 @@ def label_title(target: int, name: str | None) -> str:
     return str(target) if name is None or name == str(target) else f"{target} {tame(name)}"
 
 
+def pair(row: LabelResult) -> LabelPair:
+    """What the row is of."""
+    return LabelPair(row.target, row.source)
+
+
+class Titles:
+    """What labels and label pairs are called, by the names that the result holds."""
+
+    def __init__(self, result: ScanResult) -> None:
+        self._names = {row.target: row.name for row in result.labels}
+
+    def label(self, label: int) -> str:
+        """A class, as it is said of an image."""
+        return label_title(label, self._names.get(label))
+
+    def pair(self, pair: LabelPair) -> str:
+        """The target, or source -> target."""
+        target = self.label(pair.target)
+        return target if pair.source is None else f"{self.label(pair.source)} -> {target}"
+
+    def short(self, row: LabelResult, length: int) -> str:
+        """A row in so many characters: pairs lose their names before they lose a number."""
+        whole = self.of(row)
+        if len(whole) > length and row.source is not None:
+            return f"{row.source} -> {row.target}"
+        return clipped(whole, length)
+
+    def of(self, row: LabelResult) -> str:
+        """A row of the table."""
+        return self.pair(pair(row))
+
+
+def flagged_pairs(result: ScanResult) -> tuple[LabelPair, ...]:
+    """The rows behind the flagged labels: a target without source, or those of its pairs whose p is small."""
+    rows = [row for row in result.labels if row.target in result.flagged]
+    small = [row for row in rows if row.source is None or (row.p_value is not None and row.p_value <= result.alpha)]
+    return tuple(sorted(map(pair, small), key=lambda one: (one.target, -1 if one.source is None else one.source)))
+
+
+def accused(result: ScanResult) -> tuple[tuple[LabelPair, Evidence], ...]:
+    """Each piece of evidence with the pair that it is of: of pairs with one target, in their order."""
+    left = list(flagged_pairs(result))
+    found = []
+    for evidence in result.evidence:
+        which = next((one for one in left if one.target == evidence.target), LabelPair(evidence.target))
+        if which in left:
+            left.remove(which)
+        found.append((which, evidence))
+    return tuple(found)
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """A number with so many decimals, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
@@ -43,6 +99,12 @@ def p_text(value: float | None) -> str:
     if value is None:
         return "–"
     return "< 1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def p_is(value: float | None) -> str:
+    """A p-value as it stands in a sentence."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def asr_text(row: LabelResult) -> str:
@@ -63,6 +125,8 @@ MARK = {
     Outcome.STEP_LIMIT: "still shrinking",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
+    Outcome.FIRST_PASS: "searched briefly",
+    Outcome.NOT_SEARCHED: "not searched",
 }
 
 
@@ -78,8 +142,9 @@ class Bar:
 def bars(result: ScanResult) -> list[Bar]:
     """All labels, smallest trigger first, those without a size last."""
     largest = max((row.size for row in result.labels if row.size is not None), default=1.0)
-    ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target))
-    return [Bar(row, (row.size or 0.0) / largest, row.target in result.flagged) for row in ordered]
+    flagged = flagged_pairs(result)
+    ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
+    return [Bar(row, (row.size or 0.0) / largest, pair(row) in flagged) for row in ordered]
 
 
 def mark(bar: Bar) -> str:

@@ -1,0 +1,147 @@
+"""A ScanResult as Markdown, for a pull request: the same facts as the page, every name inert on the usual hosts."""
+
+import re
+from collections.abc import Iterable
+
+from neural_cleanse.records import RepairResult, ScanResult
+from neural_cleanse.report import account, repair_words, wording
+from neural_cleanse.report.table import Table
+
+ROWS_SHOWN = 20  # labels; a comment on a pull request holds 65,536 characters
+SOURCES_SHOWN = 20
+SPECIAL = re.compile(r"[\\`*_\[\]<>~$&]|:(?=\S)")
+# Hosts turn these into mentions and links after the Markdown is read, where no backslash helps; in code they do not.
+LIVELY = re.compile(r"\S*(?:[@#]|www\.|GH-\d)\S*", re.IGNORECASE)
+
+
+def markdown(result: ScanResult, repair: RepairResult | None = None, *, pictures: bool = False) -> str:
+    """The document. `pictures` links those that a scan writes beside it; a comment cannot hold any."""
+    parts = [] if repair is None else _repair(repair)
+    level = "#" if repair is None else "##"
+    what = "" if repair is None else "The last scan: "
+    parts += [
+        f"{level} {what}{wording.HEADLINE[result.verdict]}",
+        f"**{text(wording.sentence(result))}**",
+        _facts(result),
+        *(f"> Note: {text(note)}." for note in result.provenance.notes),
+    ]
+    for finding in account.findings(result):
+        parts += _finding(finding, pictures)
+    parts += [
+        _folded(f"Trigger size of every label ({len(result.labels):,})", _sizes(result)),
+        text(wording.paper_sentence(result)),
+        _folded("What was and was not checked", _checked(result)),
+        _folded("How to repeat it", _repeat(result)),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def text(value: str) -> str:
+    """Text that no Markdown renderer takes for markup, a link, a mention or a formula."""
+    pieces = []
+    done = 0
+    shown = wording.visible(value).replace("|", "¦")
+    for lively in LIVELY.finditer(shown):
+        pieces += [SPECIAL.sub(r"\\\g<0>", shown[done : lively.start()]), code(lively.group())]
+        done = lively.end()
+    return "".join([*pieces, SPECIAL.sub(r"\\\g<0>", shown[done:])])
+
+
+def code(value: str) -> str:
+    """Text as a code span whose fence is longer than any in it."""
+    shown = wording.visible(value).replace("|", "¦")
+    fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def _repair(repair: RepairResult) -> list[str]:
+    return [
+        f"# {repair_words.HEADLINE[repair.status]}",
+        f"**{text(repair_words.sentence(repair))}**",
+        text(repair_words.accuracy_sentence(repair)),
+        _inert(repair_words.trigger_table(repair)),
+        text(repair_words.CAUTION),
+        _folded("Classes that changed most", _inert(repair_words.class_table(repair))),
+        _folded("What was tried", _inert(repair_words.try_table(repair))),
+    ]
+
+
+def _facts(result: ScanResult) -> str:
+    model = result.provenance.model
+    rows = [
+        ("Looked for", text(account.looked_for(result))),
+        ("Detection limit", text(account.limit(result))),
+        ("How sure", text(account.sureness(result))),
+        (
+            "Model",
+            code(str(model.get("path", "unnamed"))) + f" sha256 {code(str(model.get('sha256', 'unknown'))[:12])}",
+        ),
+    ]
+    return Table("", ("", ""), rows).markdown()
+
+
+def _finding(finding: account.Finding, pictures: bool) -> list[str]:
+    row = finding.row
+    parts = [
+        f"## Label {text(finding.title)}",
+        f"{wording.number(row.size)} px, {text(wording.p_is(row.p_value))}. On images that the search never saw it "
+        f"succeeds for {wording.asr_text(row)} of them (95 % interval).",
+    ]
+    if pictures:
+        folder = f"label_{finding.pair.target}"
+        parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
+    if finding.weak:
+        parts += ["Where this is weak:", _bullets(finding.weak)]
+    sources = sorted(finding.sources, key=lambda source: (source.share, -source.trials))
+    rows = [
+        (text(one.title), f"{one.hits} of {one.trials}", f"{one.share:.0%} ({one.low:.0%} to {one.high:.0%})")
+        for one in sources[:SOURCES_SHOWN]
+    ]
+    table = Table("", ("class of the image", "sent", "share (95 % interval)"), rows).markdown()
+    return [*parts, _folded("Success by class, lowest first", table + _more(sources, SOURCES_SHOWN, "classes"))]
+
+
+def _sizes(result: ScanResult) -> str:
+    titles, bars = wording.Titles(result), wording.bars(result)
+    rows = []
+    for bar in bars[:ROWS_SHOWN]:
+        row, strong = bar.row, "**" if bar.flagged else ""
+        rows.append(
+            (
+                f"{strong}{text(titles.of(row))}{strong}", wording.number(row.size),
+                wording.number(row.anomaly_index, 2), text(wording.p_text(row.p_value)), wording.asr_text(row),
+                wording.mark(bar),
+            )
+        )  # fmt: skip
+    columns = ("label", "size, px", "index", "p", "success on unseen images", "remark")
+    table = Table("", columns, rows, frozenset(columns[1:4])).markdown()
+    return table + _more(bars, ROWS_SHOWN, "labels with larger triggers or none")
+
+
+def _more(rows: Iterable[object], shown: int, what: str) -> str:
+    left = len(list(rows)) - shown
+    return f"\nand {left:,} {what}\n" if left > 0 else ""
+
+
+def _checked(result: ScanResult) -> str:
+    checked, not_checked = _bullets(account.checked(result)), _bullets(account.not_checked(result))
+    return f"Checked:\n\n{checked}\n\nNot checked:\n\n{not_checked}\n\n{text(account.NATURAL)}"
+
+
+def _repeat(result: ScanResult) -> str:
+    rows = [(name, code(value)) for name, value in account.repeat(result)]
+    return Table("", ("what", "value"), rows).markdown() + f"\n{text(account.cost(result))}"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {text(line)}" for line in lines)
+
+
+def _inert(table: Table) -> str:
+    rows = [[text(cell) for cell in row] for row in table.rows]
+    return Table(table.heading, table.columns, rows, table.numbers).markdown() if rows else ""
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{content.strip()}\n\n</details>"
