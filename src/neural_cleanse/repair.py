@@ -10,7 +10,7 @@ A model is never made worse: a mitigation that breaks the accuracy floor is roll
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -184,7 +184,7 @@ def _rounds(
         here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
         again = scan(tried.classifier, images.decide, _scan_settings(result), surroundings=here, progress=progress)
         rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
-        suspects = _suspects(again, targets)
+        suspects = _suspects(again, {one.pair.target for one in known.backdoors if one.pair.source is None})
         if not suspects or number == settings.rounds:
             return _Outcome(tuple(rounds), tried.classifier, known, again, *_ended(tried, again, terms, number))
         known += Known.of(known_backdoors(again, suspects), number + 1)
@@ -198,9 +198,9 @@ class _Tried:
     trace: tuple[TracePoint, ...]
 
 
-def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
+def _suspects(again: ScanResult, known: Collection[int]) -> tuple[int, ...]:
     """Labels that are flagged now, and those found before that still stand out at the level of a single test."""
-    index = {row.target: row.anomaly_index for row in again.labels}
+    index = {row.target: row.anomaly_index for row in again.label_rows}
     lingering = {target for target in known if (index.get(target) or 0.0) > LINGERING_INDEX}
     return tuple(sorted(lingering | set(again.flagged)))
 
@@ -272,7 +272,8 @@ def _mitigate(
 def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
-    known = {name: given[name] for name in ("samples", "preset", "loss", "restarts", "alpha", "seed") if name in given}
+    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs")
+    known = {name: given[name] for name in names if name in given}
     try:
         return ScanSettings(**known, force=True)  # these images were read before, by the model as it came
     except TypeError as error:

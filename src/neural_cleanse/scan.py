@@ -16,6 +16,8 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.evidence import gather
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.metrics import answers
+from neural_cleanse.pair_verdict import NUM_TESTS
+from neural_cleanse.pairs import PairPlan, check_pairs, scan_pairs
 from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, LabelResult, Provenance, Recovered, ScanResult, Verdict
@@ -27,7 +29,10 @@ from neural_cleanse.verdict import Judgement, judge
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number."""
+    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number.
+
+    `pairs` also searches triggers that work from one class alone, once the labels themselves have been searched.
+    """
 
     labels: tuple[int, ...] | None = None
     samples: int = 1000
@@ -37,6 +42,7 @@ class ScanSettings:
     alpha: float = 0.01
     seed: int = 0
     force: bool = False
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -74,6 +80,7 @@ def scan(
     *,
     surroundings: Surroundings = Surroundings(),
     search: Search = FullSweep(),
+    pair_plan: PairPlan = PairPlan(),
     baseline: ScanResult | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ScanResult:
@@ -89,6 +96,8 @@ def scan(
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
+    if settings.pairs:
+        check_pairs(classifier.num_classes, len(pairs))
     names = surroundings.label_names or data.names
     twin = None if baseline is None else _sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
@@ -108,8 +117,17 @@ def scan(
     found = tuple(sorted(report.finished, key=lambda recovered: recovered.pair))
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin)
+    num_tests = NUM_TESTS if settings.pairs else 1
+    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, num_tests)
     notes = (*surroundings.notes, *sampling, *checked.warnings, *_twin_notes(baseline, settings))
+    provenance = _provenance(classifier, sampled, settings, inversion, surroundings, checked, notes)
+    if settings.pairs:
+        across = scan_pairs(
+            classifier, images, judgement, [pair.target for pair in pairs], alpha=settings.alpha, doubt=checked.doubt,
+            loss=settings.loss, plan=pair_plan, expect=lambda count, passes: _Reporter(progress, passes, count),
+        )  # fmt: skip
+        found, judgement = found + across.found, across.judgement
+        provenance = provenance.joined({"pair_search": across.record}, across.notes)
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -123,10 +141,8 @@ def scan(
         image_shape=classifier.input_shape,
         labels=_rows(found, judgement, names),
         paper_rule=judgement.paper_rule,
-        provenance=_provenance(classifier, sampled, settings, inversion, surroundings, checked, notes),
-        evidence=gather(
-            classifier, images, [recovered for recovered in found if recovered.pair.target in judgement.flagged]
-        ),
+        provenance=provenance,
+        evidence=gather(classifier, images, [recovered for recovered in found if recovered.pair in judgement.accused]),
         triggers={
             recovered.pair: {name: tensor.detach().cpu() for name, tensor in recovered.trigger.tensors().items()}
             for recovered in found
@@ -143,7 +159,7 @@ def _sizes_of(
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
         raise SettingsError("The baseline was found infected: it is no clean twin.")
-    theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
+    theirs = {LabelPair(row.target): row for row in baseline.label_rows}
     lacking = [str(pair.target) for pair in pairs if pair not in theirs]
     if lacking or max(pair.target for pair in theirs) >= classifier.num_classes:
         raise SettingsError(

@@ -56,6 +56,7 @@ def to_json(result: ScanResult) -> dict[str, Any]:
         "evidence": [
             {
                 "target": evidence.target,
+                "source": evidence.source,
                 "answers_before": evidence.answers_before,
                 "answers_after": evidence.answers_after,
                 "by_source": [asdict(rate) for rate in evidence.by_source],
@@ -85,15 +86,15 @@ def _finite(value: object) -> object:
 
 
 def tensors(result: ScanResult) -> dict[str, Tensor]:
-    """Every tensor of the result under a name: trigger.TARGET[.SOURCE].mask, evidence.TARGET.before, ..."""
+    """Every tensor of the result under a name: trigger.TARGET[.from.SOURCE].mask, evidence.TARGET[...].before, ..."""
     named = {
         f"trigger.{_key(pair)}.{name}": tensor.contiguous().cpu()
         for pair, trigger in result.triggers.items()
         for name, tensor in trigger.items()
     }
     for evidence in result.evidence:
-        named[f"evidence.{evidence.target}.before"] = evidence.before.contiguous()
-        named[f"evidence.{evidence.target}.after"] = evidence.after.contiguous()
+        named[f"evidence.{_key(evidence.pair)}.before"] = evidence.before.contiguous()
+        named[f"evidence.{_key(evidence.pair)}.after"] = evidence.after.contiguous()
     return named
 
 
@@ -165,13 +166,15 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         evidence=tuple(
             Evidence(
                 target=row["target"],
-                before=named[f"evidence.{row['target']}.before"],
-                after=named[f"evidence.{row['target']}.after"],
+                source=pair.source,
+                before=named[f"evidence.{_key(pair)}.before"],
+                after=named[f"evidence.{_key(pair)}.after"],
                 answers_before=tuple(row["answers_before"]),
                 answers_after=tuple(row["answers_after"]),
                 by_source=tuple(SourceRate(**rate) for rate in row["by_source"]),
             )
             for row in raw["evidence"]
+            for pair in [LabelPair(row["target"], row.get("source"))]  # scans before pairs have no source
         ),
         triggers={
             pair: trigger

@@ -57,6 +57,7 @@ def scan(
     preset: Annotated[Preset, typer.Option(help="Ours, or the authors' schedule to the letter (some 20 times dearer).", rich_help_panel=options.METHOD)] = Preset.default,
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.METHOD)] = Loss.ce,
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone; some four times the time.", rich_help_panel=options.METHOD)] = False,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
     baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
@@ -74,7 +75,7 @@ def scan(
     """
     settings = ScanSettings(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
-        alpha=alpha, seed=seed, force=force,
+        alpha=alpha, seed=seed, force=force, pairs=pairs,
     )  # fmt: skip
     form = Form(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,

@@ -42,13 +42,13 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
         for old_result in (storage.JSON_FILE, storage.REPAIR_FILE):
             (directory / old_result).unlink(missing_ok=True)
         for old in list(directory.iterdir()):
-            if re.fullmatch(r"label_\d+", old.name) and old.is_dir():
+            if re.fullmatch(r"label_\d+(_from_\d+)?", old.name) and old.is_dir():
                 _remove_pictures(old)
         for evidence in result.evidence:
-            folder = directory / f"label_{evidence.target}"
+            folder = directory / _folder(evidence.pair)
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            for name, image in trigger_pictures(dict(result.triggers[LabelPair(evidence.target)])).items():
+            for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
                 storage.write_whole(folder / f"{name}.png", png(image, grow))
             for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
                 storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))
@@ -59,6 +59,10 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
         storage.write_whole(directory / storage.REPAIR_FILE, storage.repair_dumps(repair).encode())
     render(result, directory, repair)
     storage.save_result(result, directory)
+
+
+def _folder(pair: LabelPair) -> str:
+    return f"label_{pair.target}" + ("" if pair.source is None else f"_from_{pair.source}")
 
 
 def _remove_pictures(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from neural_cleanse.records import Evidence, LabelPair, RepairResult, RepairStatus, ScanResult
 from neural_cleanse.report import repair_words, wording
 from neural_cleanse.report.curve import curve
+from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
 from neural_cleanse.storage import to_json
 
@@ -31,6 +32,7 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
         sentence=wording.sentence(result),
         paper=wording.paper_sentence(result),
         bars=wording.bars(result),
+        pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         limit_share=_limit_share(result),
         accused=[_accused(result, evidence, names) for evidence in result.evidence],
         provenance=_flat(to_json(result)["provenance"]),
@@ -72,7 +74,7 @@ def _visible(value: object) -> object:
 
 
 def _limit_share(result: ScanResult) -> float | None:
-    largest = max((row.size for row in result.labels if row.size is not None), default=None)
+    largest = max((row.size for row in result.label_rows if row.size is not None), default=None)
     if largest is None or result.detection_limit is None or result.detection_limit > largest:
         return None
     return result.detection_limit / largest
@@ -84,11 +86,11 @@ def _accused(result: ScanResult, evidence: Evidence, names: dict[int, str | None
     def title(label: int) -> str:
         return wording.label_title(label, names.get(label))
 
-    trigger = trigger_pictures(dict(result.triggers[LabelPair(evidence.target)]))
+    trigger = trigger_pictures(dict(result.triggers[evidence.pair]))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)
     return {
-        "title": title(evidence.target),
-        "row": next(row for row in result.labels if row.target == evidence.target),
+        "title": title(evidence.target) + ("" if evidence.source is None else f" from {title(evidence.source)}"),
+        "row": next(row for row in result.labels if LabelPair(row.target, row.source) == evidence.pair),
         "trigger": {name: _data_uri(image) for name, image in trigger.items()},
         "examples": [
             {"before": _data_uri(before), "after": _data_uri(after), "was": title(was), "becomes": title(becomes)}

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 
-from neural_cleanse.records import LabelResult, Outcome, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -63,6 +63,7 @@ MARK = {
     Outcome.STEP_LIMIT: "still shrinking",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
+    Outcome.SCREENED: "a few steps only",
 }
 
 
@@ -77,9 +78,9 @@ class Bar:
 
 def bars(result: ScanResult) -> list[Bar]:
     """All labels, smallest trigger first, those without a size last."""
-    largest = max((row.size for row in result.labels if row.size is not None), default=1.0)
-    ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target))
-    return [Bar(row, (row.size or 0.0) / largest, row.target in result.flagged) for row in ordered]
+    largest = max((row.size for row in result.label_rows if row.size is not None), default=1.0)
+    ordered = sorted(result.label_rows, key=lambda row: (row.size is None, row.size or 0.0, row.target))
+    return [Bar(row, (row.size or 0.0) / largest, LabelPair(row.target) in result.accused) for row in ordered]
 
 
 def mark(bar: Bar) -> str:
