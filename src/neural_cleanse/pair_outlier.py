@@ -68,6 +68,8 @@ def pair_outlier_test(
 
     `candidates` is the number of pairs out of which these were taken, None for these alone.
     """
+    if not len(sizes):
+        return PairTest((), (), 1.0, (), ())
     logs = np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
     fit = _Fit.of(_design(sources, targets), logs, np.ones(len(logs), bool) if reference is None else reference)
     count = max(len(logs), candidates or 0)
@@ -143,7 +145,7 @@ class _Fit:
 
     def against_others(self) -> tuple[Floats, Floats, Floats]:
         """Fit without the pair itself minus its log size, the spread around that fit, and what stretches it there."""
-        centred = self.logs - self.logs[self.inside].mean()
+        centred = self.logs - (self.logs[self.inside].mean() if self.inside.any() else 0.0)
         beta = self.inverse @ (self.design[self.inside].T @ centred[self.inside])
         error, leverage = self.design @ beta - centred, self.leverage()
         left = np.where(self.inside, np.maximum(1 - leverage, DETERMINED), 1.0)
