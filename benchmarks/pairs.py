@@ -6,7 +6,8 @@
 
 A suite is what `neural-cleanse benchmark` takes; the scan sees the test images. One JSON row a model and budget (image
 passes a label for the pairs); what is there already is not done again. `--budget 6000` is half of what all pairs of ten
-labels take, so that a reference is drawn, the others get a few steps, and finalists are chosen.
+labels take, so that a reference is drawn, the others get a few steps, and finalists are chosen. `--page` writes the
+tables of docs/pairs.md from the rows.
 """
 
 import argparse
@@ -21,10 +22,12 @@ import torch
 
 from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
 from neural_cleanse.pairs import PairPlan
+from neural_cleanse.report.table import Table
 from neural_cleanse.scan import ScanSettings, scan
 
 NEAREST = 3  # pairs beside those flagged that a row names
 SEED = 0
+START, END = "<!-- rows -->", "<!-- end -->"
 
 
 def row(case: Case, budget: int) -> dict[str, Any]:
@@ -70,6 +73,52 @@ def row(case: Case, budget: int) -> dict[str, Any]:
     }
 
 
+def tables(rows: Path) -> str:
+    """How many planted pairs were found and how many clean models accused; then every model."""
+    done = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    done.sort(key=lambda one: (one["budget"], not one["planted"], one["model"]))
+    groups = {
+        (one["dataset"], "weak" if one["weak"] else "planted" if one["planted"] else "clean", one["budget"]): None
+        for one in done
+    }
+    counts = []
+    for dataset, kind, budget in groups:
+        mine = [
+            one
+            for one in done
+            if (one["dataset"], one["budget"]) == (dataset, budget)
+            and kind == ("weak" if one["weak"] else "planted" if one["planted"] else "clean")
+        ]
+        exact = sum(bool(one["planted"]) and one["flagged_pairs"] == one["planted"] for one in mine)
+        accused = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in mine)
+        says = ", ".join(
+            f"{sum(one['verdict'] == v for one in mine)} {v}" for v in ("infected", "clean", "inconclusive")
+        )
+        found = "" if kind == "clean" else f"{exact} of {len(mine)}"
+        counts.append([dataset, kind, f"{budget:,}", found, f"{accused} of {len(mine)}", says])
+    every = [
+        [
+            one["model"],
+            ", ".join(f"{source} to {target}" for source, target in one["planted"]) or "nothing",
+            ", ".join(f"{source} to {target}" for source, target in one["flagged_pairs"]) or "no pair",
+            f"{one['p_value']:.2g}",
+            "{source} to {target}, {size:.1f} px".format(**one["nearest"][0]),
+            f"{one['pair_passes']:,}",
+            f"{one['cpu_s']:.0f}",
+        ]
+        for one in done
+    ]
+    summary = Table("", ("data", "models", "budget a label", "pair found", "accused", "verdicts"), counts)
+    names = ("model", "planted", "flagged", "p", "smallest p of a pair", "passes of pairs", "CPU s, whole scan")
+    return f"{summary.markdown()}\n{Table('', names, every, frozenset(names[3:4] + names[5:])).markdown()}"
+
+
+def page(text: str, rows: Path) -> str:
+    """The page with its tables written anew."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{tables(rows)}{END}{rest.partition(END)[2]}"
+
+
 def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
     known = set()
@@ -94,11 +143,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--only", default="", help="part of the models' names")
     parser.add_argument("--budget", type=int, default=PairPlan().passes_per_label)
+    parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     cases = [case for case in read_suite(given.suite, given.data) if given.only in case.name]
     for done in run(cases, given.rows, given.budget):
         print(done["model"], done["planted"], done["verdict"], done["flagged_pairs"], done["p_value"], flush=True)
+    if given.page is not None:
+        given.page.write_text(page(given.page.read_text(encoding="utf-8"), given.rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
