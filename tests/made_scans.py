@@ -108,7 +108,7 @@ def pairs() -> ScanResult:
         if source != target
     ]
     small = [dataclasses.replace(row, size=6.0, p_value=1e-6) if _is(row, 3, 8) else row for row in rows]
-    evidence = dataclasses.replace(one.evidence[0], target=8, by_source=(SourceRate(3, 28, 30),))
+    evidence = dataclasses.replace(one.evidence[0], target=8, source=3, by_source=(SourceRate(3, 28, 30),))
     return dataclasses.replace(
         one,
         labels=tuple(small),

@@ -85,3 +85,13 @@ def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows(monkeypatc
     import repair_tables
 
     assert repair_tables.PAGE.read_text(encoding="utf-8") == repair_tables.page(), "run: benchmarks/repair_tables.py"
+
+
+def test_the_tables_of_pairs_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("pairs", None)
+    import pairs
+
+    written = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
+    rows = ROOT / "benchmarks" / "results" / "pairs.jsonl"
+    assert written == pairs.page(written, rows), "run: python benchmarks/pairs.py ... --page docs/pairs.md"

@@ -33,6 +33,7 @@ def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evide
     before = data.images[rows[shown]]
     return Evidence(
         target=recovered.pair.target,
+        source=recovered.pair.source,
         before=before.cpu(),
         after=stamped(trigger, before).cpu(),
         answers_before=tuple(data.answers[rows[shown]].tolist()),

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import UInt8
@@ -30,6 +30,7 @@ class Outcome(enum.Enum):
     NOT_ENOUGH_IMAGES = "not_enough_images"
     FIRST_PASS = "first_pass"
     NOT_SEARCHED = "not_searched"
+    SCREENED = "screened"
 
     @property
     def has_size(self) -> bool:
@@ -46,6 +47,7 @@ class Outcome(enum.Enum):
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
             Outcome.NOT_SEARCHED: "the budget was spent before its turn",
+            Outcome.SCREENED: "looked at with a few steps, and not among the pairs that looked small",
         }[self]
 
 
@@ -109,7 +111,7 @@ class SourceRate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a flagged label's trigger does to images that it was not fitted on."""
+    """What a flagged label's trigger does to images that it was not fitted on; of `source` alone if there is one."""
 
     target: int
     before: UInt8[Tensor, "n c h w"]
@@ -117,6 +119,12 @@ class Evidence:
     answers_before: tuple[int, ...]
     answers_after: tuple[int, ...]
     by_source: tuple[SourceRate, ...]
+    source: int | None = None
+
+    @property
+    def pair(self) -> LabelPair:
+        """The label pair that was flagged."""
+        return LabelPair(self.target, self.source)
 
 
 @dataclass(frozen=True)
@@ -140,13 +148,19 @@ class Provenance:
     notes: tuple[str, ...] = ()
     command: str | None = None
 
+    def joined(self, settings: Mapping[str, Any], notes: tuple[str, ...]) -> "Provenance":
+        """With what a further part of the scan adds."""
+        return replace(self, settings={**self.settings, **settings}, notes=(*self.notes, *notes))
+
 
 @dataclass(frozen=True)
 class ScanResult:
     """The answer, its reasons and its evidence.
 
-    `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps
-    (target, source) to the tensors of the trigger found.
+    `labels` has a row for every label, and after those one for every pair of labels that was looked at, if any.
+    `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
+    `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
+    tensors of the trigger found: of every label, and of the pairs that were flagged.
     """
 
     verdict: Verdict
@@ -164,6 +178,23 @@ class ScanResult:
     provenance: Provenance
     evidence: tuple[Evidence, ...] = ()
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def label_rows(self) -> tuple[LabelResult, ...]:
+        """The rows of labels: images of any class."""
+        return tuple(row for row in self.labels if row.source is None)
+
+    @property
+    def accused(self) -> tuple[LabelPair, ...]:
+        """What was flagged: labels (images of any class), and pairs of labels."""
+        pairs = tuple(evidence.pair for evidence in self.evidence if evidence.source is not None)
+        through_pairs = {pair.target for pair in pairs}
+        return (*(LabelPair(target) for target in self.flagged if target not in through_pairs), *pairs)
+
+    @property
+    def pair_rows(self) -> tuple[LabelResult, ...]:
+        """The rows of pairs of labels."""
+        return tuple(row for row in self.labels if row.source is not None)
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,8 @@ def _terms(
 def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
-    known = {name: given[name] for name in ("samples", "preset", "loss", "restarts", "alpha", "seed") if name in given}
+    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs")
+    known = {name: given[name] for name in names if name in given}
     try:
         return ScanSettings(**known, force=True)  # these images were read before, by the model as it came
     except TypeError as error:

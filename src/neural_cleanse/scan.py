@@ -17,6 +17,8 @@ from neural_cleanse.hardware import choose_execution
 from neural_cleanse.inversion import Precision
 from neural_cleanse.journal import Journal
 from neural_cleanse.metrics import answers
+from neural_cleanse.pair_verdict import NUM_TESTS
+from neural_cleanse.pairs import PairPlan, check_pairs, scan_pairs
 from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
 from neural_cleanse.progress import Budget, Progress, Reporter
@@ -25,7 +27,7 @@ from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, S
 from neural_cleanse.room import room_for
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.sanity import check_input, check_labels, check_shape
-from neural_cleanse.search import FullSweep, Search, plan
+from neural_cleanse.search import FullSweep, Invert, Search, plan
 from neural_cleanse.slots import inverter
 from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
 from neural_cleanse.verdict import Judgement, judge
@@ -37,6 +39,7 @@ class ScanSettings:
 
     `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
     is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
+    `pairs` also searches triggers that work from one class alone, once the labels themselves have been searched.
     """
 
     labels: tuple[int, ...] | None = None
@@ -47,6 +50,7 @@ class ScanSettings:
     alpha: float = 0.01
     seed: int = 0
     force: bool = False
+    pairs: bool = False
     plan: str = "auto"
     max_seconds: float | None = None
     max_passes: int | None = None
@@ -81,6 +85,7 @@ def scan(
     *,
     surroundings: Surroundings = Surroundings(),
     search: Search | None = None,
+    pair_plan: PairPlan = PairPlan(),
     engine: Engine = InProcess(),
     baseline: ScanResult | None = None,
     journal: Journal | None = None,
@@ -100,6 +105,8 @@ def scan(
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
+    if settings.pairs:
+        check_pairs(classifier.num_classes, len(pairs))
     names = surroundings.label_names or data.names
     twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
@@ -127,18 +134,33 @@ def scan(
     provenance = provenance_of(classifier, sampled, used, settings.seed, surroundings, checked.accuracy, notes)
 
     room = room_for(classifier, inversion, execution.batch_images, settings.memory)
-    report = Reporter(progress, search.passes(inversion, len(pairs)), len(pairs), settings.budget)
-    invert = inverter(engine, classifier, images, room, report.tick)
     if journal is not None:
         journal.begin(identity(provenance, classifier))
-        invert = journal.remember(invert)
+
+    def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
+        """Where the next part of the work is reported, and what does it."""
+        report = Reporter(progress, planned, count, settings.budget)
+        invert = inverter(engine, classifier, images, room, report.tick)
+        return report, invert if journal is None else journal.remember(invert)
+
+    report, invert = stage(search.passes(inversion, len(pairs)), len(pairs))
     for recovered in search.run(inversion, pairs, invert, settings.seed):
         report.finish(recovered)
     found = _all_of(pairs, report.finished)
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
     yardstick = search.yardstick(pairs, settings.seed)
-    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick)
+    num_tests = NUM_TESTS if settings.pairs else 1
+    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick, num_tests)
+    notes = (*notes, *search.notes(pairs), *room.notes, *_budget_notes(report))
+    provenance = replace(provenance, notes=notes)
+    if settings.pairs:
+        across = scan_pairs(
+            classifier, images, judgement, [pair.target for pair in pairs], alpha=settings.alpha, doubt=checked.doubt,
+            loss=settings.loss, plan=pair_plan, stage=stage,
+        )  # fmt: skip
+        found, judgement = found + across.found, across.judgement
+        provenance = provenance.joined({"pair_search": across.record}, across.notes)
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -152,10 +174,8 @@ def scan(
         image_shape=classifier.input_shape,
         labels=_rows(found, judgement, names),
         paper_rule=judgement.paper_rule,
-        provenance=replace(provenance, notes=(*notes, *search.notes(pairs), *room.notes, *_budget_notes(report))),
-        evidence=gather(
-            classifier, images, [recovered for recovered in found if recovered.pair.target in judgement.flagged]
-        ),
+        provenance=provenance,
+        evidence=gather(classifier, images, [recovered for recovered in found if recovered.pair in judgement.accused]),
         triggers={
             recovered.pair: {name: tensor.detach().cpu() for name, tensor in recovered.trigger.tensors().items()}
             for recovered in found

@@ -58,6 +58,7 @@ def to_json(result: ScanResult) -> dict[str, Any]:
         "evidence": [
             {
                 "target": evidence.target,
+                "source": evidence.source,
                 "answers_before": evidence.answers_before,
                 "answers_after": evidence.answers_after,
                 "by_source": [asdict(rate) for rate in evidence.by_source],
@@ -87,15 +88,15 @@ def _finite(value: object) -> object:
 
 
 def tensors(result: ScanResult) -> dict[str, Tensor]:
-    """Every tensor of the result under a name: trigger.TARGET[.SOURCE].mask, evidence.TARGET.before, ..."""
+    """Every tensor of the result under a name: trigger.TARGET[.from.SOURCE].mask, evidence.TARGET[...].before, ..."""
     named = {
         f"trigger.{_key(pair)}.{name}": tensor.contiguous().cpu()
         for pair, trigger in result.triggers.items()
         for name, tensor in trigger.items()
     }
     for evidence in result.evidence:
-        named[f"evidence.{evidence.target}.before"] = evidence.before.contiguous()
-        named[f"evidence.{evidence.target}.after"] = evidence.after.contiguous()
+        named[f"evidence.{_key(evidence.pair)}.before"] = evidence.before.contiguous()
+        named[f"evidence.{_key(evidence.pair)}.after"] = evidence.after.contiguous()
     return named
 
 
@@ -181,14 +182,16 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         provenance=_provenance(raw),
         evidence=tuple(
             Evidence(
-                target=_index(row["target"]),
-                before=named[f"evidence.{row['target']}.before"],
-                after=named[f"evidence.{row['target']}.after"],
+                target=pair.target,
+                source=pair.source,
+                before=named[f"evidence.{_key(pair)}.before"],
+                after=named[f"evidence.{_key(pair)}.after"],
                 answers_before=tuple(row["answers_before"]),
                 answers_after=tuple(row["answers_after"]),
                 by_source=tuple(SourceRate(**rate) for rate in row["by_source"]),
             )
             for row in raw["evidence"]
+            for pair in [_evidence_pair(row)]
         ),
         triggers={
             pair: trigger
@@ -203,6 +206,12 @@ def _index(value: object) -> int:
     if type(value) is not int:  # it becomes part of a file's name
         raise TypeError(f"{value!r} is no label")
     return value
+
+
+def _evidence_pair(row: Mapping[str, Any]) -> LabelPair:
+    """Scans from before there were pairs have no source."""
+    source = row.get("source")
+    return LabelPair(_index(row["target"]), None if source is None else _index(source))
 
 
 def _provenance(raw: Mapping[str, Any]) -> Provenance:

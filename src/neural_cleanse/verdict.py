@@ -25,12 +25,17 @@ class Judgement:
 
     verdict: Verdict
     reason: str
-    flagged: tuple[int, ...]
+    accused: tuple[LabelPair, ...]
     p_value: float | None
     detection_limit: float | None
     anomaly_index: Mapping[LabelPair, float]
     p_values: Mapping[LabelPair, float]
     paper_rule: PaperRule
+
+    @property
+    def flagged(self) -> tuple[int, ...]:
+        """The targets of the accused pairs."""
+        return tuple(sorted({pair.target for pair in self.accused}))
 
 
 def judge(
@@ -41,12 +46,14 @@ def judge(
     num_classes: int | None = None,
     baseline: Mapping[LabelPair, float] | None = None,
     yardstick: frozenset[LabelPair] | None = None,
+    num_tests: int = 1,
 ) -> Judgement:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
     the sizes in a clean twin: sizes are then tested over the twin's, label by label. `yardstick` are the labels that a
-    search drew at random to hold the others against, where it did not give all labels the same effort.
+    search drew at random to hold the others against, where it did not give all labels the same effort. Where
+    `num_tests` share alpha, this one is held to its part, and p-values are multiplied accordingly.
     """
     missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
@@ -59,10 +66,16 @@ def judge(
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     held = [yardstick is None or pair in yardstick for pair in pairs]
     among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
+    level = alpha / num_tests
     if yardstick is not None:
-        test = reference_test(sizes, held, len(found), alpha)
+        test = reference_test(sizes, held, len(found), level)
     else:
-        test = outlier_test(sizes, alpha) if baseline is None else _against(baseline, pairs, sizes, alpha)
+        test = outlier_test(sizes, level) if baseline is None else _against(baseline, pairs, sizes, level)
+    test = replace(
+        test,
+        p_value=min(1.0, num_tests * test.p_value),
+        p_values=tuple(min(1.0, num_tests * p) for p in test.p_values),
+    )
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         verdict, reason = _found_something(small, among, test)
@@ -79,7 +92,7 @@ def judge(
     return Judgement(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),
-        flagged=tuple(sorted(target for target, _ in small)) if verdict is Verdict.INFECTED else (),
+        accused=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
         p_value=test.p_value,
         detection_limit=test.detection_limit,
         anomaly_index=index,
@@ -107,12 +120,13 @@ def _found_something(
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
-            f"{which} would be flagged if log sizes were normal (p = {_p(test.p_value)}), but the small sizes of the "
-            f"other labels thin out too slowly for that: against a heavier tail p = {_p(test.tail_p_value or 1.0)}"
+            f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
+            "the other labels thin out too slowly for that: against a heavier tail "
+            f"p = {p_text(test.tail_p_value or 1.0)}"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
     return Verdict.INFECTED, (
-        f"{which} {needs}: the median over labels is {statistics.median(sizes):.1f} px (p = {_p(test.p_value)})"
+        f"{which} {needs}: the median over labels is {statistics.median(sizes):.1f} px (p = {p_text(test.p_value)})"
     )
 
 
@@ -161,5 +175,6 @@ def _joined(doubt: str | None, reason: str) -> str:
     return reason if doubt is None else f"{doubt.rstrip('.')}; {reason}"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value in words; very small ones are bounded, not spelled out."""
     return f"{value:.2g}" if value >= 1e-12 else "under 1e-12"

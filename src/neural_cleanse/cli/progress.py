@@ -114,7 +114,9 @@ class ProgressLine:
         left = _seconds_left(share, elapsed)
         sizes = sorted((found.size, found.pair.target) for found in progress.finished if found.size is not None)
         smallest = ", ".join(f"{label}: {size:.1f} px" for size, label in sizes[:SMALLEST_SHOWN])
-        text = f"{share:4.0%}, {len(progress.finished)} of {progress.num_labels} labels"
+        across = any(found.pair.source is not None for found in progress.finished)
+        what = "pairs of labels" if across else "labels"
+        text = f"{share:4.0%}, {len(progress.finished)} of {progress.num_labels} {what}"
         text += "" if left is None else f", about {left:.0f} s left"
         return text + (f"; smallest {smallest}" if smallest else "")
 

@@ -76,12 +76,23 @@ def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSe
 
 
 def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[Backdoor, ...]:
-    """The triggers that a scan recovered for these labels (None: for every label that has a size)."""
+    """The triggers that a scan recovered for these labels (None: for every label that has a size).
+
+    Where not the label was flagged but pairs that lead to it, theirs: the label's own trigger is no backdoor then.
+    """
     sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
+    accused = set(result.accused)
+    through_pairs = {pair.target for pair in accused if pair.source is not None}
+    wanted = [
+        pair
+        for pair in result.triggers
+        if pair in sized
+        and (labels is None or pair.target in labels)
+        and (pair in accused if pair.target in through_pairs else pair.source is None)
+    ]
     return tuple(
-        Backdoor(pair, _trigger(tensors, result.image_shape))
-        for pair, tensors in sorted(result.triggers.items())
-        if pair in sized and (labels is None or pair.target in labels)
+        Backdoor(pair, _trigger(result.triggers[pair], result.image_shape))
+        for pair in sorted(wanted, key=lambda pair: (pair.target, pair.source or 0))
     )
 
 

@@ -63,7 +63,8 @@ def findings(result: ScanResult) -> tuple[Finding, ...]:
     """Every flagged label that has evidence."""
     titles, rows = wording.Titles(result), {wording.pair(row): row for row in result.labels}
     found = []
-    for pair, evidence in wording.accused(result):
+    for evidence in result.evidence:
+        pair = evidence.pair
         sources = tuple(
             SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
             for rate in evidence.by_source
@@ -162,6 +163,7 @@ ENDED = {
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
     Outcome.FIRST_PASS: "after a short search, not being among the smallest",
+    Outcome.SCREENED: "after a few steps, not looking small (pairs)",
     Outcome.NOT_SEARCHED: "before their turn, the budget being spent",
 }
 

@@ -29,7 +29,7 @@ def sizes(result: ScanResult) -> str:
     rows = [bar.row for bar in wording.bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
     if not rows:
         return ""
-    flagged = wording.flagged_pairs(result)
+    flagged = result.accused
     named = len(rows) <= MANY_LABELS
     titles = wording.Titles(result)
     groups = {

@@ -12,11 +12,11 @@ from neural_cleanse.report import lock
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
-from neural_cleanse.report.wording import accused
+from neural_cleanse.report.wording import folder_name
 
 REPORT_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
-PICTURES = r"label_\d+"  # names of folders
+PICTURES = r"label_\d+(_from_\d+)?"  # names of folders
 
 
 @contextlib.contextmanager
@@ -100,11 +100,11 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
                 old.unlink()
             elif old.is_dir():
                 _remove_pictures(old)
-        for pair, evidence in accused(result):
-            folder = directory / f"label_{evidence.target}"
+        for evidence in result.evidence:
+            folder = directory / folder_name(evidence.pair)
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            for name, image in trigger_pictures(dict(result.triggers[pair])).items():
+            for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
                 storage.write_whole(folder / f"{name}.png", png(image, grow))
             for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
                 storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))

@@ -89,7 +89,7 @@ def _finding(finding: account.Finding, pictures: bool) -> list[str]:
         f"succeeds for {wording.asr_text(row)} of them (95 % interval).",
     ]
     if pictures:
-        folder = f"label_{finding.pair.target}"
+        folder = wording.folder_name(finding.pair)
         parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
     if finding.weak:
         parts += ["Where this is weak:", _bullets(finding.weak)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, TracePoint
 from neural_cleanse.report import account, charts, repair_words, wording
+from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.storage import to_json
 
@@ -40,6 +41,7 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
         without_size=sum(bar.row.size is None for bar in bars),
         rows_open=ROWS_OPEN,
         paper=wording.paper_sentence(result),
+        pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         provenance=_flat(to_json(result)["provenance"]),
         titles=titles,
         number=wording.number,

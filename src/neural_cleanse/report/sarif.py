@@ -126,7 +126,7 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
     titles, weak = wording.Titles(result), {found.pair: found.weak for found in account.findings(result)}
     rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
     found = []
-    for pair in wording.flagged_pairs(result):
+    for pair in result.accused:
         row = rows[pair]
         success = "" if row["asr"] is None else f" It succeeds for {row['asr']:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))

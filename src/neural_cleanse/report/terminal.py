@@ -6,6 +6,7 @@ from rich.text import Text
 
 from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, Verdict
 from neural_cleanse.report import repair_words
+from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.table import Table as PlainTable
 from neural_cleanse.report.wording import (
     HEADLINE,
@@ -48,6 +49,9 @@ def show(result: ScanResult, console: Console) -> None:
     if len(chart) > ROWS_SHOWN:
         console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or none")
     console.print()
+    if result.pair_rows:
+        show_table(pair_table(result), console)
+        console.print()
     console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
     console.print(visible(sentence(result)), markup=False, highlight=False)
     console.print(paper_sentence(result), style="dim", markup=False, highlight=False)

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 
-from neural_cleanse.records import Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -70,23 +70,9 @@ class Titles:
         return self.pair(pair(row))
 
 
-def flagged_pairs(result: ScanResult) -> tuple[LabelPair, ...]:
-    """The rows behind the flagged labels: a target without source, or those of its pairs whose p is small."""
-    rows = [row for row in result.labels if row.target in result.flagged]
-    small = [row for row in rows if row.source is None or (row.p_value is not None and row.p_value <= result.alpha)]
-    return tuple(sorted(map(pair, small), key=lambda one: (one.target, -1 if one.source is None else one.source)))
-
-
-def accused(result: ScanResult) -> tuple[tuple[LabelPair, Evidence], ...]:
-    """Each piece of evidence with the pair that it is of: of pairs with one target, in their order."""
-    left = list(flagged_pairs(result))
-    found = []
-    for evidence in result.evidence:
-        which = next((one for one in left if one.target == evidence.target), LabelPair(evidence.target))
-        if which in left:
-            left.remove(which)
-        found.append((which, evidence))
-    return tuple(found)
+def folder_name(pair: LabelPair) -> str:
+    """Of the pictures of what was flagged."""
+    return f"label_{pair.target}" + ("" if pair.source is None else f"_from_{pair.source}")
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -127,6 +113,7 @@ MARK = {
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
     Outcome.FIRST_PASS: "searched briefly",
     Outcome.NOT_SEARCHED: "not searched",
+    Outcome.SCREENED: "a few steps only",
 }
 
 
@@ -141,10 +128,10 @@ class Bar:
 
 def bars(result: ScanResult) -> list[Bar]:
     """All labels, smallest trigger first, those without a size last."""
-    largest = max((row.size for row in result.labels if row.size is not None), default=1.0)
-    flagged = flagged_pairs(result)
-    ordered = sorted(result.labels, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
-    return [Bar(row, (row.size or 0.0) / largest, pair(row) in flagged) for row in ordered]
+    rows = result.label_rows or result.labels  # a scan of pairs alone has nothing else
+    largest = max((row.size for row in rows if row.size is not None), default=1.0)
+    ordered = sorted(rows, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
+    return [Bar(row, (row.size or 0.0) / largest, pair(row) in result.accused) for row in ordered]
 
 
 def mark(bar: Bar) -> str:

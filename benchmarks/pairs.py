@@ -1,0 +1,157 @@
+"""Scan models with --pairs: are planted source-specific backdoors found, and are clean models accused?
+
+    python benchmarks/pairs.py zoo/small --data DATA --rows benchmarks/results/pairs.jsonl --only none
+    python benchmarks/pairs.py zoo/small --data DATA --rows benchmarks/results/pairs.jsonl --only source-specific
+    python benchmarks/pairs.py zoo/small --data DATA --rows benchmarks/results/pairs.jsonl --budget 6000
+
+A suite is what `neural-cleanse benchmark` takes; the scan sees the test images. One JSON row a model and budget (image
+passes a label for the pairs); what is there already is not done again. `--budget 6000` is half of what all pairs of ten
+labels take, so that a reference is drawn, the others get a few steps, and finalists are chosen. `--page` writes the
+tables of docs/pairs.md from the rows.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
+from neural_cleanse.pairs import PairPlan
+from neural_cleanse.report.table import Table
+from neural_cleanse.scan import ScanSettings, scan
+
+NEAREST = 3  # pairs beside those flagged that a row names
+SEED = 0
+START, END = "<!-- rows -->", "<!-- end -->"
+
+
+def row(case: Case, budget: int) -> dict[str, Any]:
+    """Scan one model with all pairs."""
+    settings = ScanSettings(pairs=True, seed=SEED)
+    loaded, test = open_case(case, at_most=None)
+    began = time.process_time()
+    result = scan(loaded.classifier, test, settings, pair_plan=PairPlan(passes_per_label=budget))
+    planted = [
+        [source, poison["targets"]]
+        for poison in case.card.get("poisons", ())
+        if poison["sources"] is not None and isinstance(poison["targets"], int)
+        for source in poison["sources"]
+    ]
+    ranked = sorted((one for one in result.pair_rows if one.p_value is not None), key=lambda one: one.p_value or 0.0)
+    return {
+        "model": case.name,
+        "dataset": case.card["dataset"],
+        "architecture": case.card["architecture"],
+        "attack": case.card["attack"],
+        "weak": case.card.get("weak", False),
+        "planted": planted,
+        "budget": budget,
+        "verdict": result.verdict.value,
+        "flagged_labels": [pair.target for pair in result.accused if pair.source is None],
+        "flagged_pairs": [[pair.source, pair.target] for pair in result.accused if pair.source is not None],
+        "p_value": result.p_value,
+        "nearest": [
+            {"source": one.source, "target": one.target, "size": round(one.size or 0.0, 2), "p": one.p_value}
+            for one in ranked[:NEAREST]
+        ],
+        "pairs": {
+            name: result.provenance.settings["pair_search"][name] for name in ("all_steps", "few_steps", "untried")
+        },
+        "image_passes": result.image_passes,
+        "pair_passes": sum(one.image_passes for one in result.pair_rows),
+        "cpu_s": round(time.process_time() - began, 1),
+        "wall_s": round(result.wall_s, 1),
+        "model_sha256": loaded.origin.sha256,
+        "seed": SEED,
+        "samples": settings.samples,
+        "alpha": settings.alpha,
+    }
+
+
+def tables(rows: Path) -> str:
+    """How many planted pairs were found and how many clean models accused; then every model."""
+    done = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    done.sort(key=lambda one: (one["budget"], not one["planted"], one["model"]))
+    groups = {
+        (one["dataset"], "weak" if one["weak"] else "planted" if one["planted"] else "clean", one["budget"]): None
+        for one in done
+    }
+    counts = []
+    for dataset, kind, budget in groups:
+        mine = [
+            one
+            for one in done
+            if (one["dataset"], one["budget"]) == (dataset, budget)
+            and kind == ("weak" if one["weak"] else "planted" if one["planted"] else "clean")
+        ]
+        exact = sum(bool(one["planted"]) and one["flagged_pairs"] == one["planted"] for one in mine)
+        accused = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in mine)
+        says = ", ".join(
+            f"{sum(one['verdict'] == v for one in mine)} {v}" for v in ("infected", "clean", "inconclusive")
+        )
+        found = "" if kind == "clean" else f"{exact} of {len(mine)}"
+        counts.append([dataset, kind, f"{budget:,}", found, f"{accused} of {len(mine)}", says])
+    every = [
+        [
+            one["model"],
+            ", ".join(f"{source} to {target}" for source, target in one["planted"]) or "nothing",
+            ", ".join(f"{source} to {target}" for source, target in one["flagged_pairs"]) or "no pair",
+            f"{one['p_value']:.2g}",
+            "{source} to {target}, {size:.1f} px".format(**one["nearest"][0]),
+            f"{one['pair_passes']:,}",
+            f"{one['cpu_s']:.0f}",
+        ]
+        for one in done
+    ]
+    summary = Table("", ("data", "models", "budget a label", "pair found", "accused", "verdicts"), counts)
+    names = ("model", "planted", "flagged", "p", "smallest p of a pair", "passes of pairs", "CPU s, whole scan")
+    return f"{summary.markdown()}\n{Table('', names, every, frozenset(names[3:4] + names[5:])).markdown()}"
+
+
+def page(text: str, rows: Path) -> str:
+    """The page with its tables written anew."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{tables(rows)}{END}{rest.partition(END)[2]}"
+
+
+def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:
+    """Every row that the file lacks, written as it is done."""
+    known = set()
+    if rows.exists():
+        for line in rows.read_text(encoding="utf-8").splitlines():
+            done = json.loads(line)
+            known.add((done["model_sha256"], done["budget"]))
+    for case in cases:
+        if (hashlib.sha256(case.model.read_bytes()).hexdigest(), budget) in known:
+            continue
+        done = row(case, budget) | surroundings()
+        with rows.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done, allow_nan=False) + "\n")
+        yield done
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--only", default="", help="part of the models' names")
+    parser.add_argument("--budget", type=int, default=PairPlan().passes_per_label)
+    parser.add_argument("--page", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = [case for case in read_suite(given.suite, given.data) if given.only in case.name]
+    for done in run(cases, given.rows, given.budget):
+        print(done["model"], done["planted"], done["verdict"], done["flagged_pairs"], done["p_value"], flush=True)
+    if given.page is not None:
+        given.page.write_text(page(given.page.read_text(encoding="utf-8"), given.rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
