@@ -133,7 +133,7 @@ def test_the_page_holds_before_and_after(done: Done) -> None:
     assert "Repaired" in text and "Triggers before and after" in text
     assert "recovered, scan 1" in text and "attacker&#x27;s own</td>" in text
     assert re.search(r"Clean accuracy [\d.]+% before, [\d.]+% after", text)
-    assert "A scan of the model as it is now" in text
+    assert "The scan of the repaired model" in text
 
 
 def test_report_shows_a_repair_again(done: Done) -> None:
@@ -167,10 +167,10 @@ def test_the_page_holds_the_pruning_curve_and_escapes_hostile_names(done: Done) 
         provenance=dataclasses.replace(kept.provenance, notes=(HOSTILE,), command=HOSTILE),
     )
     text = html(scan, named)
-    assert text.count("<polyline") == 2 and "share of pruned neurons" in text
+    assert "against the share of neurons pruned" in text
     assert "<script" not in text and "<img src=x" not in text
     assert not set(text) & set("\x1b\u202e")
-    assert html(scan, kept).count("<polyline") == 0
+    assert "share of neurons pruned" not in html(scan, kept)
 
 
 # --- not repaired ---
