@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test test-browser check fix bench bench-speed clean
+.PHONY: help setup demo test test-browser check fix bench bench-speed bench-scale clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench: setup ## default against reference on real models; needs DATA=directory w
 
 bench-speed: setup ## the model's share of a step on five networks, random weights
 	$(BIN)/python benchmarks/speed.py --output benchmarks/results/speed.jsonl
+
+bench-scale: setup ## passes, time and memory against labels and pixels, one process a scan
+	$(BIN)/python benchmarks/scale.py --rows benchmarks/results/scale.jsonl
 
 clean: ## remove .venv and what the demo wrote
 	rm -rf $(VENV) out

@@ -1,4 +1,4 @@
-"""How far a planted trigger stands out after so many steps, where there are many labels: the table of docs/many-labels.md.
+"""How far a planted trigger stands out after so many steps where labels are many: see docs/many-labels.md.
 
     python benchmarks/early_steps.py --data DATA --models MODELS --rows benchmarks/results/early_steps.jsonl
 
