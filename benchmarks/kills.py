@@ -1,6 +1,6 @@
 """Kill a scan at random moments until it comes to its end, and compare it with one that was left alone.
 
-    python benchmarks/kills.py --kills 200 --rows benchmarks/results/kills.jsonl
+    python benchmarks/kills.py --kills 150 --rows benchmarks/results/kills.jsonl
 
 Every trial forks a process that scans the demo's infected digits with --resume, and sends it SIGKILL after a random
 time; now and then the newest file is cut short as well, as a power failure would. When enough kills have hit, scans
