@@ -12,15 +12,17 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.mitigation.base import known_backdoors
-from neural_cleanse.pairs import PairPlan, PairScan, PairsFound, pair_inversion, scan_pairs, search_pairs
+from neural_cleanse.pairs import PairPlan, PairScan, PairsFound, Stage, pair_inversion, scan_pairs, search_pairs
+from neural_cleanse.progress import Reporter
 from neural_cleanse.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
 from neural_cleanse.report import directory
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.wording import bars
+from neural_cleanse.room import Room
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.scan import ScanSettings, scan
-from neural_cleanse.search import FullSweep
+from neural_cleanse.slots import Slots
 from neural_cleanse.verdict import Judgement, judge
 from shell import run
 
@@ -43,22 +45,20 @@ class PairBackdoor(nn.Module):
         return logits + ((60 * (square - 0.3).clamp_min(0)) * source).unsqueeze(1) * onto
 
 
-class Silent:
-    """Counts what a search reports."""
-
-    def __init__(self) -> None:
-        self.passes, self.finished = 0, 0
-
-    def tick(self, image_passes: int) -> None:
-        self.passes += image_passes
-
-    def finish(self, recovered: Recovered) -> None:
-        self.finished += 1
+def silent() -> Reporter:
+    """Reports to nobody, and counts."""
+    return Reporter(lambda _: None, 0, 0)
 
 
-def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, silent: Silent | None = None) -> PairsFound:
-    silent = silent or Silent()
-    return search_pairs(FullSweep(), SHORT, classifier, images, range(10), plan, lambda _, __: silent)
+def stage(classifier: Classifier, images: ScanImages, report: Reporter) -> Stage:
+    """All work in this process, reported in one place."""
+    slots = Slots(classifier, images, Room(128), report.tick)
+    return lambda planned, count: (report, slots)
+
+
+def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Reporter | None = None) -> PairsFound:
+    doing = stage(classifier, images, report or silent())
+    return search_pairs(SHORT, classifier, images, range(10), plan, doing)
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +85,16 @@ def test_pairs_in_a_batch_are_runs_of_their_own(clean: Classifier, images: ScanI
 
 
 def test_where_the_budget_allows_all_pairs_get_all_steps(clean: Classifier, images: ScanImages) -> None:
-    silent = Silent()
-    all_of_them = searched(clean, images, PairPlan(passes_per_label=9 * SHORT.passes), silent)
-    assert len(all_of_them.found) == 90 == len(all_of_them.reference) == all_of_them.candidates == silent.finished
+    report = silent()
+    all_of_them = searched(clean, images, PairPlan(passes_per_label=9 * SHORT.passes), report)
+    assert len(all_of_them.found) == 90 == len(all_of_them.reference) == all_of_them.candidates == len(report.finished)
     assert all_of_them.screened == () and all_of_them.untried == 0 and all_of_them.lacking == ()
 
 
 def test_a_smaller_budget_is_kept_and_what_it_leaves_out_is_counted(clean: Classifier, images: ScanImages) -> None:
-    silent, plan = Silent(), PairPlan(passes_per_label=6 * SHORT.passes, first_steps=4)
-    part = searched(clean, images, plan, silent)
-    assert silent.passes <= 10 * plan.passes_per_label
+    report, plan = silent(), PairPlan(passes_per_label=6 * SHORT.passes, first_steps=4)
+    part = searched(clean, images, plan, report)
+    assert report.done <= 10 * plan.passes_per_label
     assert len(part.reference) == 40
     assert len(part.screened) + len(part.found) + part.untried == part.candidates == 90
     assert part.untried == 35  # of 60 runs 40 make the reference, 10 are kept for finalists, the rest looks at 15 pairs
@@ -170,7 +170,7 @@ def of_labels(smallest: float) -> Judgement:
 def looked(classifier: Classifier, images: ScanImages, labels: Judgement) -> PairScan:
     """One step for every pair: what is said of it, not what is found."""
     return scan_pairs(
-        classifier, images, labels, range(10), alpha=0.01, doubt=None, expect=lambda _, __: Silent(),
+        classifier, images, labels, range(10), alpha=0.01, doubt=None, stage=stage(classifier, images, silent()),
         plan=PairPlan(900, 0, 0, 1),
     )  # fmt: skip
 
