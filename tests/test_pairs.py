@@ -155,7 +155,7 @@ def test_page_and_table_name_the_pair(found: ScanResult) -> None:
     table = pair_table(found)
     assert table.rows[0][:2] == (str(SOURCE), str(TARGET)) and table.rows[0][-1] == "flagged"
     assert [row[-1] == "flagged" for row in table.rows] == [True, *[False] * 5]
-    assert f"Label {TARGET} from {SOURCE}" in html(found)
+    assert f"Label {SOURCE} -&gt; {TARGET}" in html(found)
 
 
 def of_labels(smallest: float) -> Judgement:
