@@ -122,7 +122,8 @@ def _sha256(path: Path) -> str:
 def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
     """The rows of a file of JSON lines, the last of each model and setting; none where there is no file.
 
-    A torn last line, as a kill leaves it, does not count. Raises OutputError on a damaged one.
+    A torn last line, as a kill leaves it, does not count. A setting that a row lacks is newer than the row, which was
+    made with what is now its default. Raises OutputError on a damaged line.
     """
     if not path.exists():
         return ()
@@ -130,10 +131,12 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
+    defaults = _settings(ScanSettings())
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
         try:
             row = json.loads(line)
+            row["settings"] = defaults | row["settings"]
             rows[row["model"], json.dumps(row["settings"], sort_keys=True)] = row
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"Line {number} of {path} is damaged: {error}.", cure="Delete that line.") from error
