@@ -107,11 +107,7 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
     num_flagged = int((steps <= alpha).sum())  # ascending by construction
     tail_holds, tail_p_value = None, None
     if num_flagged and len(logs) > MANY_LABELS:
-        gaps = tail_p_values(ascending, num_flagged)
-        passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
-        normal, tail_p_value = looks_normal(ascending[num_flagged:]), float(gaps.min())
-        tail_holds = normal or bool(len(passing))
-        num_flagged = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
+        num_flagged, tail_holds, tail_p_value = check_tail(ascending, num_flagged, ascending[num_flagged:], alpha)
     p_values = np.empty_like(logs)
     p_values[order] = steps
     flagged = tuple(order[:num_flagged].tolist())
@@ -162,7 +158,7 @@ def detection_limit(
     known = prior.dof_at(m + rank)
     t = student_t_isf(alpha / ((m + 1) * _penalty(m + rank, first=not flagged)), m - 1 + known)
     limit = float(logs.mean() - t * prior.moderated(float(logs.var(ddof=1)), m - 1, known) * math.sqrt(1 + 1 / m))
-    if len(sizes) > MANY_LABELS and not looks_normal(logs):
+    if len(sizes) > MANY_LABELS and not _looks_normal(logs):
         k = _num_spacings(m)
         spacings = np.arange(rank + 1, rank + 1 + k) * np.diff(logs[: k + 1])  # the label itself has D_rank
         ratio = k * math.expm1(math.log(rank / max(alpha, TAIL_ALPHA)) / k)
@@ -211,7 +207,19 @@ def _penalty(num_labels: int, *, first: bool) -> float:
     return 1 + (FIRST_STEP if first else LATER_STEPS) * min(1.0, FEW / num_labels)
 
 
-def looks_normal(logs: Floats) -> bool:
+def check_tail(ascending: Floats, num_flagged: int, others: Floats, alpha: float) -> tuple[int, bool, float]:
+    """How many of the flagged stay so, whether the tail holds, and the p-value of the clearest gap.
+
+    `others` are the labels whose log sizes may show that the tail is no heavier than the normal.
+    """
+    gaps = _tail(ascending, num_flagged)
+    passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
+    normal = _looks_normal(others)
+    stay = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
+    return stay, normal or bool(len(passing)), float(gaps.min())
+
+
+def _looks_normal(logs: Floats) -> bool:
     """Whether log sizes give no sign of a heavy low tail: a test that is meant to reject easily."""
     n, sd = len(logs), float(logs.std())
     if sd <= NO_SPREAD:
@@ -226,7 +234,7 @@ def _num_spacings(others: int) -> int:
     return min(TAIL_SPACINGS, others // 2)
 
 
-def tail_p_values(ascending: Floats, num_suspects: int) -> Floats:
+def _tail(ascending: Floats, num_suspects: int) -> Floats:
     """p-values of the gaps above each suspect under an exponential tail, times the number of suspects."""
     k = _num_spacings(len(ascending) - num_suspects)
     spacings = np.arange(1, num_suspects + k + 1) * np.diff(ascending[: num_suspects + k + 1])

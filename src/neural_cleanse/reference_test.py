@@ -23,14 +23,12 @@ from neural_cleanse.outlier import (
     LABELS,
     MANY_LABELS,
     NO_SPREAD,
-    TAIL_ALPHA,
     Floats,
     OutlierTest,
     Prior,
     anomaly_index,
+    check_tail,
     log_sizes,
-    looks_normal,
-    tail_p_values,
 )
 
 
@@ -46,11 +44,7 @@ def reference_test(
     num_flagged = int((p_values <= alpha).sum())
     tail_holds, tail_p_value = None, None
     if num_flagged and num_labels > MANY_LABELS:
-        gaps = tail_p_values(logs[order], num_flagged)
-        passing = np.flatnonzero(gaps <= max(alpha, TAIL_ALPHA))
-        normal, tail_p_value = looks_normal(yardstick), float(gaps.min())
-        tail_holds = normal or bool(len(passing))
-        num_flagged = int(passing[-1]) + 1 if len(passing) and not normal else num_flagged
+        num_flagged, tail_holds, tail_p_value = check_tail(logs[order], num_flagged, yardstick, alpha)
     return OutlierTest(
         anomaly_index=tuple(anomaly_index(sizes, np.asarray(sizes, dtype=np.float64)[held]).tolist()),
         p_values=tuple(p_values.tolist()),
