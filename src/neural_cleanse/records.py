@@ -77,6 +77,11 @@ class Recovered:
     image_passes: int
     forward_passes: int
 
+    @classmethod
+    def nothing(cls, pair: LabelPair, outcome: Outcome) -> "Recovered":
+        """The record of a pair that was not searched, and why."""
+        return cls(pair, None, None, None, 0, 0, outcome, 0, 0)
+
     @property
     def asr(self) -> float | None:
         """Attack success rate on the confirm images."""

@@ -196,8 +196,7 @@ def _plan(settings: ScanSettings, num_labels: int, over_twin: bool) -> Search:
 def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[Recovered, ...]:
     """A record of every pair, in order; those that the budget left out say so."""
     known = {one.pair: one for one in finished}
-    nothing = Outcome.NOT_SEARCHED
-    return tuple(known.get(pair, Recovered(pair, None, None, None, 0, 0, nothing, 0, 0)) for pair in sorted(pairs))
+    return tuple(known.get(pair) or Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
 
 
 def _budget_notes(report: Reporter) -> tuple[str, ...]:

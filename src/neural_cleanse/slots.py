@@ -45,7 +45,7 @@ class Slots:
             if self.data.suffices(pair, MIN_IMAGES):
                 waiting.append(pair)
             else:
-                yield Recovered(pair, None, None, None, 0, 0, Outcome.NOT_ENOUGH_IMAGES, 0, 0)
+                yield Recovered.nothing(pair, Outcome.NOT_ENOUGH_IMAGES)
         batch: InversionState | None = None
         aside: list[InversionState] = []
         while (batch := self._fill(inversion, batch, waiting, aside)) is not None:
@@ -60,7 +60,7 @@ class Slots:
                 aside.append(batch)
                 batch = None
                 continue
-            if self.tick((int(batch.batches.sum()) - before) * inversion.batch_size) is False:
+            if not self.tick((int(batch.batches.sum()) - before) * inversion.batch_size):
                 return
             busy = _busy(inversion, batch)
             finished = _of_pairs(batch, busy, within=False)
@@ -90,8 +90,8 @@ class Slots:
                 aside.append(rest)
             free -= len(chosen)
         new = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+        fresh = [pair for pair in new if pair not in self.parked]
         parts += [self.parked.pop(pair) for pair in new if pair in self.parked]
-        fresh = [pair for pair in new if pair not in {row.pair for part in parts for row in part.rows}]
         if fresh:
             parts.append(inversion.start(self.classifier, fresh, self.data.seed))
         return InversionState.join(parts) if parts else None
@@ -112,7 +112,7 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Roo
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
         for found in engine.map(partial(_inverted, inversion, classifier, data, room.images), jobs):
             yield from found
-            if tick(sum(one.image_passes for one in found)) is False:
+            if not tick(sum(one.image_passes for one in found)):
                 return
 
     return invert
