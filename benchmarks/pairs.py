@@ -11,7 +11,6 @@ tables of docs/pairs.md from the rows.
 """
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
 from neural_cleanse.pairs import PairPlan
 from neural_cleanse.report.table import Table
 from neural_cleanse.scan import ScanSettings, scan
+from resumable import add, lacking
 
 NEAREST = 3  # pairs beside those flagged that a row names
 SEED = 0
@@ -121,17 +121,9 @@ def page(text: str, rows: Path) -> str:
 
 def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
-    known = set()
-    if rows.exists():
-        for line in rows.read_text(encoding="utf-8").splitlines():
-            done = json.loads(line)
-            known.add((done["model_sha256"], done["budget"]))
-    for case in cases:
-        if (hashlib.sha256(case.model.read_bytes()).hexdigest(), budget) in known:
-            continue
+    for case in lacking(cases, rows, budget):
         done = row(case, budget) | surroundings()
-        with rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done, allow_nan=False) + "\n")
+        add(done, rows)
         yield done
 
 

@@ -10,8 +10,6 @@ original trigger and on clean images alone; pruning at the last convolution and 
 """
 
 import argparse
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +36,7 @@ from neural_cleanse.readers.parts import part_path
 from neural_cleanse.records import LabelPair, ScanResult
 from neural_cleanse.repair import RepairSettings, repair
 from neural_cleanse.scan import ScanSettings, scan
+from resumable import add, lacking
 
 TESTED = 4000  # test images at most, beyond those that the scan saw
 SEED = 0
@@ -192,17 +191,12 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
 
 def run(cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
-    known = set()
-    if rows.exists():
-        for line in rows.read_text(encoding="utf-8").splitlines():
-            done = json.loads(line)
-            known.add((done["model_sha256"], done["budget"]))
     said = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
-    todo = [case for case in cases if (hashlib.sha256(case.model.read_bytes()).hexdigest(), said) not in known]
     around = {"budget": said, **surroundings()}
-    for done in Processes(workers).map(partial(row, data=data, budget=budget, around=around), todo):
-        with rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done, allow_nan=False) + "\n")
+    for done in Processes(workers).map(
+        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, said)
+    ):
+        add(done, rows)
         yield done
 
 
