@@ -46,12 +46,16 @@ def room_for(classifier: Classifier, inversion: Inversion, wanted: int, cap: int
     images = min(usual, int(free // each)) if free is not None else usual
     if images < least and cap is not None:
         raise SettingsError(
-            f"--memory {cap:,} bytes are too few: {_used(classifier.device):,} are in use, and one label takes "
-            f"{least * each:,} more.",
-            cure="Raise it, or ask for one restart.",
+            f"--memory {_mebibytes(cap)} is too little: {_mebibytes(_used(classifier.device))} are in use, and one "
+            f"label takes {_mebibytes(least * each)} more.",
+            cure="Raise it, or ask for one restart." if inversion.restarts > 1 else "Raise it.",
         )
     notes = [f"{max(images, least)} instead of {usual} images at once, to stay within memory"] if images < usual else []
     return Room(max(images, least), notes)
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def bytes_per_image(classifier: Classifier) -> int:
