@@ -118,10 +118,12 @@ def test_another_model_or_data_is_refused(
 ) -> None:
     journal = Journal.within(tmp_path)
     scan(infected, digits, QUICK, journal=journal)
-    with pytest.raises(OutputError, match=r"model\.sha256"):
+    with pytest.raises(OutputError, match="model sha256"):
         scan(clean, digits, QUICK, journal=journal)
-    with pytest.raises(OutputError, match=r"data\.sha256"):
+    with pytest.raises(OutputError, match="data sha256"):
         scan(infected, digits.take(torch.arange(250)), QUICK, journal=journal)
+    with pytest.raises(OutputError, match=r"is another one: samples was 200 and is 150; seed was 0 and is 1\."):
+        scan(infected, digits, replace(QUICK, seed=1, samples=150), journal=journal)
 
 
 def test_what_may_be_spent_may_change(infected: Classifier, digits: ImageSet, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, Outcome, Recovered
-from neural_cleanse.search import Adaptive, FullSweep, LowCost, Search, plan
+from neural_cleanse.search import Adaptive, FullSweep, LowCost, Search, Sequential, plan
 
 PAIRS = [LabelPair(target) for target in range(300)]
 
@@ -30,6 +30,7 @@ class Shrinking:
             before = self.steps.get(pair, [0])[-1] if go_on else 0
             self.passes += inversion.passes * (inversion.steps - before) // inversion.steps
             if self.passes > self.most:
+                yield replace(Recovered.nothing(pair, Outcome.NOT_SEARCHED), image_passes=7)
                 return
             self.steps.setdefault(pair, []).append(inversion.steps)
             size = float(self.end[pair.target] * (1 + 3 * math.exp(-inversion.steps / 40)))
@@ -38,9 +39,7 @@ class Shrinking:
 
 
 def run(search: Search, invert: Shrinking, inversion: Inversion | None = None) -> dict[LabelPair, Recovered]:
-    found = list(search.run(inversion or Inversion(restarts=1), PAIRS, invert, 0))
-    assert len({one.pair for one in found}) == len(found)
-    return {one.pair: one for one in found}
+    return {one.pair: one for one in search.run(inversion or Inversion(restarts=1), PAIRS, invert, 0)}
 
 
 def test_a_full_sweep_gives_every_label_all_steps() -> None:
@@ -57,10 +56,10 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     found = run(search, invert)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
     yardstick = search.yardstick(PAIRS, 0)
-    assert yardstick is not None and len(yardstick) == 128 and yardstick <= finished
+    assert yardstick is not None and len(yardstick) == 64 and yardstick <= finished
     assert {LabelPair(target) for target in small} <= finished
-    assert all(invert.steps[pair][-1] == 110 for pair in finished)
-    assert len(found) == len(PAIRS) and len(finished) <= 192
+    assert all(invert.steps[pair][-1] == 90 for pair in finished)
+    assert len(found) == len(PAIRS) and len(finished) <= 80
     assert {one.outcome for pair, one in found.items() if pair not in finished} == {Outcome.FIRST_PASS}
     # Whatever a label took in all rungs is its own cost.
     assert (
@@ -70,17 +69,71 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     )
 
 
+def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
+    sizes = {200: 64, 1283: 128, 2622: 128}
+    for num_labels, size in sizes.items():
+        assert len(Adaptive().yardstick([LabelPair(target) for target in range(num_labels)], 0)) == size
+    a_label = [Adaptive().passes(Inversion(restarts=1), num) / num for num in (200, 423, 901, 1283, 2622)]
+    assert a_label == sorted(a_label, reverse=True)
+    assert a_label[3] <= 1_000
+
+
+def test_the_first_rung_can_acquit() -> None:
+    invert = Shrinking([0])
+    found = list(Adaptive().run(Inversion(restarts=1), PAIRS, invert, 0, lambda look: 0.2 * (len(look) == len(PAIRS))))
+    assert len(found) == len(PAIRS) and all(steps == [60] for steps in invert.steps.values())
+    assert "60 steps" in Adaptive().notes(Inversion(restarts=1), found)[0]
+    spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: 1.0))
+    assert Adaptive().notes(Inversion(restarts=1), spent) == ()
+
+
 def test_the_yardstick_knows_nothing_of_the_sizes() -> None:
     assert Adaptive().yardstick(PAIRS, 0) == Adaptive().yardstick(list(PAIRS), 0)
     assert Adaptive().yardstick(PAIRS, 0) != Adaptive().yardstick(PAIRS, 1)
 
 
-def test_few_labels_are_swept() -> None:
-    for search in (Adaptive(), LowCost()):
-        invert = Shrinking()
-        found = list(search.run(Inversion(restarts=1), PAIRS[:150], invert, 0))
-        assert all(steps == [250] for steps in invert.steps.values()) and len(found) == 150
-        assert search.yardstick(PAIRS[:150], 0) is None
+@pytest.mark.parametrize(("innocence", "steps"), [(0.0, [80, 250]), (0.19, [80, 250]), (0.2, [80]), (1.0, [80])])
+def test_a_short_look_can_acquit_and_never_accuse(innocence: float, steps: list[int]) -> None:
+    invert, seen, inversion = Shrinking(), list[int](), Inversion()
+
+    def look(found: Sequence[Recovered]) -> float:
+        seen.append(len(found))
+        return innocence
+
+    found = list(Sequential().run(inversion, PAIRS[:43], invert, 0, look))
+    assert seen == [43] and all(invert.steps[pair] == steps for pair in PAIRS[:43])
+    assert sorted(one.pair for one in found) == PAIRS[:43]
+    assert all(one.outcome.has_size for one in found)
+    assert all(one.image_passes == sum(steps) * 12 for one in found)
+    assert len(Sequential().notes(inversion, found)) == (steps == [80])
+    assert sum(one.image_passes for one in found) <= Sequential().passes(inversion, 43)
+
+
+def test_a_look_as_long_as_the_search_is_the_search() -> None:
+    invert = Shrinking()
+    found = list(Sequential().run(Inversion(steps=80), PAIRS[:10], invert, 0, lambda _: 1.0))
+    assert len(found) == 10 and all(steps == [80] for steps in invert.steps.values())
+    assert Sequential().notes(Inversion(steps=80), found) == ()
+
+
+@pytest.mark.parametrize("most", [500, 3_000, 20_000])
+def test_a_budget_that_ends_within_a_look_or_a_search_leaves_sizes_of_one_effort(most: int) -> None:
+    """10 labels: the look takes 3,200 passes, the search 10,000 more."""
+    invert = Shrinking(most=most)
+    found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0)}
+    sized = [one for one in found.values() if one.outcome.has_size]
+    whole = most == 20_000
+    steps = 250 if whole else 80
+    end = {pair: float(invert.end[pair.target] * (1 + 3 * math.exp(-steps / 40))) for pair in found}
+    assert all(one.size == end[one.pair] for one in sized)
+    assert len(sized) == (1 if most == 500 else 9 if most == 3_000 else 10)
+    assert sum(one.image_passes for one in found.values()) == 320 * len(sized) + (10_000 if whole else 7)
+    cut_off = Shrinking(most=9_000)
+    spent = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], cut_off, 0)}
+    assert [one.size for one in spent.values()] == [
+        cut_off.end[pair.target] * (1 + 3 * math.exp(-2)) for pair in PAIRS[:10]
+    ]
+    assert sum(one.image_passes for one in spent.values()) == 3_200 + 5 * 1_000 + 7
 
 
 def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
@@ -130,23 +183,36 @@ def test_pairs_with_too_few_images_are_not_tried_again() -> None:
 
 
 def test_a_spent_budget_leaves_what_was_reached() -> None:
-    invert = Shrinking([0], most=100_000)
-    found = run(plan("auto", len(PAIRS), "default", budget=True), invert)
+    """Where the yardstick is not whole, all labels have the size of the first rung."""
+    found = run(Adaptive(), Shrinking([0], most=420_000))
     assert len(found) == len(PAIRS) and found[LabelPair(0)].outcome.has_size
-    few = run(plan("auto", len(PAIRS), "default", budget=True), Shrinking(most=10_000))
-    assert 0 < len(few) < 60 and all(one.outcome is Outcome.FIRST_PASS for one in few.values())
+    assert {one.outcome for one in found.values()} >= {Outcome.FIRST_PASS, Outcome.CONVERGED}
+    early = Shrinking([0], most=100_000)  # within the yardstick
+    alike = run(Adaptive(), early)
+    assert all(one.outcome is Outcome.CONVERGED for one in alike.values())
+    assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-1.5)) for pair, one in alike.items())
+    assert sum(one.image_passes for one in alike.values()) == pytest.approx(early.passes, abs=Adaptive()._whole(Inversion()).passes)
+    few = run(Adaptive(), Shrinking(most=10_000))
+    assert 0 < sum(one.outcome.has_size for one in few.values()) < 60
+
+
+def test_a_budget_ends_the_papers_first_phase() -> None:
+    spent = run(LowCost(), Shrinking(most=3_000), preset("reference", len(PAIRS)))
+    assert all(one.outcome in (Outcome.CONVERGED, Outcome.NOT_SEARCHED) for one in spent.values())
 
 
 def test_plans_by_name() -> None:
-    assert isinstance(plan("auto", 199, "default", budget=False), FullSweep)
-    assert isinstance(plan("auto", 200, "default", budget=False), Adaptive)
-    assert isinstance(plan("auto", 200, "reference", budget=False), FullSweep)
-    assert isinstance(plan("full", 2000, "default", budget=True), FullSweep)
-    assert isinstance(plan("low-cost", 10, "reference", budget=False), LowCost)
-    anytime = plan("auto", 43, "default", budget=True)
-    assert isinstance(anytime, Adaptive) and anytime.yardstick(PAIRS[:43], 0) == frozenset(PAIRS[:43])
+    assert isinstance(plan("auto", 499, "default"), Sequential)
+    assert isinstance(plan("auto", 500, "default"), Adaptive)
+    assert isinstance(plan("adaptive", 199, "default"), Sequential)
+    assert isinstance(plan("adaptive", 200, "default"), Adaptive)
+    assert isinstance(plan("sequential", 2000, "default"), Sequential)
+    assert isinstance(plan("auto", 500, "reference"), FullSweep)
+    assert isinstance(plan("full", 2000, "default"), FullSweep)
+    assert isinstance(plan("low-cost", 199, "reference"), FullSweep)
+    assert isinstance(plan("low-cost", 200, "reference"), LowCost)
     with pytest.raises(SettingsError, match="no search"):
-        plan("quick", 10, "default", budget=False)
+        plan("quick", 10, "default")
 
 
 def test_a_plan_without_a_yardstick_is_refused() -> None:

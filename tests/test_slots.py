@@ -17,7 +17,7 @@ from neural_cleanse.presets import preset
 from neural_cleanse.records import LabelPair, Outcome, Recovered
 from neural_cleanse.room import Room, bytes_per_image, out_of_memory, room_for
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import Slots, inverter
+from neural_cleanse.slots import BATCHES_BETWEEN_LOOKS, Slots, inverter
 
 SHORT = Inversion(steps=12, restarts=2)
 PAIRS = [LabelPair(target) for target in (3, 0, 7, 5)]
@@ -81,8 +81,21 @@ class Ticks:
 
 
 def test_a_spent_budget_ends_it(infected: Classifier, images: ScanImages) -> None:
-    found = list(Slots(infected, images, Room(8), Ticks(most=2 * SHORT.passes))(SHORT, PAIRS))
-    assert [one.pair for one in found] == PAIRS[:1]  # the second was paid for, its end not reached
+    ticks = Ticks(most=2 * SHORT.passes - 1)
+    found = list(Slots(infected, images, Room(8), ticks)(SHORT, PAIRS))
+    assert [one.pair for one in found if one.outcome is not Outcome.NOT_SEARCHED] == PAIRS[
+        :2
+    ]  # what is at its end is finished
+    assert sum(one.image_passes for one in found) == ticks.passes
+    assert not list(Slots(infected, images, Room(8), Ticks(most=0))(SHORT, PAIRS))
+
+
+def test_what_a_spent_budget_cuts_off_says_what_it_took(infected: Classifier, images: ScanImages) -> None:
+    ticks, longer = Ticks(most=1), replace(SHORT, steps=BATCHES_BETWEEN_LOOKS + 9)
+    found = list(Slots(infected, images, Room(24), ticks)(longer, PAIRS))
+    assert [one.pair for one in found] == PAIRS[:3]
+    assert {one.outcome for one in found} == {Outcome.NOT_SEARCHED}
+    assert sum(one.image_passes for one in found) == ticks.passes
 
 
 class Narrow(nn.Module):
@@ -147,7 +160,7 @@ def test_a_cap_makes_the_batch_smaller_or_is_refused(infected: Classifier, monke
     tight = room_for(infected, SHORT, wanted=128, cap=1_010_000_000)
     assert usual.images == 128 and not usual.notes
     assert 8 <= tight.images < 128 and "to stay within memory" in tight.notes[0]
-    with pytest.raises(SettingsError, match="too few"):
+    with pytest.raises(SettingsError, match=r"--memory 954 MiB is too little: 954 MiB are in use"):
         room_for(infected, SHORT, wanted=128, cap=1_000_100_000)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -93,7 +93,8 @@ class Inversion:
     it, not as it was measured; `all_images` searches on every image given, the target's own included.
 
     `precision` is the model's in the search, fp32 or bf16 (autocast); the trigger's variables, and all that `finish`
-    measures, stay fp32.
+    measures, stay fp32. It measures on at most `judge_images` of the choose images, and as many of the confirm images:
+    a short search would else spend half of its time on being measured.
     """
 
     trigger: type[Trigger] = PatchTrigger
@@ -114,6 +115,7 @@ class Inversion:
     keep_after_step: bool = False
     all_images: bool = False
     precision: Precision = "fp32"
+    judge_images: int | None = None
 
     @property
     def passes(self) -> int:
@@ -257,13 +259,17 @@ class Inversion:
         for pair in dict.fromkeys(row.pair for row in state.rows):
             mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
             passes = int(state.batches[mine].sum()) * self.batch_size
-            records.append(merge(classifier, data, pair, [chosen[index] for index in mine], passes))
+            confirm = self._judges(data, pair, Part.CONFIRM)
+            records.append(merge(classifier, confirm, pair, [chosen[index] for index in mine], passes))
         return tuple(records)
+
+    def _judges(self, data: ScanImages, pair: LabelPair, part: Part) -> UInt8[Tensor, "n c h w"]:
+        return data.images[data.eligible(pair, part)[: self.judge_images]]
 
     def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
         """The smallest kept trigger of a row that also holds on the choose images."""
         row, forward = state.rows[index], 0
-        images = data.images[data.eligible(row.pair, Part.CHOOSE)]
+        images = self._judges(data, row.pair, Part.CHOOSE)
         sizes = state.candidate_sizes[index]
         for slot in sizes.argsort().tolist():
             if not math.isfinite(sizes[slot]):

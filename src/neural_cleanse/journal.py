@@ -5,8 +5,9 @@ from its file from then on, so that memory does not grow with the number of labe
 """
 
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ class Journal:
             raise OutputError(f"{self.directory} cannot be made: {error.strerror}.") from error
         write_whole(path, json.dumps(ours, indent=2).encode())
 
-    def remember(self, invert: Invert) -> Invert:
+    def remember(self, invert: Invert, tick: Callable[[int], bool] = lambda _: True) -> Invert:
         """The same, but records that are on disk are not made again, and new ones are written as they come.
 
-        What a plan looks at on the way (`go_on`) is not written: it is cheap to repeat and large.
+        What a plan looks at on the way (`go_on`) is not written: it is cheap to repeat and large. `tick` is told of the
+        image passes of what is read, which a budget counts as if it had just been done.
         """
 
         def remembering(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
@@ -76,9 +78,11 @@ class Journal:
                 if found is None:
                     lacking.append(pair)
                 else:
+                    tick(found.image_passes)
                     yield found
             for recovered in invert(inversion, lacking):
-                yield self._write(inversion, recovered)
+                cut_off = recovered.outcome is Outcome.NOT_SEARCHED
+                yield recovered if cut_off else self._write(inversion, recovered)
 
         return remembering
 
@@ -129,13 +133,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, in words."""
+    """What is not as it was, in words: the options that were given, or else all that differs."""
     old, new = _flat(theirs), _flat(ours)
-    return [
-        f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    # What an option brings with it (another draw of images, other steps) would only hide it.
+    given = [name for name in differing if re.fullmatch(r"settings\.(\w+|plan\.name)", name)]
+    return [f"{_named(name)} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in given or differing]
+
+
+def _named(name: str) -> str:
+    """`settings.batch_images` as "batch images", `model.sha256` as "model sha256"."""
+    return name.removeprefix("settings.").removesuffix(".name").replace(".", " ").replace("_", " ")
 
 
 def _flat(values: Mapping[str, Any], under: str = "") -> dict[str, Any]:

@@ -57,8 +57,9 @@ class PairsFound:
     """What a search over pairs came to, and how each pair was treated.
 
     `found` holds pairs that got all steps, then those with too few images; `screened` those that got a few steps and
-    were no finalists. `candidates` counts all pairs that could have been searched, `untried` those of them that the
-    budget did not reach; `lacking` are the classes with too few images to be a source.
+    were no finalists, and those that a spent budget cut off. `candidates` counts all pairs that could have been
+    searched, `untried` those of them that no budget reached to the end; `lacking` are the classes with too few images
+    to be a source.
     """
 
     found: tuple[Recovered, ...]
@@ -179,33 +180,44 @@ def search_pairs(
     candidates, lacking = _candidates(images, targets, classifier.num_classes)
     budget, whole = plan.passes_per_label * len(targets), inversion.passes
     if len(candidates) * whole <= budget:
-        found = _run(inversion, candidates, stage)
-        return PairsFound(found, (), frozenset(candidates), len(candidates), 0, lacking, inversion.steps, plan)
+        found, cut_off = _run(inversion, candidates, stage)
+        every = frozenset(candidates)
+        return PairsFound(found, cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
     reference = _balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
     first = replace(inversion, steps=plan.first_steps)
     rest = [pair for pair in _by_nearness(classifier, images, candidates) if pair not in reference]
     tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
-    found = _run(inversion, sorted(reference), stage)
-    looked = _run(first, tried, stage)
+    found, cut_off = _run(inversion, sorted(reference), stage)
+    looked, without_look = _run(first, tried, stage)
     chosen = set(_furthest_under(looked, finalists))
-    found += _run(inversion, sorted(chosen), stage)
+    seen = {one.pair: one for one in looked}
+    last, without_end = _run(inversion, sorted(chosen), stage)
     screened = tuple(
         replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
         for one in looked
         if one.pair not in chosen
     )
-    untried = len(rest) - len(tried)
-    return PairsFound(found, screened, reference, len(candidates), untried, lacking, inversion.steps, plan)
+    cut_off += (*without_look, *(one.after(seen[one.pair]) for one in without_end))
+    found += tuple(one.after(seen[one.pair]) for one in last)
+    untried = len(rest) - len(tried) + len(cut_off)
+    return PairsFound(
+        found, screened + cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
+    )  # fmt: skip
 
 
-def _run(inversion: Inversion, pairs: Sequence[LabelPair], stage: Stage) -> tuple[Recovered, ...]:
+def _run(
+    inversion: Inversion, pairs: Sequence[LabelPair], stage: Stage
+) -> tuple[tuple[Recovered, ...], tuple[Recovered, ...]]:
+    """The pairs that came to their end, and those that a spent budget cut off, each in order."""
     report, invert = stage(inversion.passes * len(pairs), len(pairs))
-    found = []
+    found = {pair: Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in pairs}
     for recovered in invert(inversion, pairs):
-        found.append(recovered)
+        found[recovered.pair] = recovered
         report.finish(recovered)
-    return tuple(sorted(found, key=lambda recovered: recovered.pair))
+    in_order = [found[pair] for pair in sorted(found)]
+    ended = tuple(one for one in in_order if one.outcome is not Outcome.NOT_SEARCHED)
+    return ended, tuple(one for one in in_order if one.outcome is Outcome.NOT_SEARCHED)
 
 
 def _candidates(

@@ -24,15 +24,27 @@ class Budget:
     seconds: float | None = None
     image_passes: int | None = None
 
+
+@dataclass
+class Purse:
+    """What is left of a budget that all parts of a scan take from; its clock runs from when it is made."""
+
+    budget: Budget = Budget()
+    image_passes: int = 0
+    _began: float = field(default_factory=time.monotonic)
+
     @property
-    def bounded(self) -> bool:
-        """Whether there is a bound at all."""
-        return self.seconds is not None or self.image_passes is not None
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        passes, seconds = self.budget.image_passes, self.budget.seconds
+        return (passes is not None and self.image_passes >= passes) or (
+            seconds is not None and time.monotonic() - self._began >= seconds
+        )
 
 
 @dataclass
 class Reporter:
-    """Collects what the search yields, passes it on to the caller, and says when the budget is spent.
+    """Collects what a part of the search yields, passes it on to the caller, and pays for it from the purse.
 
     `planned` is what the plan takes for all `num_labels` labels, in image passes.
     """
@@ -40,25 +52,20 @@ class Reporter:
     report: Callable[[Progress], None]
     planned: int
     num_labels: int
-    budget: Budget = Budget()
+    purse: Purse = field(default_factory=Purse)
     finished: list[Recovered] = field(default_factory=list)
-    spent: bool = False
     done: int = 0
-    _began: float = field(default_factory=time.monotonic)
 
     def tick(self, image_passes: int) -> bool:
         """So many more are done: may the search go on?"""
         self.done += image_passes
+        self.purse.image_passes += image_passes
         self.report(Progress(self.done, self._planned(), tuple(self.finished), self.num_labels))
-        passes, seconds = self.budget.image_passes, self.budget.seconds
-        self.spent = (passes is not None and self.done >= passes) or (
-            seconds is not None and time.monotonic() - self._began >= seconds
-        )
-        return not self.spent
+        return not self.purse.spent
 
     def finish(self, recovered: Recovered) -> None:
-        """One more label is finished."""
-        self.finished.append(recovered)
+        """One more label is finished, or one again that took another look."""
+        self.finished = [one for one in self.finished if one.pair != recovered.pair] + [recovered]
         self.tick(0)
 
     def _planned(self) -> int:

@@ -82,6 +82,16 @@ class Recovered:
         """The record of a pair that was not searched, and why."""
         return cls(pair, None, None, None, 0, 0, outcome, 0, 0)
 
+    def after(self, before: "Recovered | None") -> "Recovered":
+        """The same, with what an earlier search of the pair took added to what it took."""
+        if before is None:
+            return self
+        return replace(
+            self,
+            image_passes=self.image_passes + before.image_passes,
+            forward_passes=self.forward_passes + before.forward_passes,
+        )
+
     @property
     def asr(self) -> float | None:
         """Attack success rate on the confirm images."""

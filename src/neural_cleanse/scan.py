@@ -21,7 +21,7 @@ from neural_cleanse.pair_verdict import NUM_TESTS
 from neural_cleanse.pairs import PairPlan, check_pairs, scan_pairs
 from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
-from neural_cleanse.progress import Budget, Progress, Reporter
+from neural_cleanse.progress import Budget, Progress, Purse, Reporter
 from neural_cleanse.provenance import Surroundings, identity, provenance_of
 from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, ScanResult
 from neural_cleanse.room import room_for
@@ -30,7 +30,7 @@ from neural_cleanse.sanity import check_input, check_labels, check_shape
 from neural_cleanse.search import FullSweep, Invert, Search, plan
 from neural_cleanse.slots import inverter
 from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
-from neural_cleanse.verdict import Judgement, judge
+from neural_cleanse.verdict import Judgement, innocence, judge
 
 
 @dataclass(frozen=True)
@@ -137,23 +137,31 @@ def scan(
     if journal is not None:
         journal.begin(identity(provenance, classifier))
 
+    purse = Purse(settings.budget)
+
     def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
         """Where the next part of the work is reported, and what does it."""
-        report = Reporter(progress, planned, count, settings.budget)
+        report = Reporter(progress, planned, count, purse)
         invert = inverter(engine, classifier, images, room, report.tick)
-        return report, invert if journal is None else journal.remember(invert)
-
-    report, invert = stage(search.passes(inversion, len(pairs)), len(pairs))
-    for recovered in search.run(inversion, pairs, invert, settings.seed):
-        report.finish(recovered)
-    found = _all_of(pairs, report.finished)
+        return report, invert if journal is None else journal.remember(invert, report.tick)
 
     area = classifier.input_shape[1] * classifier.input_shape[2]
-    yardstick = search.yardstick(pairs, settings.seed)
     num_tests = NUM_TESTS if settings.pairs else 1
-    judgement = judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick, num_tests)
-    notes = (*notes, *search.notes(pairs), *room.notes, *_budget_notes(report))
-    provenance = replace(provenance, notes=notes)
+
+    def judged(found: Sequence[Recovered]) -> Judgement:
+        # Labels that were given up early make no yardstick; where none was, all had the same effort.
+        given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
+        yardstick = search.yardstick(pairs, settings.seed) if given_up else None
+        return judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick, num_tests)
+
+    report, invert = stage(search.passes(inversion, len(pairs)), len(pairs))
+    for recovered in search.run(
+        inversion, pairs, invert, settings.seed, lambda look: innocence(judged(look), look, area)
+    ):
+        report.finish(recovered)
+    found = _all_of(pairs, report.finished)
+    judgement = judged(found)
+    provenance = replace(provenance, notes=(*notes, *search.notes(inversion, found), *room.notes))
     if settings.pairs:
         across = scan_pairs(
             classifier, images, judgement, [pair.target for pair in pairs], alpha=settings.alpha, doubt=checked.doubt,
@@ -161,6 +169,7 @@ def scan(
         )  # fmt: skip
         found, judgement = found + across.found, across.judgement
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
+    provenance = provenance.joined({}, _budget_notes(purse, found))
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -190,7 +199,7 @@ def _plan(settings: ScanSettings, num_labels: int, over_twin: bool) -> Search:
         return FullSweep()
     if over_twin:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
-    return plan(settings.plan, num_labels, settings.preset, budget=settings.budget.bounded)
+    return plan(settings.plan, num_labels, settings.preset)
 
 
 def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[Recovered, ...]:
@@ -199,10 +208,13 @@ def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[
     return tuple(known.get(pair) or Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
 
 
-def _budget_notes(report: Reporter) -> tuple[str, ...]:
-    if not report.spent:
+def _budget_notes(purse: Purse, found: Sequence[Recovered]) -> tuple[str, ...]:
+    if not purse.spent:
         return ()
-    return (f"the budget was spent after {report.done:,} image passes: {len(report.finished)} labels were looked at",)
+    labels = [one for one in found if one.pair.source is None]
+    seen = sum(one.outcome is not Outcome.NOT_SEARCHED for one in labels)
+    passes = sum(one.image_passes for one in found)
+    return (f"the budget was spent after {passes:,} image passes: {seen} of {len(labels)} labels were looked at",)
 
 
 def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:

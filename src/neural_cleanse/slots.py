@@ -5,7 +5,7 @@ What a batch holds at a time does not grow with the number of labels, and no lab
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from neural_cleanse.classifier import Classifier
@@ -39,7 +39,10 @@ class Slots:
     parked: dict[LabelPair, InversionState] = field(default_factory=dict)
 
     def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-        """Yield one record a pair as it is finished, in no set order; fewer when `tick` says no."""
+        """Yield one record a pair as it is finished, in no set order.
+
+        When `tick` says no, pairs that were in work have a record that says what they took, the others none.
+        """
         waiting: deque[LabelPair] = deque()
         for pair in pairs:
             if self.data.suffices(pair, MIN_IMAGES):
@@ -48,6 +51,8 @@ class Slots:
                 yield Recovered.nothing(pair, Outcome.NOT_ENOUGH_IMAGES)
         batch: InversionState | None = None
         aside: list[InversionState] = []
+        if not self.tick(0):
+            return
         while (batch := self._fill(inversion, batch, waiting, aside)) is not None:
             before = int(batch.batches.sum())
             try:
@@ -60,8 +65,7 @@ class Slots:
                 aside.append(batch)
                 batch = None
                 continue
-            if not self.tick((int(batch.batches.sum()) - before) * inversion.batch_size):
-                return
+            may_go_on = self.tick((int(batch.batches.sum()) - before) * inversion.batch_size)
             busy = _busy(inversion, batch)
             finished = _of_pairs(batch, busy, within=False)
             batch = _of_pairs(batch, busy, within=True)
@@ -69,6 +73,10 @@ class Slots:
                 if go_on:
                     self._park(finished)
                 yield from inversion.finish(self.classifier, self.data, finished)
+            if not may_go_on:
+                in_work = aside if batch is None else [batch, *aside]
+                yield from (one for state in in_work for one in _cut_off(inversion, state))
+                return
 
     def _fill(
         self,
@@ -137,6 +145,14 @@ def _of_pairs(state: InversionState, pairs: set[LabelPair], *, within: bool) -> 
     """The rows of those pairs, or of the others; None when there are none."""
     index = [index for index, row in enumerate(state.rows) if (row.pair in pairs) is within]
     return state.take(index) if index else None
+
+
+def _cut_off(inversion: Inversion, state: InversionState) -> Iterator[Recovered]:
+    """What the pairs of a state took, for nothing."""
+    batches = state.batches.tolist()
+    for pair in _pairs(state):
+        taken = sum(count for row, count in zip(state.rows, batches, strict=True) if row.pair == pair)
+        yield replace(Recovered.nothing(pair, Outcome.NOT_SEARCHED), image_passes=taken * inversion.batch_size)
 
 
 def _steps_left(inversion: Inversion, state: InversionState) -> list[int]:

@@ -17,6 +17,7 @@ MAX_UNREACHED = 0.2  # share of labels without a size above which the others are
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
+LARGE_MEDIAN_SHARE = 0.05  # the same after 80 steps: 1.6 to 2 % with a trigger in every label, clean ones 17 % and more
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,16 @@ def judge(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
     )
+
+
+def innocence(look: Judgement, found: Sequence[Recovered], area: int) -> float:
+    """How sure sizes of a short search make it that a longer one would find nothing: the p-value of a clean verdict.
+
+    0 where there is none, and where the sizes are small all over, as they are when every label has its trigger.
+    """
+    sizes = [one.size for one in found if one.size is not None and one.outcome.has_size]
+    large = bool(sizes) and statistics.median(sizes) >= LARGE_MEDIAN_SHARE * area
+    return look.p_value or 0.0 if large and look.verdict is Verdict.CLEAN else 0.0
 
 
 def _against(

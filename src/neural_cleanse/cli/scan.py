@@ -42,6 +42,7 @@ class Plan(StrEnum):
 
     auto = "auto"
     full = "full"
+    sequential = "sequential"
     low_cost = "low-cost"
     adaptive = "adaptive"
 
@@ -80,7 +81,7 @@ def scan(
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone; some four times the time.", rich_help_panel=options.METHOD)] = False,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
-    plan: Annotated[Plan, typer.Option(help="full: every label to its end; low-cost: the paper's two phases; adaptive: all labels briefly, the smallest to their end. \\[default: adaptive from 200 labels on or with a budget, else full]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
+    plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that acquits the model; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
     budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,
     max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
