@@ -191,7 +191,9 @@ def test_a_spent_budget_leaves_what_was_reached() -> None:
     alike = run(Adaptive(), early)
     assert all(one.outcome is Outcome.CONVERGED for one in alike.values())
     assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-1.5)) for pair, one in alike.items())
-    assert sum(one.image_passes for one in alike.values()) == pytest.approx(early.passes, abs=Adaptive()._whole(Inversion()).passes)
+    assert sum(one.image_passes for one in alike.values()) == pytest.approx(
+        early.passes, abs=Adaptive()._whole(Inversion()).passes
+    )
     few = run(Adaptive(), Shrinking(most=10_000))
     assert 0 < sum(one.outcome.has_size for one in few.values()) < 60
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse import benchmark as runner
-from neural_cleanse.cli.scan import Preset
+from neural_cleanse.cli.scan import Plan, Preset
 from neural_cleanse.engines import Processes
 from neural_cleanse.report import rates_page
 from neural_cleanse.report.rates_table import markdown
@@ -35,6 +35,7 @@ def benchmark(
     models: Annotated[Path | None, typer.Option(help="Where the models are. \\[default: beside their cards]")] = None,
     part: Annotated[Part, typer.Option(help="Choose methods on one part, report on the other.")] = Part.every,
     preset: Annotated[Preset, typer.Option(help="As in scan.")] = Preset.default,
+    plan: Annotated[Plan, typer.Option(help="As in scan.")] = Plan.auto,
     restarts: Annotated[int | None, typer.Option(min=1, help="As in scan. \\[default: the preset's]")] = None,
     samples: Annotated[int, typer.Option(min=1, help="As in scan.")] = 1000,
     alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,
@@ -47,10 +48,10 @@ def benchmark(
 
     Exit code: 0 tabulated, 2 could not.
 
-    Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl --part final
+    Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_sequential.jsonl --part final
     """
     settings = ScanSettings(
-        preset=preset.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
+        preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
     )  # fmt: skip
     cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
     if part is not Part.every:

@@ -1,0 +1,108 @@
+"""How telling sizes are after few steps: every label's size on the way, and what the outlier test makes of it.
+
+    python benchmarks/short_looks.py --zoo zoo/small --data DATA --output benchmarks/results/short_looks.jsonl
+    python benchmarks/short_looks.py --output benchmarks/results/short_looks.jsonl --table
+
+Models of the choosing part only, with the images, starts and restarts of a scan under default settings, so that the
+sizes at 250 steps are those of `scan --plan full`. A row is one model; what is there is not run again.
+"""
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.benchmark import open_case, read_suite, surroundings
+from neural_cleanse.data import balanced
+from neural_cleanse.outlier import outlier_test
+from neural_cleanse.presets import preset
+from neural_cleanse.records import LabelPair
+from neural_cleanse.room import Room
+from neural_cleanse.sampling import ScanImages
+from neural_cleanse.slots import Slots
+from neural_cleanse.zoo import part_of
+
+STEPS = (40, 60, 80, 100, 125, 150, 200, 250)
+SEED, IMAGES, ALPHA, BATCH_IMAGES = 0, 1000, 0.01, 128
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def p_value(row: Row, steps: int) -> float:
+    """Of the model after so many steps; 1 where too few labels have a size."""
+    sizes = [size for size in row["sizes"][str(steps)] if size is not None]
+    return outlier_test(sizes, ALPHA).p_value if len(sizes) >= 3 else 1.0
+
+
+def markdown(rows: list[Row]) -> str:
+    """A line for each number of steps: the infected models whose labels can be found by size, and the clean ones."""
+    one_label = [row for row in rows if len(row["targets"]) == 1 and "source-specific" not in row["model"]]
+    strong = [row for row in one_label if row["infected"] and not row["weak"]]
+    clean = [row for row in rows if not row["infected"]]
+    found = [row for row in strong if p_value(row, 250) <= ALPHA]
+    lines = [
+        "| steps | image passes a label | labels without a size, mean | infected: p, median | largest "
+        "| clean: p, smallest | clean: at least .2 | median size of clean, share of the image |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for steps in STEPS:
+        ps, others = [p_value(row, steps) for row in found], [p_value(row, steps) for row in clean]
+        have = [row for row in rows if str(steps) in row["sizes"]]
+        without = statistics.mean(sum(size is None for size in row["sizes"][str(steps)]) for row in have)
+        shares = [size / row["area"] for row in clean for size in row["sizes"][str(steps)] if size is not None]
+        lines.append(
+            f"| {steps} | {steps * 12:,} | {without:.1f} | {statistics.median(ps):.1g} | {max(ps):.2g} | "
+            f"{min(others):.2g} | {sum(p >= 0.2 for p in others)} of {len(others)} | {statistics.median(shares):.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    done = read(options.output)
+    if options.table:
+        print(markdown([row for row in done if row["area"] == 784]))
+        return
+    torch.set_num_threads(1)
+    around = {key: value for key, value in surroundings().items() if key in ("hardware", "commit")}
+    for case in read_suite(options.zoo, options.data):
+        if part_of(case.name) != "choosing" or case.name in {row["model"] for row in done}:
+            continue
+        loaded, data = open_case(case, at_most=IMAGES)
+        different = data.distinct()
+        assert different.labels is not None
+        sampled = different.take(balanced(different.labels, IMAGES, SEED))
+        classifier = loaded.classifier
+        slots = Slots(classifier, ScanImages.of(classifier, sampled, SEED), Room(BATCH_IMAGES), lambda _: True)
+        pairs = [LabelPair(target) for target in range(classifier.num_classes)]
+        inversion = preset("default", len(pairs))
+        sizes = {}
+        for steps in STEPS:
+            found = {one.pair: one.size for one in slots(replace(inversion, steps=steps), pairs, True)}
+            sizes[str(steps)] = [found[pair] for pair in pairs]
+        truth = {key: case.card.get(key) for key in ("infected", "weak", "targets")}
+        area = classifier.input_shape[1] * classifier.input_shape[2]
+        row = (
+            {"model": case.name, "seed": SEED, "restarts": inversion.restarts} | truth | {"area": area, "sizes": sizes}
+        )
+        with options.output.open("a") as file:
+            file.write(json.dumps(row | around) + "\n")
+
+
+if __name__ == "__main__":
+    main()
