@@ -21,8 +21,9 @@ from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError, WorkerLost
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.records import LabelPair, Recovered, ScanResult
+from neural_cleanse.room import Room
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.search import FullSweep
+from neural_cleanse.slots import Slots
 from shell import run
 
 PATIENCE_S = 60.0
@@ -91,7 +92,7 @@ def invert(
         node = ray.get_runtime_context().get_node_id()
         note = notes / f"{node}.{pairs[0].target}"
         note.with_suffix(f"{note.suffix}.began").touch()
-    found = tuple(FullSweep().run(inversion, classifier, images, pairs, lambda _: None))
+    found = tuple(Slots(classifier, images, Room(128), lambda _: True)(inversion, pairs))
     if notes is not None:
         note.with_suffix(f"{note.suffix}.ended").touch()
     return found

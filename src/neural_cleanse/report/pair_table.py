@@ -26,7 +26,7 @@ def pair_table(result: ScanResult) -> Table:
     flagged = sum(pair.source is not None for pair in accused)
     return Table(
         f"Pairs of labels: {len(rows)} with a trigger, those nearest to a backdoor",
-        ("from", "to", "size px", "p", "success", ""),
+        ("from", "to", "size px", "p", "success", "remark"),
         [
             (
                 title(row.source),
