@@ -88,7 +88,9 @@ def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
 
 
 def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
-    settings = ScanSettings(restarts=1)
+    settings = ScanSettings(restarts=1, plan="full")
+    with pytest.raises(SettingsError, match="--plan full"):
+        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(restarts=1)))
     twin = scan(clean, digits, settings)
     found = scan(infected, digits, settings, baseline=twin)
     assert found.flagged == (3,)

@@ -57,13 +57,14 @@ class PairsFound:
     """What a search over pairs came to, and how each pair was treated.
 
     `found` holds pairs that got all steps, then those with too few images; `screened` those that got a few steps and
-    were no finalists, and those that a spent budget cut off. `candidates` counts all pairs that could have been
+    were no finalists, `cut_off` those that a spent budget left. `candidates` counts all pairs that could have been
     searched, `untried` those of them that no budget reached to the end; `lacking` are the classes with too few images
     to be a source.
     """
 
     found: tuple[Recovered, ...]
     screened: tuple[Recovered, ...]
+    cut_off: tuple[Recovered, ...]
     reference: frozenset[LabelPair]
     candidates: int
     untried: int
@@ -118,7 +119,7 @@ def scan_pairs(
         candidates=searched.candidates,
         unsearched=unsearched_words(searched.lacking, searched.untried, searched.candidates, MIN_IMAGES),
     )
-    rows = [*searched.found, *searched.screened]
+    rows = [*searched.found, *searched.screened, *searched.cut_off]
     return PairScan(
         tuple(one if one.pair in judged.flagged else replace(one, trigger=None) for one in rows),
         combine(labels, judged, doubt),
@@ -142,12 +143,15 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
     plan, whole = searched.plan, len(searched.found)
     said = f"pairs of labels: {whole:,} of {searched.candidates:,} were searched with {searched.steps} steps"
     if searched.screened or searched.untried:
-        finalists = whole - len(searched.reference)
+        drawn = sum(one.pair in searched.reference for one in searched.found)
+        never = searched.untried - len(searched.cut_off)
         said += (
-            f" ({len(searched.reference):,} drawn at random beforehand, and the {finalists:,} that looked smallest "
-            f"after {plan.first_steps} steps), {len(searched.screened):,} with {plan.first_steps} steps alone, "
-            f"{searched.untried:,} not at all: the budget is {plan.passes_per_label:,} image passes a label"
+            f" ({drawn:,} of them drawn at random beforehand), {len(searched.screened):,} with {plan.first_steps} steps"
         )
+        if never:
+            said += f", {never:,} not at all: pairs have {plan.passes_per_label:,} image passes a label"
+        if searched.cut_off:
+            said += f"; the scan's budget cut off {len(searched.cut_off):,}"
     notes = [f"{said}; labels and pairs share the accepted chance, and p-values are doubled for that"]
     if searched.lacking:
         words = unsearched_words(searched.lacking, 0, searched.candidates, MIN_IMAGES)
@@ -182,7 +186,7 @@ def search_pairs(
     if len(candidates) * whole <= budget:
         found, cut_off = _run(inversion, candidates, stage)
         every = frozenset(candidates)
-        return PairsFound(found, cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
+        return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
     reference = _balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
     first = replace(inversion, steps=plan.first_steps)
@@ -202,7 +206,7 @@ def search_pairs(
     found += tuple(one.after(seen[one.pair]) for one in last)
     untried = len(rest) - len(tried) + len(cut_off)
     return PairsFound(
-        found, screened + cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
+        found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Outcome(enum.Enum):
 
     CONVERGED = "converged"
     STEP_LIMIT = "step_limit"
+    LOOKED = "looked"
     ASR_NOT_REACHED = "asr_not_reached"
     NOT_ENOUGH_IMAGES = "not_enough_images"
     FIRST_PASS = "first_pass"
@@ -35,7 +36,7 @@ class Outcome(enum.Enum):
     @property
     def has_size(self) -> bool:
         """Whether the label has a size that may enter the outlier test."""
-        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT)
+        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, Outcome.LOOKED)
 
     @property
     def meaning(self) -> str:
@@ -43,6 +44,7 @@ class Outcome(enum.Enum):
         return {
             Outcome.CONVERGED: "the attack success rate holds and the size has settled",
             Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
+            Outcome.LOOKED: "the attack success rate holds after a short look; no longer search was made",
             Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",

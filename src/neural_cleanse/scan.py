@@ -27,10 +27,10 @@ from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, S
 from neural_cleanse.room import room_for
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.sanity import check_input, check_labels, check_shape
-from neural_cleanse.search import FullSweep, Invert, Search, plan
+from neural_cleanse.search import FullSweep, Invert, Search, Sequential, plan
 from neural_cleanse.slots import inverter
 from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
-from neural_cleanse.verdict import Judgement, innocence, judge
+from neural_cleanse.verdict import MIN_LABELS, Judgement, innocence, judge
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def scan(
     twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
-    search = search or _plan(settings, len(pairs), twin is not None)
+    search = search or _plan(settings, len(pairs), classifier.num_classes, twin is not None)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(
@@ -161,7 +161,7 @@ def scan(
         report.finish(recovered)
     found = _all_of(pairs, report.finished)
     judgement = judged(found)
-    provenance = replace(provenance, notes=(*notes, *search.notes(inversion, found), *room.notes))
+    provenance = replace(provenance, notes=(*notes, *search.notes(found, cut_off=purse.spent), *room.notes))
     if settings.pairs:
         across = scan_pairs(
             classifier, images, judgement, [pair.target for pair in pairs], alpha=settings.alpha, doubt=checked.doubt,
@@ -193,13 +193,18 @@ def scan(
     )
 
 
-def _plan(settings: ScanSettings, num_labels: int, over_twin: bool) -> Search:
-    """The plan by name; over a twin all labels get the same effort, as the twin's did."""
+def _plan(settings: ScanSettings, num_labels: int, num_classes: int, over_twin: bool) -> Search:
+    """The plan by name; over a twin all labels get the same effort, as the twin's did.
+
+    Where no verdict can be clean, because labels are left out or there is no yardstick, a look could acquit nobody.
+    """
     if over_twin and settings.plan in ("auto", "full"):
         return FullSweep()
     if over_twin:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
-    return plan(settings.plan, num_labels, settings.preset)
+    found = plan(settings.plan, num_labels, settings.preset)
+    hopeless = num_labels < num_classes or num_labels <= MIN_LABELS
+    return FullSweep() if settings.plan == "auto" and hopeless and isinstance(found, Sequential) else found
 
 
 def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[Recovered, ...]:

@@ -64,9 +64,15 @@ class Search(ABC):
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """Image passes that it takes for so many labels, at most or about."""
 
-    def notes(self, inversion: Inversion, found: Sequence[Recovered]) -> tuple[str, ...]:
-        """What the report should say of it, once it has been run."""
-        del inversion
+    def notes(self, found: Sequence[Recovered], *, cut_off: bool) -> tuple[str, ...]:
+        """What the report should say of it, once it has been run, and perhaps cut off by a spent budget."""
+        if any(one.outcome is Outcome.LOOKED for one in found):
+            why = (
+                "the budget ended before the long search did"
+                if cut_off
+                else f"after it none stood out (p of at least {ACQUIT:g}), which acquits; --plan full searches on"
+            )
+            return (f"sizes are those of a short look that all labels had alike: {why}",)
         given_up = sum(one.outcome is Outcome.FIRST_PASS for one in found)
         if not given_up:
             return ()
@@ -131,7 +137,7 @@ class Sequential(Search):
             return
         looked = {one.pair: one for one in invert(_brief(inversion, self.look), pairs)}
         if _cut_off(looked, pairs) or innocence(list(looked.values())) >= self.acquit:
-            yield from looked.values()
+            yield from map(_looked, looked.values())
             return
         possible = [pair for pair in pairs if not _hopeless(looked[pair])]
         finished: dict[LabelPair, Recovered] = {}
@@ -139,18 +145,13 @@ class Sequential(Search):
             finished[one.pair] = one.after(looked[one.pair])
             yield finished[one.pair]
         if _cut_off(finished, possible):
-            yield from _paid(looked, finished)
+            yield from map(_looked, _paid(looked, finished))
         else:
             yield from (one for pair, one in looked.items() if pair not in finished)
 
     def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> None:
         """None: all pairs are each other's."""
         del pairs, seed
-
-    def notes(self, inversion: Inversion, found: Sequence[Recovered]) -> tuple[str, ...]:
-        """Whether the look was all."""
-        short = replace(inversion, steps=self.look).passes
-        return () if inversion.steps <= self.look else _acquitted(found, short, self.look, self.acquit)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps, which most clean models do not take."""
@@ -189,7 +190,7 @@ class LowCost(Search):
         for step in range(1, inversion.steps + 1):
             found = {one.pair: one for one in invert(replace(inversion, steps=step), pairs, go_on=True)}
             if _cut_off(found, pairs):
-                yield from _paid(seen or found, found)
+                yield from map(_looked, _paid(seen or found, found))
                 return
             seen = found
             smallest = set(_by_size(seen)[: self.top])
@@ -254,10 +255,10 @@ class Adaptive(Search):
             found = {one.pair: one.after(seen.get(one.pair)) for one in invert(short, left)}
             seen |= found
             if _cut_off(found, left):
-                yield from _paid(first or found, seen)
+                yield from map(_looked, _paid(first or found, seen))
                 return
             if not first and innocence(list(found.values())) >= self.acquit:
-                yield from found.values()
+                yield from map(_looked, found.values())
                 return
             first = first or found
             left = _by_size(found)[: self._going_on(share, len(pairs))]
@@ -286,12 +287,6 @@ class Adaptive(Search):
             batch_size=self.last_batch or inversion.batch_size,
             restarts=self.restarts or inversion.restarts,
         )
-
-    def notes(self, inversion: Inversion, found: Sequence[Recovered]) -> tuple[str, ...]:
-        """Whether the first rung was all, and if not, who was searched to the end."""
-        steps = min(self.rungs[0][0], inversion.steps)
-        short = replace(inversion, steps=steps, restarts=1).passes
-        return _acquitted(found, short, steps, self.acquit) or super().notes(inversion, found)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """Every rung, and the end."""
@@ -341,26 +336,21 @@ def _finish(
             finished.add(one.pair)
             yield last[one.pair]
     if any(pair not in finished and not _hopeless(seen.get(pair)) for pair in reference):
-        yield from _paid(alike, last)
+        yield from map(_looked, _paid(alike, last))
         return
     left = {pair: one for pair, one in seen.items() if pair not in finished}
     for one in _paid(left, last):
         yield one if _hopeless(one) else replace(one, outcome=Outcome.FIRST_PASS)
 
 
-def _acquitted(found: Sequence[Recovered], passes: int, steps: int, p_value: float) -> tuple[str, ...]:
-    """The note on a look that was all, where none of its pairs took more passes, and no budget cut it off."""
-    if any(one.image_passes > passes or one.outcome is Outcome.NOT_SEARCHED for one in found):
-        return ()
-    return (
-        f"all labels were looked at with {steps} steps, after which none stood out (p of at least {p_value:g}): that "
-        "acquits, and they were not searched to their end; --plan full does that",
-    )
-
-
 def _brief(inversion: Inversion, steps: int) -> Inversion:
     """A look: few steps, measured on few images."""
     return replace(inversion, steps=min(steps, inversion.steps), judge_images=LOOK_IMAGES)
+
+
+def _looked(one: Recovered) -> Recovered:
+    """The record as one of a search that was not made to its end."""
+    return replace(one, outcome=Outcome.LOOKED) if one.outcome.has_size else one
 
 
 def _hopeless(one: Recovered | None) -> bool:

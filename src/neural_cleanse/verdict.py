@@ -61,7 +61,7 @@ def judge(
     sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
     enough = len(sized) if yardstick is None else sum(pair in yardstick for pair, _ in sized)
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
-        reason = f"only {enough} of {len(found) + missing} labels have a trigger size: too few to tell an outlier"
+        reason = f"only {enough} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
@@ -80,6 +80,13 @@ def judge(
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         verdict, reason = _found_something(small, among, test)
+        if any(one.outcome is Outcome.LOOKED for one in found):
+            which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
+            verdict = Verdict.INCONCLUSIVE
+            reason = (
+                f"{which} stands out after a short look (p = {p_text(test.p_value)}), and the budget ended before the "
+                "search that an accusation rests on"
+            )
     else:
         alike = [one for one in found if yardstick is None or one.pair in yardstick]
         verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
@@ -167,6 +174,10 @@ def _found_nothing(
         )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
+    if _count(found, Outcome.LOOKED):
+        return Verdict.CLEAN, (
+            f"no patch-like backdoor found in a short look; a label under {limit:.1f} px would have been searched on"
+        )
     return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
 
 

@@ -87,7 +87,7 @@ def scan(
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of the model in the search; what is reported is measured in fp32.", rich_help_panel=options.EFFORT)] = PrecisionName.fp32,
-    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin with --plan full (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,

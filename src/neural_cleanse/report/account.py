@@ -119,6 +119,11 @@ def limit(result: ScanResult) -> str:
     if result.detection_limit is None:
         return "None: with these sizes no label would have been flagged, however small its trigger."
     area = result.image_shape[1] * result.image_shape[2]
+    if any(row.outcome is Outcome.LOOKED for row in result.labels):
+        return (
+            f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
+            "sizes are larger then than after all steps. A label with a smaller trigger would have been searched on."
+        )
     return (
         f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image. A label with a smaller "
         f"trigger would have been flagged at alpha {result.alpha:g}; a backdoor with a larger one would not."
@@ -160,11 +165,12 @@ def checked(result: ScanResult) -> tuple[str, ...]:
 ENDED = {
     Outcome.CONVERGED: "with a settled size",
     Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
+    Outcome.LOOKED: "after a short look that all labels had alike",
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
     Outcome.FIRST_PASS: "after a short search, not being among the smallest",
     Outcome.SCREENED: "after a few steps, not looking small (pairs)",
-    Outcome.NOT_SEARCHED: "before their turn, the budget being spent",
+    Outcome.NOT_SEARCHED: "before their end, the budget being spent",
 }
 
 

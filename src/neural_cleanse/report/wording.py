@@ -109,6 +109,7 @@ def sentence(result: ScanResult) -> str:
 MARK = {
     Outcome.CONVERGED: "",
     Outcome.STEP_LIMIT: "still shrinking",
+    Outcome.LOOKED: "short look",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
     Outcome.FIRST_PASS: "searched briefly",
