@@ -23,8 +23,16 @@ ACQUIT = 0.2  # p-value of a clean verdict from which a short look is enough
 LOOK_IMAGES = 128  # that a short look is measured on, twice
 PLANS = ("auto", "full", "sequential", "low-cost", "adaptive")
 
+Pairs = Sequence[LabelPair]
+Found = Iterator[Recovered]
 Innocence = Callable[[Sequence[Recovered]], float]
 """How sure records that took the same effort make it that no label stands out: a p-value, 0 where they cannot tell."""
+
+
+def never(found: Sequence[Recovered]) -> float:
+    """No look is enough."""
+    del found
+    return 0.0
 
 
 @runtime_checkable
@@ -43,22 +51,16 @@ class Search(ABC):
     """A plan over label pairs."""
 
     @abstractmethod
-    def run(
-        self,
-        inversion: Inversion,
-        pairs: Sequence[LabelPair],
-        invert: Invert,
-        seed: int,
-        innocence: Innocence = lambda _: 0.0,
-    ) -> Iterator[Recovered]:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, innocence: Innocence = never) -> Found:
         """Yield one record a pair as it is finished; a later record of a pair takes the place of an earlier one.
 
         Pairs that a spent budget left out have none, or NOT_SEARCHED.
         """
 
-    @abstractmethod
     def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
         """The pairs that the others are held against; None when all pairs get the same effort."""
+        del pairs, seed
+        return None
 
     @abstractmethod
     def passes(self, inversion: Inversion, num_labels: int) -> int:
@@ -90,21 +92,10 @@ class Search(ABC):
 class FullSweep(Search):
     """Every pair gets the full number of steps, as in the paper."""
 
-    def run(
-        self,
-        inversion: Inversion,
-        pairs: Sequence[LabelPair],
-        invert: Invert,
-        seed: int,
-        innocence: Innocence = lambda _: 0.0,
-    ) -> Iterator[Recovered]:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, innocence: Innocence = never) -> Found:
         """Yield one record a pair."""
         del seed, innocence
         return invert(inversion, pairs)
-
-    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> None:
-        """None: all pairs are each other's."""
-        del pairs, seed
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """All steps of all labels."""
@@ -122,14 +113,7 @@ class Sequential(Search):
     look: int = 80
     acquit: float = ACQUIT
 
-    def run(
-        self,
-        inversion: Inversion,
-        pairs: Sequence[LabelPair],
-        invert: Invert,
-        seed: int,
-        innocence: Innocence = lambda _: 0.0,
-    ) -> Iterator[Recovered]:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, innocence: Innocence = never) -> Found:
         """Yield what the look saw of every pair, or what all steps came to."""
         del seed
         if inversion.steps <= self.look:
@@ -148,10 +132,6 @@ class Sequential(Search):
             yield from map(_looked, _paid(looked, finished))
         else:
             yield from (one for pair, one in looked.items() if pair not in finished)
-
-    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> None:
-        """None: all pairs are each other's."""
-        del pairs, seed
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps, which most clean models do not take."""
@@ -174,14 +154,7 @@ class LowCost(Search):
     overlap: int = 50
     rounds: int = 10
 
-    def run(
-        self,
-        inversion: Inversion,
-        pairs: Sequence[LabelPair],
-        invert: Invert,
-        seed: int,
-        innocence: Innocence = lambda _: 0.0,
-    ) -> Iterator[Recovered]:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, innocence: Innocence = never) -> Found:
         """Yield the finished pairs, then what the first phase saw of the others."""
         del innocence
         seen: dict[LabelPair, Recovered] = {}
@@ -239,14 +212,7 @@ class Adaptive(Search):
         if not self.rungs or self.finalists < 1 or self.reference < 2:
             raise SettingsError("An adaptive search needs a rung, a finalist and two reference labels.")
 
-    def run(
-        self,
-        inversion: Inversion,
-        pairs: Sequence[LabelPair],
-        invert: Invert,
-        seed: int,
-        innocence: Innocence = lambda _: 0.0,
-    ) -> Iterator[Recovered]:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, innocence: Innocence = never) -> Found:
         """Yield the finished pairs, then what earlier rungs saw of the others."""
         left = _shuffled(pairs, seed)
         first, seen = dict[LabelPair, Recovered](), dict[LabelPair, Recovered]()
