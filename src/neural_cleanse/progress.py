@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from neural_cleanse.records import Recovered
+from neural_cleanse.records import LabelPair, Recovered
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,24 @@ class Reporter:
     planned: int
     num_labels: int
     purse: Purse = field(default_factory=Purse)
-    finished: list[Recovered] = field(default_factory=list)
+    finished: dict[LabelPair, Recovered] = field(default_factory=dict)
     done: int = 0
 
     def tick(self, image_passes: int) -> bool:
         """So many more are done: may the search go on?"""
         self.done += image_passes
         self.purse.image_passes += image_passes
-        self.report(Progress(self.done, self._planned(), tuple(self.finished), self.num_labels))
+        self.report(Progress(self.done, self._planned(), tuple(self.finished.values()), self.num_labels))
         return not self.purse.spent
 
     def finish(self, recovered: Recovered) -> None:
         """One more label is finished, or one again that took another look."""
-        self.finished = [one for one in self.finished if one.pair != recovered.pair] + [recovered]
+        self.finished[recovered.pair] = recovered
         self.tick(0)
 
     def _planned(self) -> int:
         """As planned; less where finished labels took less, for a search may stop early."""
-        spent = [recovered.image_passes for recovered in self.finished]
+        spent = [recovered.image_passes for recovered in self.finished.values()]
         if not spent or sum(spent) > self.done:
             return max(self.done, self.planned)
         left = sum(spent) / len(spent) * (self.num_labels - len(spent))

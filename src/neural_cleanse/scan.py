@@ -1,7 +1,7 @@
 """scan: clean images and a classifier in, a verdict with evidence out. Reads top to bottom as the method does."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
@@ -207,10 +207,9 @@ def _plan(settings: ScanSettings, num_labels: int, num_classes: int, over_twin: 
     return FullSweep() if settings.plan == "auto" and hopeless and isinstance(found, Sequential) else found
 
 
-def _all_of(pairs: Sequence[LabelPair], finished: Sequence[Recovered]) -> tuple[Recovered, ...]:
+def _all_of(pairs: Sequence[LabelPair], finished: Mapping[LabelPair, Recovered]) -> tuple[Recovered, ...]:
     """A record of every pair, in order; those that the budget left out say so."""
-    known = {one.pair: one for one in finished}
-    return tuple(known.get(pair) or Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
+    return tuple(finished.get(pair) or Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
 
 
 def _budget_notes(purse: Purse, found: Sequence[Recovered]) -> tuple[str, ...]:
