@@ -79,14 +79,7 @@ def judge(
     )
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
-        verdict, reason = _found_something(small, among, test)
-        if any(one.outcome is Outcome.LOOKED for one in found):
-            which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
-            verdict = Verdict.INCONCLUSIVE
-            reason = (
-                f"{which} stands out after a short look (p = {p_text(test.p_value)}), and the budget ended before the "
-                "search that an accusation rests on"
-            )
+        verdict, reason = _found_something(small, among, test, looked=_count(found, Outcome.LOOKED) > 0)
     else:
         alike = [one for one in found if yardstick is None or one.pair in yardstick]
         verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
@@ -132,10 +125,15 @@ def _against(
 
 
 def _found_something(
-    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest
+    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, *, looked: bool
 ) -> tuple[Verdict, str]:
-    """Labels were flagged: infected, unless the other labels show that small sizes are common here."""
+    """Labels were flagged: infected, unless the others show that small sizes are common here, or it was but a look."""
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
+    if looked:
+        return Verdict.INCONCLUSIVE, (
+            f"{which} stands out after a short look (p = {p_text(test.p_value)}), and the budget ended before the "
+            "search that an accusation rests on"
+        )
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
             f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
