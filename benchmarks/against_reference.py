@@ -19,6 +19,7 @@ import torch
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.benchmark import open_case, read_suite, surroundings
 from neural_cleanse.scan import ScanSettings, scan
+from resumable import add
 
 
 def main() -> None:
@@ -64,8 +65,7 @@ def main() -> None:
             "scan_passes_a_label": passes / num_labels,
             "ratio": reference_s * num_labels / seconds,
         }
-    with options.output.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    add(row, options.output)
     print(json.dumps(row, indent=2))
 
 

@@ -25,6 +25,7 @@ from neural_cleanse.room import Room
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.slots import Slots
 from neural_cleanse.zoo import part_of
+from resumable import add
 
 STEPS = (40, 60, 80, 100, 125, 150, 200, 250)
 SEED, IMAGES, ALPHA, BATCH_IMAGES = 0, 1000, 0.01, 128
@@ -100,8 +101,7 @@ def main() -> None:
         row = (
             {"model": case.name, "seed": SEED, "restarts": inversion.restarts} | truth | {"area": area, "sizes": sizes}
         )
-        with options.output.open("a") as file:
-            file.write(json.dumps(row | around) + "\n")
+        add(row | around, options.output)
 
 
 if __name__ == "__main__":
