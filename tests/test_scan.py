@@ -11,7 +11,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.progress import Progress
-from neural_cleanse.records import LabelPair, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.scan import ScanSettings, scan
 from neural_cleanse.twin import baseline_record
 
@@ -28,6 +28,23 @@ def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
     mask = found.triggers[LabelPair(3)]["mask"][0, 0]
     assert mask[22:28, 22:28].sum() > 0.6 * mask.sum()
     assert found.p_value is not None and found.p_value < 0.01
+
+
+def test_a_backdoor_that_is_clear_in_a_short_look_is_refined_and_the_others_are_not(found: ScanResult) -> None:
+    row = found.labels[3]
+    assert row.outcome is Outcome.REFINED and row.size is not None and row.refined_size is not None
+    mask = found.triggers[LabelPair(3)]["mask"]
+    assert mask.sum().item() == pytest.approx(row.refined_size) and row.refined_size < row.size
+    assert all(other.outcome is Outcome.LOOKED for other in found.labels if other.target != 3)
+    assert found.image_passes == 10 * 80 * 4 + 250 * 4
+    assert storage.to_json(found)["labels"][3]["refined_size"] == row.refined_size
+
+
+def test_a_short_look_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
+    whole = scan(infected, digits, ScanSettings(restarts=1, plan="full"))
+    assert (whole.verdict, whole.flagged) == (found.verdict, found.flagged)
+    assert whole.labels[3].size == found.labels[3].refined_size  # the same search, to the last bit
+    assert torch.equal(whole.triggers[LabelPair(3)]["mask"], found.triggers[LabelPair(3)]["mask"])
 
 
 def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResult) -> None:

@@ -139,3 +139,23 @@ def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
     small = [10.0 if label == 7 else size for label, size in enumerate(ANOTHER_SEED)]
     judged = judge(recovered(small), 0.01, AREA, None, baseline=twin)
     assert judged.verdict is Verdict.INCONCLUSIVE and "label 7" in judged.reason
+
+
+def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
+    looked = Outcome.LOOKED
+    clear = judge(recovered([*usual(9), 25.0], looked), 0.01, AREA, None)
+    assert clear.verdict is Verdict.INFECTED and clear.flagged == (9,) and "short look" in clear.reason
+    assert clear.p_value is not None and clear.p_value < 0.001
+    unclear = judge(recovered([*usual(9), 46.0], looked), 0.01, AREA, None)
+    assert unclear.p_value is not None and 0.001 < unclear.p_value < 0.01
+    assert unclear.verdict is Verdict.INCONCLUSIVE and unclear.flagged == () and unclear.accused == ()
+    assert "not clearly enough to accuse" in unclear.reason
+    assert judge(recovered([*usual(9), 46.0]), 0.01, AREA, None).flagged == (9,)
+
+
+def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> None:
+    """Else all steps would have flagged one more."""
+    sizes = [*usual(9), 5.0, 46.0]
+    whole = judge(recovered(sizes), 0.01, AREA, None)
+    assert whole.flagged == (9, 10) and 0.001 < whole.p_values[LabelPair(10)] < 0.01
+    assert judge(recovered(sizes, Outcome.LOOKED), 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE

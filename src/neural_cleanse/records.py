@@ -27,6 +27,7 @@ class Outcome(enum.Enum):
     CONVERGED = "converged"
     STEP_LIMIT = "step_limit"
     LOOKED = "looked"
+    REFINED = "refined"
     ASR_NOT_REACHED = "asr_not_reached"
     NOT_ENOUGH_IMAGES = "not_enough_images"
     FIRST_PASS = "first_pass"
@@ -36,7 +37,7 @@ class Outcome(enum.Enum):
     @property
     def has_size(self) -> bool:
         """Whether the label has a size that may enter the outlier test."""
-        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, Outcome.LOOKED)
+        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, *SHORT)
 
     @property
     def meaning(self) -> str:
@@ -45,12 +46,17 @@ class Outcome(enum.Enum):
             Outcome.CONVERGED: "the attack success rate holds and the size has settled",
             Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
             Outcome.LOOKED: "the attack success rate holds after a short look; no longer search was made",
+            Outcome.REFINED: "its size after a short look was compared, its trigger then searched with all steps",
             Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
             Outcome.NOT_SEARCHED: "the budget was spent before its turn",
             Outcome.SCREENED: "looked at with a few steps, and not among the pairs that looked small",
         }[self]
+
+
+SHORT = (Outcome.LOOKED, Outcome.REFINED)
+"""Outcomes whose size is that of a short look."""
 
 
 class Verdict(enum.Enum):
@@ -66,7 +72,8 @@ class Recovered:
     """The smallest trigger found for one label pair.
 
     `size` is the median over restarts in px (None when no trigger worked), `trigger` the restart nearest to it (k = 1);
-    `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images.
+    `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images. Where the
+    outcome is REFINED, `size` is that of the look, and the trigger one of `refined_size`.
     """
 
     pair: LabelPair
@@ -78,6 +85,7 @@ class Recovered:
     outcome: Outcome
     image_passes: int
     forward_passes: int
+    refined_size: float | None = None
 
     @classmethod
     def nothing(cls, pair: LabelPair, outcome: Outcome) -> "Recovered":
@@ -102,7 +110,10 @@ class Recovered:
 
 @dataclass(frozen=True)
 class LabelResult:
-    """One row of the table: a label pair with what was found and what the tests say of it."""
+    """One row of the table: a label pair with what was found and what the tests say of it.
+
+    `size` is what was compared, `refined_size` that of the trigger where it was searched longer than the others.
+    """
 
     target: int
     source: int | None
@@ -115,6 +126,7 @@ class LabelResult:
     asr_interval: tuple[float, float] | None
     outcome: Outcome
     image_passes: int
+    refined_size: float | None = None
 
 
 @dataclass(frozen=True)

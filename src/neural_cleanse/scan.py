@@ -27,7 +27,7 @@ from neural_cleanse.records import LabelPair, LabelResult, Outcome, Recovered, S
 from neural_cleanse.room import room_for
 from neural_cleanse.sampling import ScanImages
 from neural_cleanse.sanity import check_input, check_labels, check_shape
-from neural_cleanse.search import FullSweep, Invert, Search, Sequential, plan
+from neural_cleanse.search import FullSweep, Invert, Ruling, Search, Sequential, plan
 from neural_cleanse.slots import inverter
 from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
 from neural_cleanse.verdict import MIN_LABELS, Judgement, innocence, judge
@@ -111,7 +111,6 @@ def scan(
     twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
-    search = search or _plan(settings, len(pairs), classifier.num_classes, twin is not None)
     sampled, sampling = _sample(classifier, data, settings)
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(
@@ -121,6 +120,8 @@ def scan(
         force=settings.force,
         better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
     )
+    no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
+    search = search or _plan(settings, len(pairs), over_twin=twin is not None, no_verdict=no_verdict)
     notes = (
         *surroundings.notes,
         *sampling,
@@ -154,10 +155,12 @@ def scan(
         yardstick = search.yardstick(pairs, settings.seed) if given_up else None
         return judge(found, settings.alpha, area, checked.doubt, classifier.num_classes, twin, yardstick, num_tests)
 
+    def rule(look: Sequence[Recovered]) -> Ruling:
+        judgement = judged(look)
+        return Ruling(innocence(judgement, look, area), judgement.accused)
+
     report, invert = stage(search.passes(inversion, len(pairs)), len(pairs))
-    for recovered in search.run(
-        inversion, pairs, invert, settings.seed, lambda look: innocence(judged(look), look, area)
-    ):
+    for recovered in search.run(inversion, pairs, invert, settings.seed, rule):
         report.finish(recovered)
     found = _all_of(pairs, report.finished)
     judgement = judged(found)
@@ -193,18 +196,18 @@ def scan(
     )
 
 
-def _plan(settings: ScanSettings, num_labels: int, num_classes: int, over_twin: bool) -> Search:
+def _plan(settings: ScanSettings, num_labels: int, *, over_twin: bool, no_verdict: bool) -> Search:
     """The plan by name; over a twin all labels get the same effort, as the twin's did.
 
-    Where no verdict can be clean, because labels are left out or there is no yardstick, a look could acquit nobody.
+    Where nothing can be settled, because labels are left out, there is no yardstick or the input is in doubt, a short
+    look would be for nothing.
     """
     if over_twin and settings.plan in ("auto", "full"):
         return FullSweep()
     if over_twin:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
-    hopeless = num_labels < num_classes or num_labels <= MIN_LABELS
-    return FullSweep() if settings.plan == "auto" and hopeless and isinstance(found, Sequential) else found
+    return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
 
 
 def _all_of(pairs: Sequence[LabelPair], finished: Mapping[LabelPair, Recovered]) -> tuple[Recovered, ...]:
@@ -258,6 +261,7 @@ def _rows(found: Sequence[Recovered], judgement: Judgement, names: tuple[str, ..
             asr_interval=clopper_pearson(recovered.hits, recovered.trials) if recovered.trials else None,
             outcome=recovered.outcome,
             image_passes=recovered.image_passes,
+            refined_size=recovered.refined_size,
         )
         for recovered in found
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.outlier import INDEX_THRESHOLD, TWINS, OutlierTest, outlier_test
-from neural_cleanse.records import LabelPair, Outcome, PaperRule, Recovered, Verdict
+from neural_cleanse.records import SHORT, LabelPair, Outcome, PaperRule, Recovered, Verdict
 from neural_cleanse.reference_test import reference_test
 
 MIN_LABELS, MIN_LABELS_OVER_TWIN = 3, 2  # sizes under which there is no yardstick at all
@@ -17,6 +17,7 @@ MAX_UNREACHED = 0.2  # share of labels without a size above which the others are
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
+LOOK_SHARE = 0.1  # of alpha: what a short look may accuse at, of every label that it accuses (docs/speed.md)
 LARGE_MEDIAN_SHARE = 0.05  # the same after 80 steps: 1.6 to 2 % with a trigger in every label, clean ones 17 % and more
 
 
@@ -79,7 +80,8 @@ def judge(
     )
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
-        verdict, reason = _found_something(small, among, test, looked=_count(found, Outcome.LOOKED) > 0)
+        looked = any(one.outcome in SHORT for one in found)
+        verdict, reason = _found_something(small, among, test, alpha * LOOK_SHARE if looked else None)
     else:
         alike = [one for one in found if yardstick is None or one.pair in yardstick]
         verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
@@ -125,24 +127,30 @@ def _against(
 
 
 def _found_something(
-    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, *, looked: bool
+    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, look_level: float | None
 ) -> tuple[Verdict, str]:
-    """Labels were flagged: infected, unless the others show that small sizes are common here, or it was but a look."""
+    """Labels were flagged: infected, unless the others show that small sizes are common here.
+
+    After a short look (`look_level` given) also unless one of them is not clear enough for that.
+    """
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
-    if looked:
-        return Verdict.INCONCLUSIVE, (
-            f"{which} stands out after a short look (p = {p_text(test.p_value)}), and the budget ended before the "
-            "search that an accusation rests on"
-        )
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
             f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
             "the other labels thin out too slowly for that: against a heavier tail "
             f"p = {p_text(test.tail_p_value or 1.0)}"
         )
+    least_clear = max(test.p_values[index] for index in test.flagged)
+    if look_level is not None and least_clear > look_level:
+        return Verdict.INCONCLUSIVE, (
+            f"{which} stands out after a short look (p = {p_text(least_clear)}), not clearly enough to accuse for that "
+            f"(p = {look_level:g}), and the budget ended before the long search did"
+        )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
+    where = "" if look_level is None else " in a short look that all labels had alike"
     return Verdict.INFECTED, (
-        f"{which} {needs}: the median over labels is {statistics.median(sizes):.1f} px (p = {p_text(test.p_value)})"
+        f"{which} {needs}{where}: the median over labels is {statistics.median(sizes):.1f} px "
+        f"(p = {p_text(test.p_value)})"
     )
 
 
@@ -172,7 +180,7 @@ def _found_nothing(
         )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
-    if _count(found, Outcome.LOOKED):
+    if any(one.outcome in SHORT for one in found):
         return Verdict.CLEAN, (
             f"no patch-like backdoor found in a short look; a label under {limit:.1f} px would have been searched on"
         )

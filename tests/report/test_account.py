@@ -9,6 +9,8 @@ from made_scans import many, pairs, result
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.records import Outcome, ScanResult, SourceRate
 from neural_cleanse.report import account
+from neural_cleanse.report.markdown import markdown
+from neural_cleanse.report.page import html
 
 
 def strong() -> ScanResult:
@@ -42,6 +44,16 @@ def test_nothing_is_weak_where_all_is_well() -> None:
 def test_what_is_weak_in_the_row_is_said(row: dict[str, Any], said: str) -> None:
     (line,) = weak(changed(strong(), row))
     assert said in line
+
+
+def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
+    row = {"outcome": Outcome.REFINED, "size": 40.0, "refined_size": 15.5}
+    scan = changed(strong(), row)
+    said = "40.0 px in the short look, p "
+    for text in (html(scan), markdown(scan)):
+        assert said in text and "15.5 px after all steps" in text and "flagged, refined to 15.5 px" in text
+    assert "after a short look" in account.limit(scan)
+    assert "1 after that look, its trigger with all steps" in " ".join(account.checked(scan))
 
 
 def test_few_images_and_resisting_classes_are_said() -> None:

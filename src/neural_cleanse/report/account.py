@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.records import Evidence, LabelPair, LabelResult, Outcome, ScanResult
+from neural_cleanse.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult
 from neural_cleanse.report import wording
 
 NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
@@ -119,7 +119,7 @@ def limit(result: ScanResult) -> str:
     if result.detection_limit is None:
         return "None: with these sizes no label would have been flagged, however small its trigger."
     area = result.image_shape[1] * result.image_shape[2]
-    if any(row.outcome is Outcome.LOOKED for row in result.labels):
+    if any(row.outcome in SHORT for row in result.labels):
         return (
             f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
             "sizes are larger then than after all steps. A label with a smaller trigger would have been searched on."
@@ -166,6 +166,7 @@ ENDED = {
     Outcome.CONVERGED: "with a settled size",
     Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
     Outcome.LOOKED: "after a short look that all labels had alike",
+    Outcome.REFINED: "after that look, its trigger with all steps",
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
     Outcome.FIRST_PASS: "after a short search, not being among the smallest",

@@ -85,7 +85,7 @@ def _finding(finding: account.Finding, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
         f"## Label {text(finding.title)}",
-        f"{wording.number(row.size)} px, {text(wording.p_is(row.p_value))}. On images that the search never saw it "
+        f"{text(wording.found_at(row))}. On images that the search never saw it "
         f"succeeds for {wording.asr_text(row)} of them (95 % interval).",
     ]
     if pictures:

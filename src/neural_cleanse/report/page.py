@@ -46,7 +46,7 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
         titles=titles,
         number=wording.number,
         p_text=wording.p_text,
-        p_is=wording.p_is,
+        found_at=wording.found_at,
         asr_text=wording.asr_text,
         mark=wording.mark,
     )

@@ -80,6 +80,16 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def found_at(row: LabelResult) -> str:
+    """The size that was compared, with its p-value, and that of the trigger where it is another one."""
+    if row.refined_size is None:
+        return f"{number(row.size)} px, {p_is(row.p_value)}"
+    return (
+        f"{number(row.size)} px in the short look, {p_is(row.p_value)}; {row.refined_size:.1f} px after all steps, "
+        "which is the trigger shown here"
+    )
+
+
 def p_text(value: float | None) -> str:
     """A p-value; very small ones are bounded, not spelled out."""
     if value is None:
@@ -110,6 +120,7 @@ MARK = {
     Outcome.CONVERGED: "",
     Outcome.STEP_LIMIT: "still shrinking",
     Outcome.LOOKED: "short look",
+    Outcome.REFINED: "short look",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
     Outcome.FIRST_PASS: "searched briefly",
@@ -137,7 +148,8 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    return "flagged" if bar.flagged else MARK[bar.row.outcome]
+    refined = "" if bar.row.refined_size is None else f", refined to {bar.row.refined_size:.1f} px"
+    return f"flagged{refined}" if bar.flagged else MARK[bar.row.outcome]
 
 
 def paper_sentence(result: ScanResult) -> str:

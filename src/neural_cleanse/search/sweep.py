@@ -1,0 +1,90 @@
+"""Plans that give all labels the same: all steps at once, or a short look first, which often settles it."""
+
+from dataclasses import dataclass, replace
+
+from neural_cleanse.inversion import Inversion
+from neural_cleanse.records import LabelPair, Outcome, Recovered
+from neural_cleanse.search.base import (
+    ACQUIT,
+    Found,
+    Invert,
+    Pairs,
+    Rule,
+    Ruling,
+    Search,
+    as_looked,
+    brief,
+    hopeless,
+    paid,
+    undecided,
+    unfinished,
+)
+
+
+@dataclass(frozen=True)
+class FullSweep(Search):
+    """Every pair gets the full number of steps, as in the paper."""
+
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+        """Yield one record a pair."""
+        del seed, rule
+        return invert(inversion, pairs)
+
+    def passes(self, inversion: Inversion, num_labels: int) -> int:
+        """All steps of all labels."""
+        return inversion.passes * num_labels
+
+
+@dataclass(frozen=True)
+class Sequential(Search):
+    """A short look at all pairs, which often settles it; all steps for all, afresh, where it does not.
+
+    It acquits where the sizes after `look` steps make a clean verdict at a p-value of at least `acquit`, and accuses
+    where they make an infected one, which a look does at a tenth of alpha only (verdict.py). What it accuses then gets
+    all steps by itself, for a tighter trigger; the sizes that are compared stay those that all had alike. A planted
+    trigger is small early: both thresholds are measured (docs/speed.md).
+    """
+
+    look: int = 80
+    acquit: float = ACQUIT
+
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+        """Yield what the look saw of every pair, or what all steps came to."""
+        del seed
+        if inversion.steps <= self.look:
+            yield from invert(inversion, pairs)
+            return
+        looked = {one.pair: as_looked(one) for one in invert(brief(inversion, self.look), pairs)}
+        ruling = Ruling() if unfinished(looked, pairs) else rule(list(looked.values()))
+        if unfinished(looked, pairs) or ruling.innocence >= self.acquit:
+            yield from looked.values()
+            return
+        possible = [pair for pair in pairs if not hopeless(looked[pair])]
+        finished: dict[LabelPair, Recovered] = {}
+        for one in invert(inversion, ruling.accused or possible):
+            finished[one.pair] = one.after(looked[one.pair])
+            if not ruling.accused:
+                yield finished[one.pair]
+        if ruling.accused:
+            yield from (_refined(one, finished.get(pair)) for pair, one in looked.items())
+        elif unfinished(finished, possible):
+            yield from paid(looked, finished)
+        else:
+            yield from (one for pair, one in looked.items() if pair not in finished)
+
+    def passes(self, inversion: Inversion, num_labels: int) -> int:
+        """With all steps for all, which most models do not take."""
+        if inversion.steps <= self.look:
+            return inversion.passes * num_labels
+        return (inversion.passes + replace(inversion, steps=self.look).passes) * num_labels
+
+
+def _refined(look: Recovered, whole: Recovered | None) -> Recovered:
+    """The trigger of all steps, if they found one, with the size that the look compared."""
+    if whole is None:
+        return look
+    if whole.size is None:
+        return replace(look, image_passes=whole.image_passes, forward_passes=whole.forward_passes)
+    return replace(
+        whole, size=look.size, log_size_sd=look.log_size_sd, refined_size=whole.size, outcome=Outcome.REFINED
+    )
