@@ -44,6 +44,33 @@ def p_value(row: Row, steps: int) -> float:
     return outlier_test(sizes, ALPHA).p_value if len(sizes) >= 3 else 1.0
 
 
+def accused(row: Row, steps: int, share: float = 1.0) -> tuple[int, ...]:
+    """Positions of the labels that are flagged, where all of them have a p of at most that share of alpha."""
+    known = [(target, size) for target, size in enumerate(row["sizes"][str(steps)]) if size is not None]
+    if len(known) < 3:
+        return ()
+    test = outlier_test([size for _, size in known], ALPHA)
+    if test.tail_holds is False or any(test.p_values[index] > share * ALPHA for index in test.flagged):
+        return ()
+    return tuple(sorted(known[index][0] for index in test.flagged))
+
+
+def accusations(rows: list[Row]) -> str:
+    """A line for each level that a look might accuse at: how many it settles, and how often all steps say otherwise."""
+    lines = [
+        "| steps | accuses at alpha times | of those that all steps accuse | with other labels | clean accused |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    found = [row for row in rows if accused(row, 250)]
+    for steps, share in ((60, 1.0), (60, 0.1), (80, 1.0), (80, 0.1), (80, 0.01)):
+        settled = [row for row in rows if accused(row, steps, share)]
+        same = sum(accused(row, steps, share) == accused(row, 250) for row in settled)
+        clean = sum(not row["infected"] for row in settled)
+        both = sum(row in found for row in settled)
+        lines.append(f"| {steps} | {share:g} | {both} of {len(found)} | {len(settled) - same} | {clean} |")
+    return "\n".join(lines)
+
+
 def markdown(rows: list[Row]) -> str:
     """A line for each number of steps: the infected models whose labels can be found by size, and the clean ones."""
     one_label = [row for row in rows if len(row["targets"]) == 1 and "source-specific" not in row["model"]]
@@ -77,7 +104,8 @@ def main() -> None:
     options = parser.parse_args()
     done = read(options.output)
     if options.table:
-        print(markdown([row for row in done if row["area"] == 784]))
+        digits = [row for row in done if row["area"] == 784]
+        print(markdown(digits), accusations(digits), sep="\n\n")
         return
     torch.set_num_threads(1)
     around = {key: value for key, value in surroundings().items() if key in ("hardware", "commit")}

@@ -189,7 +189,8 @@ class ScanResult:
     `labels` has a row for every label, and after those one for every pair of labels that was looked at, if any.
     `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
     `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
-    tensors of the trigger found: of every label, and of the pairs that were flagged.
+    tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
+    before the search did.
     """
 
     verdict: Verdict
@@ -205,6 +206,7 @@ class ScanResult:
     labels: tuple[LabelResult, ...]
     paper_rule: PaperRule
     provenance: Provenance
+    cut_off: bool = False
     evidence: tuple[Evidence, ...] = ()
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
 

@@ -45,10 +45,11 @@ def room_for(classifier: Classifier, inversion: Inversion, wanted: int, cap: int
     usual = max(wanted, least)
     images = min(usual, int(free // each)) if free is not None else usual
     if images < least and cap is not None:
+        one_restart_fits = inversion.batch_size <= images and inversion.restarts > 1
         raise SettingsError(
             f"--memory {_mebibytes(cap)} is too little: {_mebibytes(_used(classifier.device))} are in use, and one "
             f"label takes {_mebibytes(least * each)} more.",
-            cure="Raise it, or ask for one restart." if inversion.restarts > 1 else "Raise it.",
+            cure="Raise it, or ask for one restart." if one_restart_fits else "Raise it.",
         )
     notes = [f"{max(images, least)} instead of {usual} images at once, to stay within memory"] if images < usual else []
     return Room(max(images, least), notes)

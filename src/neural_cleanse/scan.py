@@ -108,7 +108,7 @@ def scan(
     if settings.pairs:
         check_pairs(classifier.num_classes, len(pairs))
     names = surroundings.label_names or data.names
-    twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names)
+    twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names, surroundings.model.get("sha256"))
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, sampling = _sample(classifier, data, settings)
@@ -187,6 +187,7 @@ def scan(
         labels=_rows(found, judgement, names),
         paper_rule=judgement.paper_rule,
         provenance=provenance,
+        cut_off=purse.spent,
         evidence=gather(classifier, images, [recovered for recovered in found if recovered.pair in judgement.accused]),
         triggers={
             recovered.pair: {name: tensor.detach().cpu() for name, tensor in recovered.trigger.tensors().items()}

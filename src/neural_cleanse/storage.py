@@ -51,6 +51,7 @@ def to_json(result: ScanResult) -> dict[str, Any]:
         "detection_limit": result.detection_limit,
         "image_passes": result.image_passes,
         "forward_passes": result.forward_passes,
+        "cut_off": result.cut_off,
         "wall_s": result.wall_s,
         "image_shape": list(result.image_shape),
         "labels": [asdict(label) | {"outcome": label.outcome.value} for label in result.labels],
@@ -180,6 +181,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         labels=labels,
         paper_rule=PaperRule(**(raw["paper_rule"] | {"flagged": tuple(raw["paper_rule"]["flagged"])})),
         provenance=_provenance(raw),
+        cut_off=bool(raw.get("cut_off", False)),
         evidence=tuple(
             Evidence(
                 target=pair.target,

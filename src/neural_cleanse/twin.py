@@ -9,9 +9,20 @@ from neural_cleanse.records import SHORT, LabelPair, ScanResult, Verdict
 
 
 def sizes_of(
-    baseline: ScanResult, classifier: Classifier, pairs: Sequence[LabelPair], names: tuple[str, ...] | None
+    baseline: ScanResult,
+    classifier: Classifier,
+    pairs: Sequence[LabelPair],
+    names: tuple[str, ...] | None,
+    model_sha256: object = None,
 ) -> dict[LabelPair, float]:
-    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, or not clean."""
+    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, not clean, or
+    of the model itself, whose file has `model_sha256`.
+    """
+    if model_sha256 is not None and baseline.provenance.model.get("sha256") == model_sha256:
+        raise SettingsError(
+            "The baseline is a scan of this very model, which cannot vouch for itself.",
+            cure="Scan another model of the same classes, one that is known to be clean.",
+        )
     if baseline.image_shape != classifier.input_shape:
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:

@@ -159,7 +159,8 @@ def _found_nothing(
 ) -> tuple[Verdict, str]:
     """No label was flagged: clean only if a backdoor would have been seen, in every label."""
     if missing:
-        return Verdict.INCONCLUSIVE, f"nothing was flagged, but {missing} of the model's labels were not searched"
+        of_them = "of the model's labels was" if missing == 1 else "of the model's labels were"
+        return Verdict.INCONCLUSIVE, f"nothing was flagged, but {missing} {of_them} not searched"
     middle, unreached = statistics.median(sizes), _count(found, Outcome.ASR_NOT_REACHED)
     if middle < SMALL_MEDIAN_SHARE * area:
         return Verdict.INCONCLUSIVE, (

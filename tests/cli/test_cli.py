@@ -21,11 +21,11 @@ from shell import Ran, files_under, run
 
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "detection_limit", "image_passes",
-    "forward_passes", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance",
+    "forward_passes", "cut_off", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance",
 }  # fmt: skip
 LABEL_KEYS = {
     "target", "source", "name", "size", "log_size_sd", "anomaly_index", "p_value", "asr", "asr_interval", "outcome",
-    "image_passes",
+    "image_passes", "refined_size",
 }  # fmt: skip
 
 
@@ -243,6 +243,34 @@ def test_an_interrupted_scan_leaves_nothing(
 
 
 # --- the output directory ---
+
+
+def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_path: Path) -> None:
+    """To the same result as one without a budget; the command that does it is said."""
+    options = ("--restarts", 1, "--samples", 300, "--seed", 3)
+    cut = run("scan", *shipped, *options, "--max-passes", 1500, "--output", tmp_path / "out", "--json")
+    assert cut.code == 3 and strict(cut.out)["cut_off"] is True
+    said = cut.err.splitlines()[-1]
+    assert said.endswith("--resume") and "--max-passes" not in said and "1500" not in said
+    assert "--resume" in run("scan", *shipped, *options, "--output", tmp_path / "out").err
+    went_on = run("scan", *shipped, *options, "--output", tmp_path / "out", "--json", "--resume")
+    whole = strict(run("scan", *shipped, *options, "--json").out)
+    ours = strict(went_on.out)
+    assert went_on.code == 1 and ours["cut_off"] is False and ours["labels"] == whole["labels"]
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> None:
+    command = [sys.executable, "-m", "neural_cleanse", "scan", *map(str, shipped), "--samples", "200", "--quiet"]
+    ran = subprocess.run([*command, "--max-passes", "400", "--workers", "2"], capture_output=True, text=True)
+    assert ran.returncode == 3 and ran.stderr == ""
+
+
+def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
+    clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
+    assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "twin").code == 3
+    refused = run("scan", *clean, "--baseline", tmp_path / "twin")
+    assert refused.code == 2 and "cannot vouch for itself" in refused.err
 
 
 def test_a_used_directory_is_refused_before_any_work(

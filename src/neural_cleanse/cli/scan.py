@@ -29,6 +29,8 @@ from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
 from neural_cleanse.shelf import is_shelf
 
+BUDGETS = ("--budget", "--max-passes")
+
 
 class Preset(StrEnum):
     """Names of the presets."""
@@ -81,7 +83,7 @@ def scan(
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone; some four times the time.", rich_help_panel=options.METHOD)] = False,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
-    plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that acquits the model; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
+    plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that settles it; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
     budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,
     max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
@@ -146,7 +148,9 @@ def scan(
             raise _interrupted(journal) from interrupt
         watcher.close()
         _answer(result, output, sarif_file, as_json=as_json, quiet=quiet)
-        if journal is not None:
+        if journal is not None and result.cut_off and not quiet:
+            _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
+        elif journal is not None and not result.cut_off:
             journal.remove()
         code = exit_codes.of_scan(result.verdict, fail_on)
         watcher.done(result.verdict.value, result.flagged, code)
@@ -188,16 +192,27 @@ def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal |
     return journal
 
 
+def _say_how_to_go_on(why: str, *without: str) -> None:
+    """The command that goes on with this scan, on stderr; without some options and their values."""
+    words = iter(sys.argv[1:])
+    command = []
+    for word in words:
+        if word in without:
+            next(words, None)
+        elif word not in ("--resume", "--overwrite") and not word.startswith(tuple(f"{name}=" for name in without)):
+            command.append(word)
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(why, highlight=False)
+    console.print(f"  {shlex.join(['neural-cleanse', *command, '--resume'])}", markup=False, highlight=False)
+
+
 def _interrupted(journal: Journal | None) -> typer.Exit:
     """What to do next, on stderr."""
     console = Console(stderr=True, soft_wrap=True)
     if journal is None or not journal.exists():
         console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
     else:
-        command = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-        console.print("interrupted; go on with:", highlight=False)
-        said = shlex.join(["neural-cleanse", *command, "--resume"])
-        console.print(f"  {said}", markup=False, highlight=False)
+        _say_how_to_go_on("interrupted; go on with:")
     return typer.Exit(exit_codes.INTERRUPTED)
 
 

@@ -184,7 +184,8 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     any_class = any(row.source is None for row in result.labels)
     classes = result.provenance.model.get("num_classes")
     missing = classes - len({row.target for row in result.labels}) if isinstance(classes, int) else 0
-    lines = [f"{missing:,} labels of the model were not searched."] if missing > 0 else []
+    of_them = "label of the model was" if missing == 1 else "labels of the model were"
+    lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
     lines += [FROM_ONE_CLASS] if any_class else []
     return (*lines, *NOT_LOOKED_FOR)
 
