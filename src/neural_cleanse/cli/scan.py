@@ -1,5 +1,6 @@
 """`neural-cleanse scan`: from a model file and clean images to a verdict with evidence."""
 
+import contextlib
 import shlex
 import sys
 from dataclasses import replace
@@ -140,10 +141,11 @@ def scan(
         loaded, images = open_both(model, data, form, samples, seed)
         notes = crop_advice(loaded, images, data, form, seed)
         try:
-            result = scan_with_progress(
-                loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal,
-                engine=spread.for_one(where.type),
-            )  # fmt: skip
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
+                result = scan_with_progress(
+                    loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal,
+                    engine=spread.for_one(where.type),
+                )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise _interrupted(journal) from interrupt
         watcher.close()
