@@ -30,6 +30,7 @@ from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.search import VERY_MANY_LABELS
 
 LABELS = (10, 43, 423, 901, 1283, 2622)  # MNIST, GTSRB; faces: 423, 901, YouTube Face, VGG-Face
 SIDES = (32, 64, 128, 224)
@@ -72,7 +73,9 @@ def measure(job: Job) -> dict[str, Any]:
     name, num_labels, shape = job
     torch.manual_seed(0)
     classifier, data = digits_with(num_labels) if name == "mnist_cnn" else noise_of(shape, num_labels)
-    settings = ScanSettings(restarts=1, force=True)
+    # What a scan takes at most: no look settles anything about a random network, whose input is in doubt.
+    plan = "sequential" if num_labels < VERY_MANY_LABELS else "adaptive"
+    settings = ScanSettings(restarts=1, force=True, plan=plan)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
