@@ -1,6 +1,7 @@
 """What a scan costs as labels and pixels grow: image passes, time and peak memory, each scan in a process of its own.
 
     python benchmarks/scale.py --rows benchmarks/results/scale.jsonl
+    python benchmarks/scale.py --rows benchmarks/results/scale.jsonl --page docs/endurance.md
 
 For cost, not for verdicts: the demo's network with a random last layer for that many labels on the demo's digits, and
 a small VGG with random weights on noise. A scan writes its finished labels to disk as `scan --output` does. What is
@@ -37,6 +38,8 @@ SIDES = (32, 64, 128, 224)
 IMAGES = 300
 MIB = 1024**2 if sys.platform == "darwin" else 1024  # units of ru_maxrss in a MiB
 DEMO = Path(neural_cleanse.demo.__file__).parent
+
+MARKS = ("<!-- memory -->", "<!-- end of memory -->")
 
 Job = tuple[str, int, tuple[int, int, int]]
 
@@ -99,13 +102,41 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
+def page(written: str, rows: Path) -> str:
+    """The text of a page with the table between its marks made anew."""
+    known = {(row["network"], row["labels"], tuple(row["shape"])): row for row in map(json.loads, rows.open())}
+    lines = [
+        "| network | image | labels | plan | image passes a label | time a label, against the first | peak memory, MiB "
+        "| before the scan |",
+        "| --- | --- | --: | --- | --: | --: | --: | --: |",
+    ]
+    first: dict[str, float] = {}
+    for job in jobs():
+        if (row := known.get(job)) is None:
+            continue
+        a_label = row["wall_s"] / row["labels"]
+        ratio = a_label / first.setdefault(row["network"], a_label)
+        image = "x".join(map(str, row["shape"]))
+        lines.append(
+            f"| {row['network']} | {image} | {row['labels']:,} | {row['plan']} | {row['passes_a_label']:,} "
+            f"| {ratio:.2f} | {row['peak_memory_mib']} | {row['memory_before_mib']} |"
+        )
+    head, _, rest = written.partition(MARKS[0])
+    return "\n".join([head + MARKS[0], *lines, MARKS[1] + rest.partition(MARKS[1])[2]])
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="write the table into this page, and scan nothing")
     parser.add_argument("--most-labels", type=int, default=max(LABELS))
     parser.add_argument("--largest-side", type=int, default=max(SIDES))
     given = parser.parse_args()
+    if given.page is not None:
+        text = page(given.page.read_text(encoding="utf-8"), given.rows)
+        given.page.write_text(text, encoding="utf-8")
+        return
     lines = given.rows.read_text(encoding="utf-8").splitlines() if given.rows.exists() else []
     known = {(row["network"], row["labels"], tuple(row["shape"])) for row in map(json.loads, lines)}
     for job in jobs():

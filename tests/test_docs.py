@@ -87,6 +87,15 @@ def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows(monkeypatc
     assert repair_tables.PAGE.read_text(encoding="utf-8") == repair_tables.page(), "run: benchmarks/repair_tables.py"
 
 
+def test_the_table_of_scale_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import scale
+
+    written = (ROOT / "docs" / "endurance.md").read_text(encoding="utf-8")
+    rows = ROOT / "benchmarks" / "results" / "scale.jsonl"
+    assert written == scale.page(written, rows), "run: python benchmarks/scale.py ... --page docs/endurance.md"
+
+
 def test_the_tables_of_pairs_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     sys.modules.pop("pairs", None)
