@@ -376,9 +376,9 @@ other data sets, every miss by name, and how sure such figures are: [How often i
 
 {replace(by_rule(final), heading="").markdown()}
 {replace(by_attack(final), heading="").markdown()}
-(The paper's rule is applied to the same sizes, for an acquitted model those of its short look; where all steps are taken
+(The paper's rule is applied to the same sizes, where a short look settled it those of the look; where all steps are taken
 it accuses 1 of 31.) Against the authors' schedule on the same models all steps take {cheaper} times fewer image passes, and
-the short look that most clean models are done with a third of that ([speed](docs/speed.md)); triggers are
+the short look that settles most models a third of that ([speed](docs/speed.md)); triggers are
 {larger} times as large at equal success rate ([benchmarks](docs/benchmarks.md), `make bench`).
 
 """
