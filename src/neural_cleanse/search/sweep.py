@@ -1,5 +1,6 @@
 """Plans that give all labels the same: all steps at once, or a short look first, which often settles it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from neural_cleanse.inversion import Inversion
@@ -56,21 +57,12 @@ class Sequential(Search):
             return
         looked = {one.pair: as_looked(one) for one in invert(brief(inversion, self.look), pairs)}
         ruling = Ruling() if unfinished(looked, pairs) else rule(list(looked.values()))
-        if unfinished(looked, pairs) or ruling.innocence >= self.acquit:
-            yield from looked.values()
-            return
-        possible = [pair for pair in pairs if not hopeless(looked[pair])]
-        finished: dict[LabelPair, Recovered] = {}
-        for one in invert(inversion, ruling.accused or possible):
-            finished[one.pair] = one.after(looked[one.pair])
-            if not ruling.accused:
-                yield finished[one.pair]
         if ruling.accused:
-            yield from (_refined(one, finished.get(pair)) for pair, one in looked.items())
-        elif unfinished(finished, possible):
-            yield from paid(looked, finished)
+            yield from _refined(looked, {one.pair: one for one in invert(inversion, ruling.accused)})
+        elif unfinished(looked, pairs) or ruling.innocence >= self.acquit:
+            yield from looked.values()
         else:
-            yield from (one for pair, one in looked.items() if pair not in finished)
+            yield from _all_steps(inversion, pairs, invert, looked)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps for all, which most models do not take."""
@@ -79,12 +71,27 @@ class Sequential(Search):
         return (inversion.passes + replace(inversion, steps=self.look).passes) * num_labels
 
 
-def _refined(look: Recovered, whole: Recovered | None) -> Recovered:
-    """The trigger of all steps, if they found one, with the size that the look compared."""
-    if whole is None:
-        return look
-    if whole.size is None:
-        return replace(look, image_passes=whole.image_passes, forward_passes=whole.forward_passes)
-    return replace(
-        whole, size=look.size, log_size_sd=look.log_size_sd, refined_size=whole.size, outcome=Outcome.REFINED
-    )
+def _refined(looked: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:
+    """Everything as the look saw it, with the triggers of those that were searched on and found smaller ones."""
+    for one in paid(looked, {pair: one.after(looked[pair]) for pair, one in whole.items()}):
+        tight = whole.get(one.pair)
+        if tight is None or tight.size is None:
+            yield one
+        else:
+            yield replace(
+                one, trigger=tight.trigger, hits=tight.hits, trials=tight.trials, refined_size=tight.size,
+                outcome=Outcome.REFINED,
+            )  # fmt: skip
+
+
+def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, looked: Mapping[LabelPair, Recovered]) -> Found:
+    """The look's pairs with all steps; where a budget cuts that off, as the look saw them all."""
+    possible = [pair for pair in pairs if not hopeless(looked[pair])]
+    finished: dict[LabelPair, Recovered] = {}
+    for one in invert(inversion, possible):
+        finished[one.pair] = one.after(looked[one.pair])
+        yield finished[one.pair]
+    if unfinished(finished, possible):
+        yield from paid(looked, finished)
+    else:
+        yield from (one for pair, one in looked.items() if pair not in finished)
