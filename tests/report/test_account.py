@@ -52,7 +52,8 @@ def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
     said = "40.0 px in the short look, p "
     for text in (html(scan), markdown(scan)):
         assert said in text and "15.5 px after all steps" in text and "flagged, refined to 15.5 px" in text
-    assert "after a short look" in account.limit(scan)
+    assert "after a short look" in account.limit(scan) and "shaded part would have been searched on" in html(scan)
+    assert "shaded part would have been flagged" in html(strong())
     assert "1 after that look, its trigger with all steps" in " ".join(account.checked(scan))
 
 

@@ -114,12 +114,17 @@ def _count(result: ScanResult, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def settled_by_a_look(result: ScanResult) -> bool:
+    """Whether the sizes are those of a short look."""
+    return any(row.outcome in SHORT for row in result.label_rows)
+
+
 def limit(result: ScanResult) -> str:
     """The size under which one more label would have been flagged."""
     if result.detection_limit is None:
         return "None: with these sizes no label would have been flagged, however small its trigger."
     area = result.image_shape[1] * result.image_shape[2]
-    if any(row.outcome in SHORT for row in result.labels):
+    if settled_by_a_look(result):
         return (
             f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
             "sizes are larger then than after all steps. A label with a smaller trigger would have been searched on."
