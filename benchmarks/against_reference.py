@@ -18,7 +18,8 @@ import torch
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.benchmark import open_case, read_suite, surroundings
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from resumable import add
 
 

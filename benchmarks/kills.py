@@ -30,7 +30,8 @@ from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import ScanResult
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 
 DEMO = Path(neural_cleanse.demo.__file__).parent
 # One label at a time, so that there is something to go on with; few images, so that a scan takes a second or two.

@@ -35,7 +35,8 @@ from neural_cleanse.readers.load import load_data
 from neural_cleanse.readers.parts import part_path
 from neural_cleanse.records import LabelPair, ScanResult
 from neural_cleanse.repair import RepairSettings, repair
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from resumable import add, lacking
 
 TESTED = 4000  # test images at most, beyond those that the scan saw

@@ -30,7 +30,8 @@ from neural_cleanse.engines import Processes
 from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.search import VERY_MANY_LABELS
 
 LABELS = (10, 43, 423, 901, 1283, 2622)  # MNIST, GTSRB; faces: 423, 901, YouTube Face, VGG-Face

@@ -7,21 +7,23 @@ import random
 import torch
 
 from neural_cleanse.records import (
-    ClassChange,
     Evidence,
     LabelPair,
     LabelResult,
     Outcome,
     PaperRule,
     Provenance,
+    ScanResult,
+    SourceRate,
+    Verdict,
+)
+from neural_cleanse.repair_records import (
+    ClassChange,
     RepairResult,
     RepairRound,
     RepairStatus,
-    ScanResult,
-    SourceRate,
     TracePoint,
     TriggerChange,
-    Verdict,
 )
 
 HOSTILE = (

@@ -11,7 +11,7 @@ from neural_cleanse.benchmark import read_rows, read_suite, rows_of, scan_case
 from neural_cleanse.benchmark import run as run_suite
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import OutputError
-from neural_cleanse.scan import ScanSettings
+from neural_cleanse.scan_settings import ScanSettings
 from shell import run
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import Verdict
 from neural_cleanse.report.directory import write
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 
 
 def test_labels_that_were_left_out_are_never_clean(infected: Classifier, digits: ImageSet) -> None:

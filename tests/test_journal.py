@@ -17,7 +17,8 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.journal import Journal
 from neural_cleanse.records import LabelPair, Outcome, Recovered
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.triggers.patch import PatchTrigger
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,8 @@ from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.wording import bars
 from neural_cleanse.room import Room
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.slots import Slots
 from neural_cleanse.verdict import Judgement, judge
 from shell import run

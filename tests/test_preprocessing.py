@@ -9,7 +9,8 @@ from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import InputSanityError
 from neural_cleanse.preprocessing import best_form
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 
 
 def shuffled(digits: ImageSet) -> ImageSet:

@@ -23,10 +23,12 @@ from neural_cleanse.metrics import answers, clean_accuracy
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
-from neural_cleanse.records import LabelPair, RepairStatus, ScanResult, TracePoint, Verdict
+from neural_cleanse.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.repair import METHODS, Repaired, RepairSettings, _terms, repair
+from neural_cleanse.repair_records import RepairStatus, TracePoint
 from neural_cleanse.report import repair_words
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.triggers.patch import PatchTrigger
 from neural_cleanse.twin import baseline_record
 

@@ -9,7 +9,8 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError, InputSanityError, SettingsError
 from neural_cleanse.records import Verdict
 from neural_cleanse.sanity import check_input, check_labels, check_shape
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 
 QUICK = ScanSettings(restarts=1, samples=100)
 

@@ -12,7 +12,8 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.progress import Progress
 from neural_cleanse.records import LabelPair, Outcome, ScanResult, Verdict
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.twin import baseline_record
 
 

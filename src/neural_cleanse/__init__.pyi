@@ -17,9 +17,6 @@ from neural_cleanse.records import (
     Recovered as Recovered,
 )
 from neural_cleanse.records import (
-    RepairResult as RepairResult,
-)
-from neural_cleanse.records import (
     ScanResult as ScanResult,
 )
 from neural_cleanse.records import (
@@ -27,8 +24,9 @@ from neural_cleanse.records import (
 )
 from neural_cleanse.repair import RepairSettings as RepairSettings
 from neural_cleanse.repair import repair as repair
-from neural_cleanse.scan import ScanSettings as ScanSettings
+from neural_cleanse.repair_records import RepairResult as RepairResult
 from neural_cleanse.scan import scan as scan
+from neural_cleanse.scan_settings import ScanSettings as ScanSettings
 from neural_cleanse.search import FullSweep as FullSweep
 from neural_cleanse.storage import load_result as load_result
 from neural_cleanse.storage import save_result as save_result

@@ -10,7 +10,8 @@ from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError
 from neural_cleanse.metrics import answers, attack_hits, victims
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.records import ClassChange, ScanResult, TriggerChange
+from neural_cleanse.records import ScanResult
+from neural_cleanse.repair_records import ClassChange, TriggerChange
 
 LEARN, DECIDE = 0.5, 0.25  # shares of the images; the rest reports
 LEAST_IMAGES = 100  # under which a quarter cannot decide anything

@@ -30,7 +30,8 @@ from neural_cleanse.provenance import Surroundings
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.readers.parts import part_path
 from neural_cleanse.records import ScanResult, Verdict
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.zoo import part_of, read_card
 
 CARD_SUFFIX = ".card.json"

@@ -32,10 +32,12 @@ from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.progress import Progress
 from neural_cleanse.provenance import Surroundings
-from neural_cleanse.records import Provenance, RepairResult, RepairStatus, ScanResult
+from neural_cleanse.records import Provenance, ScanResult
+from neural_cleanse.repair_records import RepairResult, RepairStatus
 from neural_cleanse.rounds import Outcome, Plan, run_rounds
 from neural_cleanse.sanity import check_labels, check_shape
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.twin import baseline_record, check_baseline
 
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it

@@ -15,7 +15,8 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
 from neural_cleanse.mitigation.pruning import Pruning
-from neural_cleanse.records import Measurement, RepairRound, RepairStatus, ScanResult, TracePoint, Verdict
+from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.repair_records import Measurement, RepairRound, RepairStatus, TracePoint
 
 # One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
 LINGERING_INDEX = 1.645

@@ -17,21 +17,23 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
 from neural_cleanse.records import (
     SCHEMA_VERSION,
-    ClassChange,
     Evidence,
     LabelPair,
     LabelResult,
     Outcome,
     PaperRule,
     Provenance,
+    ScanResult,
+    SourceRate,
+    Verdict,
+)
+from neural_cleanse.repair_records import (
+    ClassChange,
     RepairResult,
     RepairRound,
     RepairStatus,
-    ScanResult,
-    SourceRate,
     TracePoint,
     TriggerChange,
-    Verdict,
 )
 
 JSON_FILE = "scan.json"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from made_scans import HOSTILE, many, pairs, repaired, result
-from neural_cleanse.records import RepairStatus, Verdict
+from neural_cleanse.records import Verdict
+from neural_cleanse.repair_records import RepairStatus
 from neural_cleanse.report.page import html
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")

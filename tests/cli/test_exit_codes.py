@@ -8,7 +8,8 @@ import typer
 
 from neural_cleanse.cli import exit_codes, main
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.records import RepairStatus, Verdict
+from neural_cleanse.records import Verdict
+from neural_cleanse.repair_records import RepairStatus
 from shell import run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.progress import Progress
-from neural_cleanse.records import RepairRound, RepairStatus, TracePoint
 from neural_cleanse.repair import Repaired
+from neural_cleanse.repair_records import RepairRound, RepairStatus, TracePoint
 from neural_cleanse.report.page import html
 from shell import Ran, files_under, run
 

@@ -19,7 +19,7 @@ from neural_cleanse.engines import Processes
 from neural_cleanse.progress import Progress
 from neural_cleanse.records import Verdict
 from neural_cleanse.report.shelf import ShelfRow
-from neural_cleanse.scan import ScanSettings
+from neural_cleanse.scan_settings import ScanSettings
 from shell import Ran, files_under, run
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from neural_cleanse.data import ImageSet
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.records import ScanResult
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 
 SETTINGS = ScanSettings(labels=(0, 1, 2, 3, 4, 5), restarts=1)
 # Rounding differs between readers in the last bit (Keras flattens in another order), and 250 steps carry it along.

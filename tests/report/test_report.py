@@ -15,7 +15,8 @@ from rich.console import Console
 from made_scans import HOSTILE, many, pairs, repaired, result
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import LabelPair, Outcome, RepairStatus, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, Outcome, ScanResult, Verdict
+from neural_cleanse.repair_records import RepairStatus
 from neural_cleanse.report import directory, terminal, wording
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import png, trigger_pictures

@@ -15,7 +15,7 @@ from neural_cleanse.engines import Processes
 from neural_cleanse.report import rates_page
 from neural_cleanse.report.rates_table import markdown
 from neural_cleanse.report.wording import visible
-from neural_cleanse.scan import ScanSettings
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.storage import write_whole
 from neural_cleanse.zoo import PARTS, part_of
 

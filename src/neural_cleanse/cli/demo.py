@@ -15,7 +15,7 @@ from neural_cleanse.loading.load import load_model
 from neural_cleanse.readers.load import load_data
 from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report import directory, terminal
-from neural_cleanse.scan import ScanSettings
+from neural_cleanse.scan_settings import ScanSettings
 
 MODELS = ("infected", "clean")
 

@@ -2,7 +2,8 @@
 
 from enum import StrEnum
 
-from neural_cleanse.records import RepairStatus, Verdict
+from neural_cleanse.records import Verdict
+from neural_cleanse.repair_records import RepairStatus
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 SCAN = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}

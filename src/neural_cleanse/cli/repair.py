@@ -21,9 +21,10 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.loading.save import as_written, refuse_original, save_like
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.records import RepairStatus, ScanResult
+from neural_cleanse.records import ScanResult
 from neural_cleanse.repair import Repaired, RepairSettings
 from neural_cleanse.repair import repair as run_repair
+from neural_cleanse.repair_records import RepairStatus
 from neural_cleanse.report import directory, terminal
 
 REPAIR = "The repair"

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.records import RepairResult, ScanResult
+from neural_cleanse.records import ScanResult
+from neural_cleanse.repair_records import RepairResult
 from neural_cleanse.report import directory, sarif, terminal
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html

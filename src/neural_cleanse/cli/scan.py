@@ -26,8 +26,8 @@ from neural_cleanse.journal import Journal
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.records import ScanResult
 from neural_cleanse.report import directory, sarif, terminal
-from neural_cleanse.scan import ScanSettings
 from neural_cleanse.scan import scan as run_scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.shelf import is_shelf
 
 BUDGETS = ("--budget", "--max-passes")

@@ -32,7 +32,8 @@ from neural_cleanse.progress import Progress
 from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report import directory
 from neural_cleanse.report import shelf as words
-from neural_cleanse.scan import ScanSettings, scan
+from neural_cleanse.scan import scan
+from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.shelf import Shelved
 
 EXIT_ERROR = 2

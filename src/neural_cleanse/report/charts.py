@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from neural_cleanse.records import LabelResult, ScanResult, TracePoint
+from neural_cleanse.records import LabelResult, ScanResult
+from neural_cleanse.repair_records import TracePoint
 from neural_cleanse.report import figure, wording
 
 MANY_LABELS = 43  # above, rows have no room for a name

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import RepairResult, ScanResult
+from neural_cleanse.records import ScanResult
+from neural_cleanse.repair_records import RepairResult
 from neural_cleanse.report import lock
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html

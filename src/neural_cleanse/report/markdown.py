@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from neural_cleanse.records import RepairResult, ScanResult
+from neural_cleanse.records import ScanResult
+from neural_cleanse.repair_records import RepairResult
 from neural_cleanse.report import account, repair_words, wording
 from neural_cleanse.report.table import Table
 

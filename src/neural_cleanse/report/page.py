@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, TracePoint
+from neural_cleanse.records import ScanResult
+from neural_cleanse.repair_records import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.report import account, charts, repair_words, wording
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import png, trigger_pictures

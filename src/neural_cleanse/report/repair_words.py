@@ -1,7 +1,7 @@
 """A repair in words and tables, for terminal and page."""
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.records import RepairResult, RepairStatus, TriggerChange
+from neural_cleanse.repair_records import RepairResult, RepairStatus, TriggerChange
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.wording import label_title
 

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.records import RepairResult, RepairStatus, ScanResult, Verdict
+from neural_cleanse.records import ScanResult, Verdict
+from neural_cleanse.repair_records import RepairResult, RepairStatus
 from neural_cleanse.report import repair_words
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.table import Table as PlainTable

@@ -20,7 +20,7 @@ class Trigger(ABC):
         """The images with row i's trigger on all of row i, pixels in [0, 1]."""
 
     @abstractmethod
-    def size(self) -> Float[Tensor, "k"]:
+    def size(self) -> Float[Tensor, " k"]:
         """How much of an image each trigger takes, in pixels: the quantity compared between labels."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Trigger(ABC):
 
     @classmethod
     @abstractmethod
-    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, "k"]:
+    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, " k"]:
         """`decode(free).size()`, without decoding what does not count."""
 
     @classmethod

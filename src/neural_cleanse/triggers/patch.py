@@ -29,7 +29,7 @@ class PatchTrigger(Trigger):
         # lerp is one fused pass, exact at both ends: mask 0 gives the image, mask 1 the pattern.
         return torch.lerp(images, self.pattern.unsqueeze(1), self.mask.unsqueeze(1))
 
-    def size(self) -> Float[Tensor, "k"]:
+    def size(self) -> Float[Tensor, " k"]:
         return self.mask.sum((1, 2, 3))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ class PatchTrigger(Trigger):
         return cls(mask, pattern)
 
     @classmethod
-    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, "k"]:
+    def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, " k"]:
         mask, _ = free
         return _values(mask).sum((1, 2, 3))
 
