@@ -1,10 +1,12 @@
 """The whole method on real digits: the right verdict, the right label, the right evidence."""
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from neural_cleanse import storage
 from neural_cleanse.classifier import Classifier
@@ -33,25 +35,52 @@ def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
 
 def test_a_backdoor_that_is_clear_in_a_short_look_is_refined_and_the_others_are_not(found: ScanResult) -> None:
     row = found.labels[3]
-    assert row.outcome is Outcome.REFINED and row.size is not None and row.refined_size is not None
+    assert row.outcome is Outcome.REFINED and row.size is not None and row.refined is not None
     mask = found.triggers[LabelPair(3)]["mask"]
-    assert mask.sum().item() == pytest.approx(row.refined_size) and row.refined_size < row.size
+    assert mask.sum().item() == pytest.approx(row.refined.size) and row.refined.size < row.size
     assert all(other.outcome is Outcome.LOOKED for other in found.labels if other.target != 3)
     assert found.image_passes == 10 * 80 * 4 + 250 * 4
-    assert storage.to_json(found)["labels"][3]["refined_size"] == row.refined_size
+    assert storage.to_json(found)["labels"][3]["refined"]["size"] == row.refined.size
 
 
 def test_a_short_look_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
     whole = scan(infected, digits, ScanSettings(restarts=1, plan="full"))
     assert (whole.verdict, whole.flagged) == (found.verdict, found.flagged)
-    assert whole.labels[3].size == found.labels[3].refined_size  # the same search, to the last bit
+    assert whole.labels[3].size == found.labels[3].shown.size  # the same search, to the last bit
     assert torch.equal(whole.triggers[LabelPair(3)]["mask"], found.triggers[LabelPair(3)]["mask"])
+
+
+@pytest.mark.parametrize("scale", [255.0, 0.01])
+def test_the_scale_of_the_last_layer_hides_nothing(infected: Classifier, digits: ImageSet, scale: float) -> None:
+    """It changes no answer; it would starve a short look, or drown the search in the cost of the size."""
+    module = copy.deepcopy(infected.module)
+    *_, last = module.children()
+    assert isinstance(last, nn.Linear)
+    last.weight.mul_(scale)
+    last.bias.mul_(scale)
+    result = scan(Classifier(module, infected.input_shape, infected.num_classes), digits, ScanSettings())
+    assert result.flagged == (3,) and result.p_value is not None and result.p_value < 0.001
+    assert any("logits are unusually" in note for note in result.provenance.notes)
+
+
+def test_logits_of_usual_scale_are_left_alone(found: ScanResult) -> None:
+    assert found.provenance.settings["inversion"]["temperature"] == 1.0
+
+
+@pytest.mark.parametrize(("passes", "cut_off"), [(4_200, False), (4_199, False), (3_200, True), (4_000, True)])
+def test_a_budget_that_suffices_cuts_nothing_off(
+    infected: Classifier, digits: ImageSet, passes: int, cut_off: bool
+) -> None:
+    """The look takes 3,200 image passes, the flagged label 1,000 more."""
+    result = scan(infected, digits, ScanSettings(restarts=1, max_passes=passes))
+    assert result.verdict is Verdict.INFECTED and result.cut_off is cut_off
+    assert (result.labels[3].outcome is Outcome.REFINED) is not cut_off
 
 
 def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResult) -> None:
     (evidence,) = found.evidence
     assert [rate.source for rate in evidence.by_source] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    row = found.labels[3]
+    row = found.labels[3].shown
     hits, trials = sum(rate.hits for rate in evidence.by_source), sum(rate.trials for rate in evidence.by_source)
     assert row.asr == pytest.approx(hits / trials) and row.asr_interval is not None
     assert row.asr_interval[0] <= row.asr <= row.asr_interval[1]

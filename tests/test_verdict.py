@@ -159,3 +159,34 @@ def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> Non
     whole = judge(recovered(sizes), 0.01, AREA, None)
     assert whole.flagged == (9, 10) and 0.001 < whole.p_values[LabelPair(10)] < 0.01
     assert judge(recovered(sizes, Outcome.LOOKED), 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_short_look_acquits_only_where_nothing_is_near() -> None:
+    looked = Outcome.LOOKED
+    clear = judge(recovered(usual(10), looked), 0.01, AREA, None)
+    assert clear.verdict is Verdict.CLEAN and clear.p_value is not None and clear.p_value >= 0.2
+    near = judge(recovered([*usual(9), 62.0], looked), 0.01, AREA, None)
+    assert near.p_value is not None and 0.01 < near.p_value < 0.2
+    assert near.verdict is Verdict.INCONCLUSIVE and "a longer search decides" in near.reason
+    assert judge(recovered([*usual(9), 62.0]), 0.01, AREA, None).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.5])
+def test_a_short_look_acquits_nobody_whose_sizes_are_strange(factor: float) -> None:
+    """Small all over: a trigger in every label. Large all over: the search has hardly begun."""
+    sizes = [factor * size for size in usual(10)]
+    assert judge(recovered(sizes, Outcome.LOOKED), 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
+
+
+def test_the_limit_of_a_look_is_where_it_would_have_searched_on() -> None:
+    sizes = usual(10)
+    limit = judge(recovered(sizes, Outcome.LOOKED), 0.01, AREA, None).detection_limit
+    assert limit is not None
+    for size, verdict in ((limit * 0.99, Verdict.INCONCLUSIVE), (limit * 1.01, Verdict.CLEAN)):
+        assert judge(recovered([*sizes, size], Outcome.LOOKED), 0.01, AREA, None).verdict is verdict
+
+
+def test_the_papers_rule_is_of_raw_sizes_over_a_twin_too() -> None:
+    sizes, twin = [*usual(9), 9.0], {LabelPair(target): 100.0 for target in range(10)} | {LabelPair(2): 20.0}
+    over = judge(recovered(sizes), 0.01, AREA, None, baseline=twin)
+    assert over.paper_rule == judge(recovered(sizes), 0.01, AREA, None).paper_rule

@@ -94,7 +94,7 @@ class Inversion:
 
     `precision` is the model's in the search, fp32 or bf16 (autocast); the trigger's variables, and all that `finish`
     measures, stay fp32. It measures on at most `judge_images` of the choose images, and as many of the confirm images:
-    a short search would else spend half of its time on being measured.
+    a short search would else spend half of its time on being measured. The loss sees logits over `temperature`.
     """
 
     trigger: type[Trigger] = PatchTrigger
@@ -116,6 +116,7 @@ class Inversion:
     all_images: bool = False
     precision: Precision = "fp32"
     judge_images: int | None = None
+    temperature: float = 1.0
 
     @property
     def passes(self) -> int:
@@ -193,7 +194,7 @@ class Inversion:
             triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
             with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = classifier(triggered.flatten(0, 1)).float().unflatten(0, triggered.shape[:2])  # k n classes
-            loss = self.loss(logits, targets)  # k
+            loss = self.loss(logits / self.temperature, targets)  # k
             size = trigger.size()  # k
             # Rows are independent: the sum couples nothing.
             gradients = torch.autograd.grad((loss + state.cost.cost.to(size.dtype) * size).sum(), free)

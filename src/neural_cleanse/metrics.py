@@ -29,6 +29,14 @@ def answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Ten
     return torch.cat(parts).cpu()
 
 
+@torch.no_grad()
+def margin(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> float:
+    """By how much the highest logit of an image is above the second highest: the median over images."""
+    parts = images.to(classifier.device).split(FORWARD_BATCH)
+    highest = torch.cat([classifier(pixels(part)).float().topk(2, dim=1).values for part in parts])
+    return (highest[:, 0] - highest[:, 1]).median().item()
+
+
 def clean_accuracy(answered: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Share of clean images that get their own label."""
     return (answered == labels).float().mean().item()

@@ -43,6 +43,8 @@ Floats = npt.NDArray[np.float64]
 MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
+# After a short look (docs/speed.md): it accuses at that share of alpha, and acquits from that p-value on.
+LOOK_SHARE, ACQUIT = 0.1, 0.2
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10

@@ -86,7 +86,7 @@ def _found_nothing(
     if unsearched is not None:
         return Verdict.INCONCLUSIVE, f"no pair of labels was flagged, but {unsearched}"
     return Verdict.CLEAN, (
-        "no pair of labels has an abnormally small trigger either: half of the pairs would have been flagged under "
+        "no pair of labels has an abnormally small trigger: half of the pairs would have been flagged under "
         f"{statistics.median(limits):.1f} px"
     )
 

@@ -103,6 +103,7 @@ def scan_pairs(
     doubt: str | None,
     stage: Stage,
     loss: str = "ce",
+    temperature: float = 1.0,
     plan: PairPlan = PairPlan(),
 ) -> PairScan:
     """Search pairs of labels and judge them beside the labels' own verdict.
@@ -110,7 +111,9 @@ def scan_pairs(
     A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
     """
     open_targets = [target for target in targets if target not in labels.flagged]
-    searched = search_pairs(pair_inversion(loss), classifier, images, open_targets, plan, stage)
+    searched = search_pairs(
+        replace(pair_inversion(loss), temperature=temperature), classifier, images, open_targets, plan, stage
+    )
     judged = judge_pairs(
         searched.found,
         alpha,

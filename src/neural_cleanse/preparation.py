@@ -10,20 +10,22 @@ from neural_cleanse.data import ImageSet, balanced
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.hardware import choose_execution
 from neural_cleanse.inversion import Inversion
-from neural_cleanse.metrics import answers
+from neural_cleanse.metrics import answers, margin
 from neural_cleanse.pair_verdict import NUM_TESTS
 from neural_cleanse.pairs import check_pairs
 from neural_cleanse.preprocessing import best_form
 from neural_cleanse.presets import preset
 from neural_cleanse.provenance import Surroundings, provenance_of
-from neural_cleanse.records import LabelPair, Outcome, Provenance, Recovered, ScanResult
+from neural_cleanse.records import LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
 from neural_cleanse.room import Room, room_for
 from neural_cleanse.sampling import ScanImages
-from neural_cleanse.sanity import check_input, check_labels, check_shape
+from neural_cleanse.sanity import check_input, check_labels, check_shape, temperature
 from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.search import FullSweep, Ruling, Search, Sequential, plan
 from neural_cleanse.twin import baseline_record, sizes_of, twin_notes
-from neural_cleanse.verdict import MIN_LABELS, Judgement, innocence, judge
+from neural_cleanse.verdict import MIN_LABELS, Judgement, judge
+
+MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Ready:
     def rule(self, look: Sequence[Recovered]) -> Ruling:
         """What a short look settles."""
         judgement = self.judge(look)
-        return Ruling(innocence(judgement, look, self._area), judgement.accused)
+        return Ruling(judgement.verdict is Verdict.CLEAN, judgement.accused)
 
     @property
     def _area(self) -> int:
@@ -85,6 +87,9 @@ def prepare(
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, sampling = _sample(classifier, data, settings)
+    if settings.preset == "default":  # the other is the authors' to the letter
+        seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
+        inversion = replace(inversion, temperature=temperature(margin(classifier, seen)))
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(
         images.answers,
@@ -99,7 +104,7 @@ def prepare(
     held = {} if baseline is None else {"baseline": baseline_record(baseline)}
     of_twin = () if baseline is None else twin_notes(baseline, asdict(settings))
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": execution.describe()}
-    notes = (*surroundings.notes, *sampling, *checked.warnings, *of_twin)
+    notes = (*surroundings.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_twin)
     provenance = provenance_of(
         classifier, sampled, held | asdict(settings) | plans, settings.seed, surroundings, checked.accuracy, notes
     )
@@ -119,6 +124,17 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_twin: bool, no_verdic
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
+
+
+def _scaled(inversion: Inversion) -> tuple[str, ...]:
+    """Said aloud, since it may have been done to hide something, or be a wrong scale of the input."""
+    if inversion.temperature == 1:
+        return ()
+    kind, by = "sharp" if inversion.temperature > 1 else "flat", f"{inversion.temperature:.3g}"
+    return (
+        f"the model's logits are unusually {kind}: in the search they were divided by {by}, which changes no answer "
+        "(the scale of its last layer, or of its input, may be wrong)",
+    )
 
 
 def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:

@@ -27,10 +27,14 @@ class Budget:
 
 @dataclass
 class Purse:
-    """What is left of a budget that all parts of a scan take from; its clock runs from when it is made."""
+    """What is left of a budget that all parts of a scan take from; its clock runs from when it is made.
+
+    `refused` says that work was left when it was spent.
+    """
 
     budget: Budget = Budget()
     image_passes: int = 0
+    refused: bool = False
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -57,16 +61,21 @@ class Reporter:
     done: int = 0
 
     def tick(self, image_passes: int) -> bool:
-        """So many more are done: may the search go on?"""
+        """So many more are done: may the search go on? With 0 it asks for more work that there is."""
         self.done += image_passes
         self.purse.image_passes += image_passes
-        self.report(Progress(self.done, self._planned(), tuple(self.finished.values()), self.num_labels))
-        return not self.purse.spent
+        self._tell()
+        spent = self.purse.spent
+        self.purse.refused |= spent and image_passes == 0
+        return not spent
 
     def finish(self, recovered: Recovered) -> None:
         """One more label is finished, or one again that took another look."""
         self.finished[recovered.pair] = recovered
-        self.tick(0)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.report(Progress(self.done, self._planned(), tuple(self.finished.values()), self.num_labels))
 
     def _planned(self) -> int:
         """As planned; less where finished labels took less, for a search may stop early."""

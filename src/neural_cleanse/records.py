@@ -73,7 +73,7 @@ class Recovered:
 
     `size` is the median over restarts in px (None when no trigger worked), `trigger` the restart nearest to it (k = 1);
     `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images. Where the
-    outcome is REFINED, `size` is that of the look, and the trigger one of `refined_size`.
+    outcome is REFINED, all this is of the look, and `refined` what all steps came to.
     """
 
     pair: LabelPair
@@ -85,7 +85,12 @@ class Recovered:
     outcome: Outcome
     image_passes: int
     forward_passes: int
-    refined_size: float | None = None
+    refined: "Recovered | None" = None
+
+    @property
+    def shown(self) -> "Recovered":
+        """The record whose trigger is the evidence."""
+        return self.refined or self
 
     @classmethod
     def nothing(cls, pair: LabelPair, outcome: Outcome) -> "Recovered":
@@ -109,10 +114,21 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Refined:
+    """The trigger of a label that a short look accused, after all steps."""
+
+    size: float
+    log_size_sd: float | None
+    asr: float | None
+    asr_interval: tuple[float, float] | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class LabelResult:
     """One row of the table: a label pair with what was found and what the tests say of it.
 
-    `size` is what was compared, `refined_size` that of the trigger where it was searched longer than the others.
+    Sizes are compared that took the same effort; `refined` is what a label that these accused came to with more.
     """
 
     target: int
@@ -126,7 +142,12 @@ class LabelResult:
     asr_interval: tuple[float, float] | None
     outcome: Outcome
     image_passes: int
-    refined_size: float | None = None
+    refined: Refined | None = None
+
+    @property
+    def shown(self) -> "LabelResult | Refined":
+        """What is said of the trigger that is shown as evidence."""
+        return self.refined or self
 
 
 @dataclass(frozen=True)

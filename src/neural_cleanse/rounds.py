@@ -168,7 +168,8 @@ def _certainty(measured: Measurement, terms: Terms) -> str:
     rows = list(zip(measured.hits, measured.trials, strict=True))
     possible = max(clopper_pearson(hits, trials)[1] for hits, trials in rows)
     said = (
-        f"on {min(measured.trials)} images that decide no known trigger works more often than {measured.worst_asr:.1%} "
+        f"on {min(measured.trials)} images that decide no trigger that a scan recovered works more often than "
+        f"{measured.worst_asr:.1%} "
         f"(it may be {possible:.1%}, at 95 % confidence"
     )
     return said + (f": too few images to vouch for {terms.max_asr:.1%})" if possible > terms.max_asr else ")")

@@ -3,6 +3,7 @@
 Accuracy alone does not catch every wrong scale, so the pixel range and the normalisation are always said aloud too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ ABOVE_CHANCE_P = 1e-3  # accuracy must beat "always the commonest class" at this
 LOW_ACCURACY = 0.8
 DOMINANT_SHARE, DOMINANT_FACTOR = 0.5, 5.0  # one answer for over half the images and five times its share
 FEW_IMAGES = 50
+# Median margin of the highest logit above the second: trained networks have 1.3 to 18 (docs/design-notes.md). One
+# outside is brought to what is usual.
+FLATTEST, USUAL, SHARPEST = 1.25, 8.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class InputCheck:
     accuracy: float | None
     warnings: tuple[str, ...]
     doubt: str | None
+
+
+def temperature(margin: float) -> float:
+    """What logits are divided by in the search, for a median margin (metrics.margin) on clean images.
+
+    1 within what trained networks have. Multiplying a last layer changes no answer and would starve the search, or
+    drown its cost on the size: a backdoor would be hidden from a short look.
+    """
+    strange = 0 < margin < FLATTEST or SHARPEST < margin < math.inf
+    return margin / USUAL if strange else 1.0
 
 
 def check_labels(data: ImageSet, num_classes: int) -> None:

@@ -13,7 +13,7 @@ from neural_cleanse.pairs import PairPlan, scan_pairs
 from neural_cleanse.preparation import Ready, prepare
 from neural_cleanse.progress import Progress, Purse, Reporter
 from neural_cleanse.provenance import Surroundings, identity
-from neural_cleanse.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, ScanResult
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, Refined, ScanResult
 from neural_cleanse.scan_settings import ScanSettings
 from neural_cleanse.search import Invert, Search
 from neural_cleanse.slots import inverter
@@ -60,17 +60,17 @@ def scan(
         report.finish(recovered)
     found = _all_of(ready.pairs, report.finished)
     judgement = ready.judge(found)
-    said = (*ready.search.notes(found, cut_off=purse.spent), *ready.room.notes)
+    said = (*ready.search.notes(found, cut_off=purse.refused), *ready.room.notes)
     provenance = ready.provenance.joined({}, said)
     if settings.pairs:
         across = scan_pairs(
             classifier, ready.images, judgement, [pair.target for pair in ready.pairs], alpha=settings.alpha,
-            doubt=ready.doubt, loss=settings.loss, plan=pair_plan, stage=stage,
+            doubt=ready.doubt, loss=settings.loss, temperature=ready.inversion.temperature, plan=pair_plan, stage=stage,
         )  # fmt: skip
         found, judgement = found + across.found, across.judgement
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     provenance = provenance.joined({}, _budget_notes(purse, found))
-    return _result(ready, found, judgement, provenance, cut_off=purse.spent, began=began)
+    return _result(ready, found, judgement, provenance, cut_off=purse.refused, began=began)
 
 
 def _result(
@@ -83,7 +83,7 @@ def _result(
     began: float,
 ) -> ScanResult:
     """The answer, with the evidence against whom it accuses."""
-    accused = [recovered for recovered in found if recovered.pair in judgement.accused]
+    accused = [recovered.shown for recovered in found if recovered.pair in judgement.accused]
     return ScanResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -101,9 +101,9 @@ def _result(
         cut_off=cut_off,
         evidence=gather(ready.classifier, ready.images, accused),
         triggers={
-            recovered.pair: {name: tensor.detach().cpu() for name, tensor in recovered.trigger.tensors().items()}
+            recovered.pair: {name: tensor.detach().cpu() for name, tensor in trigger.tensors().items()}
             for recovered in found
-            if recovered.trigger is not None
+            if (trigger := recovered.shown.trigger) is not None
         },
     )
 
@@ -114,7 +114,7 @@ def _all_of(pairs: Sequence[LabelPair], finished: Mapping[LabelPair, Recovered])
 
 
 def _budget_notes(purse: Purse, found: Sequence[Recovered]) -> tuple[str, ...]:
-    if not purse.spent:
+    if not purse.refused:
         return ()
     labels = [one for one in found if one.pair.source is None]
     seen = sum(one.outcome is not Outcome.NOT_SEARCHED for one in labels)
@@ -133,10 +133,19 @@ def _rows(found: Sequence[Recovered], judgement: Judgement, names: tuple[str, ..
             anomaly_index=judgement.anomaly_index.get(recovered.pair),
             p_value=judgement.p_values.get(recovered.pair),
             asr=recovered.asr,
-            asr_interval=clopper_pearson(recovered.hits, recovered.trials) if recovered.trials else None,
+            asr_interval=_interval(recovered),
             outcome=recovered.outcome,
             image_passes=recovered.image_passes,
-            refined_size=recovered.refined_size,
+            refined=None if recovered.refined is None else _refined(recovered.refined),
         )
         for recovered in found
     )
+
+
+def _refined(whole: Recovered) -> Refined:
+    assert whole.size is not None, "a search without a size refines nothing"
+    return Refined(whole.size, whole.log_size_sd, whole.asr, _interval(whole), whole.outcome)
+
+
+def _interval(recovered: Recovered) -> tuple[float, float] | None:
+    return clopper_pearson(recovered.hits, recovered.trials) if recovered.trials else None

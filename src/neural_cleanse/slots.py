@@ -26,7 +26,8 @@ Tick = Callable[[int], bool]
 
 @dataclass
 class Slots:
-    """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on.
+    """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on; with
+    0 it asks before work begins, and once more where work is left when it said no.
 
     With `go_on` the states of pairs that came to their last step are kept in `parked`, so that more steps for the same
     pairs continue where the fewer ones ended.
@@ -51,7 +52,7 @@ class Slots:
                 yield Recovered.nothing(pair, Outcome.NOT_ENOUGH_IMAGES)
         batch: InversionState | None = None
         aside: list[InversionState] = []
-        if not self.tick(0):
+        if not waiting or not self.tick(0):
             return
         while (batch := self._fill(inversion, batch, waiting, aside)) is not None:
             before = int(batch.batches.sum())
@@ -74,6 +75,8 @@ class Slots:
                     self._park(finished)
                 yield from inversion.finish(self.classifier, self.data, finished)
             if not may_go_on:
+                if batch is not None or aside or waiting:
+                    self.tick(0)  # asked for in vain
                 in_work = aside if batch is None else [batch, *aside]
                 yield from (one for state in in_work for one in _cut_off(inversion, state))
                 return
@@ -118,9 +121,13 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Roo
         del go_on  # a state stays where it is: elsewhere more steps start afresh
         size = max(1, min(room.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
+        left = len(jobs)
         for found in engine.map(partial(_inverted, inversion, classifier, data, room.images), jobs):
             yield from found
+            left -= 1
             if not tick(sum(one.image_passes for one in found)):
+                if left:
+                    tick(0)  # asked for in vain
                 return
 
     return invert

@@ -23,6 +23,7 @@ from neural_cleanse.records import (
     Outcome,
     PaperRule,
     Provenance,
+    Refined,
     ScanResult,
     SourceRate,
     Verdict,
@@ -56,7 +57,7 @@ def to_json(result: ScanResult) -> dict[str, Any]:
         "cut_off": result.cut_off,
         "wall_s": result.wall_s,
         "image_shape": list(result.image_shape),
-        "labels": [asdict(label) | {"outcome": label.outcome.value} for label in result.labels],
+        "labels": [_label_json(label) for label in result.labels],
         "paper_rule": asdict(result.paper_rule),
         "evidence": [
             {
@@ -73,6 +74,11 @@ def to_json(result: ScanResult) -> dict[str, Any]:
     values = _finite(scalars)
     assert isinstance(values, dict)
     return values
+
+
+def _label_json(label: LabelResult) -> dict[str, Any]:
+    refined = None if label.refined is None else asdict(label.refined) | {"outcome": label.refined.outcome.value}
+    return asdict(label) | {"outcome": label.outcome.value, "refined": refined}
 
 
 def dumps(result: ScanResult) -> str:
@@ -165,8 +171,9 @@ def load_result(directory: Path) -> ScanResult:
 
 def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     labels = tuple(
-        LabelResult(**(row | {"outcome": Outcome(row["outcome"]), "asr_interval": _pair(row["asr_interval"])}))
+        LabelResult(**(row | _ended(row) | {"refined": Refined(**(refined | _ended(refined))) if refined else None}))
         for row in raw["labels"]
+        for refined in [row.get("refined")]
     )
     channels, height, width = raw["image_shape"]
     return ScanResult(
@@ -204,6 +211,10 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
             if (trigger := _trigger(named, pair))
         },
     )
+
+
+def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"outcome": Outcome(row["outcome"]), "asr_interval": _pair(row["asr_interval"])}
 
 
 def _index(value: object) -> int:

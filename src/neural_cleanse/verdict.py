@@ -8,7 +8,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.outlier import INDEX_THRESHOLD, TWINS, OutlierTest, outlier_test
+from neural_cleanse.outlier import (
+    ACQUIT,
+    INDEX_THRESHOLD,
+    LOOK_SHARE,
+    TWINS,
+    OutlierTest,
+    anomaly_index,
+    detection_limit,
+    outlier_test,
+)
 from neural_cleanse.records import SHORT, LabelPair, Outcome, PaperRule, Recovered, Verdict
 from neural_cleanse.reference_test import reference_test
 
@@ -17,8 +26,9 @@ MAX_UNREACHED = 0.2  # share of labels without a size above which the others are
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
-LOOK_SHARE = 0.1  # of alpha: what a short look may accuse at, of every label that it accuses (docs/speed.md)
-LARGE_MEDIAN_SHARE = 0.05  # the same after 80 steps: 1.6 to 2 % with a trigger in every label, clean ones 17 % and more
+# Shares of the image between which the median size after a short look must lie: 1.6 to 2 % with a trigger in every
+# label, 11 to 32 % in clean models. Above, the search has hardly begun.
+LOOK_MEDIANS = (0.05, 0.35)
 
 
 @dataclass(frozen=True)
@@ -78,42 +88,39 @@ def judge(
         p_value=min(1.0, num_tests * test.p_value),
         p_values=tuple(min(1.0, num_tests * p) for p in test.p_values),
     )
+    looked, limit = any(one.outcome in SHORT for one in found), test.detection_limit
+    if looked and baseline is None:  # its thresholds are others
+        threshold = alpha * LOOK_SHARE if test.flagged else ACQUIT
+        limit = detection_limit(sizes, test.flagged, threshold / num_tests)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
-        looked = any(one.outcome in SHORT for one in found)
         verdict, reason = _found_something(small, among, test, alpha * LOOK_SHARE if looked else None)
     else:
         alike = [one for one in found if yardstick is None or one.pair in yardstick]
         verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
+        if looked and verdict is Verdict.CLEAN:
+            verdict, reason = _nothing_in_a_look(among, test, area, limit)
         if len(sized) < len(known):
             verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
             reason = f"nothing was flagged, but the clean twin has no size for label {without}"
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
-    index = dict(zip(pairs, test.anomaly_index, strict=True))
+    # The paper's index is of raw sizes, also where ratios to a twin's are tested.
+    indices = test.anomaly_index if baseline is None else anomaly_index(sizes).tolist()
+    index = dict(zip(pairs, indices, strict=True))
     return Judgement(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),
         accused=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
         p_value=test.p_value,
-        detection_limit=test.detection_limit,
+        detection_limit=limit,
         anomaly_index=index,
         p_values=dict(zip(pairs, test.p_values, strict=True)),
         paper_rule=PaperRule(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
     )
-
-
-def innocence(look: Judgement, found: Sequence[Recovered], area: int) -> float:
-    """How sure sizes of a short search make it that a longer one would find nothing: the p-value of a clean verdict.
-
-    0 where there is none, and where the sizes are small all over, as they are when every label has its trigger.
-    """
-    sizes = [one.size for one in found if one.size is not None and one.outcome.has_size]
-    large = bool(sizes) and statistics.median(sizes) >= LARGE_MEDIAN_SHARE * area
-    return look.p_value or 0.0 if large and look.verdict is Verdict.CLEAN else 0.0
 
 
 def _against(
@@ -181,11 +188,27 @@ def _found_nothing(
         )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
-    if any(one.outcome in SHORT for one in found):
-        return Verdict.CLEAN, (
-            f"no patch-like backdoor found in a short look; a label under {limit:.1f} px would have been searched on"
-        )
     return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
+
+
+def _nothing_in_a_look(
+    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None
+) -> tuple[Verdict, str]:
+    """Clean only if no label is even near: a longer search is what decides between."""
+    middle, (low, high) = statistics.median(sizes), LOOK_MEDIANS
+    if test.p_value < ACQUIT:
+        why = f"p = {p_text(test.p_value)}, and under {ACQUIT:g} a longer search decides"
+    elif not low * area <= middle <= high * area:
+        why = (
+            f"the median of {middle:.1f} px is not between {low:.0%} and {high:.0%} of the image, and a longer search "
+            "decides"
+        )
+    else:
+        return Verdict.CLEAN, (
+            "no patch-like backdoor found in a short look; a label whose trigger was under "
+            f"{limit or 0.0:.1f} px after it would have been searched on"
+        )
+    return Verdict.INCONCLUSIVE, f"nothing was flagged after a short look, but not clearly: {why}"
 
 
 def _count(found: Sequence[Recovered], outcome: Outcome) -> int:

@@ -25,7 +25,7 @@ SCAN_KEYS = {
 }  # fmt: skip
 LABEL_KEYS = {
     "target", "source", "name", "size", "log_size_sd", "anomaly_index", "p_value", "asr", "asr_interval", "outcome",
-    "image_passes", "refined_size",
+    "image_passes", "refined",
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def scan(
     preset: Annotated[Preset, typer.Option(help="Ours, or the authors' schedule to the letter (some 20 times dearer).", rich_help_panel=options.METHOD)] = Preset.default,
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.METHOD)] = Loss.ce,
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone; some four times the time.", rich_help_panel=options.METHOD)] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone: seven to ten times the image passes.", rich_help_panel=options.METHOD)] = False,
     alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
     plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that settles it; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
     budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,

@@ -5,12 +5,13 @@ Page, Markdown and SARIF share these words.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult
+from neural_cleanse.outlier import LOOK_SHARE
+from neural_cleanse.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.report import wording
 
 NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
@@ -87,36 +88,44 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         named = [f"{source.title} ({source.hits} of {source.trials})" for source in low[:CLASSES_NAMED]]
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
-    if row.log_size_sd is None:
+    shown = row.shown
+    if shown.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
-    elif row.log_size_sd > WIDE_SPREAD:
-        found.append(f"Independent searches differ in size by a factor of {math.exp(row.log_size_sd):.2f} (1 sd).")
-    if row.outcome is Outcome.STEP_LIMIT:
+    elif shown.log_size_sd > WIDE_SPREAD:
+        found.append(f"Independent searches differ in size by a factor of {math.exp(shown.log_size_sd):.2f} (1 sd).")
+    if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
+    if shown.outcome is Outcome.LOOKED:
+        found.append("The budget ended before its trigger was searched with all steps: the true one is smaller.")
     return tuple(found)
 
 
 def looked_for(result: ScanResult) -> str:
     """The question that the scan asked."""
-    sources = {row.source for row in result.labels}
-    if sources <= {None}:
-        what, whose = f"each of {_count(result, 'label')}", "images of all other classes to it"
-    else:
-        what, whose = f"each of {_count(result, 'pair')} of a source class and a label", "images of that class to it"
+    labels, pairs = len(result.label_rows), _count(len(result.pair_rows), "pair")
+    what, whose = f"each of {_count(labels, 'label')}", "images of all other classes to it"
+    if result.pair_rows:
+        from_one = f"each of {pairs} of a source class and a label"
+        what = f"{what}, and for {from_one}" if labels else from_one
+        whose = f"{whose}, or of that one class" if labels else "images of that class to it"
     return (
         f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. One that "
         "needs an abnormally small patch has a backdoor."
     )
 
 
-def _count(result: ScanResult, noun: str) -> str:
-    count = len(result.labels)
+def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def settled_by_a_look(result: ScanResult) -> bool:
     """Whether the sizes are those of a short look."""
     return any(row.outcome in SHORT for row in result.label_rows)
+
+
+def under_the_limit(result: ScanResult) -> str:
+    """What would have become of one more label under the detection limit."""
+    return "searched on" if settled_by_a_look(result) and result.verdict is not Verdict.INFECTED else "flagged"
 
 
 def limit(result: ScanResult) -> str:
@@ -127,7 +136,8 @@ def limit(result: ScanResult) -> str:
     if settled_by_a_look(result):
         return (
             f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
-            "sizes are larger then than after all steps. A label with a smaller trigger would have been searched on."
+            "sizes are larger then than after all steps. A label that was smaller then would have been "
+            f"{under_the_limit(result)}."
         )
     return (
         f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image. A label with a smaller "
@@ -139,20 +149,22 @@ def sureness(result: ScanResult) -> str:
     """What the p-value of the whole model says."""
     if result.p_value is None:
         return "No p-value: there is no yardstick to test against."
+    level = f"{result.alpha:g}"
+    if settled_by_a_look(result):
+        level = f"{LOOK_SHARE * result.alpha:g} after a short look, and at {level} after all steps"
     return (
         f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
-        f"suspicious, where log sizes are normal. Labels are flagged at {result.alpha:g}."
+        f"suspicious, where log sizes are normal. Labels are flagged at {level}."
     )
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:
     """What the verdict rests on, in sentences."""
-    noun = "label" if all(row.source is None for row in result.labels) else "pair"
-    ended = Counter(row.outcome for row in result.labels)
-    ends = "; ".join(f"{ended[outcome]:,} {_ended(outcome)}" for outcome in Outcome if ended[outcome])
     data, classes = result.provenance.data, result.provenance.model.get("num_classes")
-    of = f" of a model with {classes:,}" if isinstance(classes, int) and noun == "label" else ""
-    lines = [f"{_count(result, noun)}{of}: {ends}."]
+    of = f" of a model with {classes:,}" if isinstance(classes, int) else ""
+    lines = [f"{_count(len(result.label_rows), 'label')}{of}: {_ends(result.label_rows)}."] if result.label_rows else []
+    if result.pair_rows:
+        lines.append(f"{_count(len(result.pair_rows), 'pair')}: {_ends(result.pair_rows)}.")
     used = data.get("images_used")
     if isinstance(used, int):
         whose = "their labels" if data.get("labelled") else "no labels: their classes are the model's own answers"
@@ -163,7 +175,7 @@ def checked(result: ScanResult) -> tuple[str, ...]:
     restarts = _inside(result.provenance.settings, "inversion", "restarts")
     if isinstance(restarts, int):
         searches = "1 search" if restarts == 1 else f"{restarts} independent searches, the median counts"
-        lines.append(f"A {noun} has {searches}; success is measured on images that no search saw.")
+        lines.append(f"A label has {searches}; success is measured on images that no search saw.")
     return tuple(lines)
 
 
@@ -180,8 +192,9 @@ ENDED = {
 }
 
 
-def _ended(outcome: Outcome) -> str:
-    return ENDED[outcome]
+def _ends(rows: Sequence[LabelResult]) -> str:
+    ended = Counter(row.outcome for row in rows)
+    return "; ".join(f"{ended[outcome]:,} {ENDED[outcome]}" for outcome in Outcome if ended[outcome])
 
 
 def not_checked(result: ScanResult) -> tuple[str, ...]:

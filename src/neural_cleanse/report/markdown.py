@@ -29,7 +29,7 @@ def markdown(result: ScanResult, repair: RepairResult | None = None, *, pictures
     for finding in account.findings(result):
         parts += _finding(finding, pictures)
     parts += [
-        _folded(f"Trigger size of every label ({len(result.labels):,})", _sizes(result)),
+        _folded(f"Trigger size of every label ({len(result.label_rows or result.labels):,})", _sizes(result)),
         text(wording.paper_sentence(result)),
         _folded("What was and was not checked", _checked(result)),
         _folded("How to repeat it", _repeat(result)),
@@ -87,7 +87,7 @@ def _finding(finding: account.Finding, pictures: bool) -> list[str]:
     parts = [
         f"## Label {text(finding.title)}",
         f"{text(wording.found_at(row))}. On images that the search never saw it "
-        f"succeeds for {wording.asr_text(row)} of them (95 % interval).",
+        f"succeeds for {wording.asr_text(row.shown)} of them (95 % interval).",
     ]
     if pictures:
         folder = wording.folder_name(finding.pair)

@@ -41,6 +41,7 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
         bars=bars,
         without_size=sum(bar.row.size is None for bar in bars),
         rows_open=ROWS_OPEN,
+        refined=any(bar.row.refined is not None for bar in bars),
         paper=wording.paper_sentence(result),
         pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         provenance=_flat(to_json(result)["provenance"]),

@@ -125,14 +125,16 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
         return [_result(result, UNCLEAR, text, None, {})]
     titles, weak = wording.Titles(result), {found.pair: found.weak for found in account.findings(result)}
     rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
+    by_pair = {wording.pair(row): row for row in result.labels}
     found = []
     for pair in result.accused:
         row = rows[pair]
-        success = "" if row["asr"] is None else f" It succeeds for {row['asr']:.1%} of images that no search saw."
+        shown = by_pair[pair].shown
+        success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
         text = (
-            f"Label {titles.pair(pair)} needs an abnormally small trigger: {wording.number(row['size'])} px, "
-            f"{wording.p_is(row['p_value'])}.{success}{thin}"
+            f"Label {titles.pair(pair)} needs an abnormally small trigger: {wording.found_at(by_pair[pair])}."
+            f"{success}{thin}"
         )
         found.append(_result(result, BACKDOOR, text, pair, row))
     return found

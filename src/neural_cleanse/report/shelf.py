@@ -60,7 +60,10 @@ class ShelfRow:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        labels = [{"target": row.target, "name": row.name, "size": row.size} for row in self.flagged]
+        labels = [
+            {"target": row.target, "name": row.name, "size": row.size, "shown_size": row.shown.size}
+            for row in self.flagged
+        ]
         return asdict(self) | {"verdict": self.answer, "flagged": labels}
 
 

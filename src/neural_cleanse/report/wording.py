@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 
-from neural_cleanse.records import LabelPair, LabelResult, Outcome, ScanResult, Verdict
+from neural_cleanse.records import LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
 
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -82,11 +82,11 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def found_at(row: LabelResult) -> str:
     """The size that was compared, with its p-value, and that of the trigger where it is another one."""
-    if row.refined_size is None:
+    if row.refined is None:
         return f"{number(row.size)} px, {p_is(row.p_value)}"
     return (
-        f"{number(row.size)} px in the short look, {p_is(row.p_value)}; {row.refined_size:.1f} px after all steps, "
-        "which is the trigger shown here"
+        f"{number(row.size)} px in the short look, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
+        "which is the trigger shown"
     )
 
 
@@ -103,7 +103,7 @@ def p_is(value: float | None) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def asr_text(row: LabelResult) -> str:
+def asr_text(row: LabelResult | Refined) -> str:
     """Attack success rate with its 95 % interval, in per cent."""
     if row.asr is None or row.asr_interval is None:
         return "–"
@@ -148,7 +148,7 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    refined = "" if bar.row.refined_size is None else f", refined to {bar.row.refined_size:.1f} px"
+    refined = "" if bar.row.refined is None else f"; {bar.row.refined.size:.1f} px"
     return f"flagged{refined}" if bar.flagged else MARK[bar.row.outcome]
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from neural_cleanse.inversion import Inversion
+from neural_cleanse.outlier import ACQUIT
 from neural_cleanse.records import LabelPair, Outcome, Recovered
 
-ACQUIT = 0.2  # p-value of a clean verdict from which a short look is enough
 LOOK_IMAGES = 128  # that a short look is measured on, twice
 
 Pairs = Sequence[LabelPair]
@@ -17,12 +17,9 @@ Found = Iterator[Recovered]
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the verdict is on records that all took the same effort.
+    """What a short look that all pairs had alike settles: that none stands out, which ones do, or nothing."""
 
-    `innocence` is the p-value of a clean verdict, 0 where there is none; `accused` are the pairs of an infected one.
-    """
-
-    innocence: float = 0.0
+    acquitted: bool = False
     accused: tuple[LabelPair, ...] = ()
 
 

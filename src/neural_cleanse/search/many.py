@@ -12,7 +12,6 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.records import LabelPair, Outcome, Recovered
 from neural_cleanse.search.base import (
-    ACQUIT,
     Found,
     Invert,
     Pairs,
@@ -93,7 +92,6 @@ class Adaptive(Search):
     restarts: int | None = 3
     finalists: int = 64
     reference: int = 128
-    acquit: float = ACQUIT
 
     def __post_init__(self) -> None:
         if not self.rungs or self.finalists < 1 or self.reference < 2:
@@ -110,7 +108,7 @@ class Adaptive(Search):
             if unfinished(found, left):
                 yield from map(as_looked, paid(first or found, seen))
                 return
-            if not first and rule(list(found.values())).innocence >= self.acquit:
+            if not first and rule([as_looked(one) for one in found.values()]).acquitted:
                 yield from map(as_looked, found.values())
                 return
             first = first or found

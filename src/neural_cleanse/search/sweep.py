@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from neural_cleanse.inversion import Inversion
 from neural_cleanse.records import LabelPair, Outcome, Recovered
 from neural_cleanse.search.base import (
-    ACQUIT,
     Found,
     Invert,
     Pairs,
@@ -40,14 +39,12 @@ class FullSweep(Search):
 class Sequential(Search):
     """A short look at all pairs, which often settles it; all steps for all, afresh, where it does not.
 
-    It acquits where the sizes after `look` steps make a clean verdict at a p-value of at least `acquit`, and accuses
-    where they make an infected one, which a look does at a tenth of alpha only (verdict.py). What it accuses then gets
-    all steps by itself, for a tighter trigger; the sizes that are compared stay those that all had alike. A planted
-    trigger is small early: both thresholds are measured (docs/speed.md).
+    It settles what the sizes after `look` steps make a verdict of, which for a look has thresholds of its own
+    (verdict.py): a planted trigger is small early (docs/speed.md). What it accuses then gets all steps by itself, for a
+    tighter trigger; the sizes that are compared stay those that all had alike.
     """
 
     look: int = 80
-    acquit: float = ACQUIT
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
         """Yield what the look saw of every pair, or what all steps came to."""
@@ -59,7 +56,7 @@ class Sequential(Search):
         ruling = Ruling() if unfinished(looked, pairs) else rule(list(looked.values()))
         if ruling.accused:
             yield from _refined(looked, {one.pair: one for one in invert(inversion, ruling.accused)})
-        elif unfinished(looked, pairs) or ruling.innocence >= self.acquit:
+        elif unfinished(looked, pairs) or ruling.acquitted:
             yield from looked.values()
         else:
             yield from _all_steps(inversion, pairs, invert, looked)
@@ -78,10 +75,7 @@ def _refined(looked: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Re
         if tight is None or tight.size is None:
             yield one
         else:
-            yield replace(
-                one, trigger=tight.trigger, hits=tight.hits, trials=tight.trials, refined_size=tight.size,
-                outcome=Outcome.REFINED,
-            )  # fmt: skip
+            yield replace(one, refined=tight, outcome=Outcome.REFINED)
 
 
 def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, looked: Mapping[LabelPair, Recovered]) -> Found:
