@@ -43,6 +43,7 @@ class Ready:
     search: Search
     room: Room
     provenance: Provenance
+    forward_passes: int
 
     def judge(self, found: Sequence[Recovered]) -> Judgement:
         """The verdict on what was found; labels given up early make no yardstick, else all had the same effort."""
@@ -87,9 +88,11 @@ def prepare(
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, sampling = _sample(classifier, data, settings)
+    forward = len(sampled)
     if settings.preset == "default":  # the other is the authors' to the letter
         seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
         inversion = replace(inversion, temperature=temperature(margin(classifier, seen)))
+        forward += len(seen)
     images = ScanImages.of(classifier, sampled, settings.seed)
     checked = check_input(
         images.answers,
@@ -109,7 +112,20 @@ def prepare(
         classifier, sampled, held | asdict(settings) | plans, settings.seed, surroundings, checked.accuracy, notes
     )
     room = room_for(classifier, inversion, execution.batch_images, settings.memory)
-    return Ready(classifier, settings, pairs, names, images, checked.doubt, twin, inversion, search, room, provenance)
+    return Ready(
+        classifier,
+        settings,
+        pairs,
+        names,
+        images,
+        checked.doubt,
+        twin,
+        inversion,
+        search,
+        room,
+        provenance,
+        forward,
+    )
 
 
 def _plan(settings: ScanSettings, num_labels: int, *, over_twin: bool, no_verdict: bool) -> Search:

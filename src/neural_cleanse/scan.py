@@ -92,7 +92,7 @@ def _result(
         alpha=ready.settings.alpha,
         detection_limit=judgement.detection_limit,
         image_passes=sum(recovered.image_passes for recovered in found),
-        forward_passes=sum(recovered.forward_passes for recovered in found) + len(ready.images.answers),
+        forward_passes=sum(recovered.forward_passes for recovered in found) + ready.forward_passes,
         wall_s=time.monotonic() - began,
         image_shape=ready.classifier.input_shape,
         labels=_rows(found, judgement, ready.names),
