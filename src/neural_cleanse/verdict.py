@@ -29,6 +29,7 @@ SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 t
 # Shares of the image between which the median size after a short look must lie: 1.6 to 2 % with a trigger in every
 # label, 11 to 32 % in clean models. Above, the search has hardly begun.
 LOOK_MEDIANS = (0.05, 0.35)
+LOOK_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones measured .02 to .32, a clean label .62
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,11 @@ def _found_something(
             f"p = {p_text(test.tail_p_value or 1.0)}"
         )
     least_clear = max(test.p_values[index] for index in test.flagged)
-    if look_level is not None and least_clear > look_level:
+    large = max(size for _, size in small) > LOOK_SIZE * statistics.median(sizes)
+    if look_level is not None and (least_clear > look_level or large):
         return Verdict.INCONCLUSIVE, (
             f"{which} stands out after a short look (p = {p_text(least_clear)}), not clearly enough to accuse for that "
-            f"(p = {look_level:g}), and the budget ended before the long search did"
+            f"(p = {look_level:g}, and {LOOK_SIZE:.0%} of the median), and the budget ended before the long search did"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
     where = "" if look_level is None else " in a short look that all labels had alike"
