@@ -154,7 +154,7 @@ def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
 
 
 def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -> None:
-    """Sizes are alike after a look: one of 50 clean labels was .62 of the median at p = 1e-4; all steps made it usual."""
+    """Sizes are alike after a look: one of 50 clean labels was .62 of the median at p = 1e-4, and usual in the end."""
     sizes = [float(size) for size in 200 * np.exp(0.05 * np.random.default_rng(0).normal(size=49))]
     look = judge(recovered([*sizes, 120.0], Outcome.LOOKED), 0.01, AREA, None)
     assert look.p_value is not None and look.p_value < 0.001 and look.verdict is Verdict.INCONCLUSIVE
