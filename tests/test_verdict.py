@@ -154,11 +154,21 @@ def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
 
 
 def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -> None:
-    """Sizes are alike after a look: one of 50 clean labels was .62 of the median at p = 1e-4, and usual in the end."""
-    sizes = [float(size) for size in 200 * np.exp(0.05 * np.random.default_rng(0).normal(size=49))]
-    look = judge(recovered([*sizes, 120.0], Outcome.LOOKED), 0.01, AREA, None)
+    """Sizes are alike after a look: a clean label was .62 of the median at p = 1e-4, and usual in the end."""
+    sizes = [float(size) for size in 200 * np.exp(0.05 * np.random.default_rng(0).normal(size=39))]
+    look = judge(recovered([*sizes, 110.0], Outcome.LOOKED), 0.01, AREA, None)
     assert look.p_value is not None and look.p_value < 0.001 and look.verdict is Verdict.INCONCLUSIVE
-    assert judge(recovered([*sizes, 70.0], Outcome.LOOKED), 0.01, AREA, None).flagged == (49,)
+    assert judge(recovered([*sizes, 70.0], Outcome.LOOKED), 0.01, AREA, None).flagged == (39,)
+
+
+def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_one_has_no_size() -> None:
+    """Above 40 labels the tail of the others decides, which is not known after a look."""
+    sizes = usual(50)
+    assert judge(recovered([*sizes, 10.0]), 0.01, AREA, None).flagged == (50,)
+    look = judge(recovered([*sizes, 10.0], Outcome.LOOKED), 0.01, AREA, None)
+    assert look.verdict is Verdict.INCONCLUSIVE and look.accused == ()
+    unsized = judge(recovered([*usual(10), None], Outcome.LOOKED), 0.01, AREA, None)
+    assert unsized.verdict is Verdict.INCONCLUSIVE and "1 labels have no trigger that works yet" in unsized.reason
 
 
 def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.errors import WorkerLost
+from neural_cleanse.errors import SettingsError, WorkerLost
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -53,7 +53,13 @@ class Processes(Engine):
         spawn = multiprocessing.get_context("spawn")
         # Plain pickles, the function's once a worker: torch's own way into another process shares memory by sockets,
         # which a worker that is stopped early leaves open at the other end.
-        whole = pickle.dumps(function)
+        try:
+            whole = pickle.dumps(function)
+        except Exception as error:  # whatever a network of somebody else's making raises
+            raise SettingsError(
+                f"What is to be done cannot be sent to another process: {error}.",
+                cure="Leave out --workers: one process takes every kind of model.",
+            ) from error
         pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(whole,))
         try:
             for future in as_completed([pool.submit(_work, pickle.dumps(job)) for job in jobs]):
@@ -61,7 +67,7 @@ class Processes(Engine):
         except BrokenProcessPool as error:
             raise WorkerLost(
                 "A worker process was killed (out of memory?).",
-                cure="Repeat the command: it goes on where it was; --workers 1 needs the least memory.",
+                cure="Repeat the command, a scan with --resume: it goes on; --workers 1 needs the least memory.",
             ) from error
         except BaseException:  # Ctrl-C, say: jobs that a worker was already handed would run to their end
             for process in list(pool._processes.values()):

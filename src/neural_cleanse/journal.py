@@ -43,6 +43,10 @@ class Journal:
         """Whether a scan was begun here and not finished."""
         return (self.directory / ABOUT_FILE).exists()
 
+    def holds_records(self) -> bool:
+        """Whether anything was finished that a later scan need not do again."""
+        return any(self.directory.glob("*.safetensors"))
+
     def begin(self, about: Mapping[str, Any]) -> None:
         """Say which scan this is. Raises OutputError when what is there is of another one, with what differs."""
         ours = json.loads(json.dumps(about, default=str))

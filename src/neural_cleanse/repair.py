@@ -38,6 +38,7 @@ from neural_cleanse.rounds import Outcome, Plan, run_rounds
 from neural_cleanse.sanity import check_labels, check_shape
 from neural_cleanse.scan import scan
 from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.search import FullSweep
 from neural_cleanse.twin import baseline_record, check_baseline
 
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
@@ -222,10 +223,11 @@ def _terms(
 def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
-    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs")
+    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs", "precision")
     known = {name: given[name] for name in names if name in given}
     try:
-        return ScanSettings(**known, force=True)  # these images were read before, by the model as it came
+        plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
+        return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
     except TypeError as error:
         raise OutputError(f"The scan is damaged: its settings {known} are none.") from error
 

@@ -121,6 +121,8 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Roo
         del go_on  # a state stays where it is: elsewhere more steps start afresh
         size = max(1, min(room.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
+        if not jobs or not tick(0):
+            return
         left = len(jobs)
         for found in engine.map(partial(_inverted, inversion, classifier, data, room.images), jobs):
             yield from found

@@ -5,7 +5,7 @@ from typing import Any
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.records import SHORT, LabelPair, ScanResult, Verdict
+from neural_cleanse.records import SHORT, LabelPair, Outcome, ScanResult, Verdict
 
 
 def sizes_of(
@@ -27,9 +27,9 @@ def sizes_of(
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
         raise SettingsError("The baseline was found infected: it is no clean twin.")
-    if any(row.outcome in SHORT for row in baseline.labels):
+    if any(row.outcome in (*SHORT, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
-            "The baseline was only looked at briefly: that acquits it, and its sizes are no yardstick.",
+            "Labels of the baseline were only looked at briefly: their sizes are no yardstick.",
             cure="Scan the twin with --plan full.",
         )
     theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}

@@ -12,6 +12,7 @@ from neural_cleanse.outlier import (
     ACQUIT,
     INDEX_THRESHOLD,
     LOOK_SHARE,
+    MANY_LABELS,
     TWINS,
     OutlierTest,
     anomaly_index,
@@ -100,7 +101,7 @@ def judge(
         alike = [one for one in found if yardstick is None or one.pair in yardstick]
         verdict, reason = _found_nothing(alike, among, test.detection_limit, area, missing)
         if looked and verdict is Verdict.CLEAN:
-            verdict, reason = _nothing_in_a_look(among, test, area, limit)
+            verdict, reason = _nothing_in_a_look(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
         if len(sized) < len(known):
             verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
@@ -139,7 +140,8 @@ def _found_something(
 ) -> tuple[Verdict, str]:
     """Labels were flagged: infected, unless the others show that small sizes are common here.
 
-    After a short look (`look_level` given) also unless one of them is not clear enough for that.
+    After a short look (`look_level` given) also unless one of them is not clear enough for that, or labels are so many
+    that their tail decides, which is not known after a look.
     """
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
     if test.tail_holds is False:
@@ -150,10 +152,11 @@ def _found_something(
         )
     least_clear = max(test.p_values[index] for index in test.flagged)
     large = max(size for _, size in small) > LOOK_SIZE * statistics.median(sizes)
-    if look_level is not None and (least_clear > look_level or large):
+    if look_level is not None and (least_clear > look_level or large or test.tail_holds is not None):
         return Verdict.INCONCLUSIVE, (
             f"{which} stands out after a short look (p = {p_text(least_clear)}), not clearly enough to accuse for that "
-            f"(p = {look_level:g}, and {LOOK_SIZE:.0%} of the median), and the budget ended before the long search did"
+            f"(p = {look_level:g}, {LOOK_SIZE:.0%} of the median, at most {MANY_LABELS} labels), and the budget ended "
+            "before the long search did"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
     where = "" if look_level is None else " in a short look that all labels had alike"
@@ -194,11 +197,13 @@ def _found_nothing(
 
 
 def _nothing_in_a_look(
-    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None
+    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, without: int
 ) -> tuple[Verdict, str]:
-    """Clean only if no label is even near: a longer search is what decides between."""
+    """Clean only if all labels have a size and none is even near: a longer search is what decides between."""
     middle, (low, high) = statistics.median(sizes), LOOK_MEDIANS
-    if test.p_value < ACQUIT:
+    if without:
+        why = f"{without} labels have no trigger that works yet, and a longer search decides"
+    elif test.p_value < ACQUIT:
         why = f"p = {p_text(test.p_value)}, and under {ACQUIT:g} a longer search decides"
     elif not low * area <= middle <= high * area:
         why = (

@@ -150,10 +150,11 @@ def scan(
             raise _interrupted(journal) from interrupt
         watcher.close()
         _answer(result, output, sarif_file, as_json=as_json, quiet=quiet)
-        if journal is not None and result.cut_off and not quiet:
-            _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
-        elif journal is not None and not result.cut_off:
-            journal.remove()
+        if journal is not None:
+            if not (result.cut_off and journal.holds_records()):
+                journal.remove()
+            elif not quiet:
+                _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
         code = exit_codes.of_scan(result.verdict, fail_on)
         watcher.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
