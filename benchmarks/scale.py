@@ -107,7 +107,10 @@ def measure(job: Job) -> dict[str, Any]:
 
 def page(written: str, rows: Path) -> str:
     """The text of a page with the table between its marks made anew."""
-    known = {(row["network"], row["labels"], tuple(row["shape"])): row for row in map(json.loads, rows.open())}
+    known = {
+        (row["network"], row["labels"], tuple(row["shape"])): row
+        for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())
+    }
     lines = [
         "| network | image | labels | plan | image passes a label | processor time an image pass, against the first "
         "| peak memory, MiB | before the scan |",
