@@ -248,7 +248,8 @@ def test_an_interrupted_scan_leaves_nothing(
 def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_path: Path) -> None:
     """To the same result as one without a budget; the command that does it is said."""
     options = ("--restarts", 1, "--samples", 300, "--seed", 3)
-    cut = run("scan", *shipped, *options, "--max-passes", 1500, "--output", tmp_path / "out", "--json")
+    bounds = ("--max-passes", 1500, "--batch-images", 4)  # a label at a time: four are finished
+    cut = run("scan", *shipped, *options, *bounds, "--output", tmp_path / "out", "--json")
     assert cut.code == 3 and strict(cut.out)["cut_off"] is True
     said = cut.err.splitlines()[-1]
     assert said.endswith("--resume") and "--max-passes" not in said and "1500" not in said
@@ -258,6 +259,11 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
     ours = strict(went_on.out)
     assert went_on.code == 1 and ours["cut_off"] is False and ours["labels"] == whole["labels"]
     assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_where_a_budget_left_nothing_there_is_nothing_to_go_on_with(shipped: tuple[Path, ...], tmp_path: Path) -> None:
+    cut = run("scan", *shipped, "--samples", 300, "--max-passes", 200, "--output", tmp_path / "out")
+    assert cut.code == 3 and "--resume" not in cut.err and not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> None:
