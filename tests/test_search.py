@@ -38,6 +38,19 @@ class Shrinking:
             yield Recovered(pair, None, size, None, 95, 100, Outcome.CONVERGED, passes, 10)
 
 
+class Late(Shrinking):
+    """Some labels have no working trigger before so many steps."""
+
+    def __init__(self, late: Sequence[int], until: int, small: Sequence[int] = (), most: float = math.inf) -> None:
+        super().__init__(small, most=most)
+        self.late, self.until = late, until
+
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+        for one in super().__call__(inversion, pairs, go_on):
+            works = one.pair.target not in self.late or inversion.steps * inversion.batch_size >= self.until
+            yield one if works else replace(one, size=None, outcome=Outcome.ASR_NOT_REACHED)
+
+
 def run(search: Search, invert: Shrinking, inversion: Inversion | None = None) -> dict[LabelPair, Recovered]:
     return {one.pair: one for one in search.run(inversion or Inversion(restarts=1), PAIRS, invert, 0)}
 
@@ -61,7 +74,7 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     assert all(invert.steps[pair][-1] == 90 for pair in finished)
     assert len(found) == len(PAIRS) and len(finished) <= 80
     assert {one.outcome for pair, one in found.items() if pair not in finished} == {Outcome.FIRST_PASS}
-    # Whatever a label took in all rungs is its own cost.
+    # Whatever a label took in the look and after it is its own cost.
     assert (
         sum(one.image_passes for one in found.values())
         == invert.passes
@@ -78,11 +91,11 @@ def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
     assert a_label[3] <= 1_000
 
 
-def test_the_first_rung_can_acquit() -> None:
+def test_the_look_of_an_adaptive_search_can_acquit() -> None:
     invert = Shrinking([0])
     inversion = Inversion(restarts=1)
     found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: Ruling(len(look) == len(PAIRS))))
-    assert len(found) == len(PAIRS) and all(steps == [60] for steps in invert.steps.values())
+    assert len(found) == len(PAIRS) and all(steps == [80] for steps in invert.steps.values())
     assert "which acquits" in Adaptive().notes(found, cut_off=False)[0]
     spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: Ruling(True)))
     assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
@@ -187,19 +200,44 @@ def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
     assert all(invert.steps[pair] == [*range(1, 12), inversion.steps] for pair in finished)
 
 
-def test_labels_without_a_size_are_no_candidates() -> None:
-    class Silent(Shrinking):
-        def __call__(
-            self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False
-        ) -> Iterator[Recovered]:
-            for one in super().__call__(inversion, pairs, go_on):
-                late = inversion.steps < 30
-                yield replace(one, size=None, outcome=Outcome.ASR_NOT_REACHED) if late else one
-
-    invert = Silent([5])
+def test_the_papers_first_phase_is_not_calm_while_nothing_works() -> None:
+    invert = Late(range(len(PAIRS)), until=30 * preset("reference", len(PAIRS)).batch_size, small=[5])
     found = run(LowCost(), invert, replace(preset("reference", len(PAIRS)), steps=60))
     assert found[LabelPair(5)].outcome.has_size
-    assert max(len(steps) for steps in invert.steps.values()) >= 40  # not calm while nothing works
+    assert max(len(steps) for steps in invert.steps.values()) >= 40
+
+
+def test_a_label_without_a_trigger_after_the_look_is_looked_at_for_longer() -> None:
+    yardstick = Adaptive().yardstick(PAIRS, 0)
+    others = [pair.target for pair in PAIRS if pair not in yardstick]
+    small, late = others[0], others[1:40]
+    invert = Late([small, *late], until=160 * 4, small=[small])
+    found = run(Adaptive(), invert)
+    assert invert.steps[LabelPair(small)] == [80, 160, 90]
+    assert found[LabelPair(small)].outcome.has_size
+    assert found[LabelPair(small)].image_passes == (80 + 160) * 4 + 90 * 16 * 3
+    assert all(invert.steps[LabelPair(target)][:2] == [80, 160] for target in late)
+    assert sum(one.image_passes for one in found.values()) == invert.passes
+
+
+def test_labels_whose_trigger_never_works_are_the_last_in_order_and_said_not_to_work() -> None:
+    never = range(10, len(PAIRS))
+    invert = Late(never, until=1_000_000)
+    found = run(Adaptive(), invert)
+    assert {pair.target for pair, one in found.items() if one.outcome is Outcome.ASR_NOT_REACHED} == set(never)
+    yardstick = Adaptive().yardstick(PAIRS, 0)
+    went_on = {pair for pair, steps in invert.steps.items() if steps[-1] == 90}
+    assert {LabelPair(target) for target in range(10)} <= went_on
+    assert len(went_on - yardstick) > 0 and len(found) == len(PAIRS)
+
+
+def test_a_budget_that_ends_the_longer_look_leaves_what_all_had_alike() -> None:
+    invert = Late(range(40), until=160 * 4, most=len(PAIRS) * 320 + 5_000)
+    found = run(Adaptive(), invert)
+    assert all(
+        one.outcome is (Outcome.ASR_NOT_REACHED if pair.target < 40 else Outcome.LOOKED) for pair, one in found.items()
+    )
+    assert sum(one.image_passes for one in found.values()) == len(PAIRS) * 320 + 7 * 640 + 7
 
 
 def test_pairs_with_too_few_images_are_not_tried_again() -> None:
@@ -213,18 +251,18 @@ def test_pairs_with_too_few_images_are_not_tried_again() -> None:
 
     invert = Poor()
     found = run(Adaptive(), invert)
-    assert found[LabelPair(9)].outcome is Outcome.NOT_ENOUGH_IMAGES and invert.steps[LabelPair(9)] == [60]
+    assert found[LabelPair(9)].outcome is Outcome.NOT_ENOUGH_IMAGES and invert.steps[LabelPair(9)] == [80]
 
 
 def test_a_spent_budget_leaves_what_was_reached() -> None:
-    """Where the yardstick is not whole, all labels have the size of the first rung."""
+    """Where the yardstick is not whole, all labels have the size of the look."""
     found = run(Adaptive(), Shrinking([0], most=420_000))
     assert len(found) == len(PAIRS) and found[LabelPair(0)].outcome.has_size
     assert {one.outcome for one in found.values()} >= {Outcome.FIRST_PASS, Outcome.CONVERGED}
     early = Shrinking([0], most=100_000)  # within the yardstick
     alike = run(Adaptive(), early)
     assert all(one.outcome is Outcome.LOOKED for one in alike.values())
-    assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-1.5)) for pair, one in alike.items())
+    assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-2)) for pair, one in alike.items())
     assert sum(one.image_passes for one in alike.values()) == pytest.approx(
         early.passes, abs=Adaptive()._whole(Inversion()).passes
     )

@@ -58,7 +58,7 @@ class LowCost(Search):
                 break
             before = smallest
         drawn = _shuffled(pairs, seed)[: self.top]
-        yield from _finish(inversion, _by_size(seen)[: self.top], drawn, invert, seen, seen, go_on=True)
+        yield from _finish(inversion, _in_order(seen)[: self.top], drawn, invert, seen, seen, go_on=True)
 
     def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
         """As many random labels as finish for being small."""
@@ -73,20 +73,21 @@ class LowCost(Search):
 
 @dataclass(frozen=True)
 class Adaptive(Search):
-    """Successive halving (Jamieson and Talwalkar 2016): a short pass over all labels, a longer one over the smallest.
+    """A short look at all labels orders them; the smallest, and random ones to hold them against, are then searched.
 
-    `rungs` are pairs of steps, and the share of all labels that goes on after so many; the smallest of these (a
-    twentieth of all labels, at least 16 and at most `finalists`) and the reference labels (a tenth, at least 64 and at
-    most `reference`) get `last` steps of `last_batch` images with `restarts` (None: what the inversion has). Steps are
-    a statistical choice: with many labels the sizes soon after the attack works lie closest together, and a trigger
-    that was planted stands out most; more images a step make them less noisy (docs/many-labels.md). Every rung starts
-    afresh, which costs some passes and keeps memory small.
+    All labels get `look` steps with one restart, those that have no working trigger then `longer` steps, once more: a
+    look drops nobody. The smallest (a twentieth of all labels, at least 16 and at most `finalists`) and the reference
+    labels (a tenth, at least 64 and at most `reference`) get `last` steps of `last_batch` images with `restarts` (None:
+    what the inversion has). Steps are a statistical choice: with many labels the sizes soon after the attack works lie
+    closest together, and a trigger that was planted stands out most; more images a step make them less noisy
+    (docs/many-labels.md). Every search starts afresh, which costs some passes and keeps memory small.
 
-    The first rung can acquit the model, as the look of `Sequential` can. Where the budget ends before the reference
-    labels are done, and they are no yardstick, the sizes are those of the first rung, which all labels had alike.
+    The look can acquit the model, as that of `Sequential` can. Where the budget ends before the reference labels are
+    done, and they are no yardstick, the sizes are those of the look, which all labels had alike.
     """
 
-    rungs: tuple[tuple[int, float], ...] = ((60, 0.25), (80, 0.05))
+    look: int = 80
+    longer: int = 160
     last: int | None = 90
     last_batch: int | None = 16
     restarts: int | None = 3
@@ -94,27 +95,25 @@ class Adaptive(Search):
     reference: int = 128
 
     def __post_init__(self) -> None:
-        if not self.rungs or self.finalists < 1 or self.reference < 2:
-            raise SettingsError("An adaptive search needs a rung, a finalist and two reference labels.")
+        if self.look < 1 or self.finalists < 1 or self.reference < 2:
+            raise SettingsError("An adaptive search needs a step, a finalist and two reference labels.")
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
-        """Yield the finished pairs, then what earlier rungs saw of the others."""
-        left = _shuffled(pairs, seed)
-        first, seen = dict[LabelPair, Recovered](), dict[LabelPair, Recovered]()
-        for steps, share in self.rungs:
-            short = replace(brief(inversion, steps), restarts=1)
-            found = {one.pair: one.after(seen.get(one.pair)) for one in invert(short, left)}
-            seen |= found
-            if unfinished(found, left):
-                yield from map(as_looked, paid(first or found, seen))
-                return
-            if not first and rule([as_looked(one) for one in found.values()]).acquitted:
-                yield from map(as_looked, found.values())
-                return
-            first = first or found
-            left = _by_size(found)[: self._going_on(share, len(pairs))]
-        finalists = left[: self._num_finalists(len(pairs))]
-        drawn = _shuffled(pairs, seed)[: self._num_reference(len(pairs))]
+        """Yield the finished pairs, then what the looks saw of the others."""
+        shuffled = _shuffled(pairs, seed)
+        first = {one.pair: one for one in invert(self._brief(inversion, self.look), shuffled)}
+        cut_off = unfinished(first, pairs)
+        if cut_off or rule([as_looked(one) for one in first.values()]).acquitted:
+            yield from map(as_looked, first.values())
+            return
+        late = [pair for pair, one in first.items() if one.outcome is Outcome.ASR_NOT_REACHED]
+        again = {one.pair: one.after(first[one.pair]) for one in invert(self._brief(inversion, self.longer), late)}
+        if unfinished(again, late):
+            yield from map(as_looked, paid(first, again))
+            return
+        seen = first | again
+        finalists = _in_order(seen)[: self._num_finalists(len(pairs))]
+        drawn = shuffled[: self._num_reference(len(pairs))]
         yield from _finish(self._whole(inversion), finalists, drawn, invert, seen, first)
 
     def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
@@ -127,8 +126,8 @@ class Adaptive(Search):
     def _num_reference(self, num_labels: int) -> int:
         return min(self.reference, max(64, num_labels // 10))
 
-    def _going_on(self, share: float, num_labels: int) -> int:
-        return max(self._num_finalists(num_labels), round(share * num_labels))
+    def _brief(self, inversion: Inversion, steps: int) -> Inversion:
+        return replace(brief(inversion, steps), restarts=1)
 
     def _whole(self, inversion: Inversion) -> Inversion:
         """What finalists and references get."""
@@ -140,14 +139,10 @@ class Adaptive(Search):
         )
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
-        """Every rung, and the end."""
-        a_step = inversion.batch_size * inversion.batches_per_step
-        total, left = 0, num_labels
-        for steps, share in self.rungs:
-            total += left * steps * a_step
-            left = min(left, self._going_on(share, num_labels))
+        """The look, where it leaves no label without a size, and the end."""
         most = self._num_finalists(num_labels) + self._num_reference(num_labels)
-        return total + min(num_labels, most) * self._whole(inversion).passes
+        a_look = self._brief(inversion, self.look).passes
+        return a_look * num_labels + min(num_labels, most) * self._whole(inversion).passes
 
 
 def _finish(
@@ -179,13 +174,18 @@ def _finish(
         return
     left = {pair: one for pair, one in seen.items() if pair not in finished}
     for one in paid(left, last):
-        yield one if hopeless(one) else replace(one, outcome=Outcome.FIRST_PASS)
+        yield replace(one, outcome=Outcome.FIRST_PASS) if one.outcome.has_size else one
 
 
 def _by_size(found: Mapping[LabelPair, Recovered]) -> list[LabelPair]:
-    """Pairs with a size, the smallest first; those without one are no candidates yet."""
+    """Pairs with a size, the smallest first."""
     sized = [(one.size, pair) for pair, one in found.items() if one.size is not None]
     return [pair for _, pair in sorted(sized)]
+
+
+def _in_order(found: Mapping[LabelPair, Recovered]) -> list[LabelPair]:
+    """All pairs, the smallest first and those without a size last."""
+    return list(dict.fromkeys([*_by_size(found), *found]))
 
 
 def _shuffled(pairs: Sequence[LabelPair], seed: int) -> list[LabelPair]:
