@@ -3,6 +3,7 @@
 python benchmarks/repair_tables.py
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -130,4 +131,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page(), encoding="utf-8")

@@ -5,6 +5,7 @@
 writes docs/benchmarks.md, docs/zoo.md, docs/how-often-wrong.md and the block between the `results` marks of README.md.
 """
 
+import argparse
 import json
 import re
 from dataclasses import replace
@@ -386,6 +387,8 @@ the short look that settles most models a third of that ([speed](docs/speed.md))
 
 
 def main() -> None:
+    """The command line, which takes nothing."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text = readme()
     PAGE.write_text(page(), encoding="utf-8")
     ZOO_PAGE.write_text(zoo(), encoding="utf-8")

@@ -168,7 +168,7 @@ def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_
     look = judge(recovered([*sizes, 10.0], Outcome.LOOKED), 0.01, AREA, None)
     assert look.verdict is Verdict.INCONCLUSIVE and look.accused == ()
     unsized = judge(recovered([*usual(10), None], Outcome.LOOKED), 0.01, AREA, None)
-    assert unsized.verdict is Verdict.INCONCLUSIVE and "1 labels have no trigger that works yet" in unsized.reason
+    assert unsized.verdict is Verdict.INCONCLUSIVE and "1 label has no trigger that works yet" in unsized.reason
 
 
 def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> None:

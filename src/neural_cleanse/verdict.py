@@ -202,7 +202,8 @@ def _nothing_in_a_look(
     """Clean only if all labels have a size and none is even near: a longer search is what decides between."""
     middle, (low, high) = statistics.median(sizes), LOOK_MEDIANS
     if without:
-        why = f"{without} labels have no trigger that works yet, and a longer search decides"
+        have = "label has" if without == 1 else "labels have"
+        why = f"{without} {have} no trigger that works yet, and a longer search decides"
     elif test.p_value < ACQUIT:
         why = f"p = {p_text(test.p_value)}, and under {ACQUIT:g} a longer search decides"
     elif not low * area <= middle <= high * area:

@@ -230,6 +230,21 @@ def test_a_reader_that_goes_away_is_not_taken_for_a_backdoor(copied: Path, monke
     assert run("report", copied).code == 2
 
 
+def test_a_reader_that_goes_away_does_not_swallow_the_files(
+    shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("neural_cleanse.report.terminal.show", closed)
+    options = ("--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
+    assert run("scan", *shipped, *options).code == 2
+    assert json.loads((tmp_path / "out" / "scan.json").read_text())["flagged"] == [3]
+    assert not (tmp_path / "out" / "unfinished").exists()
+    again = run("scan", *shipped, *options, "--resume")
+    assert again.code == 2 and "finished scan" in again.err
+
+
 def test_an_interrupted_scan_leaves_nothing(
     shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,30 +149,37 @@ def scan(
         except KeyboardInterrupt as interrupt:
             raise _interrupted(journal) from interrupt
         watcher.close()
-        _answer(result, output, sarif_file, as_json=as_json, quiet=quiet)
-        if journal is not None:
-            if not (result.cut_off and journal.holds_records()):
-                journal.remove()
-            elif not quiet:
-                _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
+        try:
+            _answer(result, as_json=as_json)
+        finally:  # a full disk must not swallow the answer, nor a reader who went away the files
+            _keep(result, output, sarif_file, told=not as_json and not quiet)
+            if journal is not None:
+                if not (result.cut_off and journal.holds_records()):
+                    journal.remove()
+                elif not quiet:
+                    _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
         code = exit_codes.of_scan(result.verdict, fail_on)
         watcher.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
 
 
-def _answer(result: ScanResult, output: Path | None, sarif_file: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """The answer on stdout, then into the files: a full disk must not swallow it."""
-    console = Console()
+def _answer(result: ScanResult, *, as_json: bool) -> None:
+    """The answer on stdout."""
     if as_json:
         sys.stdout.write(storage.dumps(result))
+        sys.stdout.flush()
     else:
-        terminal.show(result, console)
+        terminal.show(result, Console())
+
+
+def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None, *, told: bool) -> None:
+    """The answer in files."""
     if sarif_file is not None:
         sarif.write(result, sarif_file)
     if output is not None:
         directory.write(result, output)
-        if not as_json and not quiet:
-            console.print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
+        if told:
+            Console().print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal | None:
@@ -189,6 +196,11 @@ def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal |
         )
     if resume and journal.exists():
         return journal
+    if resume and not overwrite and (output / storage.JSON_FILE).exists():
+        raise OutputError(
+            f"The output directory {output} holds a finished scan: there is nothing to go on with.",
+            cure="Read it with `neural-cleanse report`. To scan anew, name another directory, or pass --overwrite.",
+        )
     if not overwrite:
         directory.refuse_occupied(output)
     journal.remove()
