@@ -1,6 +1,7 @@
 """The report for a pull request: the facts of the page, and no name that mentions, links or draws."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
@@ -85,4 +86,8 @@ def test_pairs_and_repairs() -> None:
     assert document.startswith("# Repaired\n")
     assert "## The last scan: Nothing found" in document
     assert "| 96.0% | 1.0% (0.0% to 5.4%, 1 of 100) |" in document
+    fixed = repaired()
+    command = "neural-cleanse repair *m*"
+    asked = markdown(result(), replace(fixed, provenance=replace(fixed.provenance, command=command)))
+    assert "The command: `neural-cleanse repair *m*`" in asked
     assert not {"link_open", "image", "html_inline"} & {token.type for token in tokens(document)}

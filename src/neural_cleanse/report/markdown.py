@@ -65,6 +65,8 @@ def _repair(repair: RepairResult) -> list[str]:
         text(repair_words.CAUTION),
         _folded("Classes that changed most", _inert(repair_words.class_table(repair))),
         _folded("What was tried", _inert(repair_words.try_table(repair))),
+        *(f"> Note: {text(note)}." for note in repair.provenance.notes),
+        *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),
     ]
 
 
