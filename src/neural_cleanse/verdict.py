@@ -80,16 +80,13 @@ def judge(
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     held = [yardstick is None or pair in yardstick for pair in pairs]
     among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
-    level = alpha / num_tests
     if yardstick is not None:
-        test = reference_test(sizes, held, len(found), level)
+        test = reference_test(sizes, held, len(found), alpha / num_tests)
+    elif baseline is not None:
+        test = _against(baseline, pairs, sizes, alpha / num_tests)
     else:
-        test = outlier_test(sizes, level) if baseline is None else _against(baseline, pairs, sizes, level)
-    test = replace(
-        test,
-        p_value=min(1.0, num_tests * test.p_value),
-        p_values=tuple(min(1.0, num_tests * p) for p in test.p_values),
-    )
+        test = outlier_test(sizes, alpha / num_tests)
+    test = _one_of(num_tests, test)
     looked, limit = any(one.outcome in SHORT for one in found), test.detection_limit
     if looked and baseline is None:  # its thresholds are others
         threshold = alpha * LOOK_SHARE if test.flagged else ACQUIT
@@ -123,6 +120,12 @@ def judge(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
     )
+
+
+def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
+    """The test with p-values that pay for there being others."""
+    p_values = tuple(min(1.0, num_tests * p) for p in test.p_values)
+    return replace(test, p_value=min(1.0, num_tests * test.p_value), p_values=p_values)
 
 
 def _against(
