@@ -7,6 +7,7 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError
 from neural_cleanse.metrics import answers, attack_hits, victims
 from neural_cleanse.mitigation.base import Backdoor
@@ -89,6 +90,18 @@ def trigger_changes(
             TriggerChange(target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows))
         )
     return tuple(changes)
+
+
+def certainty(changes: Sequence[TriggerChange], max_asr: float) -> str:
+    """That no trigger works any more, and how sure that many images can be of it."""
+    rows = [change for change in changes if change.trials]
+    worst = max(change.hits_after / change.trials for change in rows)
+    possible = max(clopper_pearson(change.hits_after, change.trials)[1] for change in rows)
+    few = f": too few images to vouch for {max_asr:.1%}" if possible > max_asr else ""
+    return (
+        f"on {min(change.trials for change in rows)} images that decided nothing, no trigger that a scan recovered "
+        f"works more often than {worst:.1%} (it may be {possible:.1%}, at 95 % confidence{few})"
+    )
 
 
 def class_changes(

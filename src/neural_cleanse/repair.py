@@ -18,6 +18,7 @@ from neural_cleanse.before_after import (
     FEW_DECIDE,
     Known,
     ThreeParts,
+    certainty,
     check_victims,
     class_changes,
     split,
@@ -107,7 +108,7 @@ def repair(
     """
     began = time.monotonic()
     _check(classifier, result, data, baseline, surroundings)
-    notes = [f"rounds start from the model as it came; {_said(settings)}", *_twin_notes(result, baseline)]
+    notes = [*_twin_notes(result, baseline)]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=answers(classifier, data.images))
@@ -120,7 +121,7 @@ def repair(
     check_victims(found, images)
     terms = replace(_terms(classifier, found, images, settings), said=said)
     known, idle = _known(classifier, found, terms)
-    notes += idle
+    notes += [*idle, *(_how(settings) if known.backdoors else ())]
     here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), surroundings=here, baseline=baseline,
@@ -132,12 +133,14 @@ def repair(
         outcome = run_rounds(classifier, known, plan)
     else:
         outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
+    triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
+    sure = f"{certainty(triggers, terms.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
     record = RepairResult(
         status=outcome.status,
-        reason=outcome.reason,
+        reason=sure + outcome.reason,
         max_drop=settings.max_drop,
         max_asr=settings.max_asr,
-        triggers=trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result),
+        triggers=triggers,
         verified=trigger_changes(classifier, outcome.classifier, Known.of(verify, 0), images.report, result),
         classes=class_changes(classifier, outcome.classifier, images.report, result),
         rounds=outcome.rounds,
@@ -199,10 +202,11 @@ def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, .
     return () if same else ("the new scan is held against another clean twin than the scan that was given",)
 
 
-def _said(settings: RepairSettings) -> str:
+def _how(settings: RepairSettings) -> tuple[str, ...]:
     if settings.with_triggers is None:
-        return "the recovered trigger is not the attacker's, only the smallest that works"
-    return f"for comparison: {len(settings.with_triggers)} given triggers in the place of the recovered ones"
+        return ("rounds start from the model as it came",)
+    given = f"{len(settings.with_triggers)} given triggers in the place of the recovered ones"
+    return ("rounds start from the model as it came", f"for comparison: {given}")
 
 
 def _terms(

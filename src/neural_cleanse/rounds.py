@@ -11,7 +11,6 @@ import torch
 
 from neural_cleanse.before_after import Known
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
 from neural_cleanse.mitigation.pruning import Pruning
@@ -146,7 +145,7 @@ def _ended(tried: _Tried, known: Known, again: ScanResult, terms: Terms, number:
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
     said = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
-    return RepairStatus.REPAIRED, f"{_certainty(tried.measured, terms)}, and a new scan {said}"
+    return RepairStatus.REPAIRED, f"a new scan {said}"
 
 
 def _working(measured: Measurement, known: Known, terms: Terms) -> str:
@@ -161,15 +160,3 @@ def _working(measured: Measurement, known: Known, terms: Terms) -> str:
         f"{' and '.join(over)} of the images that decide, over {terms.max_asr:.1%}, and nothing that keeps a clean "
         f"accuracy of {terms.floor:.1%} brings it lower"
     )
-
-
-def _certainty(measured: Measurement, terms: Terms) -> str:
-    """That no trigger works any more, and how sure that many images can be of it."""
-    rows = list(zip(measured.hits, measured.trials, strict=True))
-    possible = max(clopper_pearson(hits, trials)[1] for hits, trials in rows)
-    said = (
-        f"on {min(measured.trials)} images that decide no trigger that a scan recovered works more often than "
-        f"{measured.worst_asr:.1%} "
-        f"(it may be {possible:.1%}, at 95 % confidence"
-    )
-    return said + (f": too few images to vouch for {terms.max_asr:.1%})" if possible > terms.max_asr else ")")

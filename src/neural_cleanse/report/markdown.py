@@ -62,9 +62,9 @@ def _repair(repair: RepairResult) -> list[str]:
         f"**{text(repair_words.sentence(repair))}**",
         text(repair_words.accuracy_sentence(repair)),
         _inert(repair_words.trigger_table(repair)),
-        text(repair_words.CAUTION),
-        _folded("Classes that changed most", _inert(repair_words.class_table(repair))),
-        _folded("What was tried", _inert(repair_words.try_table(repair))),
+        text(repair_words.caution(repair)),
+        _folded("Classes that changed most", _inert(repair_words.class_table(repair))) if repair.rounds else "",
+        _folded("What was tried", _inert(repair_words.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
         *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),
     ]

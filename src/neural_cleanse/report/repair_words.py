@@ -20,6 +20,11 @@ CAUTION = (
 )
 
 
+def caution(result: RepairResult) -> str:
+    """What a repair does not prove; nothing where none was made."""
+    return "" if result.status is RepairStatus.NOTHING_TO_REPAIR else CAUTION
+
+
 def sentence(result: RepairResult) -> str:
     """Why it ended as it did."""
     return result.reason[0].upper() + result.reason[1:] + "."

@@ -81,7 +81,8 @@ def show_repair(result: RepairResult, console: Console) -> None:
     console.print(Text(repair_words.HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
     for line in (repair_words.sentence(result), repair_words.accuracy_sentence(result)):
         console.print(visible(line), markup=False, highlight=False)
-    console.print(repair_words.CAUTION, style="dim", markup=False, highlight=False)
+    if caution := repair_words.caution(result):
+        console.print(caution, style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
         console.print(visible(f"note: {note}"), style="yellow", markup=False, highlight=False)
 
