@@ -275,8 +275,8 @@ clusters are few, and such an interval is rather too narrow: of the two lower en
 - **Blended patterns** are no patch: the smallest mask that works is a third to a half of other labels'.
 - **Source-specific and all-to-all** backdoors give no label a small trigger for images of all classes, and look
   ordinary; the first needs a search over label pairs, the second a map of labels.
-- **Published watermark over the whole image** (CIFAR-10): its label is the smallest, but the other labels of that network
-  spread so widely that a verdict either way would be a guess. It is called inconclusive, not clean.
+- **Published watermark over the whole image** (CIFAR-10): found, but for the short look alone. With `--plan full` its
+  label is the smallest too, and the others spread so widely by then that the answer is "could not tell".
 - **Published network of 1,283 faces** (sunglasses, label 0): [many labels](many-labels.md) tells its story.
 - **Published all-to-all** (four pixels, y to y + 1): as above, no label has a small trigger for images of all classes.
 
