@@ -26,6 +26,22 @@ if __name__ == "__main__":
 """
 
 
+UNGUARDED = """
+import sys
+from functools import partial
+from neural_cleanse.engines import Processes
+from neural_cleanse.errors import WorkerLost
+
+def job(blob, number):
+    return number
+
+try:
+    list(Processes(1).map(partial(job, bytes(1_000_000)), range(2)))
+except WorkerLost as error:
+    sys.exit(str(error))
+"""
+
+
 def square(number: int) -> int:
     return number * number
 
@@ -50,6 +66,14 @@ def test_every_job_has_its_result(engine: Engine) -> None:
 
 def test_a_worker_has_one_torch_thread() -> None:
     assert list(Processes(1).map(threads, [0])) == [1]
+
+
+def test_a_script_without_a_guard_is_told_and_does_not_hang(tmp_path: Path) -> None:
+    """Its workers run it again and die before they have read what they are to do."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1 and "__main__" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("engine", [InProcess(), Processes(1)])

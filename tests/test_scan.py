@@ -11,7 +11,7 @@ from torch import nn
 from neural_cleanse import storage
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.progress import Progress
 from neural_cleanse.records import LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.scan import scan
@@ -61,6 +61,21 @@ def test_the_scale_of_the_last_layer_hides_nothing(infected: Classifier, digits:
     result = scan(Classifier(module, infected.input_shape, infected.num_classes), digits, ScanSettings())
     assert result.flagged == (3,) and result.p_value is not None and result.p_value < 0.001
     assert any("logits are unusually" in note for note in result.provenance.notes)
+
+
+def test_answers_that_are_no_number_are_refused(infected: Classifier, digits: ImageSet) -> None:
+    """A model that answers so where one label wins by much would mislead the search for that label's trigger."""
+
+    class Blinking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = infected.module(x)
+            top = logits.topk(2, dim=1)
+            sure = (top.indices[:, 0] == 3) & (top.values[:, 0] - top.values[:, 1] > 12)
+            return torch.where(sure.unsqueeze(1), torch.nan, logits)
+
+    model = Classifier(Blinking(), infected.input_shape, infected.num_classes)
+    with pytest.raises(UnusableOutputs, match=r"\d+ of \d+ clean images with NaN"):
+        scan(model, digits, ScanSettings(force=True))
 
 
 def test_logits_of_usual_scale_are_left_alone(found: ScanResult) -> None:

@@ -270,6 +270,29 @@ def test_a_spent_budget_leaves_what_was_reached() -> None:
     assert 0 < sum(one.outcome.has_size for one in few.values()) < 60
 
 
+def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() -> None:
+    """One of them might have stood out: the yardstick alone makes nothing clean."""
+    search, whole = Adaptive(), Shrinking()
+    wanted = {pair for pair, one in run(search, whole).items() if one.outcome.has_size}
+    yardstick = search.yardstick(PAIRS, 0)
+    a_search = search._whole(Inversion(restarts=1)).passes
+    reached = 3 + len(yardstick)  # the smallest three come first, some of the yardstick may be among them
+    cut_off = Shrinking(most=len(PAIRS) * 320 + reached * a_search)
+    found = run(search, cut_off)
+    assert yardstick <= {pair for pair, one in found.items() if one.outcome.has_size}
+    late = {pair for pair, one in found.items() if one.outcome is Outcome.NOT_SEARCHED}
+    assert late and late == wanted - {pair for pair, one in found.items() if one.outcome.has_size}
+    assert all(found[pair].size is None and found[pair].image_passes >= 320 for pair in late)
+    (note,) = search.notes(list(found.values()), cut_off=True)
+    assert f"{len(wanted) - len(late)} have a size" in note
+
+
+def test_a_budget_that_ends_within_the_look_says_so() -> None:
+    few = run(Sequential(), Shrinking(most=10_000))
+    (note,) = Sequential().notes([*few.values(), Recovered.nothing(PAIRS[-1], Outcome.NOT_SEARCHED)], cut_off=True)
+    assert "which the budget ended before" in note and "all labels had alike" not in note
+
+
 def test_a_budget_ends_the_papers_first_phase() -> None:
     spent = run(LowCost(), Shrinking(most=3_000), preset("reference", len(PAIRS)))
     assert all(one.outcome in (Outcome.LOOKED, Outcome.NOT_SEARCHED) for one in spent.values())

@@ -149,6 +149,19 @@ def test_processes_find_what_one_finds(infected: Classifier, images: ScanImages)
     assert ticks.passes == SHORT.passes * len(PAIRS)
 
 
+def test_what_goes_on_stays_in_this_process_and_is_paid_once(infected: Classifier, images: ScanImages) -> None:
+    told: list[int] = []
+
+    def tick(image_passes: int) -> bool:
+        told.append(image_passes)
+        return True
+
+    invert = inverter(Processes(2), infected, images, Room(128), tick)
+    for steps in (5, 6, 7):
+        found = list(invert(Inversion(steps=steps, restarts=1), [LabelPair(0), LabelPair(3)], go_on=True))
+    assert sum(told) == sum(one.image_passes for one in found) == 2 * 7 * 4
+
+
 def test_what_an_image_takes_is_measured(infected: Classifier) -> None:
     """The demo's network keeps some tens of kilobytes of activations for an image of 28 x 28."""
     assert 30_000 < bytes_per_image(infected) < 3_000_000

@@ -61,11 +61,33 @@ def test_a_detection_limit_under_a_hundredth_of_the_image_is_inconclusive() -> N
 
 
 def test_labels_without_a_trigger_stay_out_of_the_yardstick_and_are_counted() -> None:
-    few = judge(recovered([*usual(10), None, None]), 0.01, AREA, None)
+    few = judge(recovered([*usual(50), None, None]), 0.01, AREA, None)
     assert few.verdict is Verdict.CLEAN and "2 without a trigger that works" in few.reason
-    assert LabelPair(10) not in few.p_values
-    many = judge(recovered([*usual(10), None, None, None]), 0.01, AREA, None)
-    assert many.verdict is Verdict.INCONCLUSIVE and "3 of 13" in many.reason
+    assert LabelPair(50) not in few.p_values
+    many = judge(recovered([*usual(50), *[None] * 13]), 0.01, AREA, None)
+    assert many.verdict is Verdict.INCONCLUSIVE and "13 of 63" in many.reason
+
+
+def test_with_few_labels_none_may_lack_a_trigger() -> None:
+    """A model made to mislead the search would hide its label there."""
+    one = judge(recovered([*usual(9), None]), 0.01, AREA, None)
+    assert one.verdict is Verdict.INCONCLUSIVE and "no trigger works for 1 of 10 labels" in one.reason
+    assert judge(recovered([*usual(9), 9.0, None]), 0.01, AREA, None).flagged == (9,)
+
+
+def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_yardstick() -> None:
+    found = recovered([*usual(70), *[None] * 30])
+    yardstick = frozenset(LabelPair(target) for target in range(70))
+    outside = judge(found, 0.01, AREA, None, yardstick=yardstick)
+    assert outside.verdict is Verdict.INCONCLUSIVE and "30 of 100" in outside.reason
+    within = judge(found, 0.01, AREA, None, yardstick=frozenset(LabelPair(target) for target in range(5, 90)))
+    assert within.verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_accusation_says_that_labels_were_left_out() -> None:
+    judgement = judge(recovered([*usual(9), 9.0]), 0.01, AREA, None, num_classes=12)
+    assert judgement.verdict is Verdict.INFECTED
+    assert "2 of the model's labels were not searched" in judgement.reason
 
 
 def test_labels_that_could_not_be_searched_forbid_clean() -> None:
@@ -167,7 +189,7 @@ def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_
     assert judge(recovered([*sizes, 10.0]), 0.01, AREA, None).flagged == (50,)
     look = judge(recovered([*sizes, 10.0], Outcome.LOOKED), 0.01, AREA, None)
     assert look.verdict is Verdict.INCONCLUSIVE and look.accused == ()
-    unsized = judge(recovered([*usual(10), None], Outcome.LOOKED), 0.01, AREA, None)
+    unsized = judge(recovered([*usual(50), None], Outcome.LOOKED), 0.01, AREA, None)
     assert unsized.verdict is Verdict.INCONCLUSIVE and "1 label has no trigger that works yet" in unsized.reason
 
 

@@ -8,12 +8,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -51,8 +53,9 @@ class Processes(Engine):
         """Raises WorkerLost when a process is killed from outside; what it had finished was yielded."""
         # Spawned, not forked: torch's threads do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
-        # Plain pickles, the function's once a worker: torch's own way into another process shares memory by sockets,
-        # which a worker that is stopped early leaves open at the other end.
+        # Plain pickles: torch's own way into another process shares memory by sockets, which a worker that is stopped
+        # early leaves open at the other end. The function's is in a file, for a worker that dies before it has read
+        # more than a pipe holds would be waited for without end.
         try:
             whole = pickle.dumps(function)
         except Exception as error:  # whatever a network of somebody else's making raises
@@ -60,14 +63,18 @@ class Processes(Engine):
                 f"What is to be done cannot be sent to another process: {error}.",
                 cure="Leave out --workers: one process takes every kind of model.",
             ) from error
-        pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(whole,))
+        folder = tempfile.TemporaryDirectory(prefix="neural-cleanse-")
+        file = Path(folder.name) / "function"
+        file.write_bytes(whole)
+        pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(file,))
         try:
             for future in as_completed([pool.submit(_work, pickle.dumps(job)) for job in jobs]):
                 yield pickle.loads(future.result())
         except BrokenProcessPool as error:
             raise WorkerLost(
                 "A worker process was killed (out of memory?).",
-                cure="Repeat the command, a scan with --resume: it goes on; --workers 1 needs the least memory.",
+                cure="Repeat the command, a scan with --resume: it goes on; --workers 1 needs the least memory. A "
+                'script of your own must begin its work under `if __name__ == "__main__":`.',
             ) from error
         except BaseException:  # Ctrl-C, say: jobs that a worker was already handed would run to their end
             for process in list(pool._processes.values()):
@@ -75,12 +82,13 @@ class Processes(Engine):
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            folder.cleanup()
 
 
 _function: list[Any] = []  # what this process does, if it is a worker
 
 
-def _start_worker(function: bytes) -> None:
+def _start_worker(function: Path) -> None:
     """One torch thread; and an end of it when the parent is killed, which pool workers do not notice by themselves."""
     _function.append(function)
     torch.set_num_threads(1)
@@ -97,6 +105,6 @@ def _end_with_parent() -> None:
 
 def _work(job: bytes) -> bytes:
     """One job of a worker, which reads its function at the first one, where an error has somebody to go to."""
-    if isinstance(_function[0], bytes):
-        _function[0] = pickle.loads(_function[0])
+    if isinstance(_function[0], Path):
+        _function[0] = pickle.loads(_function[0].read_bytes())
     return pickle.dumps(_function[0](pickle.loads(job)))

@@ -1,10 +1,13 @@
 """Clean accuracy and attack success rate: the only place where either is defined."""
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.errors import UnusableOutputs
 from neural_cleanse.records import LabelPair
 from neural_cleanse.triggers.base import Trigger
 
@@ -22,18 +25,35 @@ def stamped(trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor,
     return (trigger(pixels(images).unsqueeze(0)).squeeze(0) * PIXEL_MAX).round().to(torch.uint8)
 
 
+def _logits(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "b classes"]]:
+    return (classifier(pixels(part)) for part in images.to(classifier.device).split(FORWARD_BATCH))
+
+
 @torch.no_grad()
 def answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The label the model gives each image."""
-    parts = [classifier(pixels(part)).argmax(1) for part in images.to(classifier.device).split(FORWARD_BATCH)]
-    return torch.cat(parts).cpu()
+    return torch.cat([logits.argmax(1) for logits in _logits(classifier, images)]).cpu()
+
+
+@torch.no_grad()
+def sound_answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+    """The same. Raises UnusableOutputs where an output is no number: the label is then none that the model gives."""
+    found, broken = [], 0
+    for logits in _logits(classifier, images):
+        found.append(logits.argmax(1))
+        broken += int(logits.isnan().any(1).sum())
+    if broken:
+        raise UnusableOutputs(
+            f"The model answers {broken} of {len(images)} clean images with NaN: no search can follow it there.",
+            cure="Is the form of the input right (--mean, --std, --scale)? If so, do not trust this model.",
+        )
+    return torch.cat(found).cpu()
 
 
 @torch.no_grad()
 def margin(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> float:
     """By how much the highest logit of an image is above the second highest: the median over images."""
-    parts = images.to(classifier.device).split(FORWARD_BATCH)
-    highest = torch.cat([classifier(pixels(part)).float().topk(2, dim=1).values for part in parts])
+    highest = torch.cat([logits.float().topk(2, dim=1).values for logits in _logits(classifier, images)])
     return (highest[:, 0] - highest[:, 1]).median().item()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.data import ImageSet
-from neural_cleanse.metrics import answers
+from neural_cleanse.metrics import sound_answers
 from neural_cleanse.records import LabelPair
 
 
@@ -51,12 +51,12 @@ class ScanImages:
 
     @classmethod
     def of(cls, classifier: Classifier, data: ImageSet, seed: int) -> "ScanImages":
-        """Ask the model for its answers and split the images at random."""
+        """Ask the model for its answers and split the images at random. Raises UnusableOutputs on NaN among them."""
         order = torch.from_numpy(np.random.default_rng((seed, len(data))).permutation(len(data)))
         first, second = int(len(data) * Part.SEARCH.value), int(len(data) * (Part.SEARCH.value + Part.CHOOSE.value))
         parts = {Part.SEARCH: order[:first], Part.CHOOSE: order[first:second], Part.CONFIRM: order[second:]}
         images = data.images.to(classifier.device)
-        return cls(images, data.labels, answers(classifier, images), parts, seed)
+        return cls(images, data.labels, sound_answers(classifier, images), parts, seed)
 
     def eligible(self, pair: LabelPair, part: Part | None) -> Int[Tensor, " m"]:
         """Images of a part (None: all) neither labelled nor answered as the target; of the pair's source if any."""

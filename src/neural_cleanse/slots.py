@@ -113,12 +113,16 @@ class Slots:
 
 
 def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Room, tick: Tick) -> Invert:
-    """Slots in this process, or as many as the engine has elsewhere."""
+    """Slots in this process, or as many as the engine has elsewhere; what goes on stays in this process."""
     if isinstance(engine, InProcess):
         return Slots(classifier, data, room, tick)
 
+    here = Slots(classifier, data, room, tick)
+
     def invert(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-        del go_on  # a state stays where it is: elsewhere more steps start afresh
+        if go_on:  # a state stays where it is: elsewhere more steps would start afresh
+            yield from here(inversion, pairs, go_on=True)
+            return
         size = max(1, min(room.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
         if not jobs or not tick(0):

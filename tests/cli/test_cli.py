@@ -276,9 +276,13 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
-def test_where_a_budget_left_nothing_there_is_nothing_to_go_on_with(shipped: tuple[Path, ...], tmp_path: Path) -> None:
-    cut = run("scan", *shipped, "--samples", 300, "--max-passes", 200, "--output", tmp_path / "out")
-    assert cut.code == 3 and "--resume" not in cut.err and not (tmp_path / "out" / "unfinished").exists()
+def test_where_a_budget_left_nothing_the_scan_begins_again(shipped: tuple[Path, ...], tmp_path: Path) -> None:
+    options = (*shipped, "--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
+    cut = run("scan", *options, "--max-passes", 200)
+    assert cut.code == 3 and "begin again" in cut.err and cut.err.splitlines()[-1].endswith("--resume")
+    assert run("scan", *options, "--resume", "--seed", 1).code == 2, "of another scan"
+    assert run("scan", *options, "--resume").code == 1
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.cli import guard, zoo
+from neural_cleanse.cli import guard, streams, zoo
 from neural_cleanse.cli.attack import attack
 from neural_cleanse.cli.benchmark import benchmark
 from neural_cleanse.cli.demo import demo
@@ -63,15 +63,25 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without bars or dashes still gets its answer
+    with streams.guarded():
+        _run()
+
+
+def _run() -> None:
     console = Console(stderr=True, soft_wrap=True)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except NeuralCleanseError as error:
         console.print("[bold red]error:[/] ", end="")
         # Files name tensors and classes as they like: no message steers the terminal.
         console.print("\n".join(map(visible, error.message.splitlines())), markup=False, highlight=False)
         if error.cure:
             console.print(f"  try: {visible(error.cure)}", markup=False, highlight=False)
+        sys.exit(EXIT_ERROR)
+    except BrokenPipeError:
         sys.exit(EXIT_ERROR)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # whoever read stdout went away; typer says 1 to that

@@ -152,12 +152,15 @@ def scan(
         try:
             _answer(result, as_json=as_json)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
-            _keep(result, output, sarif_file, told=not as_json and not quiet)
-            if journal is not None:
-                if not (result.cut_off and journal.holds_records()):
-                    journal.remove()
-                elif not quiet:
-                    _say_how_to_go_on("the budget ended the search; go on, with a larger one or none:", *BUDGETS)
+            _keep(result, output, sarif_file)
+            if journal is not None and not result.cut_off:
+                journal.remove()
+        if output is not None and not as_json and not quiet:
+            report = output / directory.REPORT_FILE
+            Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        if journal is not None and result.cut_off and not quiet:
+            kept = "go on" if journal.holds_records() else "no label was finished, begin again"
+            _say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
         code = exit_codes.of_scan(result.verdict, fail_on)
         watcher.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
@@ -172,14 +175,12 @@ def _answer(result: ScanResult, *, as_json: bool) -> None:
         terminal.show(result, Console())
 
 
-def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None, *, told: bool) -> None:
+def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None) -> None:
     """The answer in files."""
     if sarif_file is not None:
         sarif.write(result, sarif_file)
     if output is not None:
         directory.write(result, output)
-        if told:
-            Console().print(f"report: {output / directory.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal | None:

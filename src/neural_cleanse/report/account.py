@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.outlier import LOOK_SHARE
+from neural_cleanse.outlier import LOOK_SHARE, MANY_LABELS
 from neural_cleanse.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.report import wording
 
@@ -150,12 +150,17 @@ def sureness(result: ScanResult) -> str:
     if result.p_value is None:
         return "No p-value: there is no yardstick to test against."
     level = f"{result.alpha:g}"
-    if settled_by_a_look(result):
-        level = f"{LOOK_SHARE * result.alpha:g} after a short look, and at {level} after all steps"
-    return (
+    meaning = (
         f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
-        f"suspicious, where log sizes are normal. Labels are flagged at {level}."
+        "suspicious, where log sizes are normal."
     )
+    if settled_by_a_look(result):
+        few = sum(row.size is not None for row in result.label_rows) <= MANY_LABELS
+        a_look = (
+            f"at {LOOK_SHARE * result.alpha:g} after a short look" if few else "never after a short look at so many"
+        )
+        return f"{meaning} Labels are flagged {a_look}, and at {level} after all steps."
+    return f"{meaning} Labels are flagged at {level}."
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ def checked(result: ScanResult) -> tuple[str, ...]:
 ENDED = {
     Outcome.CONVERGED: "with a settled size",
     Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
-    Outcome.LOOKED: "after a short look that all labels had alike",
+    Outcome.LOOKED: "after a short look",
     Outcome.REFINED: "after that look, its trigger with all steps",
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",

@@ -65,14 +65,20 @@ class Search(ABC):
 
     def notes(self, found: Sequence[Recovered], *, cut_off: bool) -> tuple[str, ...]:
         """What the report should say of it, once it has been run, and perhaps cut off by a spent budget."""
-        if any(one.outcome is Outcome.LOOKED for one in found):
+        looked, missing = (
+            sum(one.outcome is outcome for one in found) for outcome in (Outcome.LOOKED, Outcome.NOT_SEARCHED)
+        )
+        if looked and missing:
+            return (f"sizes are those of a short look, which the budget ended before {missing:,} labels had it",)
+        if looked:
             return (f"sizes are those of a short look that all labels had alike: {_why_a_look(found, cut_off)}",)
-        given_up = sum(one.outcome is Outcome.FIRST_PASS for one in found)
-        if not given_up:
+        if not any(one.outcome is Outcome.FIRST_PASS for one in found):
             return ()
+        to_the_end = sum(one.outcome.has_size for one in found)
         return (
-            f"all {len(found):,} labels were searched briefly, {len(found) - given_up:,} to their end: those with the "
-            "smallest triggers, and some drawn at random beforehand; the verdict holds the one against the other",
+            f"all {len(found):,} labels were searched briefly, and {to_the_end:,} have a size from a search to its "
+            "end: of those with the smallest triggers, and of some drawn at random beforehand; the verdict holds the "
+            "one against the other",
         )
 
     def describe(self) -> dict[str, Any]:

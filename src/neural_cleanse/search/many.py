@@ -157,8 +157,9 @@ def _finish(
 ) -> Iterator[Recovered]:
     """The finalists and the reference labels to their end, then the others as they were last seen.
 
-    The smallest few come first, then the yardstick: where a budget ends here, they can be told apart. Where it ends
-    before the yardstick is whole, all labels are given as they were when all had taken the same effort (`alike`).
+    The smallest few come first, then the yardstick: where a budget ends here, they can be told apart, and finalists
+    whose turn did not come were not searched: one of them might have stood out. Where it ends before the yardstick is
+    whole, all labels are given as they were when all had taken the same effort (`alike`).
     """
     first = finalists[: len(finalists) // 8 + 1]
     order = dict.fromkeys([*first, *reference, *finalists])
@@ -174,7 +175,10 @@ def _finish(
         return
     left = {pair: one for pair, one in seen.items() if pair not in finished}
     for one in paid(left, last):
-        yield replace(one, outcome=Outcome.FIRST_PASS) if one.outcome.has_size else one
+        if one.pair in finalists and not hopeless(one):
+            yield replace(one, outcome=Outcome.NOT_SEARCHED, trigger=None, size=None)
+        else:
+            yield replace(one, outcome=Outcome.FIRST_PASS) if one.outcome.has_size else one
 
 
 def _by_size(found: Mapping[LabelPair, Recovered]) -> list[LabelPair]:
