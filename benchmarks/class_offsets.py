@@ -1,6 +1,6 @@
 """Can a label's usual trigger size be told from clean data? Correlations over the labels of clean models.
 
-    python benchmarks/class_offsets.py --zoo zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl \
+    python benchmarks/class_offsets.py --zoo zoo/small --data DATA --rows benchmarks/results/scans_small.jsonl \\
         --output benchmarks/results/class_offsets.json
 
 Within each clean model of the choosing part, the correlation between log trigger size and: `gap`, the mean over images

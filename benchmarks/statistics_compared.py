@@ -1,6 +1,6 @@
 """Is another statistic of a search better than the size? On what trajectories.py recorded; nothing is searched again.
 
-    python benchmarks/statistics_compared.py --trajectories benchmarks/results/trajectories.jsonl \
+    python benchmarks/statistics_compared.py --trajectories benchmarks/results/trajectories.jsonl \\
         --output benchmarks/results/statistics_compared.json
 
 One value a label, small ones being suspicious. Each statistic goes through the scan's test, whose prior spread (worth

@@ -1,6 +1,6 @@
 """Is another tail or prior better for the scan's test? On recorded sizes of scans; nothing is searched again.
 
-    python benchmarks/tails_compared.py --rows benchmarks/results/scans_small.jsonl \
+    python benchmarks/tails_compared.py --rows benchmarks/results/scans_small.jsonl \\
         --output benchmarks/results/tails_compared.json
 
 Tails: what clean models of the other data set (MNIST for Fashion-MNIST and the other way round) say of the null.

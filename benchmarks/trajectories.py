@@ -1,6 +1,6 @@
 """How sizes and success rates come about during a search: rows that other size statistics can be tried on.
 
-    python benchmarks/trajectories.py --zoo zoo/small --data DATA --output benchmarks/results/trajectories.jsonl \
+    python benchmarks/trajectories.py --zoo zoo/small --data DATA --output benchmarks/results/trajectories.jsonl \\
         [--runs "trajectory,batch 2,batch 8,batch 16"]
 
 Models of the choosing part only, with the images and starts of a scan under default settings, so that `trajectory`

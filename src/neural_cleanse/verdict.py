@@ -76,7 +76,8 @@ def judge(
     sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
     enough = len(sized) if yardstick is None else sum(pair in yardstick for pair, _ in sized)
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
-        reason = f"only {enough} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
+        few = f"only {enough}" if enough else "none"
+        reason = f"{few} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
         return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]

@@ -76,7 +76,7 @@ def test_pictures_are_linked_only_where_they_lie_beside_it() -> None:
 def test_a_thousand_labels_fit_into_a_comment() -> None:
     document = markdown(many())
     assert len(document) < 65_536
-    assert "and 1,263 labels with larger triggers or none" in document
+    assert "and 1,263 labels with larger triggers or no size" in document
     assert "**77 person 77**" in document
 
 

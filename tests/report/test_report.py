@@ -149,7 +149,7 @@ def test_the_terminal_is_not_steered() -> None:
 def test_many_labels_are_cut_in_the_terminal_and_whole_on_the_page() -> None:
     sixty = result(tuple(f"class {target}" for target in range(60)))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", printed(sixty))
-    assert "and 40 labels with larger triggers or none" in plain
+    assert "and 40 labels with larger triggers or no size" in plain
     assert len(re.findall(r"^\d+ class", plain, re.MULTILINE)) == 20
     assert Page(html(sixty)).tags.count("tr") > 60
 

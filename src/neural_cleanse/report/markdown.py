@@ -119,7 +119,7 @@ def _sizes(result: ScanResult) -> str:
         )  # fmt: skip
     columns = ("label", "size, px", "index", "p", "success on unseen images", "remark")
     table = Table("", columns, rows, frozenset(columns[1:4])).markdown()
-    return table + _more(bars, ROWS_SHOWN, "labels with larger triggers or none")
+    return table + _more(bars, ROWS_SHOWN, "labels with larger triggers or no size")
 
 
 def _more(rows: Iterable[object], shown: int, what: str) -> str:

@@ -48,7 +48,7 @@ def show(result: ScanResult, console: Console) -> None:
         )
     console.print(table)
     if len(chart) > ROWS_SHOWN:
-        console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or none")
+        console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or no size")
     console.print()
     if result.pair_rows:
         show_table(pair_table(result), console)

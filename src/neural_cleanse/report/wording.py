@@ -157,8 +157,9 @@ def paper_sentence(result: ScanResult) -> str:
     rule = result.paper_rule
     if rule.anomaly_index is None:
         return "The paper's rule cannot be applied: too few sizes."
+    of = sum(row.anomaly_index is not None for row in result.label_rows)
     which = f"accuses {', '.join(map(str, rule.flagged))}" if rule.flagged else "accuses no label"
     return (
-        f"The paper's rule (anomaly index above {rule.threshold:g} on raw sizes) {which}; "
+        f"The paper's rule (anomaly index above {rule.threshold:g} on the raw sizes of {of:,} labels) {which}; "
         f"the largest index is {rule.anomaly_index:.2f}. It has no fixed rate of false alarms and does not decide."
     )
