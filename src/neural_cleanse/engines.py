@@ -56,16 +56,16 @@ class Processes(Engine):
         # Plain pickles: torch's own way into another process shares memory by sockets, which a worker that is stopped
         # early leaves open at the other end. The function's is in a file, for a worker that dies before it has read
         # more than a pipe holds would be waited for without end.
+        folder = tempfile.TemporaryDirectory(prefix="neural-cleanse-")
+        file = Path(folder.name) / "function"
         try:
-            whole = pickle.dumps(function)
+            file.write_bytes(pickle.dumps(function))
         except Exception as error:  # whatever a network of somebody else's making raises
+            folder.cleanup()
             raise SettingsError(
                 f"What is to be done cannot be sent to another process: {error}.",
                 cure="Leave out --workers: one process takes every kind of model.",
             ) from error
-        folder = tempfile.TemporaryDirectory(prefix="neural-cleanse-")
-        file = Path(folder.name) / "function"
-        file.write_bytes(whole)
         pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(file,))
         try:
             for future in as_completed([pool.submit(_work, pickle.dumps(job)) for job in jobs]):
