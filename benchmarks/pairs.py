@@ -58,6 +58,7 @@ def row(case: Case, budget: int) -> dict[str, Any]:
         "flagged_labels": [pair.target for pair in result.accused if pair.source is None],
         "flagged_pairs": [[pair.source, pair.target] for pair in result.accused if pair.source is not None],
         "p_value": result.p_value,
+        "reason": result.reason,
         "nearest": [
             {"source": one.source, "target": one.target, "size": round(one.size or 0.0, 2), "p": one.p_value}
             for one in ranked[:NEAREST]
