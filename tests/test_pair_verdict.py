@@ -87,3 +87,5 @@ def test_what_was_not_searched_in_words() -> None:
     assert unsearched_words((), 0, 90, 30) is None
     words = unsearched_words((2, 5), 1200, 1806, 30)
     assert words is not None and "labels 2, 5 have fewer than 30 images" in words and "1,200 of 1,806 pairs" in words
+    leaking = unsearched_words((), 0, 90, 30, [LabelPair(7, 3)])
+    assert leaking is not None and leaking.startswith("3 to 7: ") and "without any trigger" in leaking

@@ -183,6 +183,19 @@ def test_a_label_with_a_trigger_of_its_own_is_no_target(clean: Classifier, image
     assert any("pairs to label 3 were not searched" in note for note in result.notes)
 
 
+def test_a_source_that_is_answered_as_the_target_anyway_is_said_and_nothing_is_called_clean(
+    clean: Classifier, digits: ImageSet
+) -> None:
+    """As a planted trigger that leaks into clean images of its source would have it."""
+    found = ScanImages.of(clean, digits, 0)
+    assert found.labels is not None
+    leaking = replace(found, answers=torch.where(found.labels == 2, 7, found.answers))
+    result = looked(clean, leaking, of_labels(100.0))
+    assert result.judgement.verdict is not Verdict.CLEAN
+    assert "2 to 7: the model gives so many images" in result.judgement.reason
+    assert any("2 to 7" in note for note in result.notes)
+
+
 def test_classes_with_too_few_images_are_said_and_nothing_is_called_clean(clean: Classifier, digits: ImageSet) -> None:
     assert digits.labels is not None
     few = digits.take(torch.cat([(digits.labels != 5).nonzero()[:, 0], (digits.labels == 5).nonzero()[:10, 0]]))

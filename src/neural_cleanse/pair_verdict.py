@@ -114,13 +114,24 @@ def combine(labels: Judgement, pairs: PairJudgement, doubt: str | None) -> Judge
     )
 
 
-def unsearched_words(lacking: Sequence[int], untried: int, candidates: int, least: int) -> str | None:
-    """Which pairs nobody looked at, None when all were."""
+def unsearched_words(
+    lacking: Sequence[int], untried: int, candidates: int, least: int, already: Sequence[LabelPair] = ()
+) -> str | None:
+    """Which pairs nobody looked at, None when all were; `already` are those whose source is mostly answered as the
+    target without any trigger, which is how a planted one may leak into clean images.
+    """
     parts = []
     if lacking:
         shown = ", ".join(map(str, lacking[:10])) + (" ..." if len(lacking) > 10 else "")
         are = f"labels {shown} have" if len(lacking) > 1 else f"label {shown} has"
         parts.append(f"{are} fewer than {least} images to start from: raise --samples or give more images")
+    if already:
+        shown = ", ".join(f"{pair.source} to {pair.target}" for pair in already[:10])
+        more = " ..." if len(already) > 10 else ""
+        parts.append(
+            f"{shown}{more}: the model gives so many images of the one the label of the other, without any trigger, "
+            f"that fewer than {least} are left"
+        )
     if untried:
         parts.append(f"{untried:,} of {candidates:,} pairs were beyond the budget")
     return "; ".join(parts) or None

@@ -72,6 +72,12 @@ class PairsFound:
     steps: int
     plan: PairPlan
 
+    def unsearched(self, untried: int) -> str | None:
+        """Which pairs nobody looked at, in words; `untried` of them for want of a budget."""
+        everything = (*self.found, *self.screened)
+        already = [one.pair for one in everything if one.outcome is Outcome.NOT_ENOUGH_IMAGES]
+        return unsearched_words(self.lacking, untried, self.candidates, MIN_IMAGES, already)
+
 
 @dataclass(frozen=True)
 class PairScan:
@@ -120,7 +126,7 @@ def scan_pairs(
         classifier.input_shape[1] * classifier.input_shape[2],
         reference=searched.reference,
         candidates=searched.candidates,
-        unsearched=unsearched_words(searched.lacking, searched.untried, searched.candidates, MIN_IMAGES),
+        unsearched=searched.unsearched(searched.untried),
     )
     rows = [*searched.found, *searched.screened, *searched.cut_off]
     return PairScan(
@@ -156,9 +162,8 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
         if searched.cut_off:
             said += f"; the scan's budget cut off {len(searched.cut_off):,}"
     notes = [f"{said}; labels and pairs share the accepted chance, and p-values are doubled for that"]
-    if searched.lacking:
-        words = unsearched_words(searched.lacking, 0, searched.candidates, MIN_IMAGES)
-        notes.append(f"pairs from them were not searched: {words}")
+    if words := searched.unsearched(0):
+        notes.append(f"pairs were not searched: {words}")
     if spared:
         named = ", ".join(map(str, spared))
         notes.append(f"pairs to label {named} were not searched: its own trigger sends images of any class there")
@@ -202,6 +207,8 @@ def search_pairs(
     last, without_end = _run(inversion, sorted(chosen), stage)
     screened = tuple(
         replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
+        if one.outcome is not Outcome.NOT_ENOUGH_IMAGES
+        else one
         for one in looked
         if one.pair not in chosen
     )
