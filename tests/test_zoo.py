@@ -170,7 +170,7 @@ def test_a_name_s_part_never_changes() -> None:
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_specs_are_read(path: Path) -> None:
     orders = read_spec(path, Path("data"))
-    assert len({order.name for order in orders}) == len(orders) > 3
+    assert len({order.name for order in orders}) == len(orders) > 1
 
 
 def test_the_shipped_zoos_fall_into_two_parts_of_about_one_size() -> None:
