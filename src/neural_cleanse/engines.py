@@ -56,33 +56,40 @@ class Processes(Engine):
         # Plain pickles: torch's own way into another process shares memory by sockets, which a worker that is stopped
         # early leaves open at the other end. The function's is in a file, for a worker that dies before it has read
         # more than a pipe holds would be waited for without end.
-        folder = tempfile.TemporaryDirectory(prefix="neural-cleanse-")
-        file = Path(folder.name) / "function"
-        try:
-            file.write_bytes(pickle.dumps(function))
-        except Exception as error:  # whatever a network of somebody else's making raises
-            folder.cleanup()
-            raise SettingsError(
-                f"What is to be done cannot be sent to another process: {error}.",
-                cure="Leave out --workers: one process takes every kind of model.",
-            ) from error
-        pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(file,))
-        try:
-            for future in as_completed([pool.submit(_work, pickle.dumps(job)) for job in jobs]):
-                yield pickle.loads(future.result())
-        except BrokenProcessPool as error:
-            raise WorkerLost(
-                "A worker process was killed (out of memory?).",
-                cure="Repeat the command, a scan with --resume: it goes on; --workers 1 needs the least memory. A "
-                'script of your own must begin its work under `if __name__ == "__main__":`.',
-            ) from error
-        except BaseException:  # Ctrl-C, say: jobs that a worker was already handed would run to their end
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            folder.cleanup()
+        with tempfile.TemporaryDirectory(prefix="neural-cleanse-") as folder:
+            file = _written(function, Path(folder) / "function")
+            pool = ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_start_worker, initargs=(file,))
+            yield from _results(pool, jobs)
+
+
+def _written(function: Callable[[J], R], file: Path) -> Path:
+    try:
+        file.write_bytes(pickle.dumps(function))
+    except Exception as error:  # whatever a network of somebody else's making raises
+        raise SettingsError(
+            f"What is to be done cannot be sent to another process: {error}.",
+            cure="Leave out --workers: one process takes every kind of model.",
+        ) from error
+    return file
+
+
+def _results(pool: ProcessPoolExecutor, jobs: Iterable[Any]) -> Iterator[Any]:
+    """What the workers make of the jobs, as it comes; the pool is closed after that, however it ends."""
+    try:
+        for future in as_completed([pool.submit(_work, pickle.dumps(job)) for job in jobs]):
+            yield pickle.loads(future.result())
+    except BrokenProcessPool as error:
+        raise WorkerLost(
+            "A worker process was killed (out of memory?).",
+            cure="Repeat the command, a scan with --resume: it goes on; --workers 1 needs the least memory. A "
+            'script of your own must begin its work under `if __name__ == "__main__":`.',
+        ) from error
+    except BaseException:  # Ctrl-C, say: jobs that a worker was already handed would run to their end
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _function: list[Any] = []  # what this process does, if it is a worker

@@ -122,16 +122,19 @@ def unsearched_words(
     """
     parts = []
     if lacking:
-        shown = ", ".join(map(str, lacking[:10])) + (" ..." if len(lacking) > 10 else "")
+        shown = _first_ten([str(label) for label in lacking])
         are = f"labels {shown} have" if len(lacking) > 1 else f"label {shown} has"
         parts.append(f"{are} fewer than {least} images to start from: raise --samples or give more images")
     if already:
-        shown = ", ".join(f"{pair.source} to {pair.target}" for pair in already[:10])
-        more = " ..." if len(already) > 10 else ""
+        shown = _first_ten([f"{pair.source} to {pair.target}" for pair in already])
         parts.append(
-            f"{shown}{more}: the model gives so many images of the one the label of the other, without any trigger, "
+            f"{shown}: the model gives so many images of the one the label of the other, without any trigger, "
             f"that fewer than {least} are left"
         )
     if untried:
         parts.append(f"{untried:,} of {candidates:,} pairs were beyond the budget")
     return "; ".join(parts) or None
+
+
+def _first_ten(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

@@ -205,19 +205,19 @@ def search_pairs(
     chosen = set(_furthest_under(looked, finalists))
     seen = {one.pair: one for one in looked}
     last, without_end = _run(inversion, sorted(chosen), stage)
-    screened = tuple(
-        replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
-        if one.outcome is not Outcome.NOT_ENOUGH_IMAGES
-        else one
-        for one in looked
-        if one.pair not in chosen
-    )
+    screened = tuple(_screened(one) for one in looked if one.pair not in chosen)
     cut_off += (*without_look, *(one.after(seen[one.pair]) for one in without_end))
     found += tuple(one.after(seen[one.pair]) for one in last)
     untried = len(rest) - len(tried) + len(cut_off)
     return PairsFound(
         found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
     )  # fmt: skip
+
+
+def _screened(one: Recovered) -> Recovered:
+    if one.outcome is Outcome.NOT_ENOUGH_IMAGES:
+        return one
+    return replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
 
 
 def _run(

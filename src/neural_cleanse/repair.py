@@ -121,7 +121,9 @@ def repair(
     check_victims(found, images)
     terms = replace(_terms(classifier, found, images, settings), said=said)
     known, idle = _known(classifier, found, terms)
-    notes += [*idle, *(_how(settings) if known.backdoors else ())]
+    notes += idle
+    if known.backdoors:
+        notes += _how(settings)
     here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), surroundings=here, baseline=baseline,
@@ -203,10 +205,11 @@ def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, .
 
 
 def _how(settings: RepairSettings) -> tuple[str, ...]:
+    start = "rounds start from the model as it came"
     if settings.with_triggers is None:
-        return ("rounds start from the model as it came",)
-    given = f"{len(settings.with_triggers)} given triggers in the place of the recovered ones"
-    return ("rounds start from the model as it came", f"for comparison: {given}")
+        return (start,)
+    given = len(settings.with_triggers)
+    return (start, f"for comparison: {given} given triggers in the place of the recovered ones")
 
 
 def _terms(

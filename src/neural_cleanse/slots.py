@@ -114,10 +114,9 @@ class Slots:
 
 def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Room, tick: Tick) -> Invert:
     """Slots in this process, or as many as the engine has elsewhere; what goes on stays in this process."""
-    if isinstance(engine, InProcess):
-        return Slots(classifier, data, room, tick)
-
     here = Slots(classifier, data, room, tick)
+    if isinstance(engine, InProcess):
+        return here
 
     def invert(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
         if go_on:  # a state stays where it is: elsewhere more steps would start afresh

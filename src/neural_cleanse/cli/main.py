@@ -1,6 +1,5 @@
 """The command `neural-cleanse`: parses, calls, prints, exits. Faults of the user end with one message and code 2."""
 
-import io
 import sys
 import traceback
 from importlib.metadata import version
@@ -60,9 +59,6 @@ def main(
 def run() -> None:
     """Entry point."""
     keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without bars or dashes still gets its answer
     with streams.guarded():
         _run()
 

@@ -17,7 +17,10 @@ from neural_cleanse.errors import OutputError
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within it both streams are there, and fail as said above."""
+    """Within it both streams are there, take any text, and fail as said above."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without bars or dashes still gets its answer
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(_Dropping(sys.stderr or nowhere)),

@@ -1,6 +1,7 @@
 """What a search plan is, and what plans have in common: a look that all labels have alike, and what it can settle."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -65,14 +66,13 @@ class Search(ABC):
 
     def notes(self, found: Sequence[Recovered], *, cut_off: bool) -> tuple[str, ...]:
         """What the report should say of it, once it has been run, and perhaps cut off by a spent budget."""
-        looked, missing = (
-            sum(one.outcome is outcome for one in found) for outcome in (Outcome.LOOKED, Outcome.NOT_SEARCHED)
-        )
-        if looked and missing:
+        ended = Counter(one.outcome for one in found)
+        missing = ended[Outcome.NOT_SEARCHED]
+        if ended[Outcome.LOOKED] and missing:
             return (f"sizes are those of a short look, which the budget ended before {missing:,} labels had it",)
-        if looked:
+        if ended[Outcome.LOOKED]:
             return (f"sizes are those of a short look that all labels had alike: {_why_a_look(found, cut_off)}",)
-        if not any(one.outcome is Outcome.FIRST_PASS for one in found):
+        if not ended[Outcome.FIRST_PASS]:
             return ()
         to_the_end = sum(one.outcome.has_size for one in found)
         return (
@@ -102,9 +102,9 @@ def brief(inversion: Inversion, steps: int) -> Inversion:
     return replace(inversion, steps=min(steps, inversion.steps), judge_images=LOOK_IMAGES)
 
 
-def as_looked(one: Recovered) -> Recovered:
-    """The record as one of a search that was not made to its end."""
-    return replace(one, outcome=Outcome.LOOKED) if one.outcome.has_size else one
+def as_looked(one: Recovered, outcome: Outcome = Outcome.LOOKED) -> Recovered:
+    """The record as one of a search that was not made to its end; one without a size stays as it is."""
+    return replace(one, outcome=outcome) if one.outcome.has_size else one
 
 
 def hopeless(one: Recovered | None) -> bool:

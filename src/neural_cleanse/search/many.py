@@ -102,8 +102,7 @@ class Adaptive(Search):
         """Yield the finished pairs, then what the looks saw of the others."""
         shuffled = _shuffled(pairs, seed)
         first = {one.pair: one for one in invert(self._brief(inversion, self.look), shuffled)}
-        cut_off = unfinished(first, pairs)
-        if cut_off or rule([as_looked(one) for one in first.values()]).acquitted:
+        if unfinished(first, pairs) or rule([as_looked(one) for one in first.values()]).acquitted:
             yield from map(as_looked, first.values())
             return
         late = [pair for pair, one in first.items() if one.outcome is Outcome.ASR_NOT_REACHED]
@@ -178,7 +177,7 @@ def _finish(
         if one.pair in finalists and not hopeless(one):
             yield replace(one, outcome=Outcome.NOT_SEARCHED, trigger=None, size=None)
         else:
-            yield replace(one, outcome=Outcome.FIRST_PASS) if one.outcome.has_size else one
+            yield as_looked(one, Outcome.FIRST_PASS)
 
 
 def _by_size(found: Mapping[LabelPair, Recovered]) -> list[LabelPair]:
