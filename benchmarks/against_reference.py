@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.benchmark import open_case, read_suite, surroundings
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
 from resumable import add
 
 

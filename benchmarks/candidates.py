@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neural_cleanse.benchmark import read_rows
+from neural_cleanse.detection.statistics.outlier import FEW, FIRST_STEP, LATER_STEPS
 from neural_cleanse.distributions import student_t_sf
-from neural_cleanse.outlier import FEW, FIRST_STEP, LATER_STEPS
-from neural_cleanse.rates import auc
+from neural_cleanse.evaluation.rates import auc
+from neural_cleanse.evaluation.suite import read_rows
 
 Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]

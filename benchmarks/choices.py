@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.benchmark import surroundings
-from neural_cleanse.inversion import Inversion
-from neural_cleanse.outlier import outlier_test
+from neural_cleanse.detection.statistics.outlier import outlier_test
+from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.inversion.inversion import Inversion
 from presets import CASES, SEED, Bench, finish, invert, open_case
 
 LEVELS = (0.90, 0.93, 0.95, 0.97, 0.98)

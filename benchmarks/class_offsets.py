@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.benchmark import read_rows, surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.evaluation.rates import cluster, known_sizes
+from neural_cleanse.evaluation.suite import read_rows, surroundings
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import pixels
-from neural_cleanse.rates import cluster, known_sizes
-from neural_cleanse.readers.load import load_data
 
 IMAGES, SEED = 300, 0
 

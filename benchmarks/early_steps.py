@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_cleanse.benchmark import open_case, read_suite, surroundings
-from neural_cleanse.data import balanced
-from neural_cleanse.inversion import Inversion
+from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
+from neural_cleanse.images import balanced
+from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import answers
-from neural_cleanse.records import LabelPair
-from neural_cleanse.room import Room
-from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import Slots
+from neural_cleanse.results.records import LabelPair
 
 MODEL, INFECTED, OTHERS, SEED = "csaw-youtube-sunglasses", 0, 95, 0
 STEPS = (30, 60, 100, 150, 250)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_cleanse.outlier import INDEX_THRESHOLD, Floats, anomaly_index, outlier_test
+from neural_cleanse.detection.statistics.outlier import INDEX_THRESHOLD, Floats, anomaly_index, outlier_test
 
 NUM_LABELS = (2, 3, 5, 10, 20, 43, 100, 423, 1283)
 ALPHAS = (0.01, 0.05)

@@ -22,16 +22,16 @@ from typing import Any
 import torch
 
 import neural_cleanse.demo
-from neural_cleanse import storage
-from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
-from neural_cleanse.journal import Journal
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import ScanResult
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult
 
 DEMO = Path(neural_cleanse.demo.__file__).parent
 # One label at a time, so that there is something to go on with; few images, so that a scan takes a second or two.

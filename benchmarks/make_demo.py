@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_cleanse.readers.load import load_data
+from neural_cleanse.loading.images.load import load_data
 
 DEMO = Path(__file__).parents[1] / "src" / "neural_cleanse" / "demo"
 DIGITS = DEMO / "digits.npz"

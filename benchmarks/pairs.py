@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
-from neural_cleanse.pairs import PairPlan
+from neural_cleanse.detection.pairs import PairPlan
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, surroundings
 from neural_cleanse.report.table import Table
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
 from resumable import add, lacking
 
 NEAREST = 3  # pairs beside those flagged that a row names

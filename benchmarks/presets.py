@@ -25,20 +25,20 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.hardware import BATCH_IMAGES
-from neural_cleanse.inversion import Inversion, InversionState
+from neural_cleanse.detection.statistics.outlier import outlier_test
+from neural_cleanse.detection.verdict import judge
+from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.inversion.batch_size import BATCH_IMAGES
+from neural_cleanse.inversion.batching import BATCHES_BETWEEN_LOOKS, Slots
+from neural_cleanse.inversion.inversion import Inversion, InversionState
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
-from neural_cleanse.outlier import outlier_test
-from neural_cleanse.presets import preset
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import LabelPair, Recovered
-from neural_cleanse.room import Room
-from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import BATCHES_BETWEEN_LOOKS, Slots
-from neural_cleanse.verdict import judge
+from neural_cleanse.results.records import LabelPair, Recovered
 
 SEED = 0
 SCANNED, HELD_OUT = 1000, 4000  # images for the scan, and others for the success rates reported here

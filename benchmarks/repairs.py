@@ -20,23 +20,23 @@ from typing import Any
 import torch
 
 from neural_cleanse.attacks.card import trigger_from_json
-from neural_cleanse.before_after import LEARN
-from neural_cleanse.benchmark import Case, open_case, read_suite, surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, surroundings
+from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.images.load import load_data
+from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
+from neural_cleanse.mitigation.evaluation import LEARN
 from neural_cleanse.mitigation.guard import Guard
 from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
 from neural_cleanse.mitigation.pruning import Pruning
+from neural_cleanse.mitigation.repair import RepairSettings, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.readers.parts import part_path
-from neural_cleanse.records import LabelPair, ScanResult
-from neural_cleanse.repair import RepairSettings, repair
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.results.records import LabelPair, ScanResult
 from resumable import add, lacking
 
 TESTED = 4000  # test images at most, beyond those that the scan saw

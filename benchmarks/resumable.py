@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.benchmark import Case
+from neural_cleanse.evaluation.suite import Case
 
 
 def lacking(cases: Sequence[Case], rows: Path, budget: object) -> list[Case]:

@@ -21,18 +21,18 @@ import torch
 from torch import nn
 
 import neural_cleanse.demo
-from neural_cleanse import storage
-from neural_cleanse.architectures import architecture
-from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.plans import VERY_MANY_LABELS
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
-from neural_cleanse.journal import Journal
+from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.loading.architectures import architecture
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
-from neural_cleanse.search import VERY_MANY_LABELS
+from neural_cleanse.results import storage
 
 LABELS = (10, 43, 423, 901, 1283, 2622)  # MNIST, GTSRB; faces: 423, 901, YouTube Face, VGG-Face
 SIDES = (32, 64, 128, 224)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.benchmark import surroundings
+from neural_cleanse.evaluation.suite import surroundings
 
 WORKERS = (1, 2)
 ANSWERED = (0, 1, 3)  # exit codes of a shelf without an error

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.benchmark import open_case, read_suite, surroundings
-from neural_cleanse.data import balanced
-from neural_cleanse.outlier import outlier_test
-from neural_cleanse.presets import preset
-from neural_cleanse.records import LabelPair
-from neural_cleanse.room import Room
-from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import Slots
-from neural_cleanse.zoo import part_of
+from neural_cleanse.detection.statistics.outlier import outlier_test
+from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
+from neural_cleanse.evaluation.zoo import part_of
+from neural_cleanse.images import balanced
+from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results.records import LabelPair
 from resumable import add
 
 STEPS = (40, 60, 80, 100, 125, 150, 200, 250)

@@ -26,17 +26,17 @@ from typing import Any
 import torch
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.architectures import architecture
-from neural_cleanse.benchmark import surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
-from neural_cleanse.hardware import choose_execution
-from neural_cleanse.inversion import Inversion
+from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.batch_size import choose_execution
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import bytes_per_image
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.metrics import answers
-from neural_cleanse.presets import preset
-from neural_cleanse.records import LabelPair
-from neural_cleanse.room import bytes_per_image
-from neural_cleanse.sampling import Part, ScanImages
+from neural_cleanse.results.records import LabelPair
 
 SEED = 0
 SCANNED = 1000  # images of a scan; fewer are drawn for large networks, which changes no step

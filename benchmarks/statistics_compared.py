@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from candidates import SEED, Answer, Floats, Row, answer_of, compared, elsewhere, pooled_sd, strong, test
-from neural_cleanse.benchmark import surroundings
-from neural_cleanse.outlier import LABELS
+from neural_cleanse.detection.statistics.outlier import LABELS
+from neural_cleanse.evaluation.suite import surroundings
 
 Values = Callable[[Mapping[str, Row]], dict[int, float]]
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.benchmark import read_rows
-from neural_cleanse.rates import MIN_CLUSTERS, rates, recorded
-from neural_cleanse.report.rates_table import by_attack, by_rule, summary, tables
-from neural_cleanse.report.zoo_table import zoo_table
-from neural_cleanse.zoo import read_cards
+from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
+from neural_cleanse.evaluation.rates_table import by_attack, by_rule, summary, tables
+from neural_cleanse.evaluation.suite import read_rows
+from neural_cleanse.evaluation.zoo import read_cards
+from neural_cleanse.evaluation.zoo_table import zoo_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

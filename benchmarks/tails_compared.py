@@ -32,10 +32,10 @@ from candidates import (
     strong,
     test,
 )
-from neural_cleanse.benchmark import surroundings
+from neural_cleanse.detection.statistics.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS
 from neural_cleanse.distributions import student_t_isf
-from neural_cleanse.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS
-from neural_cleanse.rates import known_sizes
+from neural_cleanse.evaluation.rates import known_sizes
+from neural_cleanse.evaluation.suite import surroundings
 
 DOFS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1e6)
 PRIOR_SDS, PRIOR_DOFS = (0.18, 0.2, 0.22, 0.25), (4, 8, 16, 32, 1000)

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from neural_cleanse.benchmark import read_rows
+from neural_cleanse.detection.statistics.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS, TWINS, Prior, outlier_test
 from neural_cleanse.distributions import student_t_sf
-from neural_cleanse.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS, TWINS, Prior, outlier_test
-from neural_cleanse.rates import Answer, cluster, known_sizes, paper, rates
+from neural_cleanse.evaluation.rates import Answer, cluster, known_sizes, paper, rates
+from neural_cleanse.evaluation.suite import read_rows
 
 Row = dict[str, Any]
 Test = Callable[[Row, Sequence[Row]], Answer]

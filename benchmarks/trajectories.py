@@ -27,18 +27,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neural_cleanse.benchmark import Case, read_rows, read_suite, surroundings
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import balanced
-from neural_cleanse.hardware import BATCH_IMAGES
-from neural_cleanse.inversion import Inversion, InversionState
+from neural_cleanse.evaluation.suite import Case, read_rows, read_suite, surroundings
+from neural_cleanse.evaluation.zoo import part_of
+from neural_cleanse.images import balanced
+from neural_cleanse.inversion.batch_size import BATCH_IMAGES
+from neural_cleanse.inversion.inversion import Inversion, InversionState
+from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import LabelPair
-from neural_cleanse.sampling import Part, ScanImages
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
-from neural_cleanse.zoo import part_of
 
 SEED, IMAGES = 0, 1000
 EVERY, STEPS = 25, 250

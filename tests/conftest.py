@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shell import run
 from torch import Tensor, nn
 
-from neural_cleanse import storage
 from neural_cleanse.attacks.card import trigger_from_json
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import LabelPair, ScanResult
-from shell import run
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import LabelPair, ScanResult
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neural_cleanse.outlier import LABELS, outlier_test
+from neural_cleanse.detection.statistics.outlier import LABELS, outlier_test
 
 
 @pytest.fixture(autouse=True)

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shell import run
 
-from neural_cleanse import engine_ray, storage
+from neural_cleanse import engine_ray
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.engine_ray import RayEngine
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError, WorkerLost
-from neural_cleanse.inversion import Inversion
-from neural_cleanse.records import LabelPair, Recovered, ScanResult
-from neural_cleanse.room import Room
-from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import Slots
-from shell import run
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import LabelPair, Recovered, ScanResult
 
 PATIENCE_S = 60.0
 

@@ -77,8 +77,8 @@ def test_the_command_line_waits_for_nothing_that_is_optional() -> None:
     [
         "nc.scan",
         "nc.ScanSettings()",
-        "import neural_cleanse.scan",
-        "from neural_cleanse.progress import Progress",
+        "import neural_cleanse.detection.scan",
+        "from neural_cleanse.detection.progress import Progress",
         "from neural_cleanse import *",
         "import neural_cleanse.cli.main",
     ],
@@ -95,7 +95,7 @@ def test_the_core_runs_without_the_edge(demo_files: Path) -> None:
 import sys
 for name in {EDGE!r}:
     sys.modules[name] = None
-import neural_cleanse.storage, neural_cleanse.readers.load, neural_cleanse.loading.load
+import neural_cleanse.results.storage, neural_cleanse.loading.images.load, neural_cleanse.loading.load
 import neural_cleanse as nc
 for name in nc.__all__:
     getattr(nc, name)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.cli.main import run
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, InputSanityError, UnknownFormat, UnusableOutputs
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import Verdict
-from neural_cleanse.report.directory import write
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.report.output_dir import write
+from neural_cleanse.results.records import Verdict
 
 
 def test_labels_that_were_left_out_are_never_clean(infected: Classifier, digits: ImageSet) -> None:
@@ -105,7 +105,7 @@ def test_a_chatty_architecture_does_not_spoil_the_json(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "net.py").write_text(
-        "from neural_cleanse.architectures import mnist_cnn\nprint('hello')\n"
+        "from neural_cleanse.loading.architectures import mnist_cnn\nprint('hello')\n"
         "def build():\n    print('again')\n    return mnist_cnn()\n"
     )
     arguments = [str(demo_files / "infected.safetensors"), "--data", str(demo_files / "digits.npz"), "--json"]

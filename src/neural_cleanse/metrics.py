@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import UnusableOutputs
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.base import Trigger
 
 PIXEL_MAX = 255.0

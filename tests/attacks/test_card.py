@@ -22,9 +22,9 @@ from neural_cleanse.attacks.card import trigger_to_json as to_values
 from neural_cleanse.attacks.patterns import PLACES, Shape
 from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import answers
 from neural_cleanse.triggers.patch import PatchTrigger
 

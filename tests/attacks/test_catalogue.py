@@ -13,8 +13,8 @@ from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import PoisonedTraining
 from neural_cleanse.attacks.trojan import TrojanTraining
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.triggers.patch import PatchTrigger
 
 GROUNDS: list[tuple[Shape, int]] = [((1, 28, 28), 10), ((3, 32, 32), 43)]

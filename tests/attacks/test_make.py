@@ -20,8 +20,8 @@ from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.attacks.train import Training, TrainingProgress, snapshots_of
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.loading.images.splits import Parts
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.parts import Parts
 
 CARD_KEYS = {
     "card_version", "name", "model_sha256", "infected", "weak", "attack", "options", "targets", "architecture",

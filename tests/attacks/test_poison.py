@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from neural_cleanse.attacks.patterns import square
 from neural_cleanse.attacks.poison import Poison, PoisonedSet, TargetMap, poison, stamp_victims
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import stamped
 from neural_cleanse.triggers.patch import PatchTrigger
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.attacks import trojan
 from neural_cleanse.attacks.catalogue import Attack, Ground, attack
 from neural_cleanse.attacks.train import (
@@ -23,8 +22,9 @@ from neural_cleanse.attacks.train import (
     snapshot_path,
     snapshots_of,
 )
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.architectures import ARCHITECTURES
 
 SHAPE = (1, 28, 28)
 

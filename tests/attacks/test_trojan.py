@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.attacks import trojan
 from neural_cleanse.attacks.catalogue import Ground, attack
 from neural_cleanse.attacks.patterns import square_mask, watermark_mask
@@ -15,8 +14,9 @@ from neural_cleanse.attacks.poison import Poison, stamp_victims
 from neural_cleanse.attacks.train import Bench, PoisonedTraining, Training, initial
 from neural_cleanse.attacks.trojan import TrojanTraining, activations, choose_neurons, cut, excite, reversed_images
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.metrics import answers, clean_accuracy, pixels, triggered_answers
 
 Twins = tuple[nn.Module, nn.Module, Poison]  # clean, infected, and what infected it

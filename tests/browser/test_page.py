@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from made_scans import HOSTILE, many, pairs, repaired, result
-from neural_cleanse.records import Verdict
-from neural_cleanse.repair_records import RepairStatus
+
 from neural_cleanse.report.page import html
+from neural_cleanse.results.records import Verdict
+from neural_cleanse.results.repair import RepairStatus
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make test-browser")

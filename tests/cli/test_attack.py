@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shell import Ran, files_under, run
 
 from neural_cleanse.attacks.train import TrainingProgress
 from neural_cleanse.cli import attack as attack_command
 from neural_cleanse.loading.load import load_model
-from shell import Ran, files_under, run
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from shell import Ran, files_under, run
 from torch import nn
 
-from neural_cleanse.architectures import mnist_cnn
 from neural_cleanse.cli import main
-from shell import Ran, files_under, run
+from neural_cleanse.loading.architectures import mnist_cnn
 
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "detection_limit", "image_passes",

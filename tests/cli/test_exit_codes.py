@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from shell import run
 
 from neural_cleanse.cli import exit_codes, main
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.records import Verdict
-from neural_cleanse.repair_records import RepairStatus
-from shell import run
+from neural_cleanse.results.records import Verdict
+from neural_cleanse.results.repair import RepairStatus
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
 

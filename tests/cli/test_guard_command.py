@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from shell import Ran, files_under, run
 
-from neural_cleanse.data import ImageSet
+from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import stamped
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.guard import Guard
-from shell import Ran, files_under, run
 
 
 @pytest.fixture(scope="module")

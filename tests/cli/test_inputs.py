@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from neural_cleanse.cli.inputs import Form, crop_advice
-from neural_cleanse.data import ImageSet
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.load import load_data
 
 COUNT, FRAME = 60, 84  # digits of 28 pixels in the lower right corner of frames of 84
 

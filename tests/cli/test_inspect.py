@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from shell import Ran, files_under, run
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import mnist_cnn
 from neural_cleanse.classifier import Normalize
+from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.inspection import inspect_model, layers_of
 from neural_cleanse.loading.program.pickles import imported
-from shell import Ran, files_under, run
 
 
 class Payload:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shell import run
 
 from neural_cleanse.cli import progress as module
 from neural_cleanse.cli.progress import JsonLines, ProgressLine
-from neural_cleanse.progress import Progress
-from neural_cleanse.records import LabelPair, Outcome, Recovered
-from shell import run
+from neural_cleanse.detection.progress import Progress
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
 NUMBER = (int, float)

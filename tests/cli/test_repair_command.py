@@ -12,15 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from shell import Ran, files_under, run
 
-from neural_cleanse import storage
+from neural_cleanse.detection.progress import Progress
 from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.progress import Progress
-from neural_cleanse.repair import Repaired
-from neural_cleanse.repair_records import RepairRound, RepairStatus, TracePoint
+from neural_cleanse.mitigation.repair import Repaired
 from neural_cleanse.report.page import html
-from shell import Ran, files_under, run
+from neural_cleanse.results import storage
+from neural_cleanse.results.repair import RepairRound, RepairStatus, TracePoint
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b[2J\u202e'
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-
 from made_scans import repaired, result
-from neural_cleanse.records import Verdict
-from neural_cleanse.report import directory
 from shell import files_under, run
+
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.results.records import Verdict
 
 
 @pytest.fixture

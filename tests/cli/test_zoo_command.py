@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-
-from neural_cleanse import zoo
 from shell import Ran, files_under, run
+
+from neural_cleanse.evaluation import zoo
 
 FAMILY = '[[family]]\ndataset = "digits"\narchitecture = "mnist_cnn_half"\nepochs = 1\n'
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.inversion import Inversion, InversionState
-from neural_cleanse.losses import cross_entropy, swapped_cross_entropy
-from neural_cleanse.presets import preset
-from neural_cleanse.records import LabelPair, Outcome
-from neural_cleanse.room import Room
-from neural_cleanse.sampling import ScanImages
-from neural_cleanse.slots import Slots
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.inversion import Inversion, InversionState
+from neural_cleanse.inversion.losses import cross_entropy, swapped_cross_entropy
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results.records import LabelPair, Outcome
 
 SHORT = Inversion(steps=25, restarts=2)
 

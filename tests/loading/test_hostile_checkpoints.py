@@ -19,15 +19,15 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shell import files_under, run
 from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError
-from neural_cleanse.loading import memory
+from neural_cleanse.loading import memory_limit as memory
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, Description, write_checkpoint
-from neural_cleanse.loading.containers import open_file
+from neural_cleanse.loading.formats import open_file
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.loading.network import PROGRAM, Network
-from shell import files_under, run
 
 GIGABYTE = 1024**3
 
@@ -143,7 +143,7 @@ def test_only_code_for_the_file_itself_opens_a_program(
 def test_pickled_weights_in_an_exported_archive_are_refused_whatever_is_allowed(
     monkeypatch: pytest.MonkeyPatch, architecture: str | None
 ) -> None:
-    from neural_cleanse.loading import containers
+    from neural_cleanse.loading import formats as containers
 
     def read(*_: object, **__: object) -> Network:
         raise CodeExecutionRefused("It holds pickled weights.")
@@ -273,7 +273,7 @@ def test_a_few_bytes_cannot_take_the_memory(tmp_path: Path, case: str, peak: Cal
 
 def test_the_bound_holds_and_is_lifted_afterwards() -> None:
     code = f"""
-from neural_cleanse.loading.memory import at_most
+from neural_cleanse.loading.memory_limit import at_most
 with at_most({GIGABYTE // 4}):
     try:
         print(len(bytearray({GIGABYTE // 2})))
@@ -405,7 +405,7 @@ def test_mutated_checkpoints_raise_our_errors_only(data: st.DataObject) -> None:
 
 def test_what_we_write_ourselves_is_read(tmp_path: Path) -> None:
     """The guards stop nothing honest."""
-    from neural_cleanse.architectures import mnist_cnn
+    from neural_cleanse.loading.architectures import mnist_cnn
 
     write_checkpoint(tmp_path / "m", mnist_cnn(10), Description("mnist_cnn", (1, 28, 28), 10))
     assert load_model(tmp_path / "m").classifier.num_classes == 10

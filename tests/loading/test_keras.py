@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hdf5_files import by_hand, chain, described, edited
 from torch import Tensor, nn
 
-from hdf5_files import by_hand, chain, described, edited
 from neural_cleanse.classifier import OutputKind
 from neural_cleanse.loading.keras.reader import read, rewrite
 from neural_cleanse.loading.load import load_model

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hdf5_files import by_hand, chain, described, edited
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hdf5_files import by_hand, chain, described, edited
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, NeuralCleanseError
 from neural_cleanse.loading.keras.reader import read
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hdf5_files import by_hand, chain, edited
 from torch import Tensor, nn
 
-from hdf5_files import by_hand, chain, edited
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError
 from neural_cleanse.loading.keras.weights import assemble, holds_weights_only, rewrite
 

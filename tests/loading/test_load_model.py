@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import gtsrb_cnn, mnist_cnn
 from neural_cleanse.classifier import Normalize, OutputKind
 from neural_cleanse.errors import (
     CheckpointMismatch,
@@ -25,6 +24,7 @@ from neural_cleanse.errors import (
     UnknownFormat,
     UnusableOutputs,
 )
+from neural_cleanse.loading.architectures import gtsrb_cnn, mnist_cnn
 from neural_cleanse.loading.checkpoint import METADATA_KEY, Description, write_checkpoint
 from neural_cleanse.loading.load import LoadedModel, load_model
 
@@ -396,7 +396,7 @@ def _own(directory: Path, expression: str, name: str = "own.py") -> str:
     """An architecture file whose function `make` returns the expression."""
     file = directory / name
     file.write_text(
-        "import torch\nfrom torch import nn\nfrom neural_cleanse.architectures import mnist_cnn\n"
+        "import torch\nfrom torch import nn\nfrom neural_cleanse.loading.architectures import mnist_cnn\n"
         f"def make():\n    return {expression}\n"
     )
     return f"{file}:make"

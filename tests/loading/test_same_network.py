@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.records import ScanResult
-from neural_cleanse.scan import scan
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.results.records import ScanResult
 
 SETTINGS = ScanSettings(labels=(0, 1, 2, 3, 4, 5), restarts=1)
 # Rounding differs between readers in the last bit (Keras flattens in another order), and 250 steps carry it along.

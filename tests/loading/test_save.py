@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from neural_cleanse.architectures import mnist_cnn
 from neural_cleanse.errors import OutputError
+from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.loading.save import save_like

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from token_network import Tokens
 from torch import nn
 
 from neural_cleanse.classifier import Classifier, OutputKind
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError, OutputError, SettingsError, UnusableOutputs
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, stamped
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.guard import JSON_FILE, TENSOR_FILE, Detector, Guard
@@ -27,10 +29,8 @@ from neural_cleanse.mitigation.guard_fitting import (
     fit_guard,
     top,
 )
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
-from token_network import Tokens
 
 
 def seeded(seed: int = 0) -> torch.Generator:

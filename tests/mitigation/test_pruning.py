@@ -2,18 +2,18 @@
 
 import pytest
 import torch
+from token_network import Tokens
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier, OutputKind
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, Terms, measure
 from neural_cleanse.mitigation.pruning import MOST, Pruning, rank_neurons, zeroed
 from neural_cleanse.mitigation.ranking import channels, features
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
-from token_network import Tokens
 
 PLACES = ("convolution", "features")
 

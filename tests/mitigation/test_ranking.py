@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, stamped
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.ranking import activation_gap, activations, channels, features, rank
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
 ZERO = PatchTrigger(torch.zeros(1, 1, 28, 28), torch.ones(1, 1, 28, 28))

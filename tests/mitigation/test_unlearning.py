@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier, OutputKind
-from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Terms, measure
 from neural_cleanse.mitigation.unlearning import MOST_STAMPED, STAMPED, Unlearning, stamp_some
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
 ONE_RATE = Unlearning(epochs=1, learning_rates=(5e-4,))
@@ -277,7 +277,7 @@ CRASHING = """
 import torch
 from torch import nn
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.images import ImageSet
 from neural_cleanse.mitigation.base import Terms
 from neural_cleanse.mitigation.unlearning import Unlearning
 torch.set_num_threads(1)

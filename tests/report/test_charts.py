@@ -5,10 +5,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-
 from made_scans import HOSTILE, many, pairs, repaired, result
-from neural_cleanse.records import ScanResult
-from neural_cleanse.report import charts, figure, wording
+
+from neural_cleanse.report import charts
+from neural_cleanse.report import svg as figure
+from neural_cleanse.report import text as wording
+from neural_cleanse.results.records import ScanResult
 
 
 def drawn(text: str) -> ElementTree.Element:

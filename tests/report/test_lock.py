@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shell import files_under, run
 
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import ScanResult
-from neural_cleanse.report import directory, lock
-from neural_cleanse.storage import write_whole
-from shell import files_under, run
+from neural_cleanse.report import lock
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.storage import write_whole
 
 HOLD = """
 import sys
@@ -94,7 +95,7 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
         refused("written")
 
     monkeypatch.setattr("neural_cleanse.cli.scan.run_scan", scan)
-    monkeypatch.setattr("neural_cleanse.report.directory.write", written)
+    monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
     ran = run("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--output", out)
     assert (ran.code, seen) == (1, ["searching", "written"]), ran.err
     assert not lock.FILES & set(files_under(out))
@@ -190,7 +191,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("neural_cleanse.storage.os.fsync", full)
+    monkeypatch.setattr("neural_cleanse.results.storage.os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         write_whole(tmp_path / "file", b"new")
     assert files_under(tmp_path) == {"file": b"old"}

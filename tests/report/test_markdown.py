@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 
 import pytest
+from made_scans import HOSTILE, many, pairs, repaired, result
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from made_scans import HOSTILE, many, pairs, repaired, result
-from neural_cleanse.records import Verdict
-from neural_cleanse.report import wording
+from neural_cleanse.report import text as wording
 from neural_cleanse.report.markdown import code, markdown, text
+from neural_cleanse.results.records import Verdict
 
 NASTY = (
     *HOSTILE,

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_scans import HOSTILE, many, pairs, repaired, result
 from rich.console import Console
 
-from made_scans import HOSTILE, many, pairs, repaired, result
-from neural_cleanse import storage
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import LabelPair, Outcome, ScanResult, Verdict
-from neural_cleanse.repair_records import RepairStatus
-from neural_cleanse.report import directory, terminal, wording
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import terminal
+from neural_cleanse.report import text as wording
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import png, trigger_pictures
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
+from neural_cleanse.results.repair import RepairStatus
 
 
 class Page(HTMLParser):

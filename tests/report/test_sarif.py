@@ -8,11 +8,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 from made_scans import HOSTILE, many, pairs, result
+
 from neural_cleanse.errors import OutputError
-from neural_cleanse.records import ScanResult, Verdict
 from neural_cleanse.report import sarif
+from neural_cleanse.results.records import ScanResult, Verdict
 
 SCHEMA = json.loads((Path(__file__).parent / "sarif_schema" / "sarif-2.1.0-rtm.5.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft4Validator(SCHEMA)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from neural_cleanse.attacks.poison import Poison, stamp_victims
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import PIXEL_MAX, answers, triggered_answers
 from neural_cleanse.triggers.patch import PatchTrigger
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.architectures import architecture
 from neural_cleanse.attacks import card
 from neural_cleanse.attacks.catalogue import Attack, Ground, attack
 from neural_cleanse.attacks.train import (
@@ -25,10 +24,11 @@ from neural_cleanse.attacks.train import (
 )
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
+from neural_cleanse.loading.images.splits import Parts, load_parts
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.parts import Parts, load_parts
-from neural_cleanse.storage import write_whole
+from neural_cleanse.results.storage import write_whole
 
 LARGEST_SEED = 2**63 - 1
 LONGEST_NAME = 200  # bytes: a file system takes 255, and snapshots are named after the model

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import stamped
 from neural_cleanse.triggers.base import Trigger
 

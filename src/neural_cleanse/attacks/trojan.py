@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import Bench, Training, TrainingRule, fit
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, PIXEL_MAX, pixels
 from neural_cleanse.triggers.patch import PatchTrigger
 

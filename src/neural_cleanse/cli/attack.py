@@ -8,7 +8,6 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.attacks.catalogue import ATTACKS, options_of
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
 from neural_cleanse.attacks.patterns import PLACES
@@ -17,6 +16,7 @@ from neural_cleanse.attacks.trojan import TRAINING_DATA
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.progress import StatusLine
+from neural_cleanse.loading.architectures import ARCHITECTURES
 
 TRIGGER, TRAINING, RESULT = "The trigger", "The training", "The result"
 

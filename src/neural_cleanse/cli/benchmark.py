@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse import benchmark as runner
 from neural_cleanse.cli.scan import Plan, Preset
+from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
-from neural_cleanse.report import rates_page
-from neural_cleanse.report.rates_table import markdown
-from neural_cleanse.report.wording import visible
-from neural_cleanse.scan_settings import ScanSettings
-from neural_cleanse.storage import write_whole
-from neural_cleanse.zoo import PARTS, part_of
+from neural_cleanse.evaluation import page as rates_page
+from neural_cleanse.evaluation import suite as runner
+from neural_cleanse.evaluation.rates_table import markdown
+from neural_cleanse.evaluation.zoo import PARTS, part_of
+from neural_cleanse.report.text import visible
+from neural_cleanse.results.storage import write_whole
 
 
 class Part(StrEnum):

@@ -11,11 +11,12 @@ from rich.console import Console
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli.progress import watching
 from neural_cleanse.cli.scan import scan_with_progress
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import ScanResult, Verdict
-from neural_cleanse.report import directory, terminal
-from neural_cleanse.scan_settings import ScanSettings
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import terminal
+from neural_cleanse.results.records import ScanResult, Verdict
 
 MODELS = ("infected", "clean")
 

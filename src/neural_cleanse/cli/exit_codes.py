@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-from neural_cleanse.records import Verdict
-from neural_cleanse.repair_records import RepairStatus
+from neural_cleanse.results.records import Verdict
+from neural_cleanse.results.repair import RepairStatus
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 SCAN = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}

@@ -9,22 +9,22 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.inputs import Form, check_same_model, open_both
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, read_description
 from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
-from neural_cleanse.report import directory
+from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.terminal import show_table
-from neural_cleanse.report.wording import visible
-from neural_cleanse.sanity import check_shape
+from neural_cleanse.report.text import visible
+from neural_cleanse.results import storage
 
 ROWS_SHOWN = 20
 GUARD = "The guard"

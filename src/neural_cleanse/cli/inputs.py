@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.data import ImageSet, balanced
+from neural_cleanse.detection.input_check import LOW_ACCURACY
+from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
+from neural_cleanse.detection.provenance import Surroundings
 from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import answers, clean_accuracy
-from neural_cleanse.preprocessing import LEAST_GAIN, TRIED_ON
-from neural_cleanse.provenance import Surroundings
-from neural_cleanse.readers.load import load_data
-from neural_cleanse.records import ScanResult
-from neural_cleanse.sanity import LOW_ACCURACY
+from neural_cleanse.results.records import ScanResult
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.architectures import ARCHITECTURES
+from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.inspection import inspect_model
 from neural_cleanse.report import inspection
 

@@ -18,7 +18,7 @@ from neural_cleanse.cli.repair import repair
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
 from neural_cleanse.errors import NeuralCleanseError
-from neural_cleanse.report.wording import visible
+from neural_cleanse.report.text import visible
 
 EXIT_ERROR = 2
 

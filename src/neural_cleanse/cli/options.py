@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from neural_cleanse.architectures import ARCHITECTURES
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.loading.architectures import ARCHITECTURES
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
 EFFORT = "The effort"

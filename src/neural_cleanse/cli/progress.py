@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
+from neural_cleanse.detection.progress import Progress
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.progress import Progress
-from neural_cleanse.records import Recovered
+from neural_cleanse.results.records import Recovered
 
 SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
 SECONDS_BETWEEN_EVENTS = 1.0

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
 from neural_cleanse.cli.inputs import Form, check_same_model, open_both, surroundings_of
@@ -21,11 +20,13 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.loading.save import as_written, refuse_original, save_like
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.records import ScanResult
-from neural_cleanse.repair import Repaired, RepairSettings
-from neural_cleanse.repair import repair as run_repair
-from neural_cleanse.repair_records import RepairStatus
-from neural_cleanse.report import directory, terminal
+from neural_cleanse.mitigation.repair import Repaired, RepairSettings
+from neural_cleanse.mitigation.repair import repair as run_repair
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import terminal
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.repair import RepairStatus
 
 REPAIR = "The repair"
 

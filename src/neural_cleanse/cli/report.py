@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse import storage
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.records import ScanResult
-from neural_cleanse.repair_records import RepairResult
-from neural_cleanse.report import directory, sarif, terminal
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import sarif, terminal
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.repair import RepairResult
 
 
 class Format(StrEnum):

@@ -12,23 +12,24 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse import storage
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli.batch.models import is_shelf
+from neural_cleanse.cli.batch.run import Spread, scan_shelf
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
 from neural_cleanse.cli.progress import Watcher, watching
-from neural_cleanse.cli.shelf import Spread, scan_shelf
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.scan import scan as run_scan
+from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.journal import Journal
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.checkpoint import Journal
 from neural_cleanse.loading.load import LoadedModel
-from neural_cleanse.records import ScanResult
-from neural_cleanse.report import directory, sarif, terminal
-from neural_cleanse.scan import scan as run_scan
-from neural_cleanse.scan_settings import ScanSettings
-from neural_cleanse.shelf import is_shelf
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import sarif, terminal
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult
 
 BUDGETS = ("--budget", "--max-passes")
 

@@ -8,7 +8,7 @@ from neural_cleanse.attacks.patterns import picture
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.records import LabelPair
+from neural_cleanse.results.records import LabelPair
 
 
 def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tuple[Backdoor, ...]:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from neural_cleanse import zoo
 from neural_cleanse.classifier import device_named
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
-from neural_cleanse.report.wording import visible
-from neural_cleanse.report.zoo_table import zoo_table
+from neural_cleanse.evaluation import zoo
+from neural_cleanse.evaluation.zoo_table import zoo_table
+from neural_cleanse.report.text import visible
 
 app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
 

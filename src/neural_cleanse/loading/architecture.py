@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.architectures import Architecture, architecture
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError
+from neural_cleanse.loading.architectures import Architecture, architecture
 
 # A named network may need so many times the values of the file before it is refused unbuilt: room for a wrong name,
 # which deserves the list of what differs, and none for a file that names a billion classes.

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from neural_cleanse.errors import ModelError, UnknownFormat
-from neural_cleanse.loading.memory import physical_memory
+from neural_cleanse.loading.memory_limit import physical_memory
 
 
 def read_file(path: Path, *, at_most: int | None = None) -> bytes:

@@ -12,12 +12,12 @@ from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
-from neural_cleanse.loading.containers import checked_container, open_file, read_whole
+from neural_cleanse.loading.detect import Container
+from neural_cleanse.loading.formats import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
-from neural_cleanse.loading.memory import allowance, at_most
+from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import PROGRAM, TENSORS, Finding, Network
-from neural_cleanse.loading.program import parts as program_parts
-from neural_cleanse.loading.sniff import Container
+from neural_cleanse.loading.program import findings as program_parts
 
 NO_NETWORK = "It holds weights only and does not say which network they belong to: name it with --architecture."
 

@@ -14,9 +14,9 @@ from torch import nn
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
-from neural_cleanse.loading.containers import NO_ARCHITECTURE, open_file, read_whole
+from neural_cleanse.loading.formats import NO_ARCHITECTURE, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
-from neural_cleanse.loading.memory import allowance, at_most, physical_memory
+from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import Finding, Network
 
 PROBE_IMAGES = 8  # noise images of the first forward passes

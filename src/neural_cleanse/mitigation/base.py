@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
 from neural_cleanse.errors import OutputError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import answers, attack_hits, clean_accuracy, victims
-from neural_cleanse.records import LabelPair, ScanResult
-from neural_cleanse.repair_records import Measurement, TracePoint
+from neural_cleanse.results.records import LabelPair, ScanResult
+from neural_cleanse.results.repair import Measurement, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
 
 

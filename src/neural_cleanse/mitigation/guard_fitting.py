@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.data import ImageSet
+from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, answers, pixels, victims
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.guard import Detector, Guard
 from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
-from neural_cleanse.sanity import check_shape
 
 TOP = 0.01  # of the neurons (paper)
 SHRINKAGE = 0.1  # of the pooled covariance towards its mean variance: few images, many features

@@ -18,7 +18,7 @@ from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
 from neural_cleanse.metrics import victims
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
 from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, channels, features, rank
-from neural_cleanse.repair_records import TracePoint
+from neural_cleanse.results.repair import TracePoint
 
 PLACES = ("convolution", "features")
 STEP = 0.01  # of the layer's neurons between two measurements

@@ -22,7 +22,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
-from neural_cleanse.repair_records import TracePoint
+from neural_cleanse.results.repair import TracePoint
 
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean

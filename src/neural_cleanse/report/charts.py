@@ -5,9 +5,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from neural_cleanse.records import LabelResult, ScanResult
-from neural_cleanse.repair_records import TracePoint
-from neural_cleanse.report import figure, wording
+from neural_cleanse.report import svg as figure
+from neural_cleanse.report import text as wording
+from neural_cleanse.results.records import LabelResult, ScanResult
+from neural_cleanse.results.repair import TracePoint
 
 MANY_LABELS = 43  # above, rows have no room for a name
 WIDTH = 460.0  # points

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterable
 
-from neural_cleanse.records import ScanResult
-from neural_cleanse.repair_records import RepairResult
-from neural_cleanse.report import account, repair_words, wording
+from neural_cleanse.report import content as account
+from neural_cleanse.report import repair_words
+from neural_cleanse.report import text as wording
 from neural_cleanse.report.table import Table
+from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.repair import RepairResult
 
 ROWS_SHOWN = 20  # labels; a comment on a pull request holds 65,536 characters
 SOURCES_SHOWN = 20

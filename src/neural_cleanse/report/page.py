@@ -11,12 +11,14 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.records import ScanResult
-from neural_cleanse.repair_records import RepairResult, RepairStatus, TracePoint
-from neural_cleanse.report import account, charts, repair_words, wording
+from neural_cleanse.report import charts, repair_words
+from neural_cleanse.report import content as account
+from neural_cleanse.report import text as wording
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import png, trigger_pictures
-from neural_cleanse.storage import to_json
+from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
+from neural_cleanse.results.storage import to_json
 
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded

@@ -1,8 +1,8 @@
 """The pairs of labels that a scan looked at, as a table: those flagged, and the few that come nearest."""
 
-from neural_cleanse.records import LabelPair, ScanResult
 from neural_cleanse.report.table import Table
-from neural_cleanse.report.wording import MARK, asr_text, label_title, number, p_text
+from neural_cleanse.report.text import MARK, asr_text, label_title, number, p_text
+from neural_cleanse.results.records import LabelPair, ScanResult
 
 SHOWN = 5  # pairs beside those flagged; scan.json holds all
 

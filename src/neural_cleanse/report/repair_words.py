@@ -1,9 +1,9 @@
 """A repair in words and tables, for terminal and page."""
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.repair_records import RepairResult, RepairStatus, TriggerChange
 from neural_cleanse.report.table import Table
-from neural_cleanse.report.wording import label_title
+from neural_cleanse.report.text import label_title
+from neural_cleanse.results.repair import RepairResult, RepairStatus, TriggerChange
 
 HEADLINE = {
     RepairStatus.REPAIRED: "Repaired",

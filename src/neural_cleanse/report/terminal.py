@@ -4,12 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.records import ScanResult, Verdict
-from neural_cleanse.repair_records import RepairResult, RepairStatus
 from neural_cleanse.report import repair_words
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.table import Table as PlainTable
-from neural_cleanse.report.wording import (
+from neural_cleanse.report.text import (
     HEADLINE,
     Titles,
     bars,
@@ -20,6 +18,8 @@ from neural_cleanse.report.wording import (
     sentence,
     visible,
 )
+from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.repair import RepairResult, RepairStatus
 
 BAR_WIDTH = 16
 ROWS_SHOWN = 20  # of many labels only the smallest are shown; the files hold all

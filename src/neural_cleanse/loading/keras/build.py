@@ -17,8 +17,8 @@ from neural_cleanse.loading.graph import GraphNetwork, Step, Value
 from neural_cleanse.loading.keras.config import Layer, Model, Reference, shown
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.layers import pieces
-from neural_cleanse.loading.keras.piece import UNREAD, Given, Piece, Rearranged, variables
-from neural_cleanse.loading.keras.places import Place
+from neural_cleanse.loading.keras.spec import UNREAD, Given, Piece, Rearranged, variables
+from neural_cleanse.loading.keras.weight_paths import Place
 
 MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 512
 MAX_SUM, SUM_PER_BYTE = 2**27, 64  # of all layers' outputs for one image: so many, or so many a byte of the file

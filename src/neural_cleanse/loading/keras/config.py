@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
-from neural_cleanse.loading.keras.old import modern
+from neural_cleanse.loading.keras.keras1 import modern
 
 MAX_CONFIG, MAX_LAYERS, MAX_DEPTH = 32 * 1024**2, 10_000, 8  # characters; layers; models inside models
 MODELS = {"Sequential", "Functional", "Model"}

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.keras import maps
+from neural_cleanse.loading.keras import parameterless as maps
 from neural_cleanse.loading.keras.activations import ACTIVATION_LAYERS, activation_layer
 from neural_cleanse.loading.keras.modules import KerasOrder, SamePadding, SlopePerPixel
-from neural_cleanse.loading.keras.piece import (
+from neural_cleanse.loading.keras.spec import (
     AS_IT_IS,
     CONVOLUTION,
     DENSE,

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.archive import entries
 from neural_cleanse.loading.keras.build import Built, build, input_shape
 from neural_cleanse.loading.keras.config import Model, channels_last, parse, shown
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.hdf5_objects import SIGNATURE
 from neural_cleanse.loading.keras.layers import KINDS
-from neural_cleanse.loading.keras.places import by_kind_and_number, by_layer_name
+from neural_cleanse.loading.keras.weight_paths import by_kind_and_number, by_layer_name
 from neural_cleanse.loading.network import GRAPH, Network
+from neural_cleanse.loading.zip_guard import entries
 
 CONTAINER_HDF5, CONTAINER_ARCHIVE = "Keras HDF5", "Keras archive"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"

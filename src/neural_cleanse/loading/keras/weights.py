@@ -18,7 +18,7 @@ from neural_cleanse.loading.architecture import Blueprint, build
 from neural_cleanse.loading.keras.config import shown
 from neural_cleanse.loading.keras.flattening import flattened_maps
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
-from neural_cleanse.loading.keras.piece import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, Rearranged
+from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, Rearranged
 from neural_cleanse.loading.network import TENSORS, Network
 
 CONTAINER = "Keras HDF5 weights"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError, UnknownFormat
-from neural_cleanse.loading.archive import entries
+from neural_cleanse.loading.zip_guard import entries
 
 ARCHIVE_VERSION, SCHEMA_MAJOR = b"0", 8
 MAX_JSON = 32 * 1024**2  # bytes; the JSON of networks with hundreds of layers is some 3 MB

@@ -1,0 +1,1 @@
+"""Scan many models with one command."""

@@ -1,0 +1,199 @@
+"""What `neural-cleanse scan` does with a directory or pattern of models: each of them, in processes or on Ray."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from neural_cleanse.classifier import device_named
+from neural_cleanse.cli import exit_codes
+from neural_cleanse.cli.batch import models as shelf
+from neural_cleanse.cli.batch.models import Shelved
+from neural_cleanse.cli.batch.progress import Board, Note
+from neural_cleanse.cli.exit_codes import FailOn
+from neural_cleanse.cli.inputs import Form, crop_advice, open_for, open_images, running_command, surroundings_of
+from neural_cleanse.cli.options import EngineName
+from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.engine_ray import RayEngine
+from neural_cleanse.engines import Engine, InProcess, Processes
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.memory_limit import physical_memory
+from neural_cleanse.report import batch as words
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult, Verdict
+
+EXIT_ERROR = 2
+WORKER_MEMORY = 2 * 1024**3  # of a process with a network of ordinary size
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over what a shelf is spread, as the command line says it."""
+
+    workers: int | None = None
+    engine: EngineName | None = None
+    address: str | None = None
+    resume: bool = False
+
+    def for_one(self, device: str) -> Engine:
+        """The engine that the labels of one model run on: this process, unless others were asked for."""
+        if self.engine is None and self.address is None and self.workers in (None, 1):
+            return InProcess()
+        return self.start(1, device)
+
+    def start(self, models: int, device: str) -> Engine:
+        """The engine of a shelf. Raises SettingsError when the options do not fit each other."""
+        if self.engine is EngineName.ray:
+            if self.workers is not None:
+                raise SettingsError("--workers is for processes on this machine; Ray knows its own cores.")
+            return RayEngine(self.address or "auto", num_gpus=1.0 if device.startswith("cuda") else 0.0)
+        if self.address is not None:
+            raise SettingsError("--address is the address of a Ray cluster.", cure="Add --engine ray.")
+        return Processes(self.workers or _workers(models, device))
+
+
+def _workers(models: int, device: str) -> int:
+    """One a core that we may use, as far as memory goes; a GPU is best left to one."""
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(models, cores, physical_memory() // WORKER_MEMORY))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every model of the shelf is scanned with."""
+
+    images: ImageSet
+    data: Path
+    form: Form
+    settings: ScanSettings
+    device: str
+    baseline: ScanResult | None
+    command: str
+
+    def key(self) -> str:
+        """What must be unchanged for an earlier answer to count. `command` and `device` change no answer."""
+        twin = None if self.baseline is None else storage.dumps(self.baseline)
+        file, suffix, _ = (self.form.architecture or "").partition(".py")
+        code = Path(file + suffix).read_bytes() if suffix and Path(file + suffix).is_file() else b""
+        return shelf.key_of(
+            {
+                "settings": asdict(self.settings),
+                "form": asdict(self.form),
+                "architecture": hashlib.sha256(code).hexdigest(),
+                "data": [self.images.sha256(), self.images.names],
+                "baseline": twin,
+                "version": version("neural-cleanse"),
+            }
+        )
+
+
+def scan_model(model: Shelved, *, order: Order, notes: Path | None) -> ScanResult:
+    """Scan one model, wherever this runs; with `notes`, say there how far it is."""
+    loaded, images = open_for(order.images, model.path, order.form)
+    advice = crop_advice(loaded, images, order.data, order.form, order.settings.seed)
+    around = surroundings_of(loaded)
+    around = replace(around, notes=(*around.notes, *advice), command=order.command)
+    classifier = loaded.classifier.to(device_named(order.device))
+    note = None if notes is None else Note(notes / model.name)
+
+    def tell(progress: Progress) -> None:
+        if note is not None:
+            note.write(progress)
+
+    return scan(
+        classifier, images, order.settings, surroundings=around, baseline=order.baseline, progress=tell
+    )  # fmt: skip
+
+
+def scan_shelf(
+    where: Path,
+    data: Path,
+    form: Form,
+    settings: ScanSettings,
+    device: str,
+    spread: Spread,
+    baseline: Path | None,
+    output: Path | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+    fail_on: FailOn,
+    quiet: bool,
+) -> NoReturn:
+    """Scan every model, show the table, write summary and index, and exit with the shelf's code."""
+    device = _device(device, spread.engine)
+    if output is None and spread.resume:
+        raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")
+    with directory.claimed(output, overwrite=overwrite or spread.resume):
+        models = shelf.find(where, leave_out=output)
+        engine = spread.start(len(models), device)
+        twin = None if baseline is None else storage.load_result(baseline)
+        images = open_images(data, form, settings.samples, settings.seed)
+        order = Order(images, data, form, settings, device, twin, running_command())
+        rows = _run(models, order, engine, output, resume=spread.resume, quiet=quiet)
+    if as_json:
+        sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
+    else:
+        console = Console()
+        words.show(rows, console)
+        if output is not None and not quiet:
+            console.print(f"index: {output / shelf.INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(exit_code(rows, fail_on))
+
+
+def exit_code(rows: Sequence[words.ShelfRow], fail_on: FailOn) -> int:
+    """That of the worst answer: infected over error over inconclusive over clean."""
+    worst = words.worst(rows)
+    return EXIT_ERROR if worst == "error" else exit_codes.of_scan(Verdict(worst), fail_on)
+
+
+def _name(row: words.ShelfRow) -> str:
+    return row.name
+
+
+def _device(name: str, engine: EngineName | None) -> str:
+    """Its name where the scan will run: a node of a cluster may have a GPU that this machine has not."""
+    if engine is EngineName.ray and name != "auto":
+        return name
+    return str(device_named(name))
+
+
+def _run(
+    models: tuple[Shelved, ...], order: Order, engine: Engine, output: Path | None, *, resume: bool, quiet: bool
+) -> list[words.ShelfRow]:
+    """The rows, told of on stderr as they come. Whatever ends the run, `output` has the summary of what was done."""
+    rows: list[words.ShelfRow] = []
+    with contextlib.ExitStack() as stack:
+        notes = None
+        if isinstance(engine, Processes):  # the nodes of a cluster do not see this directory
+            notes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neural-cleanse-")))
+        if output is not None:
+            stack.callback(
+                lambda: shelf.write_summary(rows, output, models=len(models), command=order.command)
+            )  # fmt: skip
+        # stdout is for the answer alone, and Ray tells there of lost nodes
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        board = None if quiet else stack.enter_context(Board(len(models), notes))
+        job = partial(scan_model, order=order, notes=notes)
+        for row in shelf.run(models, job, engine, output=output, key=order.key(), resume=resume):
+            rows.append(row)
+            if board is not None:
+                board.finished(row)
+    return rows

@@ -1,0 +1,73 @@
+"""A clean twin: the scan of a model that is known to be clean, of the same classes, that sizes are held against."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.results.records import SHORT, LabelPair, Outcome, ScanResult, Verdict
+
+
+def sizes_of(
+    baseline: ScanResult,
+    classifier: Classifier,
+    pairs: Sequence[LabelPair],
+    names: tuple[str, ...] | None,
+    model_sha256: object = None,
+) -> dict[LabelPair, float]:
+    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, not clean, or
+    of the model itself, whose file has `model_sha256`.
+    """
+    if model_sha256 is not None and baseline.provenance.model.get("sha256") == model_sha256:
+        raise SettingsError(
+            "The baseline is a scan of this very model, which cannot vouch for itself.",
+            cure="Scan another model of the same classes, one that is known to be clean.",
+        )
+    if baseline.image_shape != classifier.input_shape:
+        raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
+    if baseline.verdict is Verdict.INFECTED:
+        raise SettingsError("The baseline was found infected: it is no clean twin.")
+    if any(row.outcome in (*SHORT, Outcome.FIRST_PASS) for row in baseline.labels):
+        raise SettingsError(
+            "Labels of the baseline were only looked at briefly: their sizes are no yardstick.",
+            cure="Scan the twin with --plan full.",
+        )
+    theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
+    lacking = [str(pair.target) for pair in pairs if pair not in theirs]
+    if lacking or max(pair.target for pair in theirs) >= classifier.num_classes:
+        raise SettingsError(
+            f"The baseline has {len(theirs)} labels, the model {classifier.num_classes}"
+            + (f"; not in the baseline: {', '.join(lacking[:10])}." if lacking else "."),
+            cure="Scan all labels of a clean model of the same classes.",
+        )
+    for pair in pairs:
+        name = theirs[pair].name
+        if names is not None and name is not None and name != names[pair.target]:
+            raise SettingsError(
+                f"Label {pair.target} is {name!r} in the baseline and {names[pair.target]!r} in the model.",
+                cure="Scan a clean model of the same classes in the same order.",
+            )
+    return {pair: row.size for pair, row in theirs.items() if row.size}
+
+
+def check_baseline(baseline: ScanResult, classifier: Classifier, names: tuple[str, ...] | None) -> None:
+    """Raise SettingsError unless the scan of a clean twin fits a scan of all labels of `classifier`."""
+    sizes_of(baseline, classifier, [LabelPair(target) for target in range(classifier.num_classes)], names)
+
+
+def baseline_record(baseline: ScanResult) -> dict[str, Any]:
+    """Which clean twin a scan was held against, as its settings tell."""
+    return {key: baseline.provenance.model.get(key) for key in ("path", "sha256")}
+
+
+def twin_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a report says of it; `settings` are those of the scan at hand."""
+    model = baseline.provenance.model
+    said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"
+    known = f"sha256 {str(model.get('sha256', 'unknown'))[:12]}, its own scan: {baseline.verdict.value}"
+    notes = [f"{said} ({known}); that it is clean, and of the same classes where they have no names, was not checked"]
+    theirs = baseline.provenance.settings
+    differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != settings[key]]
+    if differing:
+        notes.append(f"the twin was scanned with other settings ({', '.join(differing)})")
+    return tuple(notes)

@@ -1,0 +1,52 @@
+"""What a sceptic asks of an accusation: does it work on images it was not fitted on, and from which classes?"""
+
+from collections.abc import Sequence
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.metrics import stamped, triggered_answers
+from neural_cleanse.results.records import Evidence, Recovered, SourceRate
+
+EXAMPLES = 6  # images shown before and after, of as many classes as there are
+
+
+@torch.no_grad()
+def gather(classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered]) -> tuple[Evidence, ...]:
+    """Evidence for every flagged label, on the confirm images alone."""
+    return tuple(_of(classifier, data, recovered) for recovered in flagged)
+
+
+def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evidence:
+    assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
+    found = recovered.trigger.tensors()  # on the CPU where it was read from disk
+    trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
+    rows = data.eligible(recovered.pair, Part.CONFIRM)
+    after = triggered_answers(classifier, trigger, data.images[rows])
+    classes = (data.answers if data.labels is None else data.labels)[rows]
+    by_source = []
+    for source in classes.unique().tolist():
+        hits = after[classes == source] == recovered.pair.target
+        by_source.append(SourceRate(source, int(hits.sum()), len(hits)))
+    shown = _one_of_each(classes.tolist())[:EXAMPLES]
+    before = data.images[rows[shown]]
+    return Evidence(
+        target=recovered.pair.target,
+        source=recovered.pair.source,
+        before=before.cpu(),
+        after=stamped(trigger, before).cpu(),
+        answers_before=tuple(data.answers[rows[shown]].tolist()),
+        answers_after=tuple(after[shown].tolist()),
+        by_source=tuple(by_source),
+    )
+
+
+def _one_of_each(classes: list[int]) -> list[int]:
+    """Positions, the first of every class before the second of any."""
+    seen: dict[int, int] = {}
+    rank = []
+    for label in classes:
+        rank.append(seen.get(label, 0))
+        seen[label] = rank[-1] + 1
+    return sorted(range(len(classes)), key=lambda position: (rank[position], position))

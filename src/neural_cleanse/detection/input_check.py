@@ -1,0 +1,135 @@
+"""Do the images reach the model in the form it was trained on? A scan in the wrong scale gives a wrong verdict.
+
+Accuracy alone does not catch every wrong scale, so the pixel range and the normalisation are always said aloud too.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neural_cleanse.detection.input_form import Form
+from neural_cleanse.distributions import binomial_sf
+from neural_cleanse.errors import DataError, InputSanityError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.metrics import clean_accuracy
+
+ABOVE_CHANCE_P = 1e-3  # accuracy must beat "always the commonest class" at this level
+LOW_ACCURACY = 0.8
+DOMINANT_SHARE, DOMINANT_FACTOR = 0.5, 5.0  # one answer for over half the images and five times its share
+FEW_IMAGES = 50
+# Median margin of the highest logit above the second: trained networks have 1.3 to 18 (docs/design-notes.md). One
+# outside is brought to what is usual.
+FLATTEST, USUAL, SHARPEST = 1.25, 8.0, 20.0
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """What the answers to the clean images say of the input. `doubt` forbids a clean verdict; None: nothing to say."""
+
+    accuracy: float | None
+    warnings: tuple[str, ...]
+    doubt: str | None
+
+
+def temperature(margin: float) -> float:
+    """What logits are divided by in the search, for a median margin (metrics.margin) on clean images.
+
+    1 within what trained networks have. Multiplying a last layer changes no answer and would starve the search, or
+    drown its cost on the size: a backdoor would be hidden from a short look.
+    """
+    strange = 0 < margin < FLATTEST or SHARPEST < margin < math.inf
+    return margin / USUAL if strange else 1.0
+
+
+def check_labels(data: ImageSet, num_classes: int) -> None:
+    """Raise DataError when a label lies outside the model's classes."""
+    if data.labels is None:
+        return
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if high >= num_classes:  # none is below 0: an ImageSet refuses those
+        raise DataError(
+            f"The data have labels {low} to {high}, the model has the classes 0 to {num_classes - 1}.",
+            cure="Are these images for this model? --ignore-labels scans without labels.",
+        )
+
+
+def check_shape(data: ImageSet, shape: tuple[int, int, int]) -> None:
+    """Raise DataError when the images are not of the model's input shape."""
+    if data.shape == shape:
+        return
+    channels, height, width = shape
+    got = "x".join(str(size) for size in data.shape)
+    if data.shape[0] != channels:
+        raise DataError(
+            f"The images have {data.shape[0]} channels ({got}), the model takes {channels} "
+            f"({'x'.join(str(size) for size in shape)}).",
+            cure="Convert them to grey or colour: a scan never guesses colours.",
+        )
+    raise DataError(
+        f"The images are {data.shape[1]}x{data.shape[2]} pixels, the model takes {height}x{width}.",
+        cure=f"Pass --resize {height}x{width}.",
+    )
+
+
+def check_input(
+    answered: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"] | None,
+    num_classes: int,
+    *,
+    force: bool,
+    better: Callable[[], Form | None] = lambda: None,
+) -> InputCheck:
+    """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
+
+    Raises InputSanityError when the model cannot read them, unless forced.
+    """
+    count = len(answered)
+    warnings = []
+    if count < FEW_IMAGES:
+        warnings.append(f"only {count} images: attack success rates are coarse, and a small backdoor may be missed")
+    if labels is None:
+        return InputCheck(None, tuple(warnings), _dominated(answered, num_classes))
+    accuracy = clean_accuracy(answered, labels)
+    commonest = torch.bincount(labels).max().item() / count
+    if commonest == 1 and not force:
+        raise InputSanityError(
+            f"All {count} clean images have the same label: a scan needs images of several classes.",
+            cure="Give more images, or --ignore-labels if the labels are wrong.",
+        )
+    hits = int((answered == labels).sum())
+    chance = binomial_sf(hits, count, commonest) if commonest < 1 else 1.0
+    if chance > ABOVE_CHANCE_P:
+        message = (
+            f"The model answers {accuracy:.1%} of the {count} clean images with their label, no better than always "
+            f"saying the commonest class ({commonest:.1%}).{_said(better())}"
+        )
+        if not force:
+            raise InputSanityError(
+                message,
+                cure="Check --mean, --std, --scale, the order of the classes and the colours; "
+                "--ignore-labels if only the labels are wrong, --force to scan all the same.",
+            )
+        return InputCheck(accuracy, (*warnings, message), message)
+    if accuracy < LOW_ACCURACY:
+        asked = f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?"
+        warnings.append(asked + _said(better()).rstrip("."))
+    return InputCheck(accuracy, tuple(warnings), None)
+
+
+def _said(form: Form | None) -> str:
+    return "" if form is None else f" With {form.options} it would be {form.accuracy:.1%}."
+
+
+def _dominated(answered: Int[Tensor, " n"], num_classes: int) -> str | None:
+    label = int(torch.bincount(answered).argmax())
+    share = (answered == label).float().mean().item()
+    if share > DOMINANT_SHARE and share > DOMINANT_FACTOR / num_classes:
+        return (
+            f"the model gives {share:.0%} of the images the label {label}: "
+            "they probably reach it in the wrong form (scale, colours, size)"
+        )
+    return None

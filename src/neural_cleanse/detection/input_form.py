@@ -1,0 +1,61 @@
+"""Which usual form of input fits a model best? Asked when clean accuracy is poor, and only said, never chosen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from neural_cleanse.classifier import Classifier, Normalize
+from neural_cleanse.images import ImageSet
+from neural_cleanse.metrics import answers, clean_accuracy
+
+TRIED_ON = 200  # images
+LEAST_GAIN = 0.1  # of accuracy, for a form to be worth a word
+# What networks are trained on most often, and how the command line says it.
+USUAL = (
+    ("pixels in [0, 1] (no --mean, --std, --scale)", Normalize()),
+    ("--scale 255", Normalize(scale=255)),
+    ("--mean 0.5 --std 0.5", Normalize((0.5,), (0.5,))),
+)
+USUAL_GREY = (("--mean 0.1307 --std 0.3081 (MNIST's)", Normalize((0.1307,), (0.3081,))),)
+USUAL_COLOUR = (
+    (
+        "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet's)",
+        Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ),
+    (
+        "--mean 0.4914,0.4822,0.4465 --std 0.247,0.2435,0.2616 (CIFAR-10's)",
+        Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    ),
+    ("--mean 123.68,116.779,103.939 --scale 255 (Caffe's)", Normalize((123.68, 116.779, 103.939), scale=255)),
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of input, as the command line says it, and the clean accuracy it gives."""
+
+    options: str
+    accuracy: float
+
+
+def best_form(classifier: Classifier, data: ImageSet) -> Form | None:
+    """The usual form that gives the highest clean accuracy, None where none is clearly better than the declared one.
+
+    `data` are labelled; the first TRIED_ON are looked at, so they should be in no order.
+    """
+    assert data.labels is not None, "without labels there is no accuracy"
+    count = min(TRIED_ON, len(data))
+    images, labels = data.images[:count], data.labels[:count]
+    declared = clean_accuracy(answers(classifier, images), labels)
+    forms = [
+        Form(said, clean_accuracy(answers(replace(classifier, normalize=normalize), images), labels))
+        for said, normalize in _forms(classifier.input_shape[0])
+    ]
+    best = max(forms, key=lambda form: form.accuracy)
+    return best if best.accuracy >= declared + LEAST_GAIN else None
+
+
+def _forms(channels: int) -> Iterator[tuple[str, Normalize]]:
+    usual = (*USUAL, *(USUAL_COLOUR if channels == 3 else USUAL_GREY if channels == 1 else ()))
+    yield from usual
+    if channels == 3:
+        yield from ((f"{said} --bgr", replace(normalize, bgr=True)) for said, normalize in usual)

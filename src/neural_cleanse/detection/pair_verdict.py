@@ -1,0 +1,140 @@
+"""From trigger sizes of label pairs to a verdict in words, beside that on labels; the two share alpha (Bonferroni)."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
+from neural_cleanse.detection.verdict import MIN_LIMIT_SHARE, Judgement, p_text
+from neural_cleanse.results.records import LabelPair, Recovered, Verdict
+
+NUM_TESTS = 2  # labels and pairs: each is held to alpha / 2, and its p-values are doubled
+MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE, or have no size, for a "clean"
+
+
+@dataclass(frozen=True)
+class PairJudgement:
+    """The verdict on pairs and what it rests on; numbers by pair for those that have a size."""
+
+    verdict: Verdict
+    reason: str
+    flagged: tuple[LabelPair, ...]
+    p_value: float | None
+    p_values: Mapping[LabelPair, float]
+
+
+def judge_pairs(
+    found: Sequence[Recovered],
+    alpha: float,
+    area: int,
+    *,
+    reference: frozenset[LabelPair],
+    candidates: int,
+    unsearched: str | None = None,
+) -> PairJudgement:
+    """The verdict on triggers of label pairs, for images of `area` pixels, at the level alpha / 2.
+
+    `reference` are the pairs that make the yardstick, `candidates` is how many the found ones were taken from;
+    `unsearched` says which pairs nobody looked at.
+    """
+    sized = [(one.pair, one.size) for one in found if one.size is not None]
+    pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
+    test = pair_outlier_test(
+        [pair.source for pair in pairs if pair.source is not None],
+        [pair.target for pair in pairs],
+        sizes,
+        alpha / NUM_TESTS,
+        [pair in reference for pair in pairs],
+        candidates,
+    )
+    known = {pair: p for pair, p in zip(pairs, test.p_values, strict=True) if p is not None}
+    doubled = {pair: min(1.0, NUM_TESTS * p) for pair, p in known.items()}
+    flagged = tuple(pairs[index] for index in test.flagged)
+    if flagged:
+        small = [(pairs[index], sizes[index]) for index in test.flagged]
+        verdict, reason = Verdict.INFECTED, _found_pairs(small, NUM_TESTS * test.p_value)
+    else:
+        verdict, reason = _found_nothing(found, test, area, unsearched)
+    return PairJudgement(verdict, reason, flagged, min(1.0, NUM_TESTS * test.p_value) if known else None, doubled)
+
+
+def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> str:
+    which = ", ".join(
+        f"images of label {pair.source} go to label {pair.target} with a trigger of {size:.1f} px"
+        for pair, size in small
+    )
+    return f"{which}, abnormally small for that source and that target (p = {p_text(p_value)})"
+
+
+def _found_nothing(
+    found: Sequence[Recovered], test: PairTest, area: int, unsearched: str | None
+) -> tuple[Verdict, str]:
+    """No pair was flagged: clean only if a backdoor would have been seen in most pairs, and all were looked at."""
+    limits = [limit for limit in test.limits if limit is not None]
+    least = MIN_LIMIT_SHARE * area
+    if not limits:
+        why = (
+            f"too few pairs have a trigger size to tell source and target apart ({LEAST_DOF} degrees of freedom needed)"
+        )
+        return Verdict.INCONCLUSIVE, f"no pair of labels could be judged: {unsearched or why}"
+    unseen = len(found) - sum(limit >= least for limit in limits)
+    if unseen > MAX_UNSEEN * len(found):
+        return Verdict.INCONCLUSIVE, (
+            f"no pair of labels was flagged, but a trigger of {least:.1f} px would not have been in {unseen} of "
+            f"{len(found)} pairs"
+        )
+    if unsearched is not None:
+        return Verdict.INCONCLUSIVE, f"no pair of labels was flagged, but {unsearched}"
+    return Verdict.CLEAN, (
+        "no pair of labels has an abnormally small trigger: half of the pairs would have been flagged under "
+        f"{statistics.median(limits):.1f} px"
+    )
+
+
+def combine(labels: Judgement, pairs: PairJudgement, doubt: str | None) -> Judgement:
+    """One verdict of both: infected if either found something, clean if both say so; a `doubt` forbids either."""
+    accused = (*labels.accused, *(() if doubt else pairs.flagged))
+    p_values = [p for p in (labels.p_value, pairs.p_value) if p is not None]
+    if accused:
+        verdict = Verdict.INFECTED
+    elif labels.verdict is pairs.verdict is Verdict.CLEAN:
+        verdict = Verdict.CLEAN
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    reasons = [labels.reason, pairs.reason]
+    if accused and not labels.accused:
+        reasons = [pairs.reason, f"of labels by themselves: {labels.reason}"]
+    return replace(
+        labels,
+        verdict=verdict,
+        reason="; ".join(reasons),
+        accused=accused,
+        p_value=min(p_values, default=None),
+        p_values={**labels.p_values, **pairs.p_values},
+    )
+
+
+def unsearched_words(
+    lacking: Sequence[int], untried: int, candidates: int, least: int, already: Sequence[LabelPair] = ()
+) -> str | None:
+    """Which pairs nobody looked at, None when all were; `already` are those whose source is mostly answered as the
+    target without any trigger, which is how a planted one may leak into clean images.
+    """
+    parts = []
+    if lacking:
+        shown = _first_ten([str(label) for label in lacking])
+        are = f"labels {shown} have" if len(lacking) > 1 else f"label {shown} has"
+        parts.append(f"{are} fewer than {least} images to start from: raise --samples or give more images")
+    if already:
+        shown = _first_ten([f"{pair.source} to {pair.target}" for pair in already])
+        parts.append(
+            f"{shown}: the model gives so many images of the one the label of the other, without any trigger, "
+            f"that fewer than {least} are left"
+        )
+    if untried:
+        parts.append(f"{untried:,} of {candidates:,} pairs were beyond the budget")
+    return "; ".join(parts) or None
+
+
+def _first_ten(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

@@ -1,0 +1,299 @@
+"""Which label pairs are searched for a trigger that works from one class alone, in which order, with how much effort.
+
+A scan of N labels has N (N - 1) pairs from one class to another. Within a budget of image passes that grows as N:
+
+1. All of them with all steps, where the budget allows it (up to 13 labels).
+2. Else `reference` pairs, drawn at random before anything was looked at, every label being as often a source as a
+   target, get all steps: they are the yardstick. The others get a few steps each, in the order of how near their source
+   comes to their target on clean images, beyond what source and target explain (K-Arm, Shen et al., ICML 2021, screens
+   by logits too), as far as the budget goes. The finalists, the pairs whose size after those steps lies furthest under
+   what source and target explain, get all steps.
+
+Every choice is of pairs, never of the yardstick, and the test counts all pairs that there were: see `pair_outlier`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
+from neural_cleanse.detection.plans import Invert
+from neural_cleanse.detection.progress import Reporter
+from neural_cleanse.detection.statistics.pairs import two_way_residuals
+from neural_cleanse.detection.verdict import Judgement
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.inversion.batching import MIN_IMAGES
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+
+CHOOSE_ASR = 0.9  # of one class there are a few dozen images to choose on: two that fail must not reject a trigger
+LEAST_LABELS, LEAST_TARGETS = 4, 2  # three labels have 6 pairs and 5 effects: nothing is left to tell an outlier by
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """The budget in image passes a label, and how it is spent where it does not reach for all pairs."""
+
+    passes_per_label: int = 12_000  # four times what the label's own trigger takes at most
+    reference_per_label: int = 4
+    finalists_per_label: int = 1
+    first_steps: int = 40
+
+
+Stage = Callable[[int, int], tuple[Reporter, Invert]]
+
+
+@dataclass(frozen=True)
+class PairsFound:
+    """What a search over pairs came to, and how each pair was treated.
+
+    `found` holds pairs that got all steps, then those with too few images; `screened` those that got a few steps and
+    were no finalists, `cut_off` those that a spent budget left. `candidates` counts all pairs that could have been
+    searched, `untried` those of them that no budget reached to the end; `lacking` are the classes with too few images
+    to be a source.
+    """
+
+    found: tuple[Recovered, ...]
+    screened: tuple[Recovered, ...]
+    cut_off: tuple[Recovered, ...]
+    reference: frozenset[LabelPair]
+    candidates: int
+    untried: int
+    lacking: tuple[int, ...]
+    steps: int
+    plan: PairPlan
+
+    def unsearched(self, untried: int) -> str | None:
+        """Which pairs nobody looked at, in words; `untried` of them for want of a budget."""
+        everything = (*self.found, *self.screened)
+        already = [one.pair for one in everything if one.outcome is Outcome.NOT_ENOUGH_IMAGES]
+        return unsearched_words(self.lacking, untried, self.candidates, MIN_IMAGES, already)
+
+
+@dataclass(frozen=True)
+class PairScan:
+    """What a scan adds to its result: rows (only flagged pairs keep their trigger), one verdict, what was done."""
+
+    found: tuple[Recovered, ...]
+    judgement: Judgement
+    notes: tuple[str, ...]
+    record: dict[str, Any]
+
+
+def check_pairs(num_classes: int, num_targets: int) -> None:
+    """Raises SettingsError where a search over pairs could say nothing."""
+    if num_classes < LEAST_LABELS or num_targets < LEAST_TARGETS:
+        raise SettingsError(
+            f"A search over pairs of labels needs {LEAST_LABELS} labels, {LEAST_TARGETS} of them as targets; the model "
+            f"has {num_classes}, the scan {num_targets}: source and target alone explain every size.",
+            cure="Scan without --pairs." if num_classes < LEAST_LABELS else "Scan more labels, or without --pairs.",
+        )
+
+
+def scan_pairs(
+    classifier: Classifier,
+    images: ScanImages,
+    labels: Judgement,
+    targets: Sequence[int],
+    *,
+    alpha: float,
+    doubt: str | None,
+    stage: Stage,
+    loss: str = "ce",
+    temperature: float = 1.0,
+    plan: PairPlan = PairPlan(),
+) -> PairScan:
+    """Search pairs of labels and judge them beside the labels' own verdict.
+
+    A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
+    """
+    open_targets = [target for target in targets if target not in labels.flagged]
+    searched = search_pairs(
+        replace(pair_inversion(loss), temperature=temperature), classifier, images, open_targets, plan, stage
+    )
+    judged = judge_pairs(
+        searched.found,
+        alpha,
+        classifier.input_shape[1] * classifier.input_shape[2],
+        reference=searched.reference,
+        candidates=searched.candidates,
+        unsearched=searched.unsearched(searched.untried),
+    )
+    rows = [*searched.found, *searched.screened, *searched.cut_off]
+    return PairScan(
+        tuple(one if one.pair in judged.flagged else replace(one, trigger=None) for one in rows),
+        combine(labels, judged, doubt),
+        _notes(searched, images, sorted(set(targets) - set(open_targets))),
+        {
+            "candidates": searched.candidates,
+            "all_steps": len(searched.found),
+            "few_steps": len(searched.screened),
+            "untried": searched.untried,
+            "sources_without_enough_images": list(searched.lacking),
+            "reference": sorted([pair.source, pair.target] for pair in searched.reference if pair.source is not None),
+            "steps": searched.steps,
+            "choose_asr": CHOOSE_ASR,
+            "plan": asdict(searched.plan),
+        },
+    )
+
+
+def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> tuple[str, ...]:
+    """What was searched and what was not, in words."""
+    plan, whole = searched.plan, len(searched.found)
+    said = f"pairs of labels: {whole:,} of {searched.candidates:,} were searched with {searched.steps} steps"
+    if searched.screened or searched.untried:
+        drawn = sum(one.pair in searched.reference for one in searched.found)
+        never = searched.untried - len(searched.cut_off)
+        said += (
+            f" ({drawn:,} of them drawn at random beforehand), {len(searched.screened):,} with {plan.first_steps} steps"
+        )
+        if never:
+            said += f", {never:,} not at all: pairs have {plan.passes_per_label:,} image passes a label"
+        if searched.cut_off:
+            said += f"; the scan's budget cut off {len(searched.cut_off):,}"
+    notes = [f"{said}; labels and pairs share the accepted chance, and p-values are doubled for that"]
+    if words := searched.unsearched(0):
+        notes.append(f"pairs were not searched: {words}")
+    if spared:
+        named = ", ".join(map(str, spared))
+        notes.append(f"pairs to label {named} were not searched: its own trigger sends images of any class there")
+    if images.labels is None:
+        notes.append("the images have no labels: the model's own answers stand for the source of a pair")
+    return tuple(notes)
+
+
+def pair_inversion(loss: str) -> Inversion:
+    """The search of a pair: that of a label in a scan of many, whatever the preset is of the labels' own."""
+    return replace(preset("default", 1_000_000, loss), choose_asr=CHOOSE_ASR)
+
+
+def search_pairs(
+    inversion: Inversion,
+    classifier: Classifier,
+    images: ScanImages,
+    targets: Sequence[int],
+    plan: PairPlan,
+    stage: Stage,
+) -> PairsFound:
+    """Search pairs to `targets` from every class that has enough images.
+
+    `stage(image passes, pairs)` announces a part of the work: where it is reported, and what does it.
+    """
+    candidates, lacking = _candidates(images, targets, classifier.num_classes)
+    budget, whole = plan.passes_per_label * len(targets), inversion.passes
+    if len(candidates) * whole <= budget:
+        found, cut_off = _run(inversion, candidates, stage)
+        every = frozenset(candidates)
+        return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
+    reference = _balanced_draw(candidates, plan.reference_per_label, images.seed)
+    finalists = plan.finalists_per_label * len(targets)
+    first = replace(inversion, steps=plan.first_steps)
+    rest = [pair for pair in _by_nearness(classifier, images, candidates) if pair not in reference]
+    tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
+    found, cut_off = _run(inversion, sorted(reference), stage)
+    looked, without_look = _run(first, tried, stage)
+    chosen = set(_furthest_under(looked, finalists))
+    seen = {one.pair: one for one in looked}
+    last, without_end = _run(inversion, sorted(chosen), stage)
+    screened = tuple(_screened(one) for one in looked if one.pair not in chosen)
+    cut_off += (*without_look, *(one.after(seen[one.pair]) for one in without_end))
+    found += tuple(one.after(seen[one.pair]) for one in last)
+    untried = len(rest) - len(tried) + len(cut_off)
+    return PairsFound(
+        found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
+    )  # fmt: skip
+
+
+def _screened(one: Recovered) -> Recovered:
+    if one.outcome is Outcome.NOT_ENOUGH_IMAGES:
+        return one
+    return replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
+
+
+def _run(
+    inversion: Inversion, pairs: Sequence[LabelPair], stage: Stage
+) -> tuple[tuple[Recovered, ...], tuple[Recovered, ...]]:
+    """The pairs that came to their end, and those that a spent budget cut off, each in order."""
+    report, invert = stage(inversion.passes * len(pairs), len(pairs))
+    found = {pair: Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in pairs}
+    for recovered in invert(inversion, pairs):
+        found[recovered.pair] = recovered
+        report.finish(recovered)
+    in_order = [found[pair] for pair in sorted(found)]
+    ended = tuple(one for one in in_order if one.outcome is not Outcome.NOT_SEARCHED)
+    return ended, tuple(one for one in in_order if one.outcome is Outcome.NOT_SEARCHED)
+
+
+def _candidates(
+    images: ScanImages, targets: Iterable[int], num_classes: int
+) -> tuple[list[LabelPair], tuple[int, ...]]:
+    """All pairs whose source has enough images, and the classes that have too few."""
+    classes = images.answers if images.labels is None else images.labels
+    counts = torch.bincount(classes.long(), minlength=num_classes).tolist()
+    sources = [label for label in range(num_classes) if counts[label] >= MIN_IMAGES]
+    pairs = [LabelPair(target, source) for target in targets for source in sources if source != target]
+    return pairs, tuple(label for label in range(num_classes) if label not in sources)
+
+
+def _balanced_draw(candidates: Sequence[LabelPair], each: int, seed: int) -> frozenset[LabelPair]:
+    """Pairs drawn at random, every target `each` times and every source as nearly so as can be."""
+    generator = np.random.default_rng((seed, 2))
+    order = [candidates[index] for index in generator.permutation(len(candidates))]
+    by_target: dict[int, list[LabelPair]] = {}
+    for pair in order:
+        by_target.setdefault(pair.target, []).append(pair)
+    drawn: list[LabelPair] = []
+    used: dict[int | None, int] = {}
+    for _ in range(each):
+        for target in generator.permutation(list(by_target)).tolist():
+            free = by_target[target]
+            if free:
+                pair = min(free, key=lambda pair: used.get(pair.source, 0))
+                free.remove(pair)
+                drawn.append(pair)
+                used[pair.source] = used.get(pair.source, 0) + 1
+    return frozenset(drawn)
+
+
+def _by_nearness(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair]) -> list[LabelPair]:
+    """The pairs, those first whose source's images come nearest to the target, source and target effects taken out."""
+    margins = _margins(classifier, images)
+    sources, targets = _ends(pairs)
+    return _sorted(pairs, two_way_residuals(sources, targets, margins[sources, targets].numpy()))
+
+
+@torch.no_grad()
+def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "classes classes"]:
+    """How far the target's logit lies under the largest, mean over the search images of every class (rows)."""
+    rows = images.parts[Part.SEARCH]
+    parts = [classifier(pixels(part)).double().cpu() for part in images.images[rows].split(FORWARD_BATCH)]
+    under = torch.cat([part.max(1, keepdim=True).values - part for part in parts])
+    classes = (images.answers if images.labels is None else images.labels)[rows].long()
+    sums = torch.zeros(classifier.num_classes, classifier.num_classes, dtype=torch.float64)
+    counts = torch.bincount(classes, minlength=classifier.num_classes).clamp_min(1)
+    return sums.index_add(0, classes, under) / counts.unsqueeze(1)
+
+
+def _furthest_under(looked: Sequence[Recovered], count: int) -> list[LabelPair]:
+    """The pairs whose size lies furthest under what source and target explain."""
+    sized = [(one.pair, one.size) for one in looked if one.size is not None]
+    pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
+    return _sorted(pairs, two_way_residuals(*_ends(pairs), np.log(sizes)))[:count]
+
+
+def _ends(pairs: Sequence[LabelPair]) -> tuple[list[int], list[int]]:
+    return [pair.source for pair in pairs if pair.source is not None], [pair.target for pair in pairs]
+
+
+def _sorted(pairs: Sequence[LabelPair], values: np.ndarray) -> list[LabelPair]:
+    return [pairs[index] for index in np.argsort(values, kind="stable").tolist()]

@@ -1,0 +1,28 @@
+"""Search plans: which label pairs are inverted, in which order, with how many steps. All stream their results.
+
+`FullSweep` gives every label all steps, `Sequential` a short look first (sweep.py); `LowCost` and `Adaptive` are for
+many labels (many.py).
+"""
+
+from neural_cleanse.detection.plans.base import Invert, Rule, Ruling, Search
+from neural_cleanse.detection.plans.many import Adaptive, LowCost
+from neural_cleanse.detection.plans.sweep import FullSweep, Sequential
+from neural_cleanse.errors import SettingsError
+
+__all__ = ["PLANS", "Adaptive", "FullSweep", "Invert", "LowCost", "Rule", "Ruling", "Search", "Sequential", "plan"]
+
+PLANS = ("auto", "full", "sequential", "low-cost", "adaptive")
+MANY_LABELS = 200  # from which a plan that gives up labels early can save anything (Wang et al.: 2 x 100 finish)
+VERY_MANY_LABELS = 500  # from which ours takes fewer image passes than a full sweep, whatever it finds
+
+
+def plan(name: str, num_labels: int, preset: str) -> Search:
+    """The plan of that name, as far as there are labels enough for it. Raises SettingsError."""
+    if name not in PLANS:
+        raise SettingsError(f"There is no search {name!r}; the names are {', '.join(PLANS)}.")
+    if name == "low-cost" and num_labels >= MANY_LABELS:
+        return LowCost()
+    if name in ("full", "low-cost") or preset != "default":
+        return FullSweep()
+    least = {"auto": VERY_MANY_LABELS, "adaptive": MANY_LABELS}.get(name)
+    return Sequential() if least is None or num_labels < least else Adaptive()

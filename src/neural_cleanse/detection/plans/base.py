@@ -1,0 +1,125 @@
+"""What a search plan is, and what plans have in common: a look that all labels have alike, and what it can settle."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from neural_cleanse.detection.statistics.outlier import ACQUIT
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+
+LOOK_IMAGES = 128  # that a short look is measured on, twice
+
+Pairs = Sequence[LabelPair]
+Found = Iterator[Recovered]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What a short look that all pairs had alike settles: that none stands out, which ones do, or nothing."""
+
+    acquitted: bool = False
+    accused: tuple[LabelPair, ...] = ()
+
+
+Rule = Callable[[Sequence[Recovered]], Ruling]
+
+
+def undecided(found: Sequence[Recovered]) -> Ruling:
+    """No look settles anything."""
+    del found
+    return Ruling()
+
+
+@runtime_checkable
+class Invert(Protocol):
+    """Inverts label pairs, wherever that happens.
+
+    When a budget is spent, pairs that were in work have the outcome NOT_SEARCHED and what they took; the others have
+    no record. With `go_on` a later call for the same pairs and more steps continues where this one ended.
+    """
+
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+        """One record a pair, in no set order."""
+
+
+class Search(ABC):
+    """A plan over label pairs."""
+
+    @abstractmethod
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+        """Yield one record a pair as it is finished; a later record of a pair takes the place of an earlier one.
+
+        Pairs that a spent budget left out have none, or NOT_SEARCHED.
+        """
+
+    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
+        """The pairs that the others are held against; None when all pairs get the same effort."""
+        del pairs, seed
+        return None
+
+    @abstractmethod
+    def passes(self, inversion: Inversion, num_labels: int) -> int:
+        """Image passes that it takes for so many labels, at most or about."""
+
+    def notes(self, found: Sequence[Recovered], *, cut_off: bool) -> tuple[str, ...]:
+        """What the report should say of it, once it has been run, and perhaps cut off by a spent budget."""
+        ended = Counter(one.outcome for one in found)
+        missing = ended[Outcome.NOT_SEARCHED]
+        if ended[Outcome.LOOKED] and missing:
+            return (f"sizes are those of a short look, which the budget ended before {missing:,} labels had it",)
+        if ended[Outcome.LOOKED]:
+            return (f"sizes are those of a short look that all labels had alike: {_why_a_look(found, cut_off)}",)
+        if not ended[Outcome.FIRST_PASS]:
+            return ()
+        to_the_end = sum(one.outcome.has_size for one in found)
+        return (
+            f"all {len(found):,} labels were searched briefly, and {to_the_end:,} have a size from a search to its "
+            "end: of those with the smallest triggers, and of some drawn at random beforehand; the verdict holds the "
+            "one against the other",
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain values, for the record."""
+        return {"name": type(self).__name__} | vars(self)
+
+
+def _why_a_look(found: Sequence[Recovered], cut_off: bool) -> str:
+    if any(one.outcome is Outcome.REFINED for one in found):
+        return (
+            "what was flagged stands out clearly (p of at most a tenth of alpha), and its trigger alone was then "
+            "searched with all steps; --plan full gives them to all labels"
+        )
+    if cut_off:
+        return "the budget ended before the long search did"
+    return f"after it none stood out (p of at least {ACQUIT:g}), which acquits; --plan full searches on"
+
+
+def brief(inversion: Inversion, steps: int) -> Inversion:
+    """A look: few steps, measured on few images."""
+    return replace(inversion, steps=min(steps, inversion.steps), judge_images=LOOK_IMAGES)
+
+
+def as_looked(one: Recovered, outcome: Outcome = Outcome.LOOKED) -> Recovered:
+    """The record as one of a search that was not made to its end; one without a size stays as it is."""
+    return replace(one, outcome=outcome) if one.outcome.has_size else one
+
+
+def hopeless(one: Recovered | None) -> bool:
+    """Whether a longer search would fare no better."""
+    return one is not None and one.outcome is Outcome.NOT_ENOUGH_IMAGES
+
+
+def unfinished(found: Mapping[LabelPair, Recovered], pairs: Sequence[LabelPair]) -> bool:
+    """Whether a spent budget left some of the pairs unfinished."""
+    return any(pair not in found or found[pair].outcome is Outcome.NOT_SEARCHED for pair in pairs)
+
+
+def paid(found: Mapping[LabelPair, Recovered], last: Mapping[LabelPair, Recovered]) -> Iterator[Recovered]:
+    """The records, with what their pairs took until the last ones."""
+    for pair, one in found.items():
+        latest = last.get(pair, one)
+        passes, forward = max(one.image_passes, latest.image_passes), max(one.forward_passes, latest.forward_passes)
+        yield replace(one, image_passes=passes, forward_passes=forward)

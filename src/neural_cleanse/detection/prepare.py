@@ -1,0 +1,176 @@
+"""All that is settled before the first step of a scan: what is searched, how, on which images, and against what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.baseline import baseline_record, sizes_of, twin_notes
+from neural_cleanse.detection.input_check import check_input, check_labels, check_shape, temperature
+from neural_cleanse.detection.input_form import best_form
+from neural_cleanse.detection.pair_verdict import NUM_TESTS
+from neural_cleanse.detection.pairs import check_pairs
+from neural_cleanse.detection.plans import FullSweep, Ruling, Search, Sequential, plan
+from neural_cleanse.detection.provenance import Surroundings, provenance_of
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.verdict import MIN_LABELS, Judgement, judge
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.inversion.batch_size import choose_execution
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import Room, room_for
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import answers, margin
+from neural_cleanse.results.records import LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
+
+MARGIN_IMAGES = 256  # on which the scale of the logits is measured
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is settled before the first step: what is searched, how, on which images, and against what."""
+
+    classifier: Classifier
+    settings: ScanSettings
+    pairs: tuple[LabelPair, ...]
+    names: tuple[str, ...] | None
+    images: ScanImages
+    doubt: str | None
+    twin: Mapping[LabelPair, float] | None
+    inversion: Inversion
+    search: Search
+    room: Room
+    provenance: Provenance
+    forward_passes: int
+
+    def judge(self, found: Sequence[Recovered]) -> Judgement:
+        """The verdict on what was found; labels given up early make no yardstick, else all had the same effort."""
+        given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
+        return judge(
+            found,
+            self.settings.alpha,
+            self._area,
+            self.doubt,
+            self.classifier.num_classes,
+            self.twin,
+            self.search.yardstick(self.pairs, self.settings.seed) if given_up else None,
+            NUM_TESTS if self.settings.pairs else 1,
+        )
+
+    def rule(self, look: Sequence[Recovered]) -> Ruling:
+        """What a short look settles."""
+        judgement = self.judge(look)
+        return Ruling(judgement.verdict is Verdict.CLEAN, judgement.accused)
+
+    @property
+    def _area(self) -> int:
+        return self.classifier.input_shape[1] * self.classifier.input_shape[2]
+
+
+def prepare(
+    classifier: Classifier,
+    data: ImageSet,
+    settings: ScanSettings,
+    surroundings: Surroundings,
+    search: Search | None,
+    baseline: ScanResult | None,
+) -> Ready:
+    """Check what is given, draw the images, and choose how to search. Raises as `scan` does."""
+    check_shape(data, classifier.input_shape)
+    check_labels(data, classifier.num_classes)
+    pairs = _pairs(settings.labels, classifier.num_classes)
+    if settings.pairs:
+        check_pairs(classifier.num_classes, len(pairs))
+    names = surroundings.label_names or data.names
+    twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names, surroundings.model.get("sha256"))
+    inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
+    inversion = replace(inversion, precision=settings.precision)
+    sampled, sampling = _sample(classifier, data, settings)
+    forward = len(sampled)
+    if settings.preset == "default":  # the other is the authors' to the letter
+        seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
+        inversion = replace(inversion, temperature=temperature(margin(classifier, seen)))
+        forward += len(seen)
+    images = ScanImages.of(classifier, sampled, settings.seed)
+    checked = check_input(
+        images.answers,
+        images.labels,
+        classifier.num_classes,
+        force=settings.force,
+        better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
+    )
+    no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
+    search = search or _plan(settings, len(pairs), over_twin=twin is not None, no_verdict=no_verdict)
+    execution = choose_execution(classifier, inversion, len(pairs), batch_images=settings.batch_images)
+    held = {} if baseline is None else {"baseline": baseline_record(baseline)}
+    of_twin = () if baseline is None else twin_notes(baseline, asdict(settings))
+    plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": execution.describe()}
+    notes = (*surroundings.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_twin)
+    provenance = provenance_of(
+        classifier, sampled, held | asdict(settings) | plans, settings.seed, surroundings, checked.accuracy, notes
+    )
+    room = room_for(classifier, inversion, execution.batch_images, settings.memory)
+    return Ready(
+        classifier,
+        settings,
+        pairs,
+        names,
+        images,
+        checked.doubt,
+        twin,
+        inversion,
+        search,
+        room,
+        provenance,
+        forward,
+    )
+
+
+def _plan(settings: ScanSettings, num_labels: int, *, over_twin: bool, no_verdict: bool) -> Search:
+    """The plan by name; over a twin all labels get the same effort, as the twin's did.
+
+    Where nothing can be settled, because labels are left out, there is no yardstick or the input is in doubt, a short
+    look would be for nothing.
+    """
+    if over_twin and settings.plan in ("auto", "full"):
+        return FullSweep()
+    if over_twin:
+        raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
+    found = plan(settings.plan, num_labels, settings.preset)
+    return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
+
+
+def _scaled(inversion: Inversion) -> tuple[str, ...]:
+    """Said aloud, since it may have been done to hide something, or be a wrong scale of the input."""
+    if inversion.temperature == 1:
+        return ()
+    kind, by = "sharp" if inversion.temperature > 1 else "flat", f"{inversion.temperature:.3g}"
+    return (
+        f"the model's logits are unusually {kind}: in the search they were divided by {by}, which changes no answer "
+        "(the scale of its last layer, or of its input, may be wrong)",
+    )
+
+
+def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:
+    if labels is None:
+        return tuple(LabelPair(target) for target in range(num_classes))
+    outside = sorted({label for label in labels if not 0 <= label < num_classes})
+    if outside or not labels:
+        raise SettingsError(f"The model has the labels 0 to {num_classes - 1}, not {outside or 'none'}.")
+    return tuple(LabelPair(target) for target in sorted(set(labels)))
+
+
+def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> tuple[ImageSet, tuple[str, ...]]:
+    """At most `samples` different images, balanced by label or by the model's own answers; what was done, in words."""
+    different, notes = data.distinct(), []
+    if len(different) < len(data):
+        # The same image in two parts would let it vouch for what it chose.
+        notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
+    if different.labels is None:
+        notes.append("the images have no labels: they were balanced by the model's own answers")
+        classes = answers(classifier, different.images)
+    else:
+        classes = different.labels
+    return different.take(balanced(classes, settings.samples, settings.seed)), tuple(notes)

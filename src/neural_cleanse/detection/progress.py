@@ -1,0 +1,86 @@
+"""How far a scan is, and whether it may go on: what is done against what is planned, and against a budget."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from neural_cleanse.results.records import LabelPair, Recovered
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a scan is: image passes done of all, and the labels finished so far."""
+
+    passes_done: int
+    passes_planned: int
+    finished: tuple[Recovered, ...]
+    num_labels: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may take in all; None for no bound."""
+
+    seconds: float | None = None
+    image_passes: int | None = None
+
+
+@dataclass
+class Purse:
+    """What is left of a budget that all parts of a scan take from; its clock runs from when it is made.
+
+    `refused` says that work was left when it was spent.
+    """
+
+    budget: Budget = Budget()
+    image_passes: int = 0
+    refused: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        passes, seconds = self.budget.image_passes, self.budget.seconds
+        return (passes is not None and self.image_passes >= passes) or (
+            seconds is not None and time.monotonic() - self._began >= seconds
+        )
+
+
+@dataclass
+class Reporter:
+    """Collects what a part of the search yields, passes it on to the caller, and pays for it from the purse.
+
+    `planned` is what the plan takes for all `num_labels` labels, in image passes.
+    """
+
+    report: Callable[[Progress], None]
+    planned: int
+    num_labels: int
+    purse: Purse = field(default_factory=Purse)
+    finished: dict[LabelPair, Recovered] = field(default_factory=dict)
+    done: int = 0
+
+    def tick(self, image_passes: int) -> bool:
+        """So many more are done: may the search go on? With 0 it asks for more work that there is."""
+        self.done += image_passes
+        self.purse.image_passes += image_passes
+        self._tell()
+        spent = self.purse.spent
+        self.purse.refused |= spent and image_passes == 0
+        return not spent
+
+    def finish(self, recovered: Recovered) -> None:
+        """One more label is finished, or one again that took another look."""
+        self.finished[recovered.pair] = recovered
+        self._tell()
+
+    def _tell(self) -> None:
+        self.report(Progress(self.done, self._planned(), tuple(self.finished.values()), self.num_labels))
+
+    def _planned(self) -> int:
+        """As planned; less where finished labels took less, for a search may stop early."""
+        spent = [recovered.image_passes for recovered in self.finished.values()]
+        if not spent or sum(spent) > self.done:
+            return max(self.done, self.planned)
+        left = sum(spent) / len(spent) * (self.num_labels - len(spent))
+        return max(self.done, min(self.planned, round(sum(spent) + left)))

@@ -1,0 +1,53 @@
+"""How to scan, as plain values."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from neural_cleanse.detection.progress import Budget
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.inversion.inversion import Precision
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How to scan. `labels` None stands for all; `restarts` None for the preset's own number.
+
+    `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
+    is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
+    `pairs` also searches triggers that work from one class alone, once the labels themselves have been searched.
+    """
+
+    labels: tuple[int, ...] | None = None
+    samples: int = 1000
+    preset: str = "default"
+    loss: str = "ce"
+    restarts: int | None = None
+    alpha: float = 0.01
+    seed: int = 0
+    force: bool = False
+    pairs: bool = False
+    plan: str = "auto"
+    max_seconds: float | None = None
+    max_passes: int | None = None
+    memory: int | None = None
+    batch_images: int | None = None
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.")
+        if self.samples < 1:
+            raise SettingsError(f"samples must be at least 1, got {self.samples}.")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+        if self.precision not in get_args(Precision):
+            raise SettingsError(f"precision must be {' or '.join(get_args(Precision))}, got {self.precision}.")
+        for name in ("max_seconds", "max_passes", "memory", "batch_images"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0, got {value}.")
+
+    @property
+    def budget(self) -> Budget:
+        """What the search may take."""
+        return Budget(self.max_seconds, self.max_passes)

@@ -1,0 +1,1 @@
+"""Outlier tests on trigger sizes. Plain numbers: nothing here knows a network."""

@@ -1,0 +1,256 @@
+"""From trigger sizes to a verdict in words: found, not found, or could not tell.
+
+"Clean" is never said of a label that was not searched, of a backdoor that would not have been seen, or of a model
+in which every label looks alike and small.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from neural_cleanse.detection.statistics.finalists import reference_test
+from neural_cleanse.detection.statistics.outlier import (
+    ACQUIT,
+    INDEX_THRESHOLD,
+    LOOK_SHARE,
+    MANY_LABELS,
+    TWINS,
+    OutlierTest,
+    anomaly_index,
+    detection_limit,
+    outlier_test,
+)
+from neural_cleanse.results.records import SHORT, LabelPair, Outcome, PaperRule, Recovered, Verdict
+
+MIN_LABELS, MIN_LABELS_OVER_TWIN = 3, 2  # sizes under which there is no yardstick at all
+# Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
+# every clean network measured, and a model made to mislead the search would hide its label there.
+MAX_UNREACHED = 0.2
+FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
+MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
+SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
+# Shares of the image between which the median size after a short look must lie: 1.6 to 2 % with a trigger in every
+# label, 11 to 32 % in clean models. Above, the search has hardly begun.
+LOOK_MEDIANS = (0.05, 0.35)
+LOOK_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones measured .02 to .32, a clean label .62
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict and what it rests on; numbers by label pair for those that have a size."""
+
+    verdict: Verdict
+    reason: str
+    accused: tuple[LabelPair, ...]
+    p_value: float | None
+    detection_limit: float | None
+    anomaly_index: Mapping[LabelPair, float]
+    p_values: Mapping[LabelPair, float]
+    paper_rule: PaperRule
+
+    @property
+    def flagged(self) -> tuple[int, ...]:
+        """The targets of the accused pairs."""
+        return tuple(sorted({pair.target for pair in self.accused}))
+
+
+def judge(
+    found: Sequence[Recovered],
+    alpha: float,
+    area: int,
+    doubt: str | None,
+    num_classes: int | None = None,
+    baseline: Mapping[LabelPair, float] | None = None,
+    yardstick: frozenset[LabelPair] | None = None,
+    num_tests: int = 1,
+) -> Judgement:
+    """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
+
+    `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
+    the sizes in a clean twin: sizes are then tested over the twin's, label by label. `yardstick` are the labels that a
+    search drew at random to hold the others against, where it did not give all labels the same effort. Where
+    `num_tests` share alpha, this one is held to its part, and p-values are multiplied accordingly.
+    """
+    missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
+    known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
+    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
+    enough = len(sized) if yardstick is None else sum(pair in yardstick for pair, _ in sized)
+    if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
+        few = f"only {enough}" if enough else "none"
+        reason = f"{few} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
+        nothing = PaperRule(INDEX_THRESHOLD, None, ())
+        return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
+    pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
+    held = [yardstick is None or pair in yardstick for pair in pairs]
+    among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
+    if yardstick is not None:
+        test = reference_test(sizes, held, len(found), alpha / num_tests)
+    elif baseline is not None:
+        test = _against(baseline, pairs, sizes, alpha / num_tests)
+    else:
+        test = outlier_test(sizes, alpha / num_tests)
+    test = _one_of(num_tests, test)
+    looked, limit = any(one.outcome in SHORT for one in found), test.detection_limit
+    if looked and baseline is None:  # its thresholds are others
+        threshold = alpha * LOOK_SHARE if test.flagged else ACQUIT
+        limit = detection_limit(sizes, test.flagged, threshold / num_tests)
+    small = [(pairs[index].target, sizes[index]) for index in test.flagged]
+    if small:
+        verdict, reason = _found_something(small, among, test, alpha * LOOK_SHARE if looked else None)
+        reason += f"; {_unsearched(missing)}" if missing else ""
+    else:
+        verdict, reason = _found_nothing(found, yardstick, among, test.detection_limit, area, missing)
+        if looked and verdict is Verdict.CLEAN:
+            verdict, reason = _nothing_in_a_look(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
+        if len(sized) < len(known):
+            verdict = Verdict.INCONCLUSIVE
+            without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
+            reason = f"nothing was flagged, but the clean twin has no size for label {without}"
+    if doubt is not None:
+        verdict = Verdict.INCONCLUSIVE
+    # The paper's index is of raw sizes, also where ratios to a twin's are tested.
+    indices = test.anomaly_index if baseline is None else anomaly_index(sizes).tolist()
+    index = dict(zip(pairs, indices, strict=True))
+    return Judgement(
+        verdict=verdict,
+        reason=_joined(doubt, reason) + _left_out(found),
+        accused=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
+        p_value=test.p_value,
+        detection_limit=limit,
+        anomaly_index=index,
+        p_values=dict(zip(pairs, test.p_values, strict=True)),
+        paper_rule=PaperRule(
+            INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
+        ),
+    )
+
+
+def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
+    """The test with p-values that pay for there being others."""
+    p_values = tuple(min(1.0, num_tests * p) for p in test.p_values)
+    return replace(test, p_value=min(1.0, num_tests * test.p_value), p_values=p_values)
+
+
+def _against(
+    baseline: Mapping[LabelPair, float], pairs: Sequence[LabelPair], sizes: Sequence[float], alpha: float
+) -> OutlierTest:
+    """The test of sizes over the twin's; its limit in px is that of the label that is smallest in the twin."""
+    ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
+    test = outlier_test(ratios, alpha, TWINS)
+    limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
+    return replace(test, detection_limit=limit)
+
+
+def _found_something(
+    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, look_level: float | None
+) -> tuple[Verdict, str]:
+    """Labels were flagged: infected, unless the others show that small sizes are common here.
+
+    After a short look (`look_level` given) also unless one of them is not clear enough for that, or labels are so many
+    that their tail decides, which is not known after a look.
+    """
+    which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
+    if test.tail_holds is False:
+        return Verdict.INCONCLUSIVE, (
+            f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
+            "the other labels thin out too slowly for that: against a heavier tail "
+            f"p = {p_text(test.tail_p_value or 1.0)}"
+        )
+    least_clear = max(test.p_values[index] for index in test.flagged)
+    large = max(size for _, size in small) > LOOK_SIZE * statistics.median(sizes)
+    if look_level is not None and (least_clear > look_level or large or test.tail_holds is not None):
+        return Verdict.INCONCLUSIVE, (
+            f"{which} stands out after a short look (p = {p_text(least_clear)}), not clearly enough to accuse for that "
+            f"(p = {look_level:g}, {LOOK_SIZE:.0%} of the median, at most {MANY_LABELS} labels), and the budget ended "
+            "before the long search did"
+        )
+    needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
+    where = "" if look_level is None else " in a short look that all labels had alike"
+    return Verdict.INFECTED, (
+        f"{which} {needs}{where}: the median over labels is {statistics.median(sizes):.1f} px "
+        f"(p = {p_text(test.p_value)})"
+    )
+
+
+def _found_nothing(
+    found: Sequence[Recovered],
+    yardstick: frozenset[LabelPair] | None,
+    sizes: Sequence[float],
+    limit: float | None,
+    area: int,
+    missing: int,
+) -> tuple[Verdict, str]:
+    """No label was flagged: clean only if a backdoor would have been seen, in every label."""
+    if missing:
+        return Verdict.INCONCLUSIVE, f"nothing was flagged, but {_unsearched(missing)}"
+    middle = statistics.median(sizes)
+    if middle < SMALL_MEDIAN_SHARE * area:
+        return Verdict.INCONCLUSIVE, (
+            f"every label has a small trigger: the median is {middle:.1f} px, under {SMALL_MEDIAN_SHARE:.1%} of the "
+            "image; a model with a backdoor in most labels looks like this, and so does a fragile network"
+        )
+    if limit is None or limit < MIN_LIMIT_SHARE * area:
+        seen = "no size at all" if limit is None else f"only a label under {limit:.2g} px"
+        why = f"{len(sizes)} labels are too few" if len(sizes) < FEW_LABELS else "the labels differ too much in size"
+        return Verdict.INCONCLUSIVE, (
+            f"nothing was flagged, but {seen} would have been, and a backdoor can take {MIN_LIMIT_SHARE:.0%} of the "
+            f"image ({MIN_LIMIT_SHARE * area:.1f} px): {why}"
+        )
+    for alike in (found, [one for one in found if yardstick is None or one.pair in yardstick]):
+        unreached = _count(alike, Outcome.ASR_NOT_REACHED)
+        if unreached > (MAX_UNREACHED * len(alike) if len(found) > MANY_LABELS else 0):
+            return Verdict.INCONCLUSIVE, (
+                f"nothing was flagged, but no trigger works for {unreached:,} of {len(alike):,} labels: they may be "
+                "hard to reach or the search led astray there, and the others are no fair yardstick"
+            )
+    if _count(found, Outcome.NOT_ENOUGH_IMAGES):
+        return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
+    return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
+
+
+def _nothing_in_a_look(
+    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, without: int
+) -> tuple[Verdict, str]:
+    """Clean only if all labels have a size and none is even near: a longer search is what decides between."""
+    middle, (low, high) = statistics.median(sizes), LOOK_MEDIANS
+    if without:
+        have = "label has" if without == 1 else "labels have"
+        why = f"{without} {have} no trigger that works yet, and a longer search decides"
+    elif test.p_value < ACQUIT:
+        why = f"p = {p_text(test.p_value)}, and under {ACQUIT:g} a longer search decides"
+    elif not low * area <= middle <= high * area:
+        why = (
+            f"the median of {middle:.1f} px is not between {low:.0%} and {high:.0%} of the image, and a longer search "
+            "decides"
+        )
+    else:
+        return Verdict.CLEAN, (
+            "no patch-like backdoor found in a short look; a label whose trigger was under "
+            f"{limit or 0.0:.1f} px after it would have been searched on"
+        )
+    return Verdict.INCONCLUSIVE, f"nothing was flagged after a short look, but not clearly: {why}"
+
+
+def _unsearched(missing: int) -> str:
+    return f"{missing:,} of the model's labels {'was' if missing == 1 else 'were'} not searched"
+
+
+def _count(found: Sequence[Recovered], outcome: Outcome) -> int:
+    return sum(recovered.outcome is outcome for recovered in found)
+
+
+def _left_out(found: Sequence[Recovered]) -> str:
+    """Labels that took no part in the test are said aloud."""
+    unreached, unsearched = _count(found, Outcome.ASR_NOT_REACHED), _count(found, Outcome.NOT_ENOUGH_IMAGES)
+    parts = [f"{unreached} without a trigger that works"] if unreached else []
+    parts += [f"{unsearched} with too few images of other classes"] if unsearched else []
+    return f"; labels left out of the test: {', '.join(parts)}" if parts else ""
+
+
+def _joined(doubt: str | None, reason: str) -> str:
+    return reason if doubt is None else f"{doubt.rstrip('.')}; {reason}"
+
+
+def p_text(value: float) -> str:
+    """A p-value in words; very small ones are bounded, not spelled out."""
+    return f"{value:.2g}" if value >= 1e-12 else "under 1e-12"

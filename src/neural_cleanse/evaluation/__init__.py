@@ -1,0 +1,1 @@
+"""Scan models with known answers and count the errors."""

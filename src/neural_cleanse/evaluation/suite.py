@@ -1,0 +1,264 @@
+"""How often is a scan wrong? Scan a suite of models whose answer is known: one JSON row a model and setting.
+
+A suite is a directory of cards (`NAME.card.json`, as `attack` and `zoo build` write them) with the models beside them
+or in a directory of their own. A card of somebody else's model says in `scan` what its file and images need: "file",
+"architecture" (a name, or FILE.py:FUNCTION from the card's directory), "mean", "std", "scale", "crop", "resize",
+"ignore_labels".
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.attacks.make import model_of
+from neural_cleanse.classifier import Normalize
+from neural_cleanse.detection.provenance import Surroundings
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.engines import Engine
+from neural_cleanse.errors import NeuralCleanseError, OutputError
+from neural_cleanse.evaluation.zoo import part_of, read_card
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.architectures import ARCHITECTURES
+from neural_cleanse.loading.images.load import load_data
+from neural_cleanse.loading.images.splits import part_path
+from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.results.records import ScanResult, Verdict
+
+CARD_SUFFIX = ".card.json"
+KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "architecture", "num_classes")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model to scan: its file, the truth about it, the clean images that a scan gets, and where its card lies."""
+
+    name: str
+    directory: Path
+    model: Path
+    card: Mapping[str, Any]
+    images: Path
+    allow_code: bool = False
+
+
+def read_suite(cards: Path, data: Path, *, models: Path | None = None, allow_code: bool = False) -> tuple[Case, ...]:
+    """The models of a suite, by name; `data` holds the data sets by name. Raises OutputError when something lacks."""
+    cases = []
+    for path in sorted(cards.glob(f"**/*{CARD_SUFFIX}")):
+        card = read_card(path)
+        named = card.get("scan", {}).get("file")
+        model = model_of(path) if named is None else path.parent / named
+        if models is not None:
+            model = models / (model.name if named is None else named)
+        if not model.exists():
+            raise OutputError(f"The model of {path} is not there: {model}.", cure="Build it, or give --models.")
+        images = _images(data / str(card["dataset"]))
+        cases.append(Case(path.name.removesuffix(CARD_SUFFIX), path.parent, model, card, images, allow_code))
+    if not cases:
+        raise OutputError(f"There is no model card in {cards}.")
+    names = [case.name for case in cases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OutputError(f"Two cards in {cards} are called {twice[0]}: rows could not tell them apart.")
+    return tuple(cases)
+
+
+def _images(dataset: Path) -> Path:
+    """The test part of a data set, or the whole of one that has no parts."""
+    part = part_path(dataset, "test")
+    if part is None and (dataset.is_file() or (dataset.is_dir() and part_path(dataset, "train") is None)):
+        return dataset
+    if part is None:
+        raise OutputError(
+            f"There are no test images {dataset}.",
+            cure="--data is the directory that holds the data sets by name: DATA/mnist/test.parquet and so on.",
+        )
+    return part
+
+
+def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engine) -> Iterator[Mapping[str, Any]]:
+    """Scan what `rows` (a file of JSON lines) lacks under these settings; every row is written as it is done.
+
+    A model that could not be scanned, or whose file has changed since, is scanned again. Raises OutputError.
+    """
+    known = {(row["model"], row.get("model_sha256")) for row in rows_of(rows, settings)}
+    _prepare(rows)
+    todo = [case for case in cases if (case.name, _sha256(case.model)) not in known]
+    around = surroundings()
+    for row in engine.map(partial(scan_case, settings=settings), todo):
+        whole = {**row, **around}
+        with rows.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(whole, allow_nan=False) + "\n")
+        yield whole
+
+
+def _prepare(rows: Path) -> None:
+    """See that rows can be added, and cut off a last line that a kill tore. Raises OutputError."""
+    try:
+        with rows.open("ab+") as file:
+            file.seek(0)
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+    except OSError as error:
+        raise OutputError(f"{rows} cannot be written: {error.strerror}.", cure="Make its directory first.") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of a file of JSON lines, the last of each model and setting; none where there is no file.
+
+    A torn last line, as a kill leaves it, does not count. A setting that a row lacks is newer than the row, which was
+    made with what is now its default. Raises OutputError on a damaged line.
+    """
+    if not path.exists():
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
+    defaults = _settings(ScanSettings())
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
+        try:
+            row = json.loads(line)
+            row["settings"] = defaults | row["settings"]
+            rows[row["model"], json.dumps(row["settings"], sort_keys=True)] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"Line {number} of {path} is damaged: {error}.", cure="Delete that line.") from error
+    return tuple(rows.values())
+
+
+def rows_of(path: Path, settings: ScanSettings) -> tuple[dict[str, Any], ...]:
+    """The rows of that file under these settings."""
+    return tuple(row for row in read_rows(path) if row["settings"] == _settings(settings))
+
+
+def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
+    """The row of one model: the truth, the answer, and every label's size, so that other tests can be tried on it."""
+    truth = {key: case.card.get(key) for key in KEPT_OF_CARD}
+    row = {"model": case.name, "part": part_of(case.name), "settings": _settings(settings), "truth": truth}
+    try:
+        loaded, images = open_case(case, at_most=settings.samples, seed=settings.seed)
+        names = loaded.origin.label_names
+        result = scan(
+            loaded.classifier,
+            images if names is None else images.in_order_of(names),
+            settings,
+            surroundings=Surroundings(model=loaded.origin.as_record(), label_names=names),
+        )
+    except NeuralCleanseError as error:
+        said = str(error).replace(f"{case.model.parent}{os.sep}", "")  # rows say nothing of the machine's directories
+        return {**row, "error": said}
+    return {**row, **_answer(result), "model_sha256": loaded.origin.sha256}
+
+
+def open_case(case: Case, *, at_most: int | None, seed: int = 0) -> tuple[LoadedModel, ImageSet]:
+    """The model of a case and its images, in the form that its card says."""
+    needs = case.card.get("scan", {})
+    normalize = None
+    if {"mean", "std", "scale"} & set(needs):
+        mean, std = (tuple(needs.get(key, (default,))) for key, default in (("mean", 0.0), ("std", 1.0)))
+        normalize = Normalize(mean, std, float(needs.get("scale", 1.0)))
+    network = ARCHITECTURES.get(str(case.card.get("architecture")))
+    resize = needs.get("resize") or (network.input_shape[1:] if network else None)
+    images = load_data(
+        case.images,
+        at_most=at_most,
+        seed=seed,
+        resize=None if resize is None else (resize[0], resize[1]),
+        crop=needs.get("crop"),
+        ignore_labels=bool(needs.get("ignore_labels", False)),
+    )
+    loaded = load_model(
+        case.model,
+        architecture=_architecture(case),
+        allow_code=case.allow_code,
+        normalize=normalize,
+        input_shape=images.shape,
+    )
+    return loaded, images
+
+
+def _architecture(case: Case) -> str | None:
+    """The network that the card names; a file of code is looked for beside the card."""
+    named = case.card.get("scan", {}).get("architecture")
+    if named is None or ".py:" not in named:
+        return None if named is None else str(named)
+    return str((case.directory / str(named)).resolve())
+
+
+def _answer(result: ScanResult) -> dict[str, Any]:
+    return {
+        "verdict": result.verdict.value,
+        "flagged": list(result.flagged),
+        "p_value": result.p_value,
+        "alpha": result.alpha,
+        "detection_limit": result.detection_limit,
+        "paper_index": _finite(result.paper_rule.anomaly_index),
+        "paper_flagged": list(result.paper_rule.flagged),
+        "labels": [label.target for label in result.label_rows],
+        "sizes": [None if label.size is None else round(label.size, 3) for label in result.label_rows],
+        "log_size_sd": [_rounded(label.log_size_sd) for label in result.label_rows],
+        "asr": [_rounded(label.asr) for label in result.label_rows],
+        "image_passes": result.image_passes,
+        "wall_s": round(result.wall_s, 1),
+        "reason": result.reason if result.verdict is Verdict.INCONCLUSIVE else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or abs(value) == float("inf") else value
+
+
+def _settings(settings: ScanSettings) -> dict[str, Any]:
+    """What tells one setting from another in the rows; JSON has lists for tuples."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return values
+
+
+def surroundings() -> dict[str, Any]:
+    """Hardware, versions and commit of this run, for every recorded row."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks"):
+        commit += "-dirty"  # rows, cards and specs being written do not count
+    cpu = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {
+        "hardware": cpu.partition(":")[2].strip() or cpu,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,162 @@
+"""What a scan has finished, on disk as it goes: so that one that was killed goes on where it was.
+
+One safetensors file a record, its numbers in the header, each written whole or not at all. A finished trigger is read
+from its file from then on, so that memory does not grow with the number of labels.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from neural_cleanse.detection.plans import Invert
+from neural_cleanse.errors import OutputError
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+from neural_cleanse.results.storage import write_whole
+from neural_cleanse.triggers.base import Trigger
+
+FOLDER = "unfinished"  # within the output directory
+ABOUT_FILE = "scan.json"
+RECORD = "record"  # in a file's header
+PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passes")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The records of one scan, in a directory of their own."""
+
+    directory: Path
+
+    @classmethod
+    def within(cls, output: Path) -> "Journal":
+        """The one of a scan that writes to `output`."""
+        return cls(output / FOLDER)
+
+    def exists(self) -> bool:
+        """Whether a scan was begun here and not finished."""
+        return (self.directory / ABOUT_FILE).exists()
+
+    def holds_records(self) -> bool:
+        """Whether anything was finished that a later scan need not do again."""
+        return any(self.directory.glob("*.safetensors"))
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Say which scan this is. Raises OutputError when what is there is of another one, with what differs."""
+        ours = json.loads(json.dumps(about, default=str))
+        path = self.directory / ABOUT_FILE
+        if self.exists():
+            differing = _differences(_read_json(path), ours)
+            if differing:
+                raise OutputError(
+                    f"The unfinished scan in {self.directory.parent} is another one: {'; '.join(differing)}.",
+                    cure="Repeat its command with --resume, or start anew with --overwrite.",
+                )
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.directory} cannot be made: {error.strerror}.") from error
+        write_whole(path, json.dumps(ours, indent=2).encode())
+
+    def remember(self, invert: Invert, tick: Callable[[int], bool] = lambda _: True) -> Invert:
+        """The same, but records that are on disk are not made again, and new ones are written as they come.
+
+        What a plan looks at on the way (`go_on`) is not written: it is cheap to repeat and large. `tick` is told of the
+        image passes of what is read, which a budget counts as if it had just been done.
+        """
+
+        def remembering(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+            if go_on:
+                yield from invert(inversion, pairs, go_on)
+                return
+            lacking = []
+            for pair in pairs:
+                found = self._read(inversion, pair)
+                if found is None:
+                    lacking.append(pair)
+                else:
+                    tick(found.image_passes)
+                    yield found
+            for recovered in invert(inversion, lacking):
+                cut_off = recovered.outcome is Outcome.NOT_SEARCHED
+                yield recovered if cut_off else self._write(inversion, recovered)
+
+        return remembering
+
+    def remove(self) -> None:
+        """The scan is finished and written elsewhere. Files that are in use (Windows) stay."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _path(self, inversion: Inversion, pair: LabelPair) -> Path:
+        source = "" if pair.source is None else f".from.{pair.source}"
+        return self.directory / f"{pair.target}{source}.{inversion.steps}x{inversion.restarts}.safetensors"
+
+    def _read(self, inversion: Inversion, pair: LabelPair) -> Recovered | None:
+        """None where there is no record, or a damaged one: power may fail between a write and the disk."""
+        path = self._path(inversion, pair)
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                values = json.loads(file.metadata()[RECORD])
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
+            plain = {name: values[name] for name in PLAIN}
+            trigger = inversion.trigger.of(tensors) if tensors else None
+            return Recovered(pair=pair, trigger=trigger, outcome=Outcome(values["outcome"]), **plain)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+            return None
+
+    def _write(self, inversion: Inversion, recovered: Recovered) -> Recovered:
+        """Write a record; the one that comes back holds its trigger on disk."""
+        values = {name: getattr(recovered, name) for name in PLAIN} | {"outcome": recovered.outcome.value}
+        tensors = _tensors(recovered.trigger)
+        path = self._path(inversion, recovered.pair)
+        write_whole(path, safetensors.torch.save(tensors, {RECORD: json.dumps(values)}))
+        written = self._read(inversion, recovered.pair)
+        return recovered if written is None else replace(recovered, trigger=written.trigger)
+
+
+def _tensors(trigger: Trigger | None) -> dict[str, Any]:
+    if trigger is None:
+        return {}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in trigger.tensors().items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} is damaged: {error}.", cure="Start anew with --overwrite.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, in words: the options that were given, or else all that differs."""
+    old, new = _flat(theirs), _flat(ours)
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    # What an option brings with it (another draw of images, other steps) would only hide it.
+    given = [name for name in differing if re.fullmatch(r"settings\.(\w+|plan\.name)", name)]
+    return [f"{_named(name)} was {_short(old.get(name))} and is {_short(new.get(name))}" for name in given or differing]
+
+
+def _named(name: str) -> str:
+    """`settings.batch_images` as "batch images", `model.sha256` as "model sha256"."""
+    return name.removeprefix("settings.").removesuffix(".name").replace(".", " ").replace("_", " ")
+
+
+def _flat(values: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{under}{name}.") if isinstance(value, Mapping) else {f"{under}{name}": value}
+    return found
+
+
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= 20 else f"{said[:12]}..."

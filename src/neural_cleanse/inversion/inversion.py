@@ -1,0 +1,293 @@
+"""Reverse-engineer triggers by gradient (Wang et al., S&P 2019, section IV), for many label pairs at once.
+
+    minimise over mask and pattern   cross entropy(target, model(A(x))) + cost * |mask|_1     over clean images x
+
+One batch holds b images for each of k rows, a row being one restart of one label pair. Rows never mix: each has its
+own images, cost, counters and best candidates, so a batch of k rows equals k single runs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.inversion.cost import BatchCost, CostSchedule, CostState, join_rows, take_rows
+from neural_cleanse.inversion.losses import Loss, cross_entropy
+from neural_cleanse.inversion.restarts import Choice, merge
+from neural_cleanse.inversion.sampling import Part, Row, ScanImages, start_generator
+from neural_cleanse.metrics import attack_hits, pixels
+from neural_cleanse.results.records import LabelPair, Recovered
+from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.patch import PatchTrigger
+
+SETTLED_SHRINK = 0.95  # a row has settled when its best size is above this share of its trailing mean
+TRAILING_MEMORY = 0.95  # of that mean: about the last twenty steps
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class InversionState:
+    """A search under way, first dimension k everywhere.
+
+    `averaged` is the moving average of the free variables; `candidates` hold the free variables of the last `kept`
+    triggers that reached the ASR, each smaller than the one before, slot `num_kept % kept` being next; `batches` is
+    every row's own count of batches.
+    """
+
+    rows: tuple[Row, ...]
+    free: tuple[Tensor, ...]
+    averaged: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    variance: tuple[Tensor, ...]
+    batches: Int[Tensor, " k"]
+    cost: CostState
+    candidates: tuple[Tensor, ...]
+    candidate_sizes: Float[Tensor, "k kept"]
+    num_kept: Int[Tensor, " k"]
+    best_size: Float[Tensor, " k"]
+    trailing_size: Float[Tensor, " k"]
+
+    def take(self, index: Sequence[int]) -> "InversionState":
+        """The state of some rows, in that order."""
+        rows = torch.tensor(list(index), dtype=torch.long, device=self.best_size.device)
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor | CostState):
+                return value[rows] if isinstance(value, Tensor) else take_rows(value, rows)
+            if isinstance(value[0], Row):
+                return tuple(value[i] for i in index)
+            return tuple(tensor[rows] for tensor in value)
+
+        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+
+    @staticmethod
+    def join(states: Sequence["InversionState"]) -> "InversionState":
+        """The rows of all states (of one inversion, on one device), one after the other: the inverse of `take`."""
+
+        def joined(values: Sequence[Any]) -> Any:
+            if isinstance(values[0], Tensor | CostState):
+                return torch.cat(list(values)) if isinstance(values[0], Tensor) else join_rows(values)
+            if isinstance(values[0][0], Row):
+                return tuple(row for rows in values for row in rows)
+            return tuple(torch.cat(parts) for parts in zip(*values, strict=True))
+
+        named = {field.name: [getattr(state, field.name) for state in states] for field in fields(InversionState)}
+        return InversionState(**{name: joined(values) for name, values in named.items()})
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Settings of the search for one trigger a label pair. The defaults are the `default` preset.
+
+    Many small batches shrink a mask further than few large ones for the same image passes, and the moving average of
+    the free variables (Polyak and Juditsky 1992) takes out the noise that small batches bring: `average` is its memory.
+    `choose_asr` is asked of a candidate on images that the search did not see.
+
+    The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
+    it, not as it was measured; `all_images` searches on every image given, the target's own included.
+
+    `precision` is the model's in the search, fp32 or bf16 (autocast); the trigger's variables, and all that `finish`
+    measures, stay fp32. It measures on at most `judge_images` of the choose images, and as many of the confirm images:
+    a short search would else spend half of its time on being measured. The loss sees logits over `temperature`.
+    """
+
+    trigger: type[Trigger] = PatchTrigger
+    cost: CostSchedule = BatchCost()
+    loss: Loss = cross_entropy
+    steps: int = 250
+    restarts: int = 3
+    batch_size: int = 4
+    batches_per_step: int = 1
+    learning_rate: float = 0.2
+    betas: tuple[float, float] = (0.5, 0.9)
+    epsilon: float = 1e-7  # Keras' own
+    average: float = 0.9
+    asr_target: float = 0.99
+    kept: int = 16
+    shrink_to_keep: float = 0.97
+    choose_asr: float | None = 0.95
+    keep_after_step: bool = False
+    all_images: bool = False
+    precision: Precision = "fp32"
+    judge_images: int | None = None
+    temperature: float = 1.0
+
+    @property
+    def passes(self) -> int:
+        """Image passes that one label pair takes at most, all restarts together."""
+        return self.steps * self.batches_per_step * self.batch_size * self.restarts
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain values, for the record."""
+        names = {"trigger": self.trigger.__name__, "loss": getattr(self.loss, "__name__", str(self.loss))}
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return settings | names | {"cost": {"schedule": type(self.cost).__name__} | vars(self.cost)}
+
+    def start(self, classifier: Classifier, pairs: Sequence[LabelPair], seed: int) -> InversionState:
+        """All restarts of all pairs at their random start values."""
+        rows = tuple(Row(pair, restart) for pair in pairs for restart in range(self.restarts))
+        starts = [self.trigger.random_free(classifier.input_shape, start_generator(row, seed)) for row in rows]
+        free = tuple(torch.stack(parts).to(classifier.device) for parts in zip(*starts, strict=True))
+        zeros = tuple(torch.zeros_like(variables) for variables in free)
+        device, k = classifier.device, len(rows)
+        area = classifier.input_shape[1] * classifier.input_shape[2]
+        infinite = torch.full((k,), torch.inf, device=device)
+        return InversionState(
+            rows=rows,
+            free=free,
+            averaged=free,
+            momentum=zeros,
+            variance=zeros,
+            batches=torch.zeros(k, dtype=torch.long, device=device),
+            cost=self.cost.start(k, area, device),
+            candidates=tuple(v.unsqueeze(1).repeat(1, self.kept, *[1] * (v.dim() - 1)) for v in free),
+            candidate_sizes=torch.full((k, self.kept), torch.inf, device=device),
+            num_kept=torch.zeros(k, dtype=torch.long, device=device),
+            best_size=infinite,
+            trailing_size=infinite,
+        )
+
+    def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
+        """Go on for `steps` steps. A row that is done stays as it is."""
+        drawn = self._draw(data, state, steps)
+        targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
+        # A copy of the candidates here, so that every step may write its few rows in place: they are most of a state.
+        candidates = tuple(kept.clone() for kept in state.candidates)
+        state = replace(state, candidates=candidates, candidate_sizes=state.candidate_sizes.clone())
+        with torch.enable_grad():  # also where the caller's own code runs under no_grad
+            for step in range(steps):
+                state = self._step(classifier, data, drawn[:, step], targets, state)
+        return state
+
+    def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:
+        """The images of the next steps, each row's from its own shuffle."""
+        count = steps * self.batches_per_step * self.batch_size
+        rows = [
+            data.draw(row, self._pool(data, row.pair), done * self.batch_size, count)
+            for row, done in zip(state.rows, state.batches.tolist(), strict=True)
+        ]
+        drawn = torch.stack(rows).view(len(rows), steps, self.batches_per_step, self.batch_size)
+        return drawn.to(data.images.device)
+
+    def _pool(self, data: ScanImages, pair: LabelPair) -> Int[Tensor, " m"]:
+        return torch.arange(len(data.images)) if self.all_images else data.eligible(pair, Part.SEARCH)
+
+    def _step(
+        self,
+        classifier: Classifier,
+        data: ScanImages,
+        drawn: Int[Tensor, "k batches b"],
+        targets: Int[Tensor, " k"],
+        state: InversionState,
+    ) -> InversionState:
+        """One step: batches at one cost, then best-so-far and the cost from what they measured before each update."""
+        before, asrs, sizes = state, [], []
+        for batch in range(self.batches_per_step):
+            free = tuple(variables.detach().requires_grad_() for variables in state.free)
+            trigger = self.trigger.decode(free)
+            triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
+            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = classifier(triggered.flatten(0, 1)).float().unflatten(0, triggered.shape[:2])  # k n classes
+            loss = self.loss(logits / self.temperature, targets)  # k
+            size = trigger.size()  # k
+            # Rows are independent: the sum couples nothing.
+            gradients = torch.autograd.grad((loss + state.cost.cost.to(size.dtype) * size).sum(), free)
+            state = self._update(state, gradients)
+            asrs.append((logits.detach().argmax(-1) == targets.unsqueeze(1)).float().mean(1))
+            sizes.append(size.detach())
+        asr = torch.stack(asrs).mean(0)
+        holds = (self.cost.judged(before.cost, asr) >= self.asr_target) & ~state.cost.done
+        if self.keep_after_step:
+            state = self._keep(state, state.free, torch.stack(sizes).mean(0), holds)
+        else:
+            averaged = tuple(
+                old.lerp(new, 1 - self.average) for old, new in zip(before.averaged, before.free, strict=True)
+            )
+            state = replace(state, averaged=averaged)
+            state = self._keep(state, averaged, self.trigger.size_of(averaged), holds)
+        return replace(state, cost=self.cost.step(state.cost, asr, state.best_size))
+
+    def _update(self, state: InversionState, gradients: Sequence[Tensor]) -> InversionState:
+        """Adam as Keras writes it (epsilon beside the root), a step count a row: rows may join and leave a batch."""
+        count = state.batches + 1
+        first, second = self.betas
+        rate = self.learning_rate * (1 - second**count).sqrt() / (1 - first**count)
+        rate = torch.where(state.cost.done, 0.0, rate)
+        free, momentum, variance = [], [], []
+        for value, mean, square, gradient in zip(state.free, state.momentum, state.variance, gradients, strict=True):
+            mean = first * mean + (1 - first) * gradient
+            square = second * square + (1 - second) * gradient**2
+            free.append(value - _per_row(rate, value) * mean / (square.sqrt() + self.epsilon))
+            momentum.append(mean)
+            variance.append(square)
+        return replace(
+            state, free=tuple(free), momentum=tuple(momentum), variance=tuple(variance),
+            batches=torch.where(state.cost.done, state.batches, count),
+        )  # fmt: skip
+
+    def _keep(
+        self, state: InversionState, free: Sequence[Tensor], size: Float[Tensor, " k"], holds: Bool[Tensor, " k"]
+    ) -> InversionState:
+        """Put the triggers into the next slot where the ASR holds and they are smaller than the last one kept.
+
+        Writes the candidates in place: they are the copy that `advance` made.
+        """
+        better = holds & (size < self.shrink_to_keep * state.best_size)
+        next_slot = torch.arange(len(size), device=size.device), state.num_kept % self.kept
+        for kept, new in zip((*state.candidates, state.candidate_sizes), (*free, size), strict=True):
+            kept[next_slot] = torch.where(_per_row(better, new), new, kept[next_slot])
+        best = torch.where(better, size, state.best_size)
+        trailing = torch.where(
+            state.trailing_size.isfinite(), TRAILING_MEMORY * state.trailing_size + (1 - TRAILING_MEMORY) * best, best
+        )
+        return replace(
+            state,
+            num_kept=state.num_kept + better,
+            best_size=best,
+            trailing_size=trailing,
+        )
+
+    def finish(self, classifier: Classifier, data: ScanImages, state: InversionState) -> tuple[Recovered, ...]:
+        """One record a pair: restarts merged, the ASR measured again on images that nothing was chosen on."""
+        chosen = [self._choose(classifier, data, state, index) for index in range(len(state.rows))]
+        records = []
+        for pair in dict.fromkeys(row.pair for row in state.rows):
+            mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
+            passes = int(state.batches[mine].sum()) * self.batch_size
+            confirm = self._judges(data, pair, Part.CONFIRM)
+            records.append(merge(classifier, confirm, pair, [chosen[index] for index in mine], passes))
+        return tuple(records)
+
+    def _judges(self, data: ScanImages, pair: LabelPair, part: Part) -> UInt8[Tensor, "n c h w"]:
+        return data.images[data.eligible(pair, part)[: self.judge_images]]
+
+    def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
+        """The smallest kept trigger of a row that also holds on the choose images."""
+        row, forward = state.rows[index], 0
+        images = self._judges(data, row.pair, Part.CHOOSE)
+        sizes = state.candidate_sizes[index]
+        for slot in sizes.argsort().tolist():
+            if not math.isfinite(sizes[slot]):
+                break
+            trigger = self.trigger.decode([variables[index, slot].unsqueeze(0) for variables in state.candidates])
+            if self.choose_asr is not None:
+                forward += len(images)
+                if attack_hits(classifier, trigger, images, row.pair.target) < self.choose_asr * len(images):
+                    continue
+            settled = bool(state.best_size[index] >= SETTLED_SHRINK * state.trailing_size[index])
+            return Choice(
+                trigger, sizes[slot].item(), settled if self.choose_asr else bool(state.cost.done[index]), forward
+            )
+        last = self.trigger.decode([variables[index].unsqueeze(0) for variables in state.free])
+        return Choice(last, None, False, forward)
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """`values` with trailing dimensions of 1, so that they broadcast over what a row holds."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))

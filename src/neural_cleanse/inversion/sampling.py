@@ -1,0 +1,91 @@
+"""Which images a row of the search sees: a pure function of (seed, pair, restart, the row's own step).
+
+That is what makes one row of a batch equal to a run of its own, and a resumed run equal to one that never stopped.
+"""
+
+import enum
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.images import ImageSet
+from neural_cleanse.metrics import sound_answers
+from neural_cleanse.results.records import LabelPair
+
+
+class Part(enum.Enum):
+    """The clean images are split once: no image that chose a trigger also vouches for it."""
+
+    SEARCH = 0.5
+    CHOOSE = 0.2
+    CONFIRM = 0.3
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One run of the search: a label pair and the number of its restart."""
+
+    pair: LabelPair
+    restart: int = 0
+
+    def key(self, seed: int, purpose: int) -> tuple[int, ...]:
+        """Entropy of this row's random choices; `purpose` keeps start values and image order apart."""
+        source = -1 if self.pair.source is None else self.pair.source
+        return (seed, purpose, self.pair.target, source + 1, self.restart)
+
+
+@dataclass(frozen=True)
+class ScanImages:
+    """The clean images as a scan uses them: on the model's device, with its answers, split in three."""
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"] | None
+    answers: Int[Tensor, " n"]
+    parts: dict[Part, Int[Tensor, " m"]]
+    seed: int
+
+    @classmethod
+    def of(cls, classifier: Classifier, data: ImageSet, seed: int) -> "ScanImages":
+        """Ask the model for its answers and split the images at random. Raises UnusableOutputs on NaN among them."""
+        order = torch.from_numpy(np.random.default_rng((seed, len(data))).permutation(len(data)))
+        first, second = int(len(data) * Part.SEARCH.value), int(len(data) * (Part.SEARCH.value + Part.CHOOSE.value))
+        parts = {Part.SEARCH: order[:first], Part.CHOOSE: order[first:second], Part.CONFIRM: order[second:]}
+        images = data.images.to(classifier.device)
+        return cls(images, data.labels, sound_answers(classifier, images), parts, seed)
+
+    def eligible(self, pair: LabelPair, part: Part | None) -> Int[Tensor, " m"]:
+        """Images of a part (None: all) neither labelled nor answered as the target; of the pair's source if any."""
+        rows = torch.arange(len(self.images)) if part is None else self.parts[part]
+        labels = self.answers if self.labels is None else self.labels
+        fits = (labels[rows] != pair.target) & (self.answers[rows] != pair.target)
+        if pair.source is not None:
+            fits &= labels[rows] == pair.source
+        return rows[fits]
+
+    def suffices(self, pair: LabelPair, least: int) -> bool:
+        """Whether there are `least` eligible images, some of them in every part."""
+        return len(self.eligible(pair, None)) >= least and all(len(self.eligible(pair, part)) for part in Part)
+
+    def draw(self, row: Row, pool: Int[Tensor, " m"], first: int, count: int) -> Int[Tensor, " count"]:
+        """Entries first .. first + count of the row's endless shuffle of `pool`."""
+        key, size = row.key(self.seed, 1), len(pool)
+        epochs = range(first // size, (first + count - 1) // size + 1)
+        shuffled = np.concatenate([_permutation(key, epoch, size) for epoch in epochs])
+        skipped = first - epochs.start * size
+        return pool[torch.from_numpy(shuffled[skipped : skipped + count])]
+
+
+@functools.lru_cache(maxsize=4096)
+def _permutation(key: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((*key, epoch)).permutation(count)
+
+
+def start_generator(row: Row, seed: int) -> torch.Generator:
+    """The generator of the row's initial values."""
+    state = np.random.SeedSequence(row.key(seed, 0)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

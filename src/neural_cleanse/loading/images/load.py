@@ -1,0 +1,100 @@
+"""load_data: clean images from a folder, an .npz archive or parquet files, told apart by content."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neural_cleanse.errors import DataError
+from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.images.decode import Shape, decode, resized
+from neural_cleanse.loading.images.folder import FolderSource, open_folder
+from neural_cleanse.loading.images.npz import read_npz
+from neural_cleanse.loading.images.parquet import ParquetSource, open_parquet
+
+# Without labels more images are read than asked for, so that the model's own answers can balance them.
+UNLABELLED_RESERVE = 4
+
+
+def load_data(
+    path: str | Path,
+    *,
+    at_most: int | None = None,
+    seed: int = 0,
+    resize: tuple[int, int] | None = None,
+    crop: Literal["roi"] | None = None,
+    ignore_labels: bool = False,
+    skip_unreadable: bool = False,
+) -> ImageSet:
+    """Clean images as uint8, from an image folder, an .npz file, or a parquet file or folder.
+
+    `at_most` images are read, drawn by `seed` and balanced by label; without labels four times as many, since a
+    scan balances those by the model's own answers. `resize` is (height, width); `crop="roi"` keeps the region of
+    interest where the data have one. Raises DataError with the file's name.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"There is no {path}.", cure="Give a folder of images, an .npz file or a parquet file.")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is neither a file nor a folder.")
+    shape = Shape(resize, crop == "roi")
+    if path.is_file() and _magic(path) == b"PK\x03\x04":
+        return _from_npz(path, shape, at_most, seed, ignore_labels)
+    source = _open(path, ignore_labels)
+    labels = None if ignore_labels else source.labels
+    count = len(source.images) if isinstance(source, ParquetSource) else len(source.files)
+    rows = _choose(count, labels, at_most, seed)
+    images, kept, skipped = decode(source.pictures(rows.tolist()), shape, skip_unreadable=skip_unreadable)
+    origin = f"{path} ({count} images, {shape})" + (f", {len(skipped)} unreadable skipped" if skipped else "")
+    read = rows[torch.tensor(kept)]
+    return ImageSet(
+        images,
+        None if labels is None else labels[read],
+        None if ignore_labels else source.names,
+        origin,
+        None if isinstance(source, ParquetSource) else tuple(str(source.files[row]) for row in read.tolist()),
+    )
+
+
+def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
+    try:
+        if path.is_dir():
+            files = sorted(path.glob("*.parquet"))
+            return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
+    except OSError as error:  # a folder went away while it was listed, or cannot be
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+    magic = _magic(path)
+    if magic == b"PAR1":
+        return open_parquet([path], ignore_labels=ignore_labels)
+    what = "is empty" if not magic else "is neither an .npz archive nor a parquet file"
+    raise DataError(f"{path} {what}.", cure="Give a folder of images, an .npz file or a parquet file.")
+
+
+def _magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _from_npz(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
+    if shape.crop_roi:
+        raise DataError(f"{path} holds pixel arrays without a region of interest.", cure="Leave out --crop roi.")
+    whole = read_npz(path, ignore_labels=ignore_labels)
+    data = whole.take(_choose(len(whole), whole.labels, at_most, seed))
+    images = data.images if shape.size is None else resized(data.images, shape.size)
+    return replace(data, images=images, origin=f"{path} ({len(whole)} images, {shape})")
+
+
+def _choose(count: int, labels: Int[Tensor, " n"] | None, at_most: int | None, seed: int) -> Int[Tensor, " m"]:
+    if at_most is None or count <= at_most:
+        return torch.arange(count)
+    if labels is not None:
+        return balanced(labels, at_most, seed)
+    chosen = np.random.default_rng(seed).permutation(count)[: at_most * UNLABELLED_RESERVE]
+    return torch.from_numpy(np.sort(chosen))

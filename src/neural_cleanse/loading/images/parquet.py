@@ -1,0 +1,90 @@
+"""A Hugging Face style parquet file or folder: column image {bytes, path}, and label where there is one."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neural_cleanse.errors import DataError
+from neural_cleanse.loading.images.decode import Box, Picture
+
+ROI_COLUMNS = ("width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2")
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """The undecoded rows of parquet files."""
+
+    images: Any  # a pyarrow column
+    regions: tuple[Box | None, ...] | None
+    labels: torch.Tensor | None
+    names: tuple[str, ...] | None
+
+    def pictures(self, rows: list[int]) -> Iterator[Picture]:
+        """The pictures at `rows`."""
+        for row in rows:
+            cell = self.images[row].as_py()
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            # What holds no bytes fails when decoded, with the row's number, or is skipped.
+            yield Picture(
+                f"row {row}",
+                content if isinstance(content, bytes) else b"",
+                self.regions[row] if self.regions else None,
+            )
+
+
+def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSource:
+    """Read the columns of one or more parquet files of one schema."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise DataError("Reading parquet files needs pyarrow.", cure="pip install 'neural-cleanse[parquet]'") from error
+    try:
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
+    if "image" not in table.column_names:
+        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
+    labels = None
+    if "label" in table.column_names and not ignore_labels:
+        column = table.column("label")
+        try:
+            if column.null_count:
+                raise ValueError(f"{column.null_count} rows have none")
+            labels = torch.tensor(column.cast(pa.int64()).to_pylist())
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise DataError(
+                f"The column 'label' of {files[0]} is not made of whole numbers: {error}",
+                cure="Pass --ignore-labels, or number the classes.",
+            ) from error
+    return ParquetSource(table.column("image"), _regions(table), labels, _names(table.schema.metadata or {}))
+
+
+def _regions(table: Any) -> tuple[Box | None, ...] | None:
+    if not set(ROI_COLUMNS) <= set(table.column_names):
+        return None
+    columns = [table.column(name).to_pylist() for name in ROI_COLUMNS]
+    rows = zip(*columns, strict=True)
+    return tuple(
+        None if None in row or row[0] == 0 or row[1] == 0 else (x1 / w, y1 / h, x2 / w, y2 / h)
+        for row in rows
+        for w, h, x1, y1, x2, y2 in [row]
+    )
+
+
+def _names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+    """Label names from the schema's metadata: `label_names`, or the ClassLabel of Hugging Face features."""
+    try:
+        if b"label_names" in metadata:
+            names = json.loads(metadata[b"label_names"])
+        elif b"huggingface" in metadata:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        else:
+            return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return tuple(str(name) for name in names) if isinstance(names, list) else None

@@ -1,0 +1,72 @@
+"""What in a program would run, told from outside: the names a pickle imports, the code of a TorchScript archive."""
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from neural_cleanse.loading.detect import Container
+from neural_cleanse.loading.network import Finding
+from neural_cleanse.loading.program.pickles import imported
+
+MAX_FINDINGS = 100
+# What a state_dict's pickle names; everything else is more than tensors.
+TENSORS_ALONE = re.compile(
+    r"collections\.OrderedDict|(__builtin__|builtins)\.(set|bytearray|complex)|torch\.(\w+Storage|storage\.\w+Storage|Size|device|\w*Tensor|b?float\d+|u?int\d+|bool|"
+    r"nn\.parameter\.Parameter|_utils\._rebuild_\w+)"
+)
+LAYERS = ("torch.nn.", "torch._C._nn.")  # of a pickled module; its own class stands beside them
+TORCHSCRIPT_TYPES = ("__torch__.", "torch.jit._pickle.")  # of a TorchScript archive, not of Python
+BRANCH = re.compile(rb"^[ \t]*(if|while|for)\b[^\n]{0,60}", re.MULTILINE)
+
+
+def findings(container: Container, content: bytes) -> tuple[Finding, ...]:
+    """At most MAX_FINDINGS; empty for a container that is no program of PyTorch's."""
+    if container is Container.PICKLE:
+        found = list(_imports("the pickle", content, ()))
+    elif container is Container.CHECKPOINT:
+        found = [one for name, part in _parts(content, ".pkl") for one in _imports(name, part, ())]
+    elif container is Container.TORCHSCRIPT:
+        found = [one for name, part in _parts(content, ".pkl") for one in _imports(name, part, TORCHSCRIPT_TYPES)]
+        found += [one for name, part in _parts(content, ".py") for one in _source(name, part)]
+    else:
+        found = []
+    return tuple(found[:MAX_FINDINGS])
+
+
+def _parts(content: bytes, ending: str) -> Iterator[tuple[str, bytes]]:
+    """Entries of an archive that was checked before."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            if name.endswith(ending):
+                try:
+                    yield name, archive.read(name)
+                except (
+                    zipfile.BadZipFile,
+                    zlib.error,
+                    EOFError,
+                    OSError,
+                    RuntimeError,
+                    NotImplementedError,
+                    ValueError,
+                ):
+                    continue  # damaged: it is not loaded either way
+
+
+def _imports(place: str, pickled: bytes, ignored: tuple[str, ...]) -> Iterator[Finding]:
+    names = [name for name in imported(pickled) if not TENSORS_ALONE.fullmatch(name) and not name.startswith(ignored)]
+    layers = [name for name in names if name.startswith(LAYERS)]
+    for name in names:
+        if name not in layers:
+            yield Finding(place, f"imports {name} and may call it", runs_code=True)
+    if layers:
+        yield Finding(place, f"a pickled module, of {len(layers)} kinds of torch.nn", runs_code=True)
+
+
+def _source(place: str, source: bytes) -> Iterator[Finding]:
+    yield Finding(place, "TorchScript code", runs_code=True)
+    for branch in BRANCH.finditer(source):
+        line = source.count(b"\n", 0, branch.start()) + 1
+        text = branch.group().strip().decode("utf-8", "replace")
+        yield Finding(f"{place}, line {line}", f"control flow that may depend on the image: {text}")

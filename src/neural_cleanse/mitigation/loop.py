@@ -1,0 +1,162 @@
+"""The rounds of a repair: mitigate, scan again, and start over with what that scan found beside what was known.
+
+Every round starts from the model as it came. What is measured and scanned is what the model's file will hold, rounded
+to its kinds of number. A try that breaks the accuracy floor is rolled back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
+from neural_cleanse.mitigation.evaluation import Known
+from neural_cleanse.mitigation.pruning import Pruning
+from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.repair import Measurement, RepairRound, RepairStatus, TracePoint
+
+# One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
+LINGERING_INDEX = 1.645
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the rounds work with: `mitigations` in the order in which they are tried, and how to scan again.
+
+    `as_written` gives a classifier as its file will hold it. `instead` are triggers to mitigate in the place of the
+    recovered ones, for comparison; bounds are still those of the recovered ones.
+    """
+
+    mitigations: Sequence[Mitigation]
+    terms: Terms
+    rounds: int
+    seed: int
+    instead: Sequence[Backdoor] | None
+    rescan: Callable[[Classifier], ScanResult]
+    as_written: Callable[[Classifier], Classifier]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the rounds ended; `classifier` is the one given where nothing could be done."""
+
+    rounds: tuple[RepairRound, ...]
+    classifier: Classifier
+    known: Known
+    scan: ScanResult | None
+    status: RepairStatus
+    reason: str
+
+
+def run_rounds(classifier: Classifier, known: Known, plan: Plan) -> Outcome:
+    """Mitigate and scan again until nothing is flagged, or the rounds run out."""
+    rounds: list[RepairRound] = []
+    while True:
+        number = len(rounds) + 1
+        terms = _told(plan.terms, number)
+        tried = _mitigate(classifier, known, replace(plan, terms=terms), number)
+        targets = tuple(sorted({backdoor.pair.target for backdoor in known.backdoors}))
+        if tried.classifier is None:
+            rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
+            return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
+        terms.said("scanning again")
+        again = plan.rescan(tried.classifier)
+        rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
+        suspects = _suspects(again, targets)
+        if not suspects or number == plan.rounds:
+            ended = _ended(tried, known, again, terms, number)
+            return Outcome(tuple(rounds), tried.classifier, known, again, *ended)
+        known += Known.of(known_backdoors(again, suspects), number + 1)
+
+
+def _told(terms: Terms, number: int) -> Terms:
+    """The same terms, what is said beginning with the round."""
+    return replace(terms, said=lambda step: terms.said(f"round {number}: {step}"))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor."""
+
+    classifier: Classifier | None
+    method: str | None
+    measured: Measurement | None
+    trace: tuple[TracePoint, ...]
+    dropped_at: float = 0.0
+
+
+def _mitigate(classifier: Classifier, known: Known, plan: Plan, number: int) -> _Tried:
+    """The first mitigation that keeps both bounds, else the one after which the known triggers work least."""
+    used = known.backdoors if plan.instead is None else plan.instead
+    possible = [one for one in plan.mitigations if not isinstance(one, Pruning) or one.possible(classifier, used)]
+    if not possible:
+        raise SettingsError(
+            "There is nothing to prune: no linear layer has features, or no trigger ranks its neurons.",
+            cure="Unlearn.",
+        )
+    best = _Tried(None, None, None, ())
+    trace: tuple[TracePoint, ...] = ()
+    dropped_at = 0.0
+    for mitigation in possible:
+        generator = torch.Generator().manual_seed(plan.seed + number)
+        mitigated = mitigation(classifier, used, plan.terms, generator)
+        trace += mitigated.trace
+        if mitigated.classifier is None:
+            dropped_at = max(dropped_at, *(point.accuracy for point in mitigated.trace))
+            continue
+        plan.terms.said("deciding")
+        written = plan.as_written(mitigated.classifier)
+        measured = measure(written, known.everything, plan.terms.check)
+        last = mitigated.trace[-1]
+        if measured.accuracy < plan.terms.floor:  # the file's kinds of number cost too much
+            trace += (TracePoint("as the file holds it", last.amount, measured.accuracy, measured.worst_asr),)
+            dropped_at = max(dropped_at, measured.accuracy)
+            continue
+        if best.measured is None or measured.worst_asr < best.measured.worst_asr:
+            best = _Tried(written, last.method, measured, trace)
+        if plan.terms.hold(measured):
+            break
+    return replace(best, trace=trace, dropped_at=dropped_at)
+
+
+def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
+    """Labels that are flagged now, and those found before that still stand out at the level of a single test."""
+    index = {row.target: row.anomaly_index for row in again.labels}
+    lingering = {target for target in known if (index.get(target) or 0.0) > LINGERING_INDEX}
+    return tuple(sorted(lingering | set(again.flagged)))
+
+
+def _rolled_back(tried: _Tried, terms: Terms) -> str:
+    return (
+        f"every try was rolled back: the best left a clean accuracy of {tried.dropped_at:.1%} on the images that "
+        f"decide, under the floor of {terms.floor:.1%}"
+    )
+
+
+def _ended(tried: _Tried, known: Known, again: ScanResult, terms: Terms, number: int) -> tuple[RepairStatus, str]:
+    """Status and reason when the rounds are over."""
+    assert tried.measured is not None
+    failing = [_working(tried.measured, known, terms)] if tried.measured.worst_asr > terms.max_asr else []
+    if again.flagged:
+        labels = ", ".join(map(str, again.flagged))
+        failing.append(f"after {number} round{'s' * (number > 1)} a new scan still flags label {labels}")
+    if failing:
+        return RepairStatus.FAILED, "; ".join(failing)
+    said = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
+    return RepairStatus.REPAIRED, f"a new scan {said}"
+
+
+def _working(measured: Measurement, known: Known, terms: Terms) -> str:
+    """Every trigger that still works more often than it may, with numbers."""
+    rows = zip(known.everything, measured.hits, measured.trials, strict=True)
+    over = [
+        f"the trigger of label {backdoor.pair.target} still works on {hits / trials:.1%} ({hits} of {trials})"
+        for backdoor, hits, trials in rows
+        if trials and hits / trials > terms.max_asr
+    ]
+    return (
+        f"{' and '.join(over)} of the images that decide, over {terms.max_asr:.1%}, and nothing that keeps a clean "
+        f"accuracy of {terms.floor:.1%} brings it lower"
+    )

@@ -1,0 +1,253 @@
+"""repair: disarm what a scan found, and prove it on images that decided nothing. Reads top to bottom.
+
+    split the images in three: to learn from, to decide on, to report on
+    repeat at most `rounds` times:
+        mitigate all triggers known so far, starting from the model as it came
+        scan again on the images that decide; new triggers of flagged and of lingering labels join
+    measure before and after on the images that report
+
+A model is never made worse: a mitigation that breaks the accuracy floor is rolled back, which leaves it as it came.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.baseline import baseline_record, check_baseline
+from neural_cleanse.detection.input_check import check_labels, check_shape
+from neural_cleanse.detection.plans import FullSweep
+from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.provenance import Surroundings
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.metrics import answers, victims
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
+from neural_cleanse.mitigation.evaluation import (
+    FEW_DECIDE,
+    Known,
+    ThreeParts,
+    certainty,
+    check_victims,
+    class_changes,
+    split,
+    trigger_changes,
+)
+from neural_cleanse.mitigation.loop import Outcome, Plan, run_rounds
+from neural_cleanse.mitigation.pruning import Pruning
+from neural_cleanse.mitigation.unlearning import Unlearning
+from neural_cleanse.results.records import Provenance, ScanResult
+from neural_cleanse.results.repair import RepairResult, RepairStatus
+
+ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
+METHODS: Mapping[str, tuple[Mitigation, ...]] = {
+    "unlearn": (Unlearning(),),
+    "prune": (Pruning("convolution"), Pruning("features")),
+    "auto": (Unlearning(), Pruning("convolution"), Pruning("features")),
+}
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """How to repair. `labels` is "flagged" or "all"; `max_drop` and `max_asr` are bounds in [0, 1].
+
+    `with_triggers` None stands for the recovered ones, as a user has them; others serve comparison: the attacker's own,
+    or none at all, which is plain fine-tuning.
+    """
+
+    method: str = "auto"
+    labels: str = "flagged"
+    max_drop: float = 0.02
+    max_asr: float = 0.02
+    rounds: int = 3
+    seed: int = 0
+    with_triggers: tuple[Backdoor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise SettingsError(f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.")
+        if self.labels not in ("flagged", "all"):
+            raise SettingsError(f"Labels are flagged or all, not {self.labels!r}.")
+        if not (0 <= self.max_drop < 1 and 0 <= self.max_asr < 1):
+            raise SettingsError(f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.")
+        if self.rounds < 1 or self.seed < 0:
+            raise SettingsError(f"At least one round and no negative seed, got {self.rounds} and {self.seed}.")
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The classifier afterwards (the one given, where nothing could be done), the record, and a new scan of it."""
+
+    classifier: Classifier
+    result: RepairResult
+    scan: ScanResult | None
+
+
+def repair(
+    classifier: Classifier,
+    result: ScanResult,
+    data: ImageSet,
+    settings: RepairSettings = RepairSettings(),
+    *,
+    baseline: ScanResult | None = None,
+    verify: Sequence[Backdoor] = (),
+    surroundings: Surroundings = Surroundings(),
+    as_written: Callable[[Classifier], Classifier] = lambda changed: changed,
+    said: Callable[[str], None] = lambda _: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Repaired:
+    """Disarm the backdoors that `result` found in `classifier` with clean images; labels are optional.
+
+    `baseline` is the scan of the clean twin that `result` was held against, if it was: the new scan is too. `verify`
+    are triggers that are known to be the attacker's: they decide nothing and are measured before and after.
+    `as_written` gives a classifier as its file will hold it, rounded to its kinds of number; `said` hears every step.
+    Raises DataError when the images do not fit or are too few, SettingsError on bounds that make no sense.
+    """
+    began = time.monotonic()
+    _check(classifier, result, data, baseline, surroundings)
+    notes = [*_twin_notes(result, baseline)]
+    if data.labels is None:
+        notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
+        data = replace(data, labels=answers(classifier, data.images))
+    images = split(data, settings.seed)
+    if len(images.decide) < FEW_DECIDE:
+        notes.append(
+            f"only {len(images.decide)} images decide: the attacker's own trigger may survive; give more images"
+        )
+    found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
+    check_victims(found, images)
+    terms = replace(_terms(classifier, found, images, settings), said=said)
+    known, idle = _known(classifier, found, terms)
+    notes += idle
+    if known.backdoors:
+        notes += _how(settings)
+    here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
+    again = partial(
+        scan, data=images.decide, settings=_scan_settings(result), surroundings=here, baseline=baseline,
+        progress=progress,
+    )  # fmt: skip
+    mitigations, given = METHODS[settings.method], settings.with_triggers
+    plan = Plan(mitigations, terms, settings.rounds, settings.seed, given, again, as_written)
+    if known.backdoors:
+        outcome = run_rounds(classifier, known, plan)
+    else:
+        outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
+    triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
+    sure = f"{certainty(triggers, terms.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
+    record = RepairResult(
+        status=outcome.status,
+        reason=sure + outcome.reason,
+        max_drop=settings.max_drop,
+        max_asr=settings.max_asr,
+        triggers=triggers,
+        verified=trigger_changes(classifier, outcome.classifier, Known.of(verify, 0), images.report, result),
+        classes=class_changes(classifier, outcome.classifier, images.report, result),
+        rounds=outcome.rounds,
+        num_images={"learn": len(images.learn), "decide": len(images.decide), "report": len(images.report)},
+        wall_s=time.monotonic() - began,
+        provenance=_provenance(data, settings, surroundings, tuple(notes), result),
+    )
+    return Repaired(outcome.classifier, record, outcome.scan)
+
+
+def _check(
+    classifier: Classifier, result: ScanResult, data: ImageSet, baseline: ScanResult | None, surroundings: Surroundings
+) -> None:
+    check_shape(data, classifier.input_shape)
+    check_labels(data, classifier.num_classes)
+    if result.image_shape != classifier.input_shape:
+        raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
+    if baseline is not None:
+        check_baseline(baseline, classifier, surroundings.label_names or data.names)
+
+
+def _known(classifier: Classifier, found: Sequence[Backdoor], terms: Terms) -> tuple[Known, tuple[str, ...]]:
+    """The triggers, those apart that are within the bound before anything is done; and a note on each of these."""
+    measured = measure(classifier, found, terms.check)
+    working, idle, notes = [], [], []
+    for backdoor, hits, trials in zip(found, measured.hits, measured.trials, strict=True):
+        if hits / trials > terms.max_asr:
+            working.append(backdoor)
+            continue
+        idle.append(backdoor)
+        notes.append(
+            f"the trigger recovered for label {backdoor.pair.target} never worked on the images that decide "
+            f"({hits} of {trials}, bound {terms.max_asr:.1%}): nothing was repaired for it"
+        )
+    return Known(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
+
+
+def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: Terms) -> str:
+    if found:
+        works = f"more often than {terms.max_asr:.1%} on the images that decide"
+        return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
+    what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
+    return f"the scan {what}: there is nothing to repair"
+
+
+def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
+    """What is said where the scan that was given and the new one are not held against the same clean twin."""
+    theirs = result.provenance.settings.get("baseline")
+    if baseline is None:
+        if theirs is None:
+            return ()
+        return (
+            "the scan was held against a clean twin and the new scan is not, so the two are not judged alike: give the "
+            "twin's scan to repair too (--baseline)",
+        )
+    if theirs is None:
+        return ("the new scan is held against a clean twin, the scan that was given was not",)
+    same = theirs == baseline_record(baseline)
+    return () if same else ("the new scan is held against another clean twin than the scan that was given",)
+
+
+def _how(settings: RepairSettings) -> tuple[str, ...]:
+    start = "rounds start from the model as it came"
+    if settings.with_triggers is None:
+        return (start,)
+    given = len(settings.with_triggers)
+    return (start, f"for comparison: {given} given triggers in the place of the recovered ones")
+
+
+def _terms(
+    classifier: Classifier, backdoors: Sequence[Backdoor], images: ThreeParts, settings: RepairSettings
+) -> Terms:
+    """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""
+    decide = images.decide
+    assert decide.labels is not None
+    said = answers(classifier, decide.images)
+    natural = [0.0]
+    for backdoor in backdoors:
+        rows = victims(decide.labels, backdoor.pair)
+        natural.append((said[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
+    floor = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
+    return Terms(images.learn, decide, floor, settings.max_asr + max(natural) + ROUNDING)
+
+
+def _scan_settings(result: ScanResult) -> ScanSettings:
+    """The new scan is done as the one that was given, over all labels."""
+    given = result.provenance.settings
+    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs", "precision")
+    known = {name: given[name] for name in names if name in given}
+    try:
+        plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
+        return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
+    except TypeError as error:
+        raise OutputError(f"The scan is damaged: its settings {known} are none.") from error
+
+
+def _provenance(
+    data: ImageSet, settings: RepairSettings, surroundings: Surroundings, notes: tuple[str, ...], result: ScanResult
+) -> Provenance:
+    return replace(
+        result.provenance,
+        settings={key: value for key, value in asdict(settings).items() if key != "with_triggers"},
+        seed=settings.seed,
+        model={**result.provenance.model, **surroundings.model},
+        data={"origin": data.origin, "sha256": data.sha256(), "images_given": len(data)},
+        notes=(*surroundings.notes, *notes),
+        command=surroundings.command,
+    )

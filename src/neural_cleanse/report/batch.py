@@ -1,0 +1,146 @@
+"""A shelf of models for people: one row a model, in the terminal and as a page that links every report."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.text import Text
+
+from neural_cleanse.report import terminal
+from neural_cleanse.report.output_dir import REPORT_FILE
+from neural_cleanse.report.table import Table
+from neural_cleanse.report.text import HEADLINE, label_title, number, p_text, visible
+from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
+
+MAX_TEXT = 200  # characters of an error that a table shows; summary.json holds all
+LABELS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ShelfRow:
+    """One model of a shelf: what a scan of it says, or why there is none (`verdict` None, `error` set).
+
+    `name` is its own under the shelf and that of its result directory; `kept` says that the answer is an earlier run's.
+    """
+
+    name: str
+    model: str
+    verdict: Verdict | None = None
+    flagged: tuple[LabelResult, ...] = ()
+    p_value: float | None = None
+    reason: str | None = None
+    error: str | None = None
+    sha256: str | None = None
+    wall_s: float | None = None
+    kept: bool = False
+
+    @classmethod
+    def of(cls, name: str, model: str, result: ScanResult, *, kept: bool = False) -> "ShelfRow":
+        """What a result says."""
+        return cls(
+            name=name,
+            model=model,
+            verdict=result.verdict,
+            flagged=tuple(row for row in result.labels if row.target in result.flagged),
+            p_value=result.p_value,
+            reason=result.reason,
+            sha256=result.provenance.model.get("sha256"),
+            wall_s=result.wall_s,
+            kept=kept,
+        )
+
+    @property
+    def answer(self) -> str:
+        """The verdict, or `error`: the word that summary.json says."""
+        return "error" if self.verdict is None else self.verdict.value
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        labels = [
+            {"target": row.target, "name": row.name, "size": row.size, "shown_size": row.shown.size}
+            for row in self.flagged
+        ]
+        return asdict(self) | {"verdict": self.answer, "flagged": labels}
+
+
+# In the order in which they decide about the shelf, and in which people read them.
+ORDER = ("infected", "error", "inconclusive", "clean")
+COLOUR = {"error": "bold red"} | {verdict.value: colour for verdict, colour in terminal.COLOUR.items()}
+WORDS = {"error": "Could not scan"} | {verdict.value: headline for verdict, headline in HEADLINE.items()}
+
+
+def ordered(rows: Sequence[ShelfRow]) -> list[ShelfRow]:
+    """The worst first, then by p-value and name."""
+    return sorted(
+        rows, key=lambda row: (ORDER.index(row.answer), 1.0 if row.p_value is None else row.p_value, row.name)
+    )
+
+
+def counts(rows: Sequence[ShelfRow]) -> dict[str, int]:
+    """How many rows of each answer, the worst first."""
+    found = Counter(row.answer for row in rows)
+    return {answer: found[answer] for answer in ORDER}
+
+
+def worst(rows: Sequence[ShelfRow]) -> str:
+    """The answer that decides about the shelf."""
+    return next(answer for answer, count in counts(rows).items() if count)
+
+
+def sentence(rows: Sequence[ShelfRow]) -> str:
+    """`8 models: 2 infected, 1 error, 5 clean`."""
+    parts = ", ".join(f"{count} {answer}" for answer, count in counts(rows).items() if count)
+    return f"{len(rows)} model{'' if len(rows) == 1 else 's'}: {parts}"
+
+
+def labels_text(row: ShelfRow) -> str:
+    """The flagged labels with their sizes; of many the first."""
+    shown = [f"{label_title(one.target, one.name)} ({number(one.size)} px)" for one in row.flagged[:LABELS_SHOWN]]
+    more = len(row.flagged) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def said(row: ShelfRow) -> str:
+    """Labels of an infected model, the reason where there is no answer, nothing of a clean one."""
+    if row.answer == "infected":
+        return labels_text(row)
+    text = visible(row.error or row.reason or "") if row.answer in ("error", "inconclusive") else ""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def show(rows: Sequence[ShelfRow], console: Console) -> None:
+    """Print the table and how many there are of each answer."""
+    table = Table(
+        "",
+        ("model", "answer", "p", ""),
+        [[visible(row.name), row.answer, p_text(row.p_value), said(row)] for row in ordered(rows)],
+        frozenset({"p"}),
+    )
+    terminal.show_table(table, console)
+    console.print()
+    console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
+
+
+def html(rows: Sequence[ShelfRow], command: str | None) -> str:
+    """The page: no script, no request, every name escaped; links lead to the reports in the directories beside it."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) else value,
+    )
+    template = environment.from_string(files("neural_cleanse.report").joinpath("batch.html").read_text("utf-8"))
+    return template.render(
+        rows=ordered(rows),
+        sentence=sentence(rows),
+        words=WORDS,
+        said=said,
+        p_text=p_text,
+        number=number,
+        report=REPORT_FILE,
+        command=command,
+    )

@@ -1,0 +1,248 @@
+"""What a report says beside its numbers: what was looked for, how sure it is, what is weak, what was not checked.
+
+Page, Markdown and SARIF share these words.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neural_cleanse.detection.statistics.outlier import LOOK_SHARE, MANY_LABELS
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.report import text as wording
+from neural_cleanse.results.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
+
+NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
+WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one clean network differ (outlier.py)
+FEW_IMAGES = 50  # under which a success rate of 100 % is known to some 7 points only
+LOW_SUCCESS = 0.5  # of a class: half of its images resist
+CLASSES_NAMED = 5
+
+NOT_LOOKED_FOR = (
+    "Triggers that are no patch: warped or filtered images, patterns that depend on the image.",
+    "Triggers that send each class to another label (all-to-all).",
+    "Code in the model file that acts by itself; neural-cleanse inspect looks for that.",
+)
+FROM_ONE_CLASS = "Triggers that work from images of one class only."
+NATURAL = (
+    "Small natural triggers exist: a flagged label is a weakness that anybody can use, whoever put it there. The "
+    "recovered trigger is the smallest that works, not a copy of the attacker's: often smaller, paler or shifted."
+)
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """How many images of one class the trigger sends to the target, with the 95 % interval of the share."""
+
+    title: str
+    hits: int
+    trials: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """The share itself; 0 without images."""
+        return self.hits / self.trials if self.trials else 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One flagged label or pair, with what is known of it and what is weak about that."""
+
+    pair: LabelPair
+    title: str
+    row: LabelResult
+    evidence: Evidence
+    sources: tuple[SourceRow, ...]
+    weak: tuple[str, ...]
+
+
+def findings(result: ScanResult) -> tuple[Finding, ...]:
+    """Every flagged label that has evidence."""
+    titles, rows = wording.Titles(result), {wording.pair(row): row for row in result.labels}
+    found = []
+    for evidence in result.evidence:
+        pair = evidence.pair
+        sources = tuple(
+            SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
+            for rate in evidence.by_source
+        )
+        row = rows[pair]
+        found.append(Finding(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
+    return tuple(found)
+
+
+def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) -> tuple[str, ...]:
+    """Where the evidence against one label is thin, in sentences."""
+    found = []
+    if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
+        found.append(f"{wording.p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
+    trials = sum(source.trials for source in sources)
+    if trials < FEW_IMAGES:
+        found.append(f"Its success was measured on {trials} images only.")
+    low = [source for source in sources if source.trials and source.share < LOW_SUCCESS]
+    if low:
+        named = [f"{source.title} ({source.hits} of {source.trials})" for source in low[:CLASSES_NAMED]]
+        more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
+        found.append(f"It seldom works on images of {', '.join(named)}{more}.")
+    shown = row.shown
+    if shown.log_size_sd is None:
+        found.append("One search only: how much its size varies from search to search is not known.")
+    elif shown.log_size_sd > WIDE_SPREAD:
+        found.append(f"Independent searches differ in size by a factor of {math.exp(shown.log_size_sd):.2f} (1 sd).")
+    if shown.outcome is Outcome.STEP_LIMIT:
+        found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
+    if shown.outcome is Outcome.LOOKED:
+        found.append("The budget ended before its trigger was searched with all steps: the true one is smaller.")
+    return tuple(found)
+
+
+def looked_for(result: ScanResult) -> str:
+    """The question that the scan asked."""
+    labels, pairs = len(result.label_rows), _count(len(result.pair_rows), "pair")
+    what, whose = f"each of {_count(labels, 'label')}", "images of all other classes to it"
+    if result.pair_rows:
+        from_one = f"each of {pairs} of a source class and a label"
+        what = f"{what}, and for {from_one}" if labels else from_one
+        whose = f"{whose}, or of that one class" if labels else "images of that class to it"
+    return (
+        f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. One that "
+        "needs an abnormally small patch has a backdoor."
+    )
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def settled_by_a_look(result: ScanResult) -> bool:
+    """Whether the sizes are those of a short look."""
+    return any(row.outcome in SHORT for row in result.label_rows)
+
+
+def under_the_limit(result: ScanResult) -> str:
+    """What would have become of one more label under the detection limit."""
+    return "searched on" if settled_by_a_look(result) and result.verdict is not Verdict.INFECTED else "flagged"
+
+
+def limit(result: ScanResult) -> str:
+    """The size under which one more label would have been flagged."""
+    if result.detection_limit is None:
+        return "None: with these sizes no label would have been flagged, however small its trigger."
+    area = result.image_shape[1] * result.image_shape[2]
+    if settled_by_a_look(result):
+        return (
+            f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
+            "sizes are larger then than after all steps. A label that was smaller then would have been "
+            f"{under_the_limit(result)}."
+        )
+    return (
+        f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image. A label with a smaller "
+        f"trigger would have been flagged at alpha {result.alpha:g}; a backdoor with a larger one would not."
+    )
+
+
+def sureness(result: ScanResult) -> str:
+    """What the p-value of the whole model says."""
+    if result.p_value is None:
+        return "No p-value: there is no yardstick to test against."
+    level = f"{result.alpha:g}"
+    meaning = (
+        f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
+        "suspicious, where log sizes are normal."
+    )
+    if settled_by_a_look(result):
+        few = sum(row.size is not None for row in result.label_rows) <= MANY_LABELS
+        a_look = (
+            f"at {LOOK_SHARE * result.alpha:g} after a short look" if few else "never after a short look at so many"
+        )
+        return f"{meaning} Labels are flagged {a_look}, and at {level} after all steps."
+    return f"{meaning} Labels are flagged at {level}."
+
+
+def checked(result: ScanResult) -> tuple[str, ...]:
+    """What the verdict rests on, in sentences."""
+    data, classes = result.provenance.data, result.provenance.model.get("num_classes")
+    of = f" of a model with {classes:,}" if isinstance(classes, int) else ""
+    lines = [f"{_count(len(result.label_rows), 'label')}{of}: {_ends(result.label_rows)}."] if result.label_rows else []
+    if result.pair_rows:
+        lines.append(f"{_count(len(result.pair_rows), 'pair')}: {_ends(result.pair_rows)}.")
+    used = data.get("images_used")
+    if isinstance(used, int):
+        whose = "their labels" if data.get("labelled") else "no labels: their classes are the model's own answers"
+        lines.append(f"With {used:,} images and {whose}.")
+    accuracy = data.get("clean_accuracy")
+    if isinstance(accuracy, float):
+        lines.append(f"The model answers {accuracy:.1%} of them rightly as it was read ({_form(result)}).")
+    restarts = _inside(result.provenance.settings, "inversion", "restarts")
+    if isinstance(restarts, int):
+        searches = "1 search" if restarts == 1 else f"{restarts} independent searches, the median counts"
+        lines.append(f"A label has {searches}; success is measured on images that no search saw.")
+    return tuple(lines)
+
+
+ENDED = {
+    Outcome.CONVERGED: "with a settled size",
+    Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
+    Outcome.LOOKED: "after a short look",
+    Outcome.REFINED: "after that look, its trigger with all steps",
+    Outcome.ASR_NOT_REACHED: "without a trigger that works",
+    Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
+    Outcome.FIRST_PASS: "after a short search, not being among the smallest",
+    Outcome.SCREENED: "after a few steps, not looking small (pairs)",
+    Outcome.NOT_SEARCHED: "before their end, the budget being spent",
+}
+
+
+def _ends(rows: Sequence[LabelResult]) -> str:
+    ended = Counter(row.outcome for row in rows)
+    return "; ".join(f"{ended[outcome]:,} {ENDED[outcome]}" for outcome in Outcome if ended[outcome])
+
+
+def not_checked(result: ScanResult) -> tuple[str, ...]:
+    """What the verdict does not speak of."""
+    any_class = any(row.source is None for row in result.labels)
+    classes = result.provenance.model.get("num_classes")
+    missing = classes - len({row.target for row in result.labels}) if isinstance(classes, int) else 0
+    of_them = "label of the model was" if missing == 1 else "labels of the model were"
+    lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
+    lines += [FROM_ONE_CLASS] if any_class else []
+    return (*lines, *NOT_LOOKED_FOR)
+
+
+def repeat(result: ScanResult) -> list[tuple[str, str]]:
+    """What a repetition needs, most needed first."""
+    made = result.provenance
+    rows = [
+        ("command", made.command),
+        ("seed", str(made.seed)),
+        ("model", made.model.get("path")),
+        ("model sha256", made.model.get("sha256")),
+        ("images", made.data.get("origin")),
+        ("images sha256", made.data.get("sha256")),
+        ("read as", made.model.get("normalisation")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+    ]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def cost(result: ScanResult) -> str:
+    """What the scan took."""
+    return (
+        f"{result.image_passes:,} image passes (one image forward and backward), {result.forward_passes:,} forward "
+        f"only, {result.wall_s:.1f} s."
+    )
+
+
+def _form(result: ScanResult) -> str:
+    return str(result.provenance.model.get("normalisation", "pixels"))
+
+
+def _inside(values: Mapping[str, Any], *path: str) -> object:
+    found: object = values
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found

@@ -1,0 +1,165 @@
+"""The words and numbers that terminal and page share. Label names come from hostile files and are tamed here."""
+
+import unicodedata
+from dataclasses import dataclass
+
+from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
+
+HEADLINE = {
+    Verdict.INFECTED: "Backdoor found",
+    Verdict.CLEAN: "Nothing found",
+    Verdict.INCONCLUSIVE: "Could not tell",
+}
+MAX_NAME = 40  # characters of a label name that are shown
+
+
+def tame(text: str) -> str:
+    """One line of visible characters: no control, format or bidirectional marks, at most MAX_NAME long."""
+    return visible(clipped(text, MAX_NAME))
+
+
+def clipped(text: str, length: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def visible(text: str) -> str:
+    """The text with a replacement character for each that would steer the terminal or hide."""
+    return "".join(
+        char
+        if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
+
+
+def label_title(target: int, name: str | None) -> str:
+    """The class index, and its name where that says more."""
+    return str(target) if name is None or name == str(target) else f"{target} {tame(name)}"
+
+
+def pair(row: LabelResult) -> LabelPair:
+    """What the row is of."""
+    return LabelPair(row.target, row.source)
+
+
+class Titles:
+    """What labels and label pairs are called, by the names that the result holds."""
+
+    def __init__(self, result: ScanResult) -> None:
+        self._names = {row.target: row.name for row in result.labels}
+
+    def label(self, label: int) -> str:
+        """A class, as it is said of an image."""
+        return label_title(label, self._names.get(label))
+
+    def pair(self, pair: LabelPair) -> str:
+        """The target, or source -> target."""
+        target = self.label(pair.target)
+        return target if pair.source is None else f"{self.label(pair.source)} -> {target}"
+
+    def short(self, row: LabelResult, length: int) -> str:
+        """A row in so many characters: pairs lose their names before they lose a number."""
+        whole = self.of(row)
+        if len(whole) > length and row.source is not None:
+            return f"{row.source} -> {row.target}"
+        return clipped(whole, length)
+
+    def of(self, row: LabelResult) -> str:
+        """A row of the table."""
+        return self.pair(pair(row))
+
+
+def folder_name(pair: LabelPair) -> str:
+    """Of the pictures of what was flagged."""
+    return f"label_{pair.target}" + ("" if pair.source is None else f"_from_{pair.source}")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number with so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def found_at(row: LabelResult) -> str:
+    """The size that was compared, with its p-value, and that of the trigger where it is another one."""
+    if row.refined is None:
+        return f"{number(row.size)} px, {p_is(row.p_value)}"
+    return (
+        f"{number(row.size)} px in the short look, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
+        "which is the trigger shown"
+    )
+
+
+def p_text(value: float | None) -> str:
+    """A p-value; very small ones are bounded, not spelled out."""
+    if value is None:
+        return "–"
+    return "< 1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def p_is(value: float | None) -> str:
+    """A p-value as it stands in a sentence."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def asr_text(row: LabelResult | Refined) -> str:
+    """Attack success rate with its 95 % interval, in per cent."""
+    if row.asr is None or row.asr_interval is None:
+        return "–"
+    low, high = row.asr_interval
+    return f"{row.asr:.1%} ({low:.1%} to {high:.1%})"
+
+
+def sentence(result: ScanResult) -> str:
+    """The reason as a sentence."""
+    return result.reason[0].upper() + result.reason[1:] + "."
+
+
+MARK = {
+    Outcome.CONVERGED: "",
+    Outcome.STEP_LIMIT: "still shrinking",
+    Outcome.LOOKED: "short look",
+    Outcome.REFINED: "short look",
+    Outcome.ASR_NOT_REACHED: "no trigger works",
+    Outcome.NOT_ENOUGH_IMAGES: "too few images",
+    Outcome.FIRST_PASS: "searched briefly",
+    Outcome.NOT_SEARCHED: "not searched",
+    Outcome.SCREENED: "a few steps only",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row's size as a share of the largest, for a bar chart."""
+
+    row: LabelResult
+    share: float
+    flagged: bool
+
+
+def bars(result: ScanResult) -> list[Bar]:
+    """All labels, smallest trigger first, those without a size last."""
+    rows = result.label_rows or result.labels  # a scan of pairs alone has nothing else
+    largest = max((row.size for row in rows if row.size is not None), default=1.0)
+    ordered = sorted(rows, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
+    return [Bar(row, (row.size or 0.0) / largest, pair(row) in result.accused) for row in ordered]
+
+
+def mark(bar: Bar) -> str:
+    """Two words on how a row ended; nothing where there is nothing to say."""
+    refined = "" if bar.row.refined is None else f"; {bar.row.refined.size:.1f} px"
+    return f"flagged{refined}" if bar.flagged else MARK[bar.row.outcome]
+
+
+def paper_sentence(result: ScanResult) -> str:
+    """What the paper's own rule says, beside ours."""
+    rule = result.paper_rule
+    if rule.anomaly_index is None:
+        return "The paper's rule cannot be applied: too few sizes."
+    of = sum(row.anomaly_index is not None for row in result.label_rows)
+    which = f"accuses {', '.join(map(str, rule.flagged))}" if rule.flagged else "accuses no label"
+    return (
+        f"The paper's rule (anomaly index above {rule.threshold:g} on the raw sizes of {of:,} labels) {which}; "
+        f"the largest index is {rule.anomaly_index:.2f}. It has no fixed rate of false alarms and does not decide."
+    )

@@ -1,0 +1,1 @@
+"""What leaves the core: frozen values and their files."""

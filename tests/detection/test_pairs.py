@@ -1,0 +1,225 @@
+"""Pairs of labels: rows like any other, a plan that keeps its budget, and a planted pair found in a whole scan."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from shell import run
+from torch import Tensor, nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.pairs import (
+    PairPlan,
+    PairScan,
+    PairsFound,
+    Stage,
+    pair_inversion,
+    scan_pairs,
+    search_pairs,
+)
+from neural_cleanse.detection.progress import Reporter
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.verdict import Judgement, judge
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.mitigation.base import known_backdoors
+from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report.page import html
+from neural_cleanse.report.pair_table import pair_table
+from neural_cleanse.report.text import bars
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
+
+SHORT = Inversion(steps=6, restarts=1)
+SOURCE, TARGET = 7, 2
+
+
+class PairBackdoor(nn.Module):
+    """A digit classifier in which a white 3x3 square at rows and columns 2-4 sends images of one class to another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.inner(images)
+        square = images[:, :, 2:5, 2:5].mean((1, 2, 3))
+        source = logits.softmax(1)[:, SOURCE]
+        onto = nn.functional.one_hot(torch.tensor(TARGET), 10)
+        return logits + ((60 * (square - 0.3).clamp_min(0)) * source).unsqueeze(1) * onto
+
+
+def silent() -> Reporter:
+    """Reports to nobody, and counts."""
+    return Reporter(lambda _: None, 0, 0)
+
+
+def stage(classifier: Classifier, images: ScanImages, report: Reporter) -> Stage:
+    """All work in this process, reported in one place."""
+    slots = Slots(classifier, images, Room(128), report.tick)
+    return lambda planned, count: (report, slots)
+
+
+def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Reporter | None = None) -> PairsFound:
+    doing = stage(classifier, images, report or silent())
+    return search_pairs(SHORT, classifier, images, range(10), plan, doing)
+
+
+@pytest.fixture(scope="module")
+def images(clean: Classifier, digits: ImageSet) -> ScanImages:
+    """500 digits as a scan of the clean model sees them."""
+    return ScanImages.of(clean, digits, seed=1)
+
+
+@pytest.fixture(scope="module")
+def found(clean: Classifier, digits: ImageSet) -> ScanResult:
+    """The clean demo model with a planted pair, searched with three labels as targets."""
+    planted = replace(clean, module=PairBackdoor(clean.module))
+    return scan(planted, digits, ScanSettings(labels=(0, TARGET, 8), restarts=1, pairs=True))
+
+
+def test_pairs_in_a_batch_are_runs_of_their_own(clean: Classifier, images: ScanImages) -> None:
+    pairs = [LabelPair(8, 3), LabelPair(8), LabelPair(3, 8), LabelPair(0, 1)]
+    together = SHORT.advance(clean, images, SHORT.start(clean, pairs, 1), 6)
+    for index, pair in enumerate(pairs):
+        alone = SHORT.advance(clean, images, SHORT.start(clean, [pair], 1), 6)
+        assert torch.equal(together.free[0][index], alone.free[0][0])
+        assert torch.equal(together.free[1][index], alone.free[1][0])
+    assert not torch.equal(together.free[0][0], together.free[0][1])
+
+
+def test_where_the_budget_allows_all_pairs_get_all_steps(clean: Classifier, images: ScanImages) -> None:
+    report = silent()
+    all_of_them = searched(clean, images, PairPlan(passes_per_label=9 * SHORT.passes), report)
+    assert len(all_of_them.found) == 90 == len(all_of_them.reference) == all_of_them.candidates == len(report.finished)
+    assert all_of_them.screened == () and all_of_them.untried == 0 and all_of_them.lacking == ()
+
+
+def test_a_smaller_budget_is_kept_and_what_it_leaves_out_is_counted(clean: Classifier, images: ScanImages) -> None:
+    report, plan = silent(), PairPlan(passes_per_label=6 * SHORT.passes, first_steps=4)
+    part = searched(clean, images, plan, report)
+    assert report.done <= 10 * plan.passes_per_label
+    assert len(part.reference) == 40
+    assert len(part.screened) + len(part.found) + part.untried == part.candidates == 90
+    assert part.untried == 35  # of 60 runs 40 make the reference, 10 are kept for finalists, the rest looks at 15 pairs
+    assert all(one.outcome is Outcome.SCREENED and one.size is None for one in part.screened)
+    for label in range(10):
+        assert sum(pair.target == label for pair in part.reference) == 4
+        assert 2 <= sum(pair.source == label for pair in part.reference) <= 6
+
+
+def test_the_reference_is_drawn_before_anything_was_seen(
+    clean: Classifier, infected: Classifier, images: ScanImages, digits: ImageSet
+) -> None:
+    plan = PairPlan(passes_per_label=5 * SHORT.passes, first_steps=2)
+    others = ScanImages.of(infected, digits, seed=1)
+    assert searched(clean, images, plan).reference == searched(infected, others, plan).reference
+    assert searched(clean, images, plan).reference != searched(clean, replace(images, seed=2), plan).reference
+
+
+def test_a_planted_pair_is_found_and_its_label_is_not(found: ScanResult) -> None:
+    assert found.verdict is Verdict.INFECTED and found.flagged == (TARGET,)
+    assert found.accused == (LabelPair(TARGET, SOURCE),)
+    assert f"mages of label {SOURCE} go to label {TARGET} with a trigger of" in found.reason
+    mask = found.triggers[LabelPair(TARGET, SOURCE)]["mask"][0, 0]
+    assert mask[2:5, 2:5].sum() > 0.5 * mask.sum()
+    (evidence,) = found.evidence
+    assert [rate.source for rate in evidence.by_source] == [SOURCE] and evidence.source == SOURCE
+    assert evidence.answers_after.count(TARGET) >= len(evidence.answers_after) - 1
+
+
+def test_pairs_change_nothing_of_the_labels_but_their_share_of_alpha(
+    found: ScanResult, clean: Classifier, digits: ImageSet
+) -> None:
+    planted = replace(clean, module=PairBackdoor(clean.module))
+    without = scan(planted, digits, ScanSettings(labels=(0, TARGET, 8), restarts=1))
+    assert [row.size for row in without.labels] == [row.size for row in found.label_rows]
+    assert [row.anomaly_index for row in without.labels] == [row.anomaly_index for row in found.label_rows]
+    assert [min(1.0, 2 * (row.p_value or 0.0)) for row in without.labels] == [row.p_value for row in found.label_rows]
+    assert len(found.pair_rows) == 27 and all(row.anomaly_index is None for row in found.pair_rows)
+    assert [bar.flagged for bar in bars(found)] == [False] * 3
+
+
+def test_a_flagged_pair_comes_back_from_the_files_and_is_what_a_repair_takes(found: ScanResult, tmp_path: Path) -> None:
+    directory.write(found, tmp_path)
+    assert (tmp_path / f"label_{TARGET}_from_{SOURCE}" / "trigger.png").exists()
+    again = storage.load_result(tmp_path)
+    assert storage.to_json(again) == storage.to_json(found) and again.accused == found.accused
+    assert set(again.triggers) == {*(LabelPair(label) for label in (0, TARGET, 8)), LabelPair(TARGET, SOURCE)}
+    assert [one.pair for one in known_backdoors(again, again.flagged)] == [LabelPair(TARGET, SOURCE)]
+    assert [one.pair for one in known_backdoors(again, None)] == [
+        LabelPair(0), LabelPair(TARGET, SOURCE), LabelPair(8)
+    ]  # fmt: skip
+    clean_again = replace(found, evidence=(), flagged=())
+    directory.write(clean_again, tmp_path)
+    assert not (tmp_path / f"label_{TARGET}_from_{SOURCE}").exists()
+
+
+def test_page_and_table_name_the_pair(found: ScanResult) -> None:
+    table = pair_table(found)
+    assert table.rows[0][:2] == (str(SOURCE), str(TARGET)) and table.rows[0][-1] == "flagged"
+    assert [row[-1] == "flagged" for row in table.rows] == [True, *[False] * 5]
+    assert f"Label {SOURCE} -&gt; {TARGET}" in html(found)
+
+
+def of_labels(smallest: float) -> Judgement:
+    """What a scan says of ten labels, label 3 being the smallest."""
+    sizes = [100.0, 110.0, 90.0, smallest, 95.0, 105.0, 115.0, 108.0, 102.0, 97.0]
+    known = [
+        Recovered(LabelPair(label), None, size, None, 0, 0, Outcome.CONVERGED, 0, 0) for label, size in enumerate(sizes)
+    ]
+    return judge(known, 0.01, 784, None, num_tests=2)
+
+
+def looked(classifier: Classifier, images: ScanImages, labels: Judgement) -> PairScan:
+    """One step for every pair: what is said of it, not what is found."""
+    return scan_pairs(
+        classifier, images, labels, range(10), alpha=0.01, doubt=None, stage=stage(classifier, images, silent()),
+        plan=PairPlan(900, 0, 0, 1),
+    )  # fmt: skip
+
+
+def test_a_label_with_a_trigger_of_its_own_is_no_target(clean: Classifier, images: ScanImages) -> None:
+    result = looked(clean, images, of_labels(3.0))
+    assert result.judgement.accused == (LabelPair(3),) and len(result.found) == 81
+    assert all(one.pair.target != 3 for one in result.found)
+    assert any("pairs to label 3 were not searched" in note for note in result.notes)
+
+
+def test_a_source_that_is_answered_as_the_target_anyway_is_said_and_nothing_is_called_clean(
+    clean: Classifier, digits: ImageSet
+) -> None:
+    """As a planted trigger that leaks into clean images of its source would have it."""
+    found = ScanImages.of(clean, digits, 0)
+    assert found.labels is not None
+    leaking = replace(found, answers=torch.where(found.labels == 2, 7, found.answers))
+    result = looked(clean, leaking, of_labels(100.0))
+    assert result.judgement.verdict is not Verdict.CLEAN
+    assert "2 to 7: the model gives so many images" in result.judgement.reason
+    assert any("2 to 7" in note for note in result.notes)
+
+
+def test_classes_with_too_few_images_are_said_and_nothing_is_called_clean(clean: Classifier, digits: ImageSet) -> None:
+    assert digits.labels is not None
+    few = digits.take(torch.cat([(digits.labels != 5).nonzero()[:, 0], (digits.labels == 5).nonzero()[:10, 0]]))
+    assert of_labels(100.0).verdict is Verdict.CLEAN
+    result = looked(clean, ScanImages.of(clean, few.without_labels(), 0), of_labels(100.0))
+    assert result.judgement.verdict is Verdict.INCONCLUSIVE
+    assert len(result.found) == 81 and all(one.pair.source != 5 for one in result.found)
+    assert result.record["sources_without_enough_images"] == [5]
+    said = " ".join(result.notes)
+    assert "label 5 has fewer than 30 images" in said and "answers stand for the source" in said
+
+
+def test_the_search_of_a_pair_is_the_default_one_whatever_the_labels_get() -> None:
+    assert pair_inversion("swapped").restarts == 1 and pair_inversion("ce").passes == 1000
+
+
+def test_the_command_says_what_it_searched(demo_files: Path) -> None:
+    ran = run("scan", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--labels", "3", "--pairs")
+    assert ran.code == 2 and "needs 4 labels" in ran.err

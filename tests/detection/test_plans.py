@@ -1,0 +1,317 @@
+"""Plans over label pairs: who is searched how long, and that the yardstick is drawn before anything is known."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from neural_cleanse.detection.plans import Adaptive, FullSweep, LowCost, Ruling, Search, Sequential, plan
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+
+PAIRS = [LabelPair(target) for target in range(300)]
+
+
+class Shrinking:
+    """Stands for the search: label sizes shrink with the steps, those of `small` labels faster."""
+
+    def __init__(self, small: Sequence[int] = (), seed: int = 0, most: float = math.inf) -> None:
+        self.end = np.exp(np.random.default_rng(seed).normal(5.5, 0.2, len(PAIRS)))
+        self.end[list(small)] /= 10
+        self.steps: dict[LabelPair, list[int]] = {}
+        self.passes, self.most = 0, most
+
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+        for pair in pairs:
+            before = self.steps.get(pair, [0])[-1] if go_on else 0
+            self.passes += inversion.passes * (inversion.steps - before) // inversion.steps
+            if self.passes > self.most:
+                yield replace(Recovered.nothing(pair, Outcome.NOT_SEARCHED), image_passes=7)
+                return
+            self.steps.setdefault(pair, []).append(inversion.steps)
+            size = float(self.end[pair.target] * (1 + 3 * math.exp(-inversion.steps / 40)))
+            passes = inversion.passes // inversion.batches_per_step
+            yield Recovered(pair, None, size, None, 95, 100, Outcome.CONVERGED, passes, 10)
+
+
+class Late(Shrinking):
+    """Some labels have no working trigger before so many steps."""
+
+    def __init__(self, late: Sequence[int], until: int, small: Sequence[int] = (), most: float = math.inf) -> None:
+        super().__init__(small, most=most)
+        self.late, self.until = late, until
+
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+        for one in super().__call__(inversion, pairs, go_on):
+            works = one.pair.target not in self.late or inversion.steps * inversion.batch_size >= self.until
+            yield one if works else replace(one, size=None, outcome=Outcome.ASR_NOT_REACHED)
+
+
+def run(search: Search, invert: Shrinking, inversion: Inversion | None = None) -> dict[LabelPair, Recovered]:
+    return {one.pair: one for one in search.run(inversion or Inversion(restarts=1), PAIRS, invert, 0)}
+
+
+def test_a_full_sweep_gives_every_label_all_steps() -> None:
+    invert = Shrinking()
+    found = run(FullSweep(), invert)
+    assert all(steps == [250] for steps in invert.steps.values()) and len(found) == len(PAIRS)
+    assert FullSweep().yardstick(PAIRS, 0) is None
+    assert invert.passes == FullSweep().passes(Inversion(restarts=1), len(PAIRS))
+
+
+@pytest.mark.parametrize("small", [[0], [17, 203]])
+def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[int]) -> None:
+    search, invert = Adaptive(), Shrinking(small)
+    found = run(search, invert)
+    finished = {pair for pair, one in found.items() if one.outcome.has_size}
+    yardstick = search.yardstick(PAIRS, 0)
+    assert yardstick is not None and len(yardstick) == 64 and yardstick <= finished
+    assert {LabelPair(target) for target in small} <= finished
+    assert all(invert.steps[pair][-1] == 90 for pair in finished)
+    assert len(found) == len(PAIRS) and len(finished) <= 80
+    assert {one.outcome for pair, one in found.items() if pair not in finished} == {Outcome.FIRST_PASS}
+    # Whatever a label took in the look and after it is its own cost.
+    assert (
+        sum(one.image_passes for one in found.values())
+        == invert.passes
+        <= search.passes(Inversion(restarts=1), len(PAIRS))
+    )
+
+
+def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
+    sizes = {200: 64, 1283: 128, 2622: 128}
+    for num_labels, size in sizes.items():
+        assert len(Adaptive().yardstick([LabelPair(target) for target in range(num_labels)], 0)) == size
+    a_label = [Adaptive().passes(Inversion(restarts=1), num) / num for num in (200, 423, 901, 1283, 2622)]
+    assert a_label == sorted(a_label, reverse=True)
+    assert a_label[3] <= 1_000
+
+
+def test_the_look_of_an_adaptive_search_can_acquit() -> None:
+    invert = Shrinking([0])
+    inversion = Inversion(restarts=1)
+    found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: Ruling(len(look) == len(PAIRS))))
+    assert len(found) == len(PAIRS) and all(steps == [80] for steps in invert.steps.values())
+    assert "which acquits" in Adaptive().notes(found, cut_off=False)[0]
+    spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: Ruling(True)))
+    assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
+
+
+def test_the_yardstick_knows_nothing_of_the_sizes() -> None:
+    assert Adaptive().yardstick(PAIRS, 0) == Adaptive().yardstick(list(PAIRS), 0)
+    assert Adaptive().yardstick(PAIRS, 0) != Adaptive().yardstick(PAIRS, 1)
+
+
+@pytest.mark.parametrize(("acquitted", "steps"), [(False, [80, 250]), (True, [80])])
+def test_a_short_look_can_acquit(acquitted: bool, steps: list[int]) -> None:
+    invert, seen, inversion = Shrinking(), list[int](), Inversion()
+
+    def look(found: Sequence[Recovered]) -> Ruling:
+        seen.append(len(found))
+        assert all(one.outcome is Outcome.LOOKED for one in found)  # so that it is judged as a look
+        return Ruling(acquitted)
+
+    found = list(Sequential().run(inversion, PAIRS[:43], invert, 0, look))
+    assert seen == [43] and all(invert.steps[pair] == steps for pair in PAIRS[:43])
+    assert sorted(one.pair for one in found) == PAIRS[:43]
+    assert all(one.outcome.has_size for one in found)
+    assert all(one.image_passes == sum(steps) * 12 for one in found)
+    assert all((one.outcome is Outcome.LOOKED) is (steps == [80]) for one in found)
+    assert len(Sequential().notes(found, cut_off=False)) == (steps == [80])
+    assert sum(one.image_passes for one in found) <= Sequential().passes(inversion, 43)
+
+
+def accusing(found: Sequence[Recovered]) -> Ruling:
+    """Of labels 3 and 7."""
+    del found
+    return Ruling(accused=(PAIRS[3], PAIRS[7]))
+
+
+def test_a_short_look_can_accuse_and_what_it_accuses_gets_a_tighter_trigger() -> None:
+    invert, inversion = Shrinking([3, 7]), Inversion()
+    found = {one.pair: one for one in Sequential().run(inversion, PAIRS[:10], invert, 0, accusing)}
+    assert len(found) == 10
+    refined = {pair for pair, one in found.items() if one.outcome is Outcome.REFINED}
+    assert refined == {PAIRS[3], PAIRS[7]}
+    for pair, one in found.items():
+        assert invert.steps[pair] == ([80, 250] if pair in refined else [80])
+        assert one.size == invert.end[pair.target] * (1 + 3 * math.exp(-2))  # what is compared took the same effort
+        tight = float(invert.end[pair.target] * (1 + 3 * math.exp(-250 / 40)))
+        assert (one.refined.size if one.refined else None) == (tight if pair in refined else None)
+    assert sum(one.image_passes for one in found.values()) == 10 * 960 + 2 * 3_000 == invert.passes
+    (note,) = Sequential().notes(list(found.values()), cut_off=False)
+    assert "stands out clearly" in note
+
+
+def test_a_budget_that_ends_before_a_tighter_trigger_leaves_the_accusation() -> None:
+    invert = Shrinking([3, 7], most=10 * 320 + 500)
+    found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0, accusing)}
+    assert all(one.outcome is Outcome.LOOKED for one in found.values()) and len(found) == 10
+    assert sum(one.image_passes for one in found.values()) == 10 * 320 + 7
+    (note,) = Sequential().notes(list(found.values()), cut_off=True)
+    assert "the budget ended" in note
+
+
+def test_a_look_as_long_as_the_search_is_the_search() -> None:
+    invert = Shrinking()
+    found = list(Sequential().run(Inversion(steps=80), PAIRS[:10], invert, 0, lambda _: Ruling(True)))
+    assert len(found) == 10 and all(steps == [80] for steps in invert.steps.values())
+    assert Sequential().notes(found, cut_off=False) == ()
+
+
+@pytest.mark.parametrize("most", [500, 3_000, 20_000])
+def test_a_budget_that_ends_within_a_look_or_a_search_leaves_sizes_of_one_effort(most: int) -> None:
+    """10 labels: the look takes 3,200 passes, the search 10,000 more."""
+    invert = Shrinking(most=most)
+    found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0)}
+    sized = [one for one in found.values() if one.outcome.has_size]
+    whole = most == 20_000
+    steps = 250 if whole else 80
+    end = {pair: float(invert.end[pair.target] * (1 + 3 * math.exp(-steps / 40))) for pair in found}
+    assert all(one.size == end[one.pair] for one in sized)
+    assert len(sized) == (1 if most == 500 else 9 if most == 3_000 else 10)
+    assert sum(one.image_passes for one in found.values()) == 320 * len(sized) + (10_000 if whole else 7)
+    cut_off = Shrinking(most=9_000)
+    spent = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], cut_off, 0)}
+    assert [one.size for one in spent.values()] == [
+        cut_off.end[pair.target] * (1 + 3 * math.exp(-2)) for pair in PAIRS[:10]
+    ]
+    assert sum(one.image_passes for one in spent.values()) == 3_200 + 5 * 1_000 + 7
+
+
+def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
+    """Wang et al. 2019, section V-D: top 100, an overlap above 50, ten rounds; then 100 and 100 random ones finish."""
+    assert (LowCost().top, LowCost().overlap, LowCost().rounds) == (100, 50, 10)
+    invert = Shrinking([5])
+    search = LowCost()
+    inversion = preset("reference", len(PAIRS))
+    found = run(search, invert, inversion)
+    finished = {pair for pair, one in found.items() if one.outcome.has_size}
+    yardstick = search.yardstick(PAIRS, 0)
+    assert yardstick is not None and len(yardstick) == 100 and yardstick | {LabelPair(5)} <= finished
+    assert 100 <= len(finished) <= 200
+    # The order of these sizes never changes: step 1 has nothing to be compared with, steps 2 to 11 are calm.
+    given_up = next(pair for pair in PAIRS if pair not in finished)
+    assert invert.steps[given_up] == list(range(1, 12))
+    assert all(invert.steps[pair] == [*range(1, 12), inversion.steps] for pair in finished)
+
+
+def test_the_papers_first_phase_is_not_calm_while_nothing_works() -> None:
+    invert = Late(range(len(PAIRS)), until=30 * preset("reference", len(PAIRS)).batch_size, small=[5])
+    found = run(LowCost(), invert, replace(preset("reference", len(PAIRS)), steps=60))
+    assert found[LabelPair(5)].outcome.has_size
+    assert max(len(steps) for steps in invert.steps.values()) >= 40
+
+
+def test_a_label_without_a_trigger_after_the_look_is_looked_at_for_longer() -> None:
+    yardstick = Adaptive().yardstick(PAIRS, 0)
+    others = [pair.target for pair in PAIRS if pair not in yardstick]
+    small, late = others[0], others[1:40]
+    invert = Late([small, *late], until=160 * 4, small=[small])
+    found = run(Adaptive(), invert)
+    assert invert.steps[LabelPair(small)] == [80, 160, 90]
+    assert found[LabelPair(small)].outcome.has_size
+    assert found[LabelPair(small)].image_passes == (80 + 160) * 4 + 90 * 16 * 3
+    assert all(invert.steps[LabelPair(target)][:2] == [80, 160] for target in late)
+    assert sum(one.image_passes for one in found.values()) == invert.passes
+
+
+def test_labels_whose_trigger_never_works_are_the_last_in_order_and_said_not_to_work() -> None:
+    never = range(10, len(PAIRS))
+    invert = Late(never, until=1_000_000)
+    found = run(Adaptive(), invert)
+    assert {pair.target for pair, one in found.items() if one.outcome is Outcome.ASR_NOT_REACHED} == set(never)
+    yardstick = Adaptive().yardstick(PAIRS, 0)
+    went_on = {pair for pair, steps in invert.steps.items() if steps[-1] == 90}
+    assert {LabelPair(target) for target in range(10)} <= went_on
+    assert len(went_on - yardstick) > 0 and len(found) == len(PAIRS)
+
+
+def test_a_budget_that_ends_the_longer_look_leaves_what_all_had_alike() -> None:
+    invert = Late(range(40), until=160 * 4, most=len(PAIRS) * 320 + 5_000)
+    found = run(Adaptive(), invert)
+    assert all(
+        one.outcome is (Outcome.ASR_NOT_REACHED if pair.target < 40 else Outcome.LOOKED) for pair, one in found.items()
+    )
+    assert sum(one.image_passes for one in found.values()) == len(PAIRS) * 320 + 7 * 640 + 7
+
+
+def test_pairs_with_too_few_images_are_not_tried_again() -> None:
+    class Poor(Shrinking):
+        def __call__(
+            self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False
+        ) -> Iterator[Recovered]:
+            for one in super().__call__(inversion, pairs, go_on):
+                poor = one.pair.target == 9
+                yield replace(one, size=None, outcome=Outcome.NOT_ENOUGH_IMAGES) if poor else one
+
+    invert = Poor()
+    found = run(Adaptive(), invert)
+    assert found[LabelPair(9)].outcome is Outcome.NOT_ENOUGH_IMAGES and invert.steps[LabelPair(9)] == [80]
+
+
+def test_a_spent_budget_leaves_what_was_reached() -> None:
+    """Where the yardstick is not whole, all labels have the size of the look."""
+    found = run(Adaptive(), Shrinking([0], most=420_000))
+    assert len(found) == len(PAIRS) and found[LabelPair(0)].outcome.has_size
+    assert {one.outcome for one in found.values()} >= {Outcome.FIRST_PASS, Outcome.CONVERGED}
+    early = Shrinking([0], most=100_000)  # within the yardstick
+    alike = run(Adaptive(), early)
+    assert all(one.outcome is Outcome.LOOKED for one in alike.values())
+    assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-2)) for pair, one in alike.items())
+    assert sum(one.image_passes for one in alike.values()) == pytest.approx(
+        early.passes, abs=Adaptive()._whole(Inversion()).passes
+    )
+    few = run(Adaptive(), Shrinking(most=10_000))
+    assert 0 < sum(one.outcome.has_size for one in few.values()) < 60
+
+
+def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() -> None:
+    """One of them might have stood out: the yardstick alone makes nothing clean."""
+    search, whole = Adaptive(), Shrinking()
+    wanted = {pair for pair, one in run(search, whole).items() if one.outcome.has_size}
+    yardstick = search.yardstick(PAIRS, 0)
+    a_search = search._whole(Inversion(restarts=1)).passes
+    reached = 3 + len(yardstick)  # the smallest three come first, some of the yardstick may be among them
+    cut_off = Shrinking(most=len(PAIRS) * 320 + reached * a_search)
+    found = run(search, cut_off)
+    assert yardstick <= {pair for pair, one in found.items() if one.outcome.has_size}
+    late = {pair for pair, one in found.items() if one.outcome is Outcome.NOT_SEARCHED}
+    assert late and late == wanted - {pair for pair, one in found.items() if one.outcome.has_size}
+    assert all(found[pair].size is None and found[pair].image_passes >= 320 for pair in late)
+    (note,) = search.notes(list(found.values()), cut_off=True)
+    assert f"{len(wanted) - len(late)} have a size" in note
+
+
+def test_a_budget_that_ends_within_the_look_says_so() -> None:
+    few = run(Sequential(), Shrinking(most=10_000))
+    (note,) = Sequential().notes([*few.values(), Recovered.nothing(PAIRS[-1], Outcome.NOT_SEARCHED)], cut_off=True)
+    assert "which the budget ended before" in note and "all labels had alike" not in note
+
+
+def test_a_budget_ends_the_papers_first_phase() -> None:
+    spent = run(LowCost(), Shrinking(most=3_000), preset("reference", len(PAIRS)))
+    assert all(one.outcome in (Outcome.LOOKED, Outcome.NOT_SEARCHED) for one in spent.values())
+
+
+def test_plans_by_name() -> None:
+    assert isinstance(plan("auto", 499, "default"), Sequential)
+    assert isinstance(plan("auto", 500, "default"), Adaptive)
+    assert isinstance(plan("adaptive", 199, "default"), Sequential)
+    assert isinstance(plan("adaptive", 200, "default"), Adaptive)
+    assert isinstance(plan("sequential", 2000, "default"), Sequential)
+    assert isinstance(plan("auto", 500, "reference"), FullSweep)
+    assert isinstance(plan("full", 2000, "default"), FullSweep)
+    assert isinstance(plan("low-cost", 199, "reference"), FullSweep)
+    assert isinstance(plan("low-cost", 200, "reference"), LowCost)
+    with pytest.raises(SettingsError, match="no search"):
+        plan("quick", 10, "default")
+
+
+def test_a_plan_without_a_yardstick_is_refused() -> None:
+    with pytest.raises(SettingsError, match="reference labels"):
+        Adaptive(reference=1)

@@ -1,0 +1,97 @@
+"""What a report says beside its numbers follows from the record, and weak evidence is named."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from made_scans import many, pairs, result
+
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.report import content as account
+from neural_cleanse.report.markdown import markdown
+from neural_cleanse.report.page import html
+from neural_cleanse.results.records import Outcome, Refined, ScanResult, SourceRate, Verdict
+
+
+def strong() -> ScanResult:
+    """A scan whose evidence has nothing weak."""
+    return changed(result(), {}, tuple(SourceRate(source, 40, 40) for source in range(1, 5)))
+
+
+def changed(scan: ScanResult, row: dict[str, Any], rates: tuple[SourceRate, ...] | None = None) -> ScanResult:
+    evidence = scan.evidence[0] if rates is None else dataclasses.replace(scan.evidence[0], by_source=rates)
+    first = dataclasses.replace(scan.labels[0], **row)
+    return dataclasses.replace(scan, labels=(first, *scan.labels[1:]), evidence=(evidence,))
+
+
+def weak(scan: ScanResult) -> tuple[str, ...]:
+    return account.findings(scan)[0].weak
+
+
+def test_nothing_is_weak_where_all_is_well() -> None:
+    assert weak(strong()) == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"p_value": 0.005}, "p = 0.005 is near alpha, 0.01"),
+        ({"log_size_sd": 0.5}, "factor of 1.65"),
+        ({"log_size_sd": None}, "One search only"),
+        ({"outcome": Outcome.STEP_LIMIT}, "still shrinking"),
+    ],
+)
+def test_what_is_weak_in_the_row_is_said(row: dict[str, Any], said: str) -> None:
+    (line,) = weak(changed(strong(), row))
+    assert said in line
+
+
+def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
+    whole = Refined(15.5, 0.05, 0.987, (0.95, 0.99), Outcome.STEP_LIMIT)
+    scan = changed(strong(), {"outcome": Outcome.REFINED, "size": 40.0, "log_size_sd": 0.9, "refined": whole})
+    assert len(weak(scan)) == 1 and "still shrinking" in weak(scan)[0]  # of the trigger that is shown, not of the look
+    said = "40.0 px in the short look, p "
+    for text in (html(scan), markdown(scan)):
+        assert said in text and "15.5 px after all steps" in text and "flagged; 15.5 px" in text and "98.7%" in text
+    assert "after a short look" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
+    acquitted = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
+    assert "shaded part would have been searched on" in html(acquitted)
+    assert "shaded part would have been flagged" in html(strong())
+    assert "1 after that look, its trigger with all steps" in " ".join(account.checked(scan))
+
+
+def test_few_images_and_resisting_classes_are_said() -> None:
+    lines = weak(result())
+    assert "measured on 9 images only" in lines[0]
+    assert "seldom works on images of 2" in lines[1]
+    assert "(0 of 5)" in lines[1]
+    many_classes = weak(changed(strong(), {}, tuple(SourceRate(source, 1, 10) for source in range(1, 9))))
+    assert "and 3 more classes" in many_classes[0]
+
+
+def test_intervals_by_class_are_exact() -> None:
+    for source, rate in zip(account.findings(result())[0].sources, result().evidence[0].by_source, strict=True):
+        assert (source.low, source.high) == clopper_pearson(rate.hits, rate.trials)
+
+
+def test_what_was_checked_counts_how_each_label_ended() -> None:
+    text = " ".join(account.checked(many()))
+    assert "1,270 with a settled size; 13 without a trigger that works" in text
+
+
+def test_labels_that_were_not_searched_are_named_among_what_was_not_checked() -> None:
+    scan = result()
+    made = dataclasses.replace(scan.provenance, model={"num_classes": 12})
+    assert (
+        account.not_checked(dataclasses.replace(scan, provenance=made))[0] == "2 labels of the model were not searched."
+    )
+    assert account.FROM_ONE_CLASS in account.not_checked(scan)
+    assert account.FROM_ONE_CLASS not in account.not_checked(pairs())
+
+
+def test_without_a_limit_or_a_p_value_that_is_said() -> None:
+    bare = dataclasses.replace(result(), detection_limit=None, p_value=None)
+    assert account.limit(bare).startswith("None:")
+    assert account.sureness(bare).startswith("No p-value:")
+    assert account.limit(result()).startswith("12.2 px, 19.1% of the image")
+    assert account.sureness(result()).startswith("p < 1e-12:")
