@@ -11,8 +11,6 @@ this file tells type checkers the same.
 """
 
 import importlib
-import sys
-import types
 
 _HOMES = {
     "BatchCost": "inversion.cost",
@@ -54,15 +52,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Face(types.ModuleType):
-    """Importing the submodule `scan` would put it in the place of the function `scan`: the function stays."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, types.ModuleType) and name in _HOMES:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face

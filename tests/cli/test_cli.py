@@ -20,7 +20,7 @@ from neural_cleanse.cli import main
 from neural_cleanse.loading.architectures import mnist_cnn
 
 SCAN_KEYS = {
-    "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "detection_limit", "image_passes",
+    "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "level", "detection_limit", "image_passes",
     "forward_passes", "cut_off", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance",
 }  # fmt: skip
 LABEL_KEYS = {
@@ -68,7 +68,7 @@ def test_infected_is_exit_code_1_and_pure_json(scanned: Scanned) -> None:
     assert all(set(label) == LABEL_KEYS for label in answer["labels"])
     assert [label["target"] for label in answer["labels"]] == list(range(10))
     assert (answer["schema_version"], answer["verdict"], answer["flagged"], answer["alpha"]) == (
-        1,
+        2,
         "infected",
         [3],
         0.01,

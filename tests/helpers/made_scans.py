@@ -77,6 +77,7 @@ def result(names: tuple[str | None, ...] = HOSTILE, verdict: Verdict = Verdict.I
         flagged=(0,) if infected else (),
         p_value=1e-20,
         alpha=0.01,
+        level=0.01,
         detection_limit=12.25,
         image_passes=10_000,
         forward_passes=123,

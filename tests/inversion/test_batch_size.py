@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion import batch_size as hardware
 from neural_cleanse.inversion.batch_size import Trial, choose_execution
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion import batch_size as hardware
 from neural_cleanse.inversion.memory import bytes_per_image
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair

@@ -24,11 +24,11 @@ from neural_cleanse.attacks.train import (
 )
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.files import write_whole
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.images.splits import Parts, load_parts
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.results.storage import write_whole
 
 LARGEST_SEED = 2**63 - 1
 LONGEST_NAME = 200  # bytes: a file system takes 255, and snapshots are named after the model

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.files import write_whole
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import answers, clean_accuracy, pixels
-from neural_cleanse.results.storage import write_whole
 
 STEPS_BETWEEN_REPORTS = 20
 

@@ -16,8 +16,8 @@ from neural_cleanse.evaluation import page as rates_page
 from neural_cleanse.evaluation import suite as runner
 from neural_cleanse.evaluation.rates_table import markdown
 from neural_cleanse.evaluation.zoo import PARTS, part_of
+from neural_cleanse.files import write_whole
 from neural_cleanse.report.text import visible
-from neural_cleanse.results.storage import write_whole
 
 
 class Part(StrEnum):

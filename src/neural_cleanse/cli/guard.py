@@ -15,6 +15,7 @@ from neural_cleanse.cli.inputs import Form, check_same_model, open_both
 from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.files import write_whole
 from neural_cleanse.images import ImageSet
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, read_description
@@ -221,11 +222,11 @@ def _copy(data: ImageSet, rejected: list[int], to: Path) -> None:
         raise OutputError(f"{to} cannot be made: {error.strerror}.") from error
     for row in rejected:
         if data.files is None:
-            storage.write_whole(to / f"{row:06d}.png", png(data.images[row]))
+            write_whole(to / f"{row:06d}.png", png(data.images[row]))
             continue
         original = Path(data.files[row])
         try:
             content = original.read_bytes()
         except OSError as error:
             raise DataError(f"{original} was there and cannot be read now: {error.strerror}.") from error
-        storage.write_whole(to / f"{row:06d}_{original.name}", content)
+        write_whole(to / f"{row:06d}_{original.name}", content)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.files import write_whole
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report import sarif, terminal
 from neural_cleanse.report.markdown import markdown
@@ -89,4 +90,4 @@ def _give(document: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(document)
     else:
-        storage.write_whole(output, document.encode())
+        write_whole(output, document.encode())

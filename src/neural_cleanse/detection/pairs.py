@@ -23,12 +23,11 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
-from neural_cleanse.detection.plans import Invert
 from neural_cleanse.detection.progress import Reporter
 from neural_cleanse.detection.statistics.pairs import two_way_residuals
 from neural_cleanse.detection.verdict import Judgement
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.inversion.batching import MIN_IMAGES
+from neural_cleanse.inversion.batching import MIN_IMAGES, Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import Part, ScanImages

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.evidence import gather
 from neural_cleanse.detection.pairs import PairPlan, scan_pairs
-from neural_cleanse.detection.plans import Invert, Search
+from neural_cleanse.detection.plans import Search
 from neural_cleanse.detection.prepare import Ready, prepare
 from neural_cleanse.detection.progress import Progress, Purse, Reporter
 from neural_cleanse.detection.provenance import Surroundings, identity
@@ -15,7 +15,7 @@ from neural_cleanse.detection.verdict import Judgement
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import inverter
+from neural_cleanse.inversion.batching import Invert, inverter
 from neural_cleanse.inversion.checkpoint import Journal
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, Refined, ScanResult
 
@@ -90,6 +90,7 @@ def _result(
         flagged=judgement.flagged,
         p_value=judgement.p_value,
         alpha=ready.settings.alpha,
+        level=judgement.level,
         detection_limit=judgement.detection_limit,
         image_passes=sum(recovered.image_passes for recovered in found),
         forward_passes=sum(recovered.forward_passes for recovered in found) + ready.forward_passes,

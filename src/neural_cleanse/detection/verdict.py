@@ -37,7 +37,10 @@ LOOK_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones m
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict and what it rests on; numbers by label pair for those that have a size."""
+    """The verdict and what it rests on; numbers by label pair for those that have a size.
+
+    `level` is the p-value at which a label was flagged; None where no p-value would have done.
+    """
 
     verdict: Verdict
     reason: str
@@ -47,6 +50,7 @@ class Judgement:
     anomaly_index: Mapping[LabelPair, float]
     p_values: Mapping[LabelPair, float]
     paper_rule: PaperRule
+    level: float | None
 
     @property
     def flagged(self) -> tuple[int, ...]:
@@ -79,7 +83,7 @@ def judge(
         few = f"only {enough}" if enough else "none"
         reason = f"{few} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
-        return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing)
+        return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing, None)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     held = [yardstick is None or pair in yardstick for pair in pairs]
     among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
@@ -122,6 +126,7 @@ def judge(
         paper_rule=PaperRule(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
+        level=alpha if not looked else alpha * LOOK_SHARE if len(sized) <= MANY_LABELS else None,
     )
 
 

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.plans import Invert
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.inversion.inversion import Inversion, InversionState
 from neural_cleanse.inversion.memory import Room, out_of_memory
@@ -22,6 +22,18 @@ BATCHES_BETWEEN_LOOKS = 31  # between two looks at which rows are done: one step
 JOBS = 8  # at least, so that workers end at about the same time
 
 Tick = Callable[[int], bool]
+
+
+@runtime_checkable
+class Invert(Protocol):
+    """Inverts label pairs, wherever that happens.
+
+    When a budget is spent, pairs that were in work have the outcome NOT_SEARCHED and what they took; the others have
+    no record. With `go_on` a later call for the same pairs and more steps continues where this one ended.
+    """
+
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+        """One record a pair, in no set order."""
 
 
 @dataclass

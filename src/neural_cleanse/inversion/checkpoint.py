@@ -15,11 +15,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from neural_cleanse.detection.plans import Invert
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole
+from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
-from neural_cleanse.results.storage import write_whole
 from neural_cleanse.triggers.base import Trigger
 
 FOLDER = "unfinished"  # within the output directory

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
+from neural_cleanse.files import write_whole
 from neural_cleanse.loading.zip_guard import MAX_GROWTH
-from neural_cleanse.results.storage import write_whole
 
 METADATA_KEY = "neural_cleanse"
 # Where training scripts put the weights inside their checkpoint, tried in this order.

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole
 from neural_cleanse.loading.formats import read_whole, rewrite_file
 from neural_cleanse.loading.huggingface.files import MAX_JSON, Snapshot, read_directory
 from neural_cleanse.loading.load import LoadedModel, Origin
-from neural_cleanse.results.storage import write_whole
 
 # What goes along with a directory's weights. Anything else stays behind: it may be code, or the unrepaired weights.
 ALONG = (".json", ".txt", ".md")

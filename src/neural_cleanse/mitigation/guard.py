@@ -21,9 +21,9 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.results.records import LabelPair
-from neural_cleanse.results.storage import write_whole
 
 GUARD_VERSION = 1
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neural_cleanse.detection.statistics.outlier import LOOK_SHARE, MANY_LABELS
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report import text as wording
 from neural_cleanse.results.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
@@ -149,18 +148,14 @@ def sureness(result: ScanResult) -> str:
     """What the p-value of the whole model says."""
     if result.p_value is None:
         return "No p-value: there is no yardstick to test against."
-    level = f"{result.alpha:g}"
     meaning = (
         f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
         "suspicious, where log sizes are normal."
     )
     if settled_by_a_look(result):
-        few = sum(row.size is not None for row in result.label_rows) <= MANY_LABELS
-        a_look = (
-            f"at {LOOK_SHARE * result.alpha:g} after a short look" if few else "never after a short look at so many"
-        )
-        return f"{meaning} Labels are flagged {a_look}, and at {level} after all steps."
-    return f"{meaning} Labels are flagged at {level}."
+        screened = "never after screening so many" if result.level is None else f"at {result.level:g} after screening"
+        return f"{meaning} Labels are flagged {screened}, and at {result.alpha:g} after all steps."
+    return f"{meaning} Labels are flagged at {result.alpha:g}."
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neural_cleanse.errors import OutputError
-from neural_cleanse.results.storage import write_whole
+from neural_cleanse.files import write_whole
 
 LOCK_FILE, OWNER_FILE = ".lock", ".lock.json"
 FILES = frozenset({LOCK_FILE, OWNER_FILE})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole
 from neural_cleanse.report import lock
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
@@ -106,12 +107,12 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
             for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
-                storage.write_whole(folder / f"{name}.png", png(image, grow))
+                write_whole(folder / f"{name}.png", png(image, grow))
             for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
-                storage.write_whole(folder / f"example_{number}_before.png", png(before, grow))
-                storage.write_whole(folder / f"example_{number}_after.png", png(after, grow))
+                write_whole(folder / f"example_{number}_before.png", png(before, grow))
+                write_whole(folder / f"example_{number}_after.png", png(after, grow))
     if repair is not None:
-        storage.write_whole(directory / storage.REPAIR_FILE, storage.repair_dumps(repair).encode())
+        write_whole(directory / storage.REPAIR_FILE, storage.repair_dumps(repair).encode())
     render(result, directory, repair)
     storage.save_result(result, directory)
 
@@ -129,6 +130,6 @@ def render(result: ScanResult, directory: Path, repair: RepairResult | None = No
     """Write report.html and report.md alone."""
     path = directory / REPORT_FILE
     words = markdown(result, repair, pictures=True)
-    storage.write_whole(directory / MARKDOWN_FILE, words.encode("utf-8", errors="replace"))
-    storage.write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
+    write_whole(directory / MARKDOWN_FILE, words.encode("utf-8", errors="replace"))
+    write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
     return path

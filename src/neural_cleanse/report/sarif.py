@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole
 from neural_cleanse.report import content as account
 from neural_cleanse.report import text as wording
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
-from neural_cleanse.results.storage import to_json, write_whole
+from neural_cleanse.results.storage import to_json
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 ROOT = "%SRCROOT%"  # where relative paths begin; a dashboard puts the repository there

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neural_cleanse.triggers.base import Trigger
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, order=True)
@@ -209,6 +209,7 @@ class ScanResult:
 
     `labels` has a row for every label, and after those one for every pair of labels that was looked at, if any.
     `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
+    `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
     `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
     tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
     before the search did.
@@ -219,6 +220,7 @@ class ScanResult:
     flagged: tuple[int, ...]
     p_value: float | None
     alpha: float
+    level: float | None
     detection_limit: float | None
     image_passes: int
     forward_passes: int

@@ -1,10 +1,8 @@
 """Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import write_whole, written_whole
 from neural_cleanse.results.records import (
     SCHEMA_VERSION,
     Evidence,
@@ -51,6 +50,7 @@ def to_json(result: ScanResult) -> dict[str, Any]:
         "flagged": list(result.flagged),
         "p_value": result.p_value,
         "alpha": result.alpha,
+        "level": result.level,
         "detection_limit": result.detection_limit,
         "image_passes": result.image_passes,
         "forward_passes": result.forward_passes,
@@ -121,33 +121,6 @@ def save_result(result: ScanResult, directory: Path) -> None:
     write_whole(directory / JSON_FILE, dumps(result).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync and rename, so that a reader sees the old file or the new one. Raises OutputError.
-
-    A link at `path` is replaced, one at the place of the partial file removed: neither is written through.
-    """
-    with written_whole(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Somewhere to write; when that is done it is synced and takes the place of `path`. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        partial.open("xb").close()
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}.") from error
-
-
 def load_result(directory: Path) -> ScanResult:
     """Read a result back. Raises OutputError when files are missing, damaged or of another schema."""
     try:
@@ -182,6 +155,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         flagged=tuple(raw["flagged"]),
         p_value=raw["p_value"],
         alpha=raw["alpha"],
+        level=raw["level"],
         detection_limit=raw["detection_limit"],
         image_passes=raw["image_passes"],
         forward_passes=raw["forward_passes"],

@@ -17,6 +17,7 @@ from typing import Any
 
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost
+from neural_cleanse.files import write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
@@ -195,7 +196,7 @@ def _write(result: ScanResult, place: Path, key: str) -> None:
         raise OutputError(f"{place} cannot be written: {error.strerror}.") from error
     directory.write(result, place)
     values = {"schema_version": SCHEMA_VERSION, "key": key}
-    storage.write_whole(place / KEY_FILE, (json.dumps(values) + "\n").encode())
+    write_whole(place / KEY_FILE, (json.dumps(values) + "\n").encode())
 
 
 def _kept(model: Shelved, place: Path, key: str) -> ShelfRow | None:
@@ -232,5 +233,5 @@ def write_summary(rows: Sequence[ShelfRow], output: Path, *, models: int, comman
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
-    storage.write_whole(output / INDEX_FILE, html(by_name, command).encode())
-    storage.write_whole(output / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(output / INDEX_FILE, html(by_name, command).encode())
+    write_whole(output / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from neural_cleanse.detection.statistics.outlier import ACQUIT
+from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
@@ -31,18 +32,6 @@ def undecided(found: Sequence[Recovered]) -> Ruling:
     """No look settles anything."""
     del found
     return Ruling()
-
-
-@runtime_checkable
-class Invert(Protocol):
-    """Inverts label pairs, wherever that happens.
-
-    When a budget is spent, pairs that were in work have the outcome NOT_SEARCHED and what they took; the others have
-    no record. With `go_on` a later call for the same pairs and more steps continues where this one ended.
-    """
-
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-        """One record a pair, in no set order."""
 
 
 class Search(ABC):

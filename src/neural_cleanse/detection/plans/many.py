@@ -10,7 +10,6 @@ import numpy as np
 
 from neural_cleanse.detection.plans.base import (
     Found,
-    Invert,
     Pairs,
     Rule,
     Search,
@@ -22,6 +21,7 @@ from neural_cleanse.detection.plans.base import (
     unfinished,
 )
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.plans.base import (
     Found,
-    Invert,
     Pairs,
     Rule,
     Ruling,
@@ -17,6 +16,7 @@ from neural_cleanse.detection.plans.base import (
     undecided,
     unfinished,
 )
+from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
