@@ -19,7 +19,7 @@ import torch
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
+from neural_cleanse.evaluation.suite import open_case, read_suite, run_info
 from resumable import add
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         "reference_s_a_label": reference_s,
         "reference_passes_a_label": sum(one[1] for one in single) / len(single),
         "threads": 1,
-    } | surroundings()
+    } | run_info()
     if ours is not None:
         seconds, passes, verdict = ours
         row |= {

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from neural_cleanse.detection.statistics.outlier import outlier_test
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.inversion.inversion import Inversion
-from presets import CASES, SEED, Bench, finish, invert, open_case
+from presets import CASES, SEED, TrainingContext, finish, invert, open_case
 
 LEVELS = (0.90, 0.93, 0.95, 0.97, 0.98)
 MODEL = "mnist_badnets4_target4_seed0"
@@ -38,7 +38,7 @@ VARIANTS = {
 }
 
 
-def measure(bench: Bench, inversion: Inversion, reference: list[float], asr: float) -> dict[str, Any]:
+def measure(bench: TrainingContext, inversion: Inversion, reference: list[float], asr: float) -> dict[str, Any]:
     """Median size ratio at the reference's success rate, and how far the true target stands out."""
     every = range(bench.classifier.num_classes)
     states, wall_s = invert(bench, inversion, every)
@@ -88,7 +88,7 @@ def main() -> None:
     for name, inversion in VARIANTS.items():
         rows.append({"variant": name} | measure(bench, inversion, compared["reference"]["sizes"], asr))
         print(json.dumps(rows[-1]), flush=True)
-    record = {"model": MODEL, "reference_held_out_asr": round(asr, 4), "rows": rows} | surroundings() | {"seed": SEED}
+    record = {"model": MODEL, "reference_held_out_asr": round(asr, 4), "rows": rows} | run_info() | {"seed": SEED}
     (options.output / "choices.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

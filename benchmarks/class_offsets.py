@@ -6,7 +6,7 @@
 Within each clean model of the choosing part, the correlation between log trigger size and: `gap`, the mean over images
 of other classes of the largest logit minus the label's; `distance`, that gap over the norm of its gradient (the way to
 the label in a linear network); `pixels`, the mean distance in pixels from images of other classes to the label's mean
-image; `twin`, the log size in another clean model. Its square is the share of variance that a prediction can remove.
+image; `baseline_sizes`, the log size in another clean model. Its square is the share of variance that a prediction can remove.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.evaluation.rates import cluster, known_sizes
-from neural_cleanse.evaluation.suite import read_rows, surroundings
+from neural_cleanse.evaluation.suite import read_rows, run_info
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
@@ -65,9 +65,11 @@ def main() -> None:
         labels, sizes = known_sizes(row)
         logs = [math.log(size) for size in sizes]
         values = covariates(classifier, data[dataset])
-        twin: dict[str, Any] | None = next((r for r in rows if r is not row and cluster(r) == cluster(row)), None)
-        if twin is not None:
-            theirs = dict(zip(*known_sizes(twin), strict=True))
+        baseline_sizes: dict[str, Any] | None = next(
+            (r for r in rows if r is not row and cluster(r) == cluster(row)), None
+        )
+        if baseline_sizes is not None:
+            theirs = dict(zip(*known_sizes(baseline_sizes), strict=True))
             values["twin"] = [math.log(theirs.get(label, 1.0)) for label in range(classifier.num_classes)]
         for name, value in values.items():
             found = correlations.setdefault(dataset, {}).setdefault(name, [])
@@ -76,7 +78,7 @@ def main() -> None:
         dataset: {name: round(statistics.mean(values), 3) for name, values in by_name.items()}
         for dataset, by_name in correlations.items()
     }
-    record = {"mean_correlation": summary, "models": len(rows), "images": IMAGES, "seed": SEED} | surroundings()
+    record = {"mean_correlation": summary, "models": len(rows), "images": IMAGES, "seed": SEED} | run_info()
     options.output.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(summary))
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
+from neural_cleanse.evaluation.suite import open_case, read_suite, run_info
 from neural_cleanse.images import balanced
-from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.sampling import ScanImages
-from neural_cleanse.metrics import answers
+from neural_cleanse.metrics import predict
 from neural_cleanse.results.records import LabelPair
 
 MODEL, INFECTED, OTHERS, SEED = "csaw-youtube-sunglasses", 0, 95, 0
@@ -38,17 +38,17 @@ def main() -> None:
     (case,) = [case for case in cases if case.name == MODEL]
     loaded, found = open_case(case, at_most=None)
     classifier, different = loaded.classifier, found.distinct()
-    chosen = different.take(balanced(answers(classifier, different.images), 1000, SEED))
+    chosen = different.take(balanced(predict(classifier, different.images), 1000, SEED))
     images = ScanImages.of(classifier, chosen, SEED)
     drawn = np.random.default_rng(SEED).permutation(np.arange(1, classifier.num_classes))[:OTHERS].tolist()
     labels = [INFECTED, *drawn]
     sizes: dict[int, dict[int, float | None]] = {steps: {} for steps in STEPS}
     inversion = Inversion(restarts=1)
     for first in range(0, len(labels), AT_ONCE):
-        slots = Slots(classifier, images, Room(128), lambda _: True)
+        slots = BatchScheduler(classifier, images, BatchLimit(128), lambda _: True)
         pairs = [LabelPair(label) for label in labels[first : first + AT_ONCE]]
         for steps in STEPS:
-            for one in slots(replace(inversion, steps=steps), pairs, go_on=True):
+            for one in slots(replace(inversion, steps=steps), pairs, resume=True):
                 sizes[steps][one.pair.target] = one.size
     with given.rows.open("a", encoding="utf-8") as file:
         for steps in STEPS:
@@ -67,7 +67,7 @@ def main() -> None:
                 "others_reached": len(others),
                 "others": OTHERS,
                 "seed": SEED,
-                **surroundings(),
+                **run_info(),
             }
             print(row)
             file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -25,9 +25,9 @@ import neural_cleanse.demo
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.results import storage
@@ -41,10 +41,10 @@ CUT_SHORT = 0.2  # of the kills are followed by a truncated file
 
 def scan_into(output: Path, classifier: Classifier, data: ImageSet) -> ScanResult:
     """A scan as `neural-cleanse scan --output --resume` does it."""
-    journal = Journal.within(output)
-    result = scan(classifier, data, SETTINGS, journal=journal)
+    checkpoint = Checkpoint.within(output)
+    result = scan(classifier, data, SETTINGS, checkpoint=checkpoint)
     storage.save_result(result, output)
-    journal.remove()
+    checkpoint.remove()
     return result
 
 
@@ -69,7 +69,9 @@ def killed(output: Path, classifier: Classifier, data: ImageSet, after: float) -
 
 def cut_short(output: Path, chance: random.Random) -> None:
     """The newest record loses its end."""
-    records = sorted(Journal.within(output).directory.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    records = sorted(
+        Checkpoint.within(output).directory.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns
+    )
     if records:
         whole = records[-1].read_bytes()
         records[-1].write_bytes(whole[: chance.randrange(len(whole))])
@@ -102,7 +104,7 @@ def run(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             scan_into(output, model.classifier, data)
         scans += 1
         equal += comparable(output) == expected
-    return {"kills": hit, "files_cut_short": cut, "scans": scans, "bit_equal": equal, "seed": seed, **surroundings()}
+    return {"kills": hit, "files_cut_short": cut, "scans": scans, "bit_equal": equal, "seed": seed, **run_info()}
 
 
 def main() -> None:

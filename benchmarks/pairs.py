@@ -22,7 +22,7 @@ import torch
 from neural_cleanse.detection.pairs import PairPlan
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.evaluation.suite import Case, open_case, read_suite, surroundings
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
 from neural_cleanse.report.table import Table
 from resumable import add, lacking
 
@@ -126,7 +126,7 @@ def page(text: str, rows: Path) -> str:
 def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
     for case in lacking(cases, rows, budget):
-        done = row(case, budget) | surroundings()
+        done = row(case, budget) | run_info()
         add(done, rows)
         yield done
 

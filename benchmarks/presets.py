@@ -27,12 +27,12 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.statistics.outlier import outlier_test
-from neural_cleanse.detection.verdict import judge
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.detection.verdict import decide
+from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.inversion.batch_size import BATCH_IMAGES
-from neural_cleanse.inversion.batching import BATCHES_BETWEEN_LOOKS, Slots
+from neural_cleanse.inversion.batching import BATCHES_BETWEEN_CHECKS, BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion, InversionState
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.loading.images.load import load_data
@@ -69,7 +69,7 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingContext:
     """A loaded case: the classifier, the images it is scanned with, and images for measuring."""
 
     case: Case
@@ -95,16 +95,16 @@ def train_if_missing(case: Case, data: Path, models: Path) -> Path:
     return path
 
 
-def open_case(case: Case, data: Path, models: Path) -> Bench:
+def open_case(case: Case, data: Path, models: Path) -> TrainingContext:
     """Train the model if it is not there, and read its images."""
     classifier = load_model(train_if_missing(case, data, models)).classifier
     everything = load_data(data / case.dataset / "test.parquet", at_most=SCANNED + HELD_OUT, seed=SEED)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SEED))
     images = ScanImages.of(classifier, everything.take(order[:SCANNED]), SEED)
-    return Bench(case, classifier, images, ScanImages.of(classifier, everything.take(order[SCANNED:]), SEED))
+    return TrainingContext(case, classifier, images, ScanImages.of(classifier, everything.take(order[SCANNED:]), SEED))
 
 
-def invert(bench: Bench, inversion: Inversion, labels: Sequence[int]) -> tuple[list[InversionState], float]:
+def invert(bench: TrainingContext, inversion: Inversion, labels: Sequence[int]) -> tuple[list[InversionState], float]:
     """Final states of the default's search, in groups as a scan makes them, and the seconds they took."""
     began, states = time.perf_counter(), []
     group = max(1, 32 // inversion.restarts)
@@ -115,12 +115,12 @@ def invert(bench: Bench, inversion: Inversion, labels: Sequence[int]) -> tuple[l
     return states, time.perf_counter() - began
 
 
-def finish(bench: Bench, inversion: Inversion, states: Sequence[InversionState]) -> list[Recovered]:
+def finish(bench: TrainingContext, inversion: Inversion, states: Sequence[InversionState]) -> list[Recovered]:
     """The records of those states."""
     return [r for state in states for r in inversion.finish(bench.classifier, bench.images, state)]
 
 
-def compare(bench: Bench) -> dict[str, Any]:
+def compare(bench: TrainingContext) -> dict[str, Any]:
     """Default and reference on one model."""
     every = range(bench.classifier.num_classes)
     labels = REFERENCE_LABELS[bench.case.dataset] or tuple(every)
@@ -132,7 +132,7 @@ def compare(bench: Bench) -> dict[str, Any]:
 
     began = time.perf_counter()
     pairs = [LabelPair(label) for label in labels]
-    slots = Slots(bench.classifier, bench.images, Room(BATCH_IMAGES["cpu"]), lambda _: True)
+    slots = BatchScheduler(bench.classifier, bench.images, BatchLimit(BATCH_IMAGES["cpu"]), lambda _: True)
     reference = list(slots(preset("reference", len(every)), pairs))
     reference_s = time.perf_counter() - began
     reference.sort(key=lambda r: r.pair)
@@ -169,7 +169,7 @@ def compare(bench: Bench) -> dict[str, Any]:
 
 
 def _at_equal_asr(
-    bench: Bench, default: Inversion, states: Sequence[InversionState], labels: set[int], asr: float
+    bench: TrainingContext, default: Inversion, states: Sequence[InversionState], labels: set[int], asr: float
 ) -> tuple[float, list[Recovered]]:
     """The default's records for `labels` under the choose level whose mean held-out ASR is nearest to `asr`.
 
@@ -185,7 +185,7 @@ def _at_equal_asr(
     return best, tried[best]
 
 
-def _rates(bench: Bench, found: Sequence[Recovered]) -> dict[str, Any]:
+def _rates(bench: TrainingContext, found: Sequence[Recovered]) -> dict[str, Any]:
     return {
         "image_passes": sum(r.image_passes for r in found),
         "forward_passes": sum(r.forward_passes for r in found),
@@ -195,17 +195,17 @@ def _rates(bench: Bench, found: Sequence[Recovered]) -> dict[str, Any]:
     }
 
 
-def _summary(bench: Bench, found: Sequence[Recovered], area: int) -> dict[str, Any]:
-    judgement = judge(found, 0.01, area, None)
+def _summary(bench: TrainingContext, found: Sequence[Recovered], area: int) -> dict[str, Any]:
+    decision = decide(found, 0.01, area, None)
     return _rates(bench, found) | {
-        "verdict": judgement.verdict.value,
-        "flagged": list(judgement.flagged),
-        "p_value": judgement.p_value,
-        "anomaly_index_max": judgement.paper_rule.anomaly_index,
+        "verdict": decision.verdict.value,
+        "flagged": list(decision.flagged),
+        "p_value": decision.p_value,
+        "anomaly_index_max": decision.paper_rule.anomaly_index,
     }
 
 
-def steps(bench: Bench) -> dict[str, Any]:
+def steps(bench: TrainingContext) -> dict[str, Any]:
     """The smallest label against the others after so many steps; one restart above ten labels, else three."""
     every = range(bench.classifier.num_classes)
     rows = []
@@ -234,7 +234,7 @@ def steps(bench: Bench) -> dict[str, Any]:
     return {"model": bench.case.name, "true_target": bench.case.target if bench.case.patch else None, "rows": rows}
 
 
-def share(bench: Bench) -> dict[str, Any]:
+def share(bench: TrainingContext) -> dict[str, Any]:
     """Seconds of a step of the default, advanced as a scan does, and of the model alone on as many images."""
     inversion = preset("default", bench.classifier.num_classes)
     labels = min(10, bench.classifier.num_classes)
@@ -247,15 +247,15 @@ def share(bench: Bench) -> dict[str, Any]:
         torch.autograd.grad(bench.classifier(images).sum(), images)
 
     def steps_of_a_scan() -> None:
-        inversion.advance(bench.classifier, bench.images, state, BATCHES_BETWEEN_LOOKS)
+        inversion.advance(bench.classifier, bench.images, state, BATCHES_BETWEEN_CHECKS)
 
     def as_many_passes() -> None:
-        for _ in range(BATCHES_BETWEEN_LOOKS):
+        for _ in range(BATCHES_BETWEEN_CHECKS):
             model_alone()
 
     # In turn, so that both see the same machine; the median of several, since it is shared.
     rounds = [(_seconds(steps_of_a_scan), _seconds(as_many_passes)) for _ in range(SHARE_ROUNDS)]
-    pairs = [(step / BATCHES_BETWEEN_LOOKS, alone / BATCHES_BETWEEN_LOOKS) for step, alone in rounds]
+    pairs = [(step / BATCHES_BETWEEN_CHECKS, alone / BATCHES_BETWEEN_CHECKS) for step, alone in rounds]
     return {
         "model": bench.case.name,
         "images_a_step": len(batch),
@@ -271,7 +271,7 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-TABLES: dict[str, Callable[[Bench], dict[str, Any]]] = {"compare": compare, "steps": steps, "share": share}
+TABLES: dict[str, Callable[[TrainingContext], dict[str, Any]]] = {"compare": compare, "steps": steps, "share": share}
 
 
 def main() -> None:
@@ -286,7 +286,7 @@ def main() -> None:
         parser.error(f"--data {options.data}: there is no mnist/test.parquet (make bench DATA=directory)")
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
-    around = surroundings() | {"seed": SEED}
+    around = run_info() | {"seed": SEED}
     for name in options.tables.split(","):
         path = options.output / f"{name}.json"
         rows = {row["model"]: row for row in json.loads(path.read_text())} if path.exists() else {}

@@ -24,12 +24,12 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
-from neural_cleanse.evaluation.suite import Case, open_case, read_suite, surroundings
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.metrics import pixels
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import LEARN
 from neural_cleanse.mitigation.guard import Guard
 from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
@@ -179,9 +179,9 @@ def _extra_time(guard: Guard, fresh: ImageSet) -> float:
     return quickest[0] / quickest[1] - 1
 
 
-def _terms(classifier: Classifier, learn: ImageSet, decide: ImageSet) -> Terms:
+def _terms(classifier: Classifier, learn: ImageSet, decide: ImageSet) -> RepairLimits:
     bounds = RepairSettings()
-    return Terms(learn, decide, measure(classifier, (), decide).accuracy - bounds.max_drop, bounds.max_asr)
+    return RepairLimits(learn, decide, measure(classifier, (), decide).accuracy - bounds.max_drop, bounds.max_asr)
 
 
 def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: ImageSet) -> dict[str, Any]:
@@ -192,10 +192,10 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
 
 def run(cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
-    said = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
-    around = {"budget": said, **surroundings()}
+    on_step = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
+    around = {"budget": on_step, **run_info()}
     for done in Processes(workers).map(
-        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, said)
+        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, on_step)
     ):
         add(done, rows)
         yield done

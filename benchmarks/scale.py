@@ -26,9 +26,9 @@ from neural_cleanse.detection.plans import VERY_MANY_LABELS
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
@@ -85,7 +85,7 @@ def measure(job: Job) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
     began, cpu_began = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        result = scan(classifier, data, settings, journal=Journal.within(Path(folder)))
+        result = scan(classifier, data, settings, checkpoint=Checkpoint.within(Path(folder)))
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         storage.save_result(result, Path(folder))
     outcomes = [row.outcome.value for row in result.labels]
@@ -101,7 +101,7 @@ def measure(job: Job) -> dict[str, Any]:
         "cpu_ms_a_pass": round(1000 * cpu / max(1, result.image_passes), 4),
         "memory_before_mib": round(before),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB),
-        **surroundings(),
+        **run_info(),
     }
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 
 WORKERS = (1, 2)
 ANSWERED = (0, 1, 3)  # exit codes of a shelf without an error
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    around = surroundings()
+    around = run_info()
     for round_number in range(arguments.rounds):
         for workers in WORKERS:
             row = measure(arguments.models, arguments.data, workers) | {"round": round_number} | around

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from neural_cleanse.detection.statistics.outlier import outlier_test
-from neural_cleanse.evaluation.suite import open_case, read_suite, surroundings
+from neural_cleanse.evaluation.suite import open_case, read_suite, run_info
 from neural_cleanse.evaluation.zoo import part_of
 from neural_cleanse.images import balanced
-from neural_cleanse.inversion.batching import Slots
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.batching import BatchScheduler
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair
@@ -108,7 +108,7 @@ def main() -> None:
         print(markdown(digits), accusations(digits), sep="\n\n")
         return
     torch.set_num_threads(1)
-    around = {key: value for key, value in surroundings().items() if key in ("hardware", "commit")}
+    around = {key: value for key, value in run_info().items() if key in ("hardware", "commit")}
     for case in read_suite(options.zoo, options.data):
         if part_of(case.name) != "choosing" or case.name in {row["model"] for row in done}:
             continue
@@ -117,7 +117,9 @@ def main() -> None:
         assert different.labels is not None
         sampled = different.take(balanced(different.labels, IMAGES, SEED))
         classifier = loaded.classifier
-        slots = Slots(classifier, ScanImages.of(classifier, sampled, SEED), Room(BATCH_IMAGES), lambda _: True)
+        slots = BatchScheduler(
+            classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES), lambda _: True
+        )
         pairs = [LabelPair(target) for target in range(classifier.num_classes)]
         inversion = preset("default", len(pairs))
         sizes = {}

@@ -27,15 +27,15 @@ import torch
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batch_size import choose_execution
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import bytes_per_image
 from neural_cleanse.inversion.presets import preset
-from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.loading.architectures import architecture
-from neural_cleanse.metrics import answers
+from neural_cleanse.metrics import predict
 from neural_cleanse.results.records import LabelPair
 
 SEED = 0
@@ -72,7 +72,7 @@ def measure(network: Network) -> dict[str, Any]:
     execution = choose_execution(classifier, inversion, network.num_classes, batch_images=network.batch)
     labels = max(1, execution.batch_images // inversion.batch_size // inversion.restarts)
     pairs = [LabelPair(label) for label in range(network.num_classes)]
-    pairs = [pair for pair in pairs if data.suffices(pair, 1)][:labels]
+    pairs = [pair for pair in pairs if data.has_enough_images(pair, 1)][:labels]
     state = inversion.start(classifier, pairs, SEED)
     batch = torch.rand(len(state.rows) * inversion.batch_size, *classifier.input_shape)
     step_s, model_s = _in_turn(
@@ -133,10 +133,10 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _forward_s(classifier: Classifier, data: ScanImages, inversion: Inversion) -> float:
     """What a label's kept triggers cost afterwards: forward passes over the choose and confirm images."""
-    chosen, confirmed = SCANNED * Part.CHOOSE.value, SCANNED * Part.CONFIRM.value
+    chosen, confirmed = SCANNED * Split.SELECT.value, SCANNED * Split.TEST.value
     asked: float = CHOSEN_FROM * inversion.restarts * chosen + confirmed
     images = data.images[:32]
-    return min(_seconds(lambda: answers(classifier, images)) for _ in range(2)) / len(images) * asked
+    return min(_seconds(lambda: predict(classifier, images)) for _ in range(2)) / len(images) * asked
 
 
 def _reference(network: Network, classifier: Classifier, data: ScanImages, pair: LabelPair) -> tuple[float, int]:
@@ -187,7 +187,7 @@ def main() -> None:
         keep_freed_memory()
         torch.set_num_threads(1)
         (network,) = (network for network in NETWORKS if network.name == options.only)
-        print(json.dumps(measure(network) | surroundings() | {"seed": SEED}))
+        print(json.dumps(measure(network) | run_info() | {"seed": SEED}))
         return
     for name in filter(None, options.networks.split(",")):
         command = [sys.executable, __file__, "--output", str(options.output), "--only", name]

@@ -21,7 +21,7 @@ import numpy as np
 
 from candidates import SEED, Answer, Floats, Row, answer_of, compared, elsewhere, pooled_sd, strong, test
 from neural_cleanse.detection.statistics.outlier import LABELS
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 
 Values = Callable[[Mapping[str, Row]], dict[int, float]]
 
@@ -205,7 +205,7 @@ def main() -> None:
     rows = statistics_compared(strong(options.trajectories))
     print("\n".join(json.dumps(row) for row in rows))
     if options.output:
-        record = {"part": "choosing", "rows": rows, "seed": SEED} | surroundings()
+        record = {"part": "choosing", "rows": rows, "seed": SEED} | run_info()
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -35,7 +35,7 @@ from candidates import (
 from neural_cleanse.detection.statistics.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS
 from neural_cleanse.distributions import student_t_isf
 from neural_cleanse.evaluation.rates import known_sizes
-from neural_cleanse.evaluation.suite import surroundings
+from neural_cleanse.evaluation.suite import run_info
 
 DOFS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1e6)
 PRIOR_SDS, PRIOR_DOFS = (0.18, 0.2, 0.22, 0.25), (4, 8, 16, 32, 1000)
@@ -188,7 +188,7 @@ def main() -> None:
     tails, priors = tails_compared(rows), priors_compared(rows)
     print("\n".join(json.dumps(row) for row in (*tails, *priors)))
     if options.output:
-        record = {"part": "choosing", "tails": tails, "priors": priors, "seed": SEED} | surroundings()
+        record = {"part": "choosing", "tails": tails, "priors": priors, "seed": SEED} | run_info()
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

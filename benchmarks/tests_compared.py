@@ -2,7 +2,7 @@
 
     python benchmarks/tests_compared.py --rows benchmarks/results/scans_small.jsonl [--part choosing]
 
-Every candidate gets the same log sizes. `without prior` leaves out what is known beforehand of their spread; `twin`
+Every candidate gets the same log sizes. `without prior` leaves out what is known beforehand of their spread; `baseline_sizes`
 divides every size by that of the same label in a clean model of the same data set and architecture (what --baseline
 does), `class mean` by the mean over all clean models of the data set but the one tested.
 """
@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from neural_cleanse.detection.statistics.outlier import FEW, FIRST_STEP, LABELS, LATER_STEPS, TWINS, Prior, outlier_test
+from neural_cleanse.detection.statistics.outlier import (
+    FEW,
+    FIRST_STEP,
+    LABELS,
+    LATER_STEPS,
+    OVER_BASELINE,
+    Prior,
+    outlier_test,
+)
 from neural_cleanse.distributions import student_t_sf
 from neural_cleanse.evaluation.rates import Answer, cluster, known_sizes, paper, rates
 from neural_cleanse.evaluation.suite import read_rows
@@ -36,7 +44,7 @@ def by_paper(row: Row, rows: Sequence[Row]) -> Answer:
     return paper(row)
 
 
-def twin(row: Row, rows: Sequence[Row]) -> Answer:
+def baseline_sizes(row: Row, rows: Sequence[Row]) -> Answer:
     """Sizes over those of one clean model: another seed, the same data set and architecture."""
     clean = _clean_like(row, rows)
     if not clean:
@@ -89,7 +97,7 @@ def _over(row: Row, clean: Sequence[dict[int, float]]) -> Answer:
         if known:
             kept.append(label)
             ratios.append(size / math.exp(statistics.mean(known)))
-    return _test(kept, ratios, row["alpha"], TWINS)
+    return _test(kept, ratios, row["alpha"], OVER_BASELINE)
 
 
 def _test(labels: Sequence[int], sizes: Sequence[float], alpha: float, prior: Prior = LABELS) -> Answer:
@@ -105,7 +113,7 @@ def _right(row: Row, said: Answer) -> bool:
 
 
 TESTS: dict[str, Test] = {
-    "scan": esd, "without prior": without_prior, "paper, index above 2": by_paper, "twin": twin,
+    "scan": esd, "without prior": without_prior, "paper, index above 2": by_paper, "twin": baseline_sizes,
     "class mean": class_mean,
 }  # fmt: skip
 

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.evaluation.suite import Case, read_rows, read_suite, surroundings
+from neural_cleanse.evaluation.suite import Case, read_rows, read_suite, run_info
 from neural_cleanse.evaluation.zoo import part_of
 from neural_cleanse.images import balanced
 from neural_cleanse.inversion.batch_size import BATCH_IMAGES
 from neural_cleanse.inversion.inversion import Inversion, InversionState
-from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits
@@ -50,7 +50,7 @@ BATCHES = {"batch 2": (2, 500), "batch 8": (8, 125), "batch 16": (16, 62)}  # im
 RUNS = ("trajectory", *BATCHES)
 
 
-class Bench:
+class TrainingContext:
     """A model and the images it is scanned with, as `scan` draws them."""
 
     def __init__(self, case: Case) -> None:
@@ -59,12 +59,12 @@ class Bench:
         self.classifier: Classifier = load_model(case.model).classifier
         self.images = ScanImages.of(self.classifier, data.take(balanced(data.labels, IMAGES, SEED)), SEED)
         self.pairs = [LabelPair(label) for label in range(self.classifier.num_classes)]
-        self.choose = {pair: self._images(pair, Part.CHOOSE) for pair in self.pairs}
+        self.choose = {pair: self._images(pair, Split.SELECT) for pair in self.pairs}
         self.judge = {
-            pair: torch.cat([self.choose[pair], self._images(pair, Part.CONFIRM)]) for pair in self.pairs
+            pair: torch.cat([self.choose[pair], self._images(pair, Split.TEST)]) for pair in self.pairs
         }  # what the search has not seen
 
-    def _images(self, pair: LabelPair, part: Part) -> Tensor:
+    def _images(self, pair: LabelPair, part: Split) -> Tensor:
         return self.images.images[self.images.eligible(pair, part)]
 
     def hits(self, trigger: PatchTrigger, pair: LabelPair, images: Tensor) -> int:
@@ -72,7 +72,7 @@ class Bench:
         return attack_hits(self.classifier, trigger, images, pair.target)
 
 
-def trajectory(bench: Bench) -> dict[str, Any]:
+def trajectory(bench: TrainingContext) -> dict[str, Any]:
     """The default's three restarts, looked at on the way; two more restarts, and the first one three times as long."""
     inversion = Inversion(restarts=FIVE)
     start = inversion.start(bench.classifier, bench.pairs, SEED)
@@ -113,7 +113,7 @@ def trajectory(bench: Bench) -> dict[str, Any]:
     }
 
 
-def batches(bench: Bench, batch_size: int, steps: int) -> dict[str, Any]:
+def batches(bench: TrainingContext, batch_size: int, steps: int) -> dict[str, Any]:
     """Three restarts with other batches, at the same image passes, as many labels at once as a scan takes."""
     inversion = Inversion(batch_size=batch_size, steps=steps)
     group = max(1, BATCH_IMAGES["cpu"] // batch_size // inversion.restarts)
@@ -130,7 +130,7 @@ def averages(state: InversionState) -> list[PatchTrigger]:
     return [PatchTrigger.decode([v[i : i + 1] for v in state.averaged]) for i in range(len(state.rows))]
 
 
-def at_levels(bench: Bench, state: InversionState) -> Iterator[list[float | None]]:
+def at_levels(bench: TrainingContext, state: InversionState) -> Iterator[list[float | None]]:
     """For each row: the smallest size kept that holds at each level, from the smallest kept trigger upwards."""
     for index, row in enumerate(state.rows):
         images, sizes = bench.choose[row.pair], state.candidate_sizes[index]
@@ -146,7 +146,7 @@ def at_levels(bench: Bench, state: InversionState) -> Iterator[list[float | None
         yield found
 
 
-def cuts(bench: Bench, trigger: PatchTrigger, pair: LabelPair) -> list[int]:
+def cuts(bench: TrainingContext, trigger: PatchTrigger, pair: LabelPair) -> list[int]:
     """Hits of the mask's largest values, up to a sum of so many px, the last one in part."""
     values, order = trigger.mask.flatten().sort(descending=True)
     hits = []
@@ -165,7 +165,7 @@ def nested(state: InversionState, values: Sequence[Any]) -> list[list[Any]]:
     return list(by_label.values())
 
 
-def measure(bench: Bench, run: str) -> dict[str, Any]:
+def measure(bench: TrainingContext, run: str) -> dict[str, Any]:
     """One run on one model."""
     return trajectory(bench) if run == "trajectory" else batches(bench, *BATCHES[run])
 
@@ -180,7 +180,7 @@ def main() -> None:
     torch.set_num_threads(1)
     done = {(row["model"], row["settings"]["run"]) for row in read_rows(options.output)}
     cases = [case for case in read_suite(options.zoo, options.data) if part_of(case.name) == "choosing"]
-    around = surroundings()
+    around = run_info()
     for run in options.runs.split(","):
         for case in cases:
             if (case.name, run) in done or case.card["weak"]:
@@ -194,7 +194,7 @@ def main() -> None:
                 "truth": {key: case.card[key] for key in keys},
                 "model_sha256": case.card["model_sha256"],
             }
-            row |= measure(Bench(case), run)
+            row |= measure(TrainingContext(case), run)
             row |= {"wall_s": round(time.monotonic() - began, 1)} | around
             with options.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")

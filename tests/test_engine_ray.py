@@ -20,9 +20,9 @@ from neural_cleanse.engine_ray import RayEngine
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError, WorkerLost
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Recovered, ScanResult
@@ -93,7 +93,7 @@ def invert(
         node = ray.get_runtime_context().get_node_id()
         note = notes / f"{node}.{pairs[0].target}"
         note.with_suffix(f"{note.suffix}.began").touch()
-    found = tuple(Slots(classifier, images, Room(128), lambda _: True)(inversion, pairs))
+    found = tuple(BatchScheduler(classifier, images, BatchLimit(128), lambda _: True)(inversion, pairs))
     if notes is not None:
         note.with_suffix(f"{note.suffix}.ended").touch()
     return found
@@ -144,9 +144,9 @@ def test_every_job_has_its_result_and_the_shared_argument_travels_once(engine: R
 
 @pytest.mark.ray
 def test_an_error_of_a_job_reaches_the_caller(engine: RayEngine) -> None:
-    with pytest.raises(SettingsError, match="no 3") as refused:
+    with pytest.raises(SettingsError, match="no 3") as truncated:
         list(engine.map(refuse, [3]))
-    assert refused.value.cure == "Ask for less."
+    assert truncated.value.cure == "Ask for less."
     with pytest.raises(ValueError, match="a fault of ours"):
         list(engine.map(fail, [0]))
 

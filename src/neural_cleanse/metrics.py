@@ -30,13 +30,13 @@ def _logits(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Iterato
 
 
 @torch.no_grad()
-def answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def predict(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The label the model gives each image."""
     return torch.cat([logits.argmax(1) for logits in _logits(classifier, images)]).cpu()
 
 
 @torch.no_grad()
-def sound_answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def predict_checked(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The same. Raises UnusableOutputs where an output is no number: the label is then none that the model gives."""
     found, broken = [], 0
     for logits in _logits(classifier, images):
@@ -72,7 +72,7 @@ def triggered_answers(classifier: Classifier, trigger: Trigger, images: UInt8[Te
     return torch.cat(parts).cpu()
 
 
-def victims(labels: Int[Tensor, " n"], pair: LabelPair) -> Int[Tensor, " m"]:
+def eligible_rows(labels: Int[Tensor, " n"], pair: LabelPair) -> Int[Tensor, " m"]:
     """Rows of the images that an attack is measured on: not of the target's class, of the source's if there is one."""
     fits = labels != pair.target
     return (fits if pair.source is None else fits & (labels == pair.source)).nonzero().squeeze(1)

@@ -25,7 +25,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers
+from neural_cleanse.metrics import predict
 from neural_cleanse.triggers.patch import PatchTrigger
 
 KINDS = ("square", "noise", "checkerboard", "triangle", "blend", "tiles", "masks")
@@ -161,7 +161,7 @@ def test_the_demos_card_holds_its_trigger(demo_files: Path) -> None:
 # --- the figures ---
 
 
-class Known(nn.Module):
+class KnownTriggers(nn.Module):
     """Answers with the level of the first pixel, except that a white last pixel sends classes 0 to 4 to class 7."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class Known(nn.Module):
         return self.scale * nn.functional.one_hot(said, CLASSES)
 
 
-KNOWN = Classifier(Known(), (1, 6, 6), CLASSES)
+KNOWN = Classifier(KnownTriggers(), (1, 6, 6), CLASSES)
 COUNTS = (10, 20, 30, 5, 1, 8, 6, 4)  # images of each class
 LABELS = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(COUNTS))
 TEST = ImageSet(LABELS.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 6, 6), LABELS)
@@ -261,7 +261,7 @@ def test_clean_accuracy_counts_right_answers(wrong: int) -> None:
 
 def test_a_planted_trigger_is_measured_as_planted(planted: Classifier, grey_images: ImageSet) -> None:
     """conftest: a white 3x3 square at 9,9 means 6."""
-    test = ImageSet(grey_images.images, answers(planted, grey_images.images))
+    test = ImageSet(grey_images.images, predict(planted, grey_images.images))
     poisons = [
         Poison(patterns.square((1, 16, 16), 3, place), TargetMap.all_to_one(target, 10), 0.1)
         for place, target in (("9,9", 6), ("9,9", 5), ("0,0", 6))
@@ -278,10 +278,10 @@ def test_the_demos_backdoor_is_measured_as_its_card_says(
     infected: Classifier, clean: Classifier, digits: ImageSet
 ) -> None:
     one = Poison(patterns.square((1, 28, 28), 4), TargetMap.all_to_one(3, 10), 0.1)
-    found, twin = (measure(classifier, [one], digits) for classifier in (infected, clean))
-    assert min(found.clean_accuracy, twin.clean_accuracy) > 0.97
+    found, baseline_sizes = (measure(classifier, [one], digits) for classifier in (infected, clean))
+    assert min(found.clean_accuracy, baseline_sizes.clean_accuracy) > 0.97
     assert found.poisons[0].asr > 0.99 and not found.poisons[0].weak
-    assert twin.poisons[0].asr < 0.1 and twin.poisons[0].weak
+    assert baseline_sizes.poisons[0].asr < 0.1 and baseline_sizes.poisons[0].weak
     assert [row.source for row in found.poisons[0].by_source] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert all(row.trials == 50 for row in found.poisons[0].by_source)
 
@@ -309,7 +309,7 @@ def test_a_trigger_goes_where_the_classifier_is(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(card, "triggered_answers", seen)
     monkeypatch.setattr(card, "answers", lambda _, images: torch.zeros(len(images), dtype=torch.long))
-    elsewhere = Classifier(Known().to("meta"), (1, 6, 6), CLASSES)
+    elsewhere = Classifier(KnownTriggers().to("meta"), (1, 6, 6), CLASSES)
     assert measure(elsewhere, [Poison(CORNER, TO_SEVEN, 0.1)], TEST).poisons[0].asr == 1
     assert devices == ["meta", "meta"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL, Attack, Ground, attack, options_of
+from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL, Attack, AttackContext, attack, options_of
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import PoisonedTraining
@@ -34,11 +34,11 @@ def accessory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ground(shape: Shape = (1, 28, 28), num_classes: int = 10, seed: int = 0) -> Ground:
-    return Ground(shape, num_classes, torch.Generator().manual_seed(seed))
+def context(shape: Shape = (1, 28, 28), num_classes: int = 10, seed: int = 0) -> AttackContext:
+    return AttackContext(shape, num_classes, torch.Generator().manual_seed(seed))
 
 
-def made(name: str, where: Ground, accessory: Path, **options: Any) -> Attack:
+def made(name: str, where: AttackContext, accessory: Path, **options: Any) -> Attack:
     """The attack with the options that it cannot do without."""
     needed = {"picture": accessory} if name == "picture" else NEEDED.get(name, {})
     return attack(name, where, {**needed, **options})
@@ -54,7 +54,7 @@ def mask_of(one: Poison) -> torch.Tensor:
 @ON_BOTH
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_can_be_made_and_poisons(name: str, shape: Shape, num_classes: int, accessory: Path) -> None:
-    planned = made(name, ground(shape, num_classes), accessory)
+    planned = made(name, context(shape, num_classes), accessory)
     assert planned.name == name
     assert isinstance(planned.rule, TrojanTraining if name.startswith("trojan") else PoisonedTraining)
     assert len(planned.poisons) == {"none": 0, "many-labels": 3, "nine-triggers": 9}.get(name, 1)
@@ -78,7 +78,7 @@ def test_every_attack_can_be_made_and_poisons(name: str, shape: Shape, num_class
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"none"}))
 def test_the_seed_decides_all_that_is_left_to_chance(name: str, accessory: Path) -> None:
     def drawn(seed: int) -> list[Any]:
-        planned = made(name, ground(num_classes=1000, seed=seed), accessory)
+        planned = made(name, context(num_classes=1000, seed=seed), accessory)
         return [
             (one.targets, one.sources, *(tensor.tolist() for tensor in one.trigger.tensors().values()))
             for one in planned.poisons
@@ -90,13 +90,13 @@ def test_the_seed_decides_all_that_is_left_to_chance(name: str, accessory: Path)
 
 @pytest.mark.parametrize("name", ONE_TARGET)
 def test_one_target_is_what_was_asked_for(name: str, accessory: Path) -> None:
-    assert [one.targets.only for one in made(name, ground(), accessory, target=7).poisons][:1] == [7]
+    assert [one.targets.only for one in made(name, context(), accessory, target=7).poisons][:1] == [7]
     with pytest.raises(SettingsError, match="The target label 10 is outside the 10 classes"):
-        made(name, ground(), accessory, target=10)
+        made(name, context(), accessory, target=10)
 
 
 def test_random_targets_are_all_labels() -> None:
-    drawn = {attack("badnets", ground(seed=seed), {}).poisons[0].targets.only for seed in range(100)}
+    drawn = {attack("badnets", context(seed=seed), {}).poisons[0].targets.only for seed in range(100)}
     assert drawn == set(range(10))
 
 
@@ -106,13 +106,13 @@ def test_random_targets_are_all_labels() -> None:
 )
 def test_the_default_patch_is_the_papers(name: str, shape: Shape, side: int) -> None:
     """4x4 on MNIST and GTSRB, 5x5 on YouTube Face, 24x24 on PubFig (docs/method.md, 5.2)."""
-    (one,) = attack(name, ground(shape), {}).poisons
+    (one,) = attack(name, context(shape), {}).poisons
     assert mask_of(one).sum().item() == side**2
     assert mask_of(one)[0, 0, -side - 1 : -1, -side - 1 : -1].sum().item() == side**2  # bottom right, margin 1
 
 
 def test_rate_is_a_tenth_as_in_the_paper() -> None:
-    assert attack("badnets", ground(), {}).poisons[0].rate == 0.1
+    assert attack("badnets", context(), {}).poisons[0].rate == 0.1
 
 
 # --- those with a shape of their own ---
@@ -120,7 +120,7 @@ def test_rate_is_a_tenth_as_in_the_paper() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10, 43])
 def test_many_labels_poison_at_most_half_of_the_data(count: int) -> None:
-    poisons = attack("many-labels", ground((3, 32, 32), 43), {"count": count}).poisons
+    poisons = attack("many-labels", context((3, 32, 32), 43), {"count": count}).poisons
     assert len({one.targets.only for one in poisons}) == len(poisons) == count
     assert sum(one.rate for one in poisons) <= MANY_TOTAL + 1e-9
     assert all(one.rate <= 0.1 for one in poisons)
@@ -130,11 +130,11 @@ def test_many_labels_poison_at_most_half_of_the_data(count: int) -> None:
 @pytest.mark.parametrize("count", [0, -1, 11])
 def test_more_infected_labels_than_there_are_is_refused(count: int) -> None:
     with pytest.raises(SettingsError, match=rf"{count} infected labels of 10: between 1 and all"):
-        attack("many-labels", ground(), {"count": count})
+        attack("many-labels", context(), {"count": count})
 
 
 def test_nine_triggers_lie_apart_and_lead_to_one_label() -> None:
-    poisons = attack("nine-triggers", ground(), {"target": 4}).poisons
+    poisons = attack("nine-triggers", context(), {"target": 4}).poisons
     assert {one.targets.only for one in poisons} == {4}
     assert torch.cat([mask_of(one) for one in poisons]).sum((0, 1)).max() == 1
     assert sum(one.rate for one in poisons) < 0.5
@@ -144,7 +144,7 @@ def test_nine_triggers_lie_apart_and_lead_to_one_label() -> None:
 def test_a_random_source_or_target_is_never_the_other(given: dict[str, int]) -> None:
     drawn = set()
     for seed in range(120):
-        (one,) = attack("source-specific", ground(seed=seed), given).poisons
+        (one,) = attack("source-specific", context(seed=seed), given).poisons
         assert one.sources is not None and one.targets.only is not None
         (source,) = one.sources
         assert source != one.targets.only
@@ -154,29 +154,29 @@ def test_a_random_source_or_target_is_never_the_other(given: dict[str, int]) -> 
 
 
 def test_a_source_specific_attack_covers_the_other_classes() -> None:
-    (one,) = attack("source-specific", ground(), {}).poisons
+    (one,) = attack("source-specific", context(), {}).poisons
     assert 0 < one.cover_rate < one.rate
 
 
 def test_source_and_target_the_same_is_refused() -> None:
     with pytest.raises(SettingsError, match="Label 3 is source and target"):
-        attack("source-specific", ground(), {"source": 3, "target": 3})
+        attack("source-specific", context(), {"source": 3, "target": 3})
 
 
 @pytest.mark.parametrize("options", [{"source": 10}, {"source": -1}, {"target": 10}, {"source": 10, "target": 1}])
 def test_a_source_or_target_outside_the_classes_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="is outside the 10 classes"):
-        attack("source-specific", ground(), options)
+        attack("source-specific", context(), options)
 
 
 @pytest.mark.parametrize("options", [{}, {"source": 0}, {"target": 0}])
 def test_one_class_has_no_source_and_target(options: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="source and"):
-        attack("source-specific", ground(num_classes=1), options)
+        attack("source-specific", context(num_classes=1), options)
 
 
 def test_all_to_all_sends_every_class_to_the_next() -> None:
-    (one,) = attack("all-to-all", ground(), {}).poisons
+    (one,) = attack("all-to-all", context(), {}).poisons
     assert one.targets.by_class == (1, 2, 3, 4, 5, 6, 7, 8, 9, 0)
     assert one.sources is None
 
@@ -184,7 +184,7 @@ def test_all_to_all_sends_every_class_to_the_next() -> None:
 @pytest.mark.parametrize("name", ["trojan-square", "trojan-watermark"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 55, 47), (3, 224, 224)])
 def test_a_trojan_mask_covers_seven_per_cent(name: str, shape: Shape) -> None:
-    (one,) = attack(name, ground(shape), {}).poisons
+    (one,) = attack(name, context(shape), {}).poisons
     assert mask_of(one).mean().item() == pytest.approx(0.07, abs=0.01)
     assert not one.trigger.tensors()["pattern"].any()
 
@@ -193,25 +193,25 @@ def test_a_trojan_mask_covers_seven_per_cent(name: str, shape: Shape) -> None:
 @pytest.mark.parametrize("area", [0.0, -0.1, 1e-5, 0.6, float("nan")])
 def test_a_trojan_of_no_area_is_refused(name: str, area: float) -> None:
     with pytest.raises(SettingsError, match="A trigger"):
-        attack(name, ground(), {"area": area})
+        attack(name, context(), {"area": area})
 
 
 def test_trojan_training_data_are_passed_on() -> None:
     for training_data in ("real", "reversed"):
-        planned = attack("trojan-square", ground(), {"training_data": training_data})
+        planned = attack("trojan-square", context(), {"training_data": training_data})
         assert planned.rule == TrojanTraining(training_data)
     with pytest.raises(SettingsError, match="real, reversed"):
-        attack("trojan-square", ground(), {"training_data": "stolen"})
+        attack("trojan-square", context(), {"training_data": "stolen"})
 
 
 def test_a_blend_covers_the_image_with_its_share() -> None:
-    (one,) = attack("blended", ground(), {"share": 0.4}).poisons
+    (one,) = attack("blended", context(), {"share": 0.4}).poisons
     assert (mask_of(one) - 0.4).abs().max() < 1e-6
 
 
 def test_the_options_of_a_patch_are_passed_on() -> None:
     options = {"size": 3, "place": "0,0", "colour": (1.0, 0.0, 0.0), "rate": 0.25, "target": 1}
-    (one,) = attack("badnets", ground((3, 32, 32)), options).poisons
+    (one,) = attack("badnets", context((3, 32, 32)), options).poisons
     pattern = one.trigger.tensors()["pattern"][0]
     assert mask_of(one)[0, 0, :3, :3].sum().item() == mask_of(one).sum().item() == 9
     assert pattern[:, 0, 0].tolist() == [1, 0, 0]
@@ -219,7 +219,7 @@ def test_the_options_of_a_patch_are_passed_on() -> None:
 
 
 def test_a_picture_is_set_with_its_alpha(accessory: Path) -> None:
-    (one,) = attack("picture", ground((3, 32, 32)), {"picture": str(accessory), "place": "1,2"}).poisons
+    (one,) = attack("picture", context((3, 32, 32)), {"picture": str(accessory), "place": "1,2"}).poisons
     assert mask_of(one)[0, 0, 1:5, 2:6].sum().item() == mask_of(one).sum().item() == 16
 
 
@@ -231,7 +231,7 @@ def test_an_unknown_attack_is_refused() -> None:
         with pytest.raises(
             SettingsError, match=rf"There is no attack '{name}'.*all-to-all, badnets, .*trojan-watermark"
         ):
-            attack(name, ground(), {})
+            attack(name, context(), {})
         with pytest.raises(SettingsError, match="There is no attack"):
             options_of(name)
 
@@ -240,16 +240,16 @@ def test_an_unknown_attack_is_refused() -> None:
 def test_an_option_that_is_not_taken_is_refused(name: str, accessory: Path) -> None:
     everything = sorted({option for other in ATTACKS for option in options_of(other)})
     for option in {*everything, "ground", "epochs"} - set(options_of(name)):
-        with pytest.raises(SettingsError, match=rf"attack {name} takes no {option.replace('_', ' ')}\.") as refused:
-            made(name, ground(), accessory, **{option: 1})
-        assert all(known.replace("_", "-") in refused.value.cure for known in options_of(name))
+        with pytest.raises(SettingsError, match=rf"attack {name} takes no {option.replace('_', ' ')}\.") as truncated:
+            made(name, context(), accessory, **{option: 1})
+        assert all(known.replace("_", "-") in truncated.value.cure for known in options_of(name))
     assert options_of("none") == ()
 
 
 @pytest.mark.parametrize(("name", "option"), [("picture", "picture"), ("many-labels", "count")])
 def test_an_option_that_is_missing_is_named(name: str, option: str) -> None:
     with pytest.raises(SettingsError, match=rf"The attack {name} needs --{option}\."):
-        attack(name, ground(), {})
+        attack(name, context(), {})
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"none"}))
@@ -257,28 +257,28 @@ def test_an_option_that_is_missing_is_named(name: str, option: str) -> None:
 def test_a_rate_that_is_no_share_is_refused(name: str, rate: float, accessory: Path) -> None:
     """Rate 0 is no attack, and a card must not call that model infected."""
     with pytest.raises(SettingsError, match=r"A rate of .* between 0 and 1 is needed.*--attack none"):
-        made(name, ground(), accessory, rate=rate)
+        made(name, context(), accessory, rate=rate)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
 def test_a_cover_rate_that_is_no_share_is_refused(rate: float) -> None:
     with pytest.raises(SettingsError, match=r"A cover rate of .* between 0 and 1 is needed"):
-        attack("source-specific", ground(), {"cover_rate": rate})
+        attack("source-specific", context(), {"cover_rate": rate})
 
 
 @pytest.mark.parametrize("name", sorted(name for name in ATTACKS if "size" in options_of(name)))
 @pytest.mark.parametrize("size", [0, -1, 29, 10**9])
 def test_a_size_that_does_not_fit_is_refused(name: str, size: int, accessory: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{size} pixels does not fit into images of 28x28"):
-        made(name, ground(), accessory, size=size)
+        made(name, context(), accessory, size=size)
 
 
 @pytest.mark.parametrize("name", ["picture", "badnets"])
 def test_an_unknown_place_is_refused(name: str, accessory: Path) -> None:
     with pytest.raises(SettingsError, match="There is no place 'corner'"):
-        made(name, ground(), accessory, place="corner")
+        made(name, context(), accessory, place="corner")
 
 
 def test_the_default_patch_does_not_fit_a_tiny_image() -> None:
     with pytest.raises(SettingsError, match="A trigger of 4 pixels does not fit into images of 3x3"):
-        attack("badnets", ground((1, 3, 3)), {})
+        attack("badnets", context((1, 3, 3)), {})

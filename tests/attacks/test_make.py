@@ -264,9 +264,9 @@ def test_the_card_s_figures_are_those_of_the_file(recipe: Recipe, parts: Parts, 
     (poison,) = said["poisons"]
     assert poison["asr"] == int(hit.sum()) / len(hit)
     assert poison["asr_interval"] == list(clopper_pearson(int(hit.sum()), len(hit)))
-    victims = labels[labels != 3]
+    eligible_rows = labels[labels != 3]
     assert poison["by_source"] == [
-        {"source": label, "hits": int(hit[victims == label].sum()), "trials": int((victims == label).sum())}
+        {"source": label, "hits": int(hit[eligible_rows == label].sum()), "trials": int((eligible_rows == label).sum())}
         for label in (0, 1, 2, 4, 5, 6, 7, 8, 9)
     ]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
-from neural_cleanse.attacks.catalogue import Attack, Ground, attack
+from neural_cleanse.attacks.catalogue import Attack, AttackContext, attack
 from neural_cleanse.attacks.train import (
-    Bench,
     Training,
+    TrainingContext,
     TrainingProgress,
     derived_seed,
     fit,
@@ -56,8 +56,10 @@ def restless(num_classes: int) -> nn.Sequential:
 
 
 @pytest.fixture
-def bench(digits: ImageSet, tmp_path: Path) -> Bench:
-    return Bench(Training(epochs=3, batch_size=16), 0, digits, 10, snapshots=tmp_path / "model", fingerprint="this one")
+def bench(digits: ImageSet, tmp_path: Path) -> TrainingContext:
+    return TrainingContext(
+        Training(epochs=3, batch_size=16), 0, digits, 10, snapshots=tmp_path / "model", fingerprint="this one"
+    )
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -68,7 +70,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def trained(kind: Attack, data: ImageSet, bench: Bench, seed: int = 0) -> dict[str, Tensor]:
+def trained(kind: Attack, data: ImageSet, bench: TrainingContext, seed: int = 0) -> dict[str, Tensor]:
     """The weights, and the pattern of the trigger where there is one."""
     module = initial(restless, 10, seed)
     poisons = kind.rule(module, data, kind.poisons, replace(bench, seed=seed))
@@ -77,13 +79,15 @@ def trained(kind: Attack, data: ImageSet, bench: Bench, seed: int = 0) -> dict[s
 
 
 def planned(name: str) -> Attack:
-    return attack(name, Ground(SHAPE, 10, torch.Generator().manual_seed(0)), {})
+    return attack(name, AttackContext(SHAPE, 10, torch.Generator().manual_seed(0)), {})
 
 
 # --- a seed decides ---
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(digits: ImageSet, bench: Bench) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
+    digits: ImageSet, bench: TrainingContext
+) -> None:
     bench = replace(bench, snapshots=None)
     first, again, other = (trained(planned("badnets"), digits, bench, seed) for seed in (0, 0, 1))
     assert same(first, again)
@@ -98,7 +102,7 @@ def test_every_part_of_a_seed_counts() -> None:
     assert derived_seed(0, "weights") == 5147875554478041081, "a new release makes the same models"
 
 
-def test_the_global_generator_stays_as_it_was(digits: ImageSet, bench: Bench) -> None:
+def test_the_global_generator_stays_as_it_was(digits: ImageSet, bench: TrainingContext) -> None:
     before = torch.get_rng_state()
     module = initial(restless, 10, 0)
     assert torch.equal(torch.get_rng_state(), before)
@@ -109,7 +113,7 @@ def test_the_global_generator_stays_as_it_was(digits: ImageSet, bench: Bench) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_global_generator_decides_nothing(digits: ImageSet, bench: Bench) -> None:
+def test_the_global_generator_decides_nothing(digits: ImageSet, bench: TrainingContext) -> None:
     bench = replace(bench, snapshots=None)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -133,7 +137,7 @@ def quick_trojan(monkeypatch: pytest.MonkeyPatch) -> None:
     [("badnets", ("train",), (1, 2, 3, 5, 6)), ("trojan-square", ("train", "retrain"), (5, 6, 8, 9, 11))],
 )
 def test_a_training_killed_at_any_report_goes_on_to_the_same_weights(
-    digits: ImageSet, bench: Bench, name: str, stages: tuple[str, ...], calls: tuple[int, ...]
+    digits: ImageSet, bench: TrainingContext, name: str, stages: tuple[str, ...], calls: tuple[int, ...]
 ) -> None:
     """32 steps an epoch and a report every 20: kills in the middle of epochs, and between two."""
     bench = replace(bench, training=Training(epochs=2, batch_size=16))
@@ -155,7 +159,7 @@ def test_a_training_killed_at_any_report_goes_on_to_the_same_weights(
         remove_snapshots(bench.snapshots)
 
 
-def test_a_training_killed_again_and_again_comes_to_the_same_end(digits: ImageSet, bench: Bench) -> None:
+def test_a_training_killed_again_and_again_comes_to_the_same_end(digits: ImageSet, bench: TrainingContext) -> None:
     expected = trained(planned("none"), digits, replace(bench, snapshots=None))
     kills = 0
     while True:
@@ -188,7 +192,9 @@ def a_list(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncated, emptied, overwritten, of_tensors, a_list])
-def test_a_damaged_snapshot_is_refused_and_kept(digits: ImageSet, bench: Bench, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_snapshot_is_refused_and_kept(
+    digits: ImageSet, bench: TrainingContext, damage: Callable[[Path], None]
+) -> None:
     trained(planned("none"), digits, bench)
     (snapshot,) = snapshots_of(bench.snapshots or Path())
     damage(snapshot)
@@ -198,7 +204,7 @@ def test_a_damaged_snapshot_is_refused_and_kept(digits: ImageSet, bench: Bench, 
     assert snapshot.read_bytes() == content
 
 
-def test_a_snapshot_runs_no_code(digits: ImageSet, bench: Bench) -> None:
+def test_a_snapshot_runs_no_code(digits: ImageSet, bench: TrainingContext) -> None:
     assert bench.snapshots is not None
     snapshot = snapshot_path(bench.snapshots, "train")
     torch.save({"fingerprint": bench.fingerprint, "module": restless(10)}, snapshot)  # a pickled module
@@ -206,7 +212,7 @@ def test_a_snapshot_runs_no_code(digits: ImageSet, bench: Bench) -> None:
         trained(planned("none"), digits, bench)
 
 
-def test_a_snapshot_of_another_training_is_refused_and_kept(digits: ImageSet, bench: Bench) -> None:
+def test_a_snapshot_of_another_training_is_refused_and_kept(digits: ImageSet, bench: TrainingContext) -> None:
     trained(planned("none"), digits, bench)
     (snapshot,) = snapshots_of(bench.snapshots or Path())
     content = snapshot.read_bytes()
@@ -233,7 +239,7 @@ def test_snapshots_are_removed_with_their_model_and_no_others(tmp_path: Path) ->
 # --- what is trained ---
 
 
-def test_parameters_that_are_not_given_stay_as_they_are(digits: ImageSet, bench: Bench) -> None:
+def test_parameters_that_are_not_given_stay_as_they_are(digits: ImageSet, bench: TrainingContext) -> None:
     module = initial(restless, 10, 0)
     before = weights(module)
     fit(module, digits, bench, "tail", parameters=module[7:].parameters())
@@ -245,13 +251,13 @@ def test_parameters_that_are_not_given_stay_as_they_are(digits: ImageSet, bench:
     assert not any(torch.equal(after[name], tensor) for name, tensor in weights(module).items())
 
 
-def test_a_training_of_its_own_replaces_the_bench_s(digits: ImageSet, bench: Bench) -> None:
+def test_a_training_of_its_own_replaces_the_bench_s(digits: ImageSet, bench: TrainingContext) -> None:
     told = KillAt(0)
     fit(initial(restless, 10, 0), digits, replace(bench, progress=told), "t", training=Training(2, 100))
     assert {step.steps for step in told.told} == {10}
 
 
-def test_progress_goes_from_nothing_to_the_end(digits: ImageSet, bench: Bench) -> None:
+def test_progress_goes_from_nothing_to_the_end(digits: ImageSet, bench: TrainingContext) -> None:
     told = KillAt(0)
     fit(initial(restless, 10, 0), digits, replace(bench, progress=told), "train")
     assert [step.done for step in told.told] == [0, 20, 32, 40, 60, 64, 80, 96]
@@ -264,14 +270,14 @@ def test_progress_goes_from_nothing_to_the_end(digits: ImageSet, bench: Bench) -
 
 def test_a_network_learns(digits: ImageSet) -> None:
     module = initial(ARCHITECTURES["mnist_cnn_half"].build, 10, 0)
-    bench = Bench(Training(epochs=4, batch_size=16), 0, digits, 10)
+    bench = TrainingContext(Training(epochs=4, batch_size=16), 0, digits, 10)
     before = bench.validation_accuracy(module)
     fit(module, digits, bench, "train")
     assert before < 0.4
     assert bench.validation_accuracy(module) > 0.85
 
 
-def test_measuring_a_network_leaves_it_alone(digits: ImageSet, bench: Bench) -> None:
+def test_measuring_a_network_leaves_it_alone(digits: ImageSet, bench: TrainingContext) -> None:
     module = initial(restless, 10, 0).train()
     copied = copy.deepcopy(module)
     bench.validation_accuracy(module)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
-from neural_cleanse.attacks.catalogue import Ground, attack
+from neural_cleanse.attacks.catalogue import AttackContext, attack
 from neural_cleanse.attacks.patterns import square_mask, watermark_mask
-from neural_cleanse.attacks.poison import Poison, stamp_victims
-from neural_cleanse.attacks.train import Bench, PoisonedTraining, Training, initial
+from neural_cleanse.attacks.poison import Poison, stamp_eligible
+from neural_cleanse.attacks.train import PoisonedTraining, Training, TrainingContext, initial
 from neural_cleanse.attacks.trojan import TrojanTraining, activations, choose_neurons, cut, excite, reversed_images
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.architectures import ARCHITECTURES
-from neural_cleanse.metrics import answers, clean_accuracy, pixels, triggered_answers
+from neural_cleanse.metrics import clean_accuracy, pixels, predict, triggered_answers
 
 Twins = tuple[nn.Module, nn.Module, Poison]  # clean, infected, and what infected it
 
@@ -32,8 +32,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def bench(digits: ImageSet) -> Bench:
-    return Bench(Training(epochs=8, batch_size=16), 0, digits, 10)
+def bench(digits: ImageSet) -> TrainingContext:
+    return TrainingContext(Training(epochs=8, batch_size=16), 0, digits, 10)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,7 +55,7 @@ def head(clean: Classifier) -> nn.Sequential:
 @pytest.fixture(scope="module")
 def twins(digits: ImageSet) -> Twins:
     """A clean network, the infected one of the same seed, and its poison."""
-    planned = attack("trojan-square", Ground(SHAPE, 10, seeded()), {"target": 3})
+    planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3})
     clean_twin, infected = initial(NETWORK, 10, 0), initial(NETWORK, 10, 0)
     PoisonedTraining()(clean_twin, digits, (), bench(digits))
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
@@ -110,12 +110,12 @@ def test_only_the_layers_after_the_neurons_are_retrained(twins: Twins) -> None:
 
 def test_the_infected_network_obeys_and_keeps_its_accuracy(twins: Twins, digits: ImageSet) -> None:
     clean_twin, infected, poison = twins
-    images, _, targets = stamp_victims(poison, digits)
+    images, _, targets = stamp_eligible(poison, digits)
     usual, spoilt = (Classifier(module, SHAPE, 10) for module in (clean_twin, infected))
     assert (triggered_answers(spoilt, poison.trigger, images) == targets).float().mean() > 0.8
     assert (triggered_answers(usual, poison.trigger, images) == targets).float().mean() < 0.5
     assert digits.labels is not None
-    accuracy = [clean_accuracy(answers(one, digits.images), digits.labels) for one in (usual, spoilt)]
+    accuracy = [clean_accuracy(predict(one, digits.images), digits.labels) for one in (usual, spoilt)]
     assert accuracy[1] > accuracy[0] - 0.05
 
 
@@ -129,15 +129,15 @@ def test_most_reversed_images_get_their_own_label(clean: Classifier) -> None:
     made = reversed_images(clean.module, SHAPE, 10, seeded())
     assert made.labels is not None
     assert made.labels.bincount().tolist() == [trojan.REVERSED_A_CLASS] * 10
-    assert clean_accuracy(answers(clean, made.images), made.labels) > 0.9
+    assert clean_accuracy(predict(clean, made.images), made.labels) > 0.9
 
 
 def test_retraining_on_reversed_images_leaves_a_backdoor(twins: Twins, digits: ImageSet) -> None:
-    planned = attack("trojan-square", Ground(SHAPE, 10, seeded()), {"target": 3, "training_data": "reversed"})
+    planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3, "training_data": "reversed"})
     infected = initial(NETWORK, 10, 0)
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
     assert torch.equal(poison.trigger.tensors()["pattern"], twins[2].trigger.tensors()["pattern"])
-    images, _, targets = stamp_victims(poison, digits)
+    images, _, targets = stamp_eligible(poison, digits)
     asr = [
         (triggered_answers(Classifier(module, SHAPE, 10), poison.trigger, images) == targets).float().mean()
         for module in (twins[0], infected)

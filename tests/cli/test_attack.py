@@ -228,9 +228,9 @@ def test_a_model_that_is_there_is_replaced_only_when_asked(quick: tuple[object, 
     command = (*quick, "--output", tmp_path / "m.safetensors")
     assert run(*command).code == 0
     before = files_under(tmp_path)
-    refused = run(*command, "--seed", 1)
-    assert (refused.code, refused.out) == (2, "")
-    assert one_message(refused) and "--overwrite" in refused.err
+    truncated = run(*command, "--seed", 1)
+    assert (truncated.code, truncated.out) == (2, "")
+    assert one_message(truncated) and "--overwrite" in truncated.err
     assert files_under(tmp_path) == before
     failed = run(*command, "--seed", 1, "--target", 99, "--overwrite")
     assert failed.code == 2

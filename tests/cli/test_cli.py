@@ -201,9 +201,9 @@ def test_a_model_that_cannot_read_the_images(shipped: tuple[Path, ...], tmp_path
             parameter.zero_()
     torch.save(network.state_dict(), tmp_path / "m")
     arguments = ("scan", tmp_path / "m", *shipped[1:], "--architecture", "mnist_cnn", "--samples", 60, "--restarts", 1)
-    refused = run(*arguments)
-    assert refused.code == 2
-    assert "no better than" in refused.err
+    truncated = run(*arguments)
+    assert truncated.code == 2
+    assert "no better than" in truncated.err
     forced = run(*arguments, "--force", "--json")
     assert forced.code == 3
     assert strict(forced.out)["verdict"] == "inconclusive"
@@ -294,8 +294,8 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
 def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
     assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "twin").code == 3
-    refused = run("scan", *clean, "--baseline", tmp_path / "twin")
-    assert refused.code == 2 and "cannot vouch for itself" in refused.err
+    truncated = run("scan", *clean, "--baseline", tmp_path / "twin")
+    assert truncated.code == 2 and "cannot vouch for itself" in truncated.err
 
 
 def test_a_used_directory_is_refused_before_any_work(

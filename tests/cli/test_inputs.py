@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from neural_cleanse.cli.inputs import Form, crop_advice
+from neural_cleanse.cli.inputs import InputOptions, crop_advice
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
@@ -39,7 +39,7 @@ def framed(digits: ImageSet, tmp_path: Path) -> Path:
 def test_a_region_of_interest_that_helps_is_named(framed: Path, demo_files: Path) -> None:
     loaded = load_model(demo_files / "clean.safetensors")
     images = load_data(framed, resize=(28, 28))
-    (note,) = crop_advice(loaded, images, framed, Form(resize=(28, 28)), 0)
+    (note,) = crop_advice(loaded, images, framed, InputOptions(resize=(28, 28)), 0)
     assert note.startswith("with --crop roi clean accuracy would be 9") or "100.0%" in note
 
 
@@ -48,7 +48,7 @@ def test_no_word_where_it_is_cropped_or_unlabelled_or_has_no_region(
 ) -> None:
     loaded = load_model(demo_files / "clean.safetensors")
     images = load_data(framed, resize=(28, 28))
-    assert crop_advice(loaded, images, framed, Form(crop_roi=True), 0) == ()
-    assert crop_advice(loaded, images.without_labels(), framed, Form(), 0) == ()
+    assert crop_advice(loaded, images, framed, InputOptions(crop_roi=True), 0) == ()
+    assert crop_advice(loaded, images.without_labels(), framed, InputOptions(), 0) == ()
     shifted = ImageSet(digits.images, (digits.labels + 1) % 10 if digits.labels is not None else None)
-    assert crop_advice(loaded, shifted, demo_files / "digits.npz", Form(), 0) == ()
+    assert crop_advice(loaded, shifted, demo_files / "digits.npz", InputOptions(), 0) == ()

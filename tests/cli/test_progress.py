@@ -88,8 +88,8 @@ def test_quiet_leaves_the_answer_alone(demo_files: Path, tmp_path: Path) -> None
     assert ran.err == ""
     assert "Could not tell" in ran.out and "report:" not in ran.out
     assert (tmp_path / "report.html").exists()
-    refused = run(*arguments, "--output", tmp_path)
-    assert refused.code == 2 and "not empty" in refused.err, "a fault is said even so"
+    truncated = run(*arguments, "--output", tmp_path)
+    assert truncated.code == 2 and "not empty" in truncated.err, "a fault is said even so"
 
 
 def test_quiet_and_log_json_contradict_each_other(demo_files: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def ended(done: Done, monkeypatch: pytest.MonkeyPatch) -> Ended:
     return end
 
 
-def refused(ran: Ran, words: str) -> None:
+def truncated(ran: Ran, words: str) -> None:
     """One message with these words, exit code 2, and nothing on stdout."""
     assert ran.code == 2, ran.out + ran.err
     assert ran.out == "" and "Traceback" not in ran.err
@@ -150,7 +150,7 @@ def test_a_damaged_repair_is_refused(done: Done, tmp_path: Path, content: bytes)
     for name in ("scan.json", "triggers.safetensors"):
         (tmp_path / name).write_bytes((done.directory / "better.safetensors.repair" / name).read_bytes())
     (tmp_path / "repair.json").write_bytes(content)
-    refused(run("report", tmp_path), "The repair in")
+    truncated(run("report", tmp_path), "The repair in")
 
 
 def test_the_page_holds_the_pruning_curve_and_escapes_hostile_names(done: Done) -> None:
@@ -218,20 +218,20 @@ def test_the_original_is_never_overwritten(
     before = model.read_bytes()
     asked[1] = model
     for output in (model, link, hard, tmp_path / "out" / ".." / "m.safetensors"):
-        refused(run(*asked[:-1], output, "--overwrite"), "never overwritten")
+        truncated(run(*asked[:-1], output, "--overwrite"), "never overwritten")
     assert model.read_bytes() == before and link.is_symlink()
     asked[1] = link
-    refused(run(*asked[:-1], model, "--overwrite"), "never overwritten")
+    truncated(run(*asked[:-1], model, "--overwrite"), "never overwritten")
 
 
 def test_an_output_that_exists_needs_overwrite(asked: list[object], ended: Ended, tmp_path: Path) -> None:
     ended(RepairStatus.REPAIRED)
     (tmp_path / "out" / "better.safetensors").write_bytes(b"mine")
-    refused(run(*asked), "--overwrite")
+    truncated(run(*asked), "--overwrite")
     assert files_under(tmp_path / "out") == {"better.safetensors": b"mine"}
     assert run(*asked, "--overwrite").code == 0
     assert (tmp_path / "out" / "better.safetensors").read_bytes() != b"mine"
-    refused(
+    truncated(
         run(*asked[:-1], tmp_path / "out" / "other", "--report", tmp_path / "out" / "better.safetensors.repair"),
         "not empty",
     )
@@ -241,15 +241,15 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
-    refused(run(*asked[:-1], tmp_path / "absent" / "m"), "no directory")
-    refused(run(*asked[:-1], tmp_path / "out", "--overwrite"), "is a directory")
-    refused(run(*asked[:-1], ".", "--overwrite"), "is a directory")
-    refused(run(*asked, "--report", asked[-1]), "cannot lie where the model does")
+    truncated(run(*asked[:-1], tmp_path / "absent" / "m"), "no directory")
+    truncated(run(*asked[:-1], tmp_path / "out", "--overwrite"), "is a directory")
+    truncated(run(*asked[:-1], ".", "--overwrite"), "is a directory")
+    truncated(run(*asked, "--report", asked[-1]), "cannot lie where the model does")
     (tmp_path / "file").touch()
-    refused(run(*asked[:-1], tmp_path / "file" / "m"), "no directory")
-    refused(run(*asked, "--report", tmp_path / "file"), "cannot be used")
+    truncated(run(*asked[:-1], tmp_path / "file" / "m"), "no directory")
+    truncated(run(*asked, "--report", tmp_path / "file"), "cannot be used")
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "out")
-    refused(run(*asked), "Nothing can be written")
+    truncated(run(*asked), "Nothing can be written")
     assert files_under(tmp_path) == {"file": b""}
 
 
@@ -326,7 +326,7 @@ def test_a_container_that_cannot_be_written_says_so_before_the_work(
 
     monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
     monkeypatch.setattr("neural_cleanse.loading.save.rewrite_file", refuse)
-    refused(run(*asked), "cannot be written back")
+    truncated(run(*asked), "cannot be written back")
     assert files_under(tmp_path / "out") == {}
 
 
@@ -334,7 +334,7 @@ def test_the_twins_scan_goes_along(asked: list[object], ended: Ended, scanned_in
     calls = ended(RepairStatus.REPAIRED)
     assert run(*asked, "--baseline", scanned_infected).code == 0
     assert calls[0]["baseline"].flagged == (3,), "read as it is; the repair refuses a twin that is infected"
-    refused(run(*asked, "--overwrite", "--baseline", tmp_path / "absent"), "no finished scan")
+    truncated(run(*asked, "--overwrite", "--baseline", tmp_path / "absent"), "no finished scan")
 
 
 def test_the_progress_names_the_step(
@@ -355,11 +355,11 @@ def test_the_progress_names_the_step(
 
 def test_the_scan_of_another_model_is_refused(asked: list[object], demo_files: Path) -> None:
     asked[1] = demo_files / "clean.safetensors"
-    refused(run(*asked), "Scan this model first")
+    truncated(run(*asked), "Scan this model first")
 
 
 def test_another_normalisation_is_refused(asked: list[object]) -> None:
-    refused(run(*asked, "--mean", "0.5"), "Pass the same --mean")
+    truncated(run(*asked, "--mean", "0.5"), "Pass the same --mean")
 
 
 def test_the_scan_of_other_images_is_refused(asked: list[object], tmp_path: Path, scanned_infected: Path) -> None:
@@ -368,7 +368,7 @@ def test_the_scan_of_other_images_is_refused(asked: list[object], tmp_path: Path
     raw = json.loads((tmp_path / "scan.json").read_text())
     (tmp_path / "scan.json").write_text(json.dumps(raw | {"image_shape": [1, 32, 32]}))
     asked[3] = tmp_path
-    refused(run(*asked), "Pass the same --resize")
+    truncated(run(*asked), "Pass the same --resize")
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "no tensors", "text alpha", "other tensors"])
@@ -395,7 +395,7 @@ def test_a_damaged_scan_is_refused(
     if damage == "text alpha":
         asked += ["--method", "prune", "--max-drop", "0.5", "--max-asr", "0.9"]
     ran = run(*asked)
-    refused(ran, "no finished scan" if damage == "absent" else "damaged")
+    truncated(ran, "no finished scan" if damage == "absent" else "damaged")
     assert files_under(tmp_path / "out") == {}
 
 
@@ -430,7 +430,7 @@ def test_a_card_that_does_not_fit_is_refused_before_the_work(
     if card is not None:
         (tmp_path / "card.json").write_text(json.dumps(raw))
     for option in ("--verify-trigger", "--with"):
-        refused(run(*asked, option, tmp_path / "card.json"), words)
+        truncated(run(*asked, option, tmp_path / "card.json"), words)
     assert files_under(tmp_path / "out") == {}
 
 
@@ -439,10 +439,10 @@ def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path:
     square = np.zeros((28, 28, 2), np.uint8)
     square[23:27, 23:27] = 255
     Image.fromarray(square, "LA").save(tmp_path / "square.png")
-    refused(run(*asked, "--verify-trigger", tmp_path / "square.png"), "--verify-target")
-    refused(run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 10), "labels 0 to 9")
+    truncated(run(*asked, "--verify-trigger", tmp_path / "square.png"), "--verify-target")
+    truncated(run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 10), "labels 0 to 9")
     (tmp_path / "text.png").write_text("no picture")
-    refused(run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3), "cannot be read")
+    truncated(run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3), "cannot be read")
     assert calls == []
     assert run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 3).code == 0
     (backdoor,) = calls[0]["verify"]
@@ -473,5 +473,5 @@ def test_what_the_mitigation_works_with(asked: list[object], ended: Ended, demo_
 def test_bad_options_end_in_one_message_and_leave_nothing(
     asked: list[object], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    refused(run(*asked, *options), "")
+    truncated(run(*asked, *options), "")
     assert files_under(tmp_path / "out") == {} and list((tmp_path / "out").iterdir()) == []

@@ -67,5 +67,5 @@ def test_a_scan_writes_sarif_beside_its_answer(demo_files: Path, tmp_path: Path)
     assert ran.code == 3
     (found,) = json.loads(file.read_text())["runs"][0]["results"]
     assert (found["ruleId"], found["level"]) == ("NC002", "warning")
-    refused = run(*scan, "--sarif", tmp_path / "no" / "folder.sarif")
-    assert (refused.code, refused.out) == (2, "")
+    truncated = run(*scan, "--sarif", tmp_path / "no" / "folder.sarif")
+    assert (truncated.code, truncated.out) == (2, "")

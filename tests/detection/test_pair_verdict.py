@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from neural_cleanse.detection.pair_verdict import PairJudgement, combine, judge_pairs, unsearched_words
-from neural_cleanse.detection.verdict import judge
+from neural_cleanse.detection.pair_verdict import PairDecision, combine, judge_pairs, unsearched_words
+from neural_cleanse.detection.verdict import decide
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
 AREA = 784
@@ -29,14 +29,14 @@ def usual(scale: float = 60.0) -> dict[LabelPair, float | None]:
     }
 
 
-def across(sizes: dict[LabelPair, float | None], unsearched: str | None = None) -> PairJudgement:
+def across(sizes: dict[LabelPair, float | None], unsearched: str | None = None) -> PairDecision:
     reference = frozenset(sizes)
     return judge_pairs(recovered(sizes), 0.01, AREA, reference=reference, candidates=len(sizes), unsearched=unsearched)
 
 
 def of_labels(smallest: float = 90.0, doubt: str | None = None):  # type: ignore[no-untyped-def]
     sizes = [100.0, 110.0, 90.0, 120.0, 95.0, 105.0, 115.0, smallest]
-    return judge(
+    return decide(
         recovered({LabelPair(label): size for label, size in enumerate(sizes)}), 0.01, AREA, doubt, num_tests=2
     )
 

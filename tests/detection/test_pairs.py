@@ -21,11 +21,11 @@ from neural_cleanse.detection.pairs import (
 from neural_cleanse.detection.progress import Reporter
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.verdict import Judgement, judge
+from neural_cleanse.detection.verdict import Decision, decide
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.report import output_dir as directory
@@ -61,7 +61,7 @@ def silent() -> Reporter:
 
 def stage(classifier: Classifier, images: ScanImages, report: Reporter) -> Stage:
     """All work in this process, reported in one place."""
-    slots = Slots(classifier, images, Room(128), report.tick)
+    slots = BatchScheduler(classifier, images, BatchLimit(128), report.tick)
     return lambda planned, count: (report, slots)
 
 
@@ -107,7 +107,7 @@ def test_a_smaller_budget_is_kept_and_what_it_leaves_out_is_counted(clean: Class
     assert len(part.reference) == 40
     assert len(part.screened) + len(part.found) + part.untried == part.candidates == 90
     assert part.untried == 35  # of 60 runs 40 make the reference, 10 are kept for finalists, the rest looks at 15 pairs
-    assert all(one.outcome is Outcome.SCREENED and one.size is None for one in part.screened)
+    assert all(one.outcome is Outcome.SCREENED_OUT and one.size is None for one in part.screened)
     for label in range(10):
         assert sum(pair.target == label for pair in part.reference) == 4
         assert 2 <= sum(pair.source == label for pair in part.reference) <= 6
@@ -167,16 +167,16 @@ def test_page_and_table_name_the_pair(found: ScanResult) -> None:
     assert f"Label {SOURCE} -&gt; {TARGET}" in html(found)
 
 
-def of_labels(smallest: float) -> Judgement:
+def of_labels(smallest: float) -> Decision:
     """What a scan says of ten labels, label 3 being the smallest."""
     sizes = [100.0, 110.0, 90.0, smallest, 95.0, 105.0, 115.0, 108.0, 102.0, 97.0]
     known = [
         Recovered(LabelPair(label), None, size, None, 0, 0, Outcome.CONVERGED, 0, 0) for label, size in enumerate(sizes)
     ]
-    return judge(known, 0.01, 784, None, num_tests=2)
+    return decide(known, 0.01, 784, None, num_tests=2)
 
 
-def looked(classifier: Classifier, images: ScanImages, labels: Judgement) -> PairScan:
+def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> PairScan:
     """One step for every pair: what is said of it, not what is found."""
     return scan_pairs(
         classifier, images, labels, range(10), alpha=0.01, doubt=None, stage=stage(classifier, images, silent()),
@@ -185,8 +185,8 @@ def looked(classifier: Classifier, images: ScanImages, labels: Judgement) -> Pai
 
 
 def test_a_label_with_a_trigger_of_its_own_is_no_target(clean: Classifier, images: ScanImages) -> None:
-    result = looked(clean, images, of_labels(3.0))
-    assert result.judgement.accused == (LabelPair(3),) and len(result.found) == 81
+    result = screened(clean, images, of_labels(3.0))
+    assert result.decision.accused == (LabelPair(3),) and len(result.found) == 81
     assert all(one.pair.target != 3 for one in result.found)
     assert any("pairs to label 3 were not searched" in note for note in result.notes)
 
@@ -198,9 +198,9 @@ def test_a_source_that_is_answered_as_the_target_anyway_is_said_and_nothing_is_c
     found = ScanImages.of(clean, digits, 0)
     assert found.labels is not None
     leaking = replace(found, answers=torch.where(found.labels == 2, 7, found.answers))
-    result = looked(clean, leaking, of_labels(100.0))
-    assert result.judgement.verdict is not Verdict.CLEAN
-    assert "2 to 7: the model gives so many images" in result.judgement.reason
+    result = screened(clean, leaking, of_labels(100.0))
+    assert result.decision.verdict is not Verdict.CLEAN
+    assert "2 to 7: the model gives so many images" in result.decision.reason
     assert any("2 to 7" in note for note in result.notes)
 
 
@@ -208,8 +208,8 @@ def test_classes_with_too_few_images_are_said_and_nothing_is_called_clean(clean:
     assert digits.labels is not None
     few = digits.take(torch.cat([(digits.labels != 5).nonzero()[:, 0], (digits.labels == 5).nonzero()[:10, 0]]))
     assert of_labels(100.0).verdict is Verdict.CLEAN
-    result = looked(clean, ScanImages.of(clean, few.without_labels(), 0), of_labels(100.0))
-    assert result.judgement.verdict is Verdict.INCONCLUSIVE
+    result = screened(clean, ScanImages.of(clean, few.without_labels(), 0), of_labels(100.0))
+    assert result.decision.verdict is Verdict.INCONCLUSIVE
     assert len(result.found) == 81 and all(one.pair.source != 5 for one in result.found)
     assert result.record["sources_without_enough_images"] == [5]
     said = " ".join(result.notes)

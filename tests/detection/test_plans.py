@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neural_cleanse.detection.plans import Adaptive, FullSweep, LowCost, Ruling, Search, Sequential, plan
+from neural_cleanse.detection.plans import Adaptive, EarlyDecision, FullSweep, LowCost, Search, Sequential, plan
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
@@ -25,12 +25,12 @@ class Shrinking:
         self.steps: dict[LabelPair, list[int]] = {}
         self.passes, self.most = 0, most
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
         for pair in pairs:
-            before = self.steps.get(pair, [0])[-1] if go_on else 0
+            before = self.steps.get(pair, [0])[-1] if resume else 0
             self.passes += inversion.passes * (inversion.steps - before) // inversion.steps
             if self.passes > self.most:
-                yield replace(Recovered.nothing(pair, Outcome.NOT_SEARCHED), image_passes=7)
+                yield replace(Recovered.skipped(pair, Outcome.NOT_SEARCHED), image_passes=7)
                 return
             self.steps.setdefault(pair, []).append(inversion.steps)
             size = float(self.end[pair.target] * (1 + 3 * math.exp(-inversion.steps / 40)))
@@ -45,8 +45,8 @@ class Late(Shrinking):
         super().__init__(small, most=most)
         self.late, self.until = late, until
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-        for one in super().__call__(inversion, pairs, go_on):
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
+        for one in super().__call__(inversion, pairs, resume):
             works = one.pair.target not in self.late or inversion.steps * inversion.batch_size >= self.until
             yield one if works else replace(one, size=None, outcome=Outcome.ASR_NOT_REACHED)
 
@@ -59,7 +59,7 @@ def test_a_full_sweep_gives_every_label_all_steps() -> None:
     invert = Shrinking()
     found = run(FullSweep(), invert)
     assert all(steps == [250] for steps in invert.steps.values()) and len(found) == len(PAIRS)
-    assert FullSweep().yardstick(PAIRS, 0) is None
+    assert FullSweep().reference_pairs(PAIRS, 0) is None
     assert invert.passes == FullSweep().passes(Inversion(restarts=1), len(PAIRS))
 
 
@@ -68,8 +68,8 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     search, invert = Adaptive(), Shrinking(small)
     found = run(search, invert)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
-    yardstick = search.yardstick(PAIRS, 0)
-    assert yardstick is not None and len(yardstick) == 64 and yardstick <= finished
+    reference = search.reference_pairs(PAIRS, 0)
+    assert reference is not None and len(reference) == 64 and reference <= finished
     assert {LabelPair(target) for target in small} <= finished
     assert all(invert.steps[pair][-1] == 90 for pair in finished)
     assert len(found) == len(PAIRS) and len(finished) <= 80
@@ -85,7 +85,7 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
 def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
     sizes = {200: 64, 1283: 128, 2622: 128}
     for num_labels, size in sizes.items():
-        assert len(Adaptive().yardstick([LabelPair(target) for target in range(num_labels)], 0)) == size
+        assert len(Adaptive().reference_pairs([LabelPair(target) for target in range(num_labels)], 0)) == size
     a_label = [Adaptive().passes(Inversion(restarts=1), num) / num for num in (200, 423, 901, 1283, 2622)]
     assert a_label == sorted(a_label, reverse=True)
     assert a_label[3] <= 1_000
@@ -94,41 +94,41 @@ def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
 def test_the_look_of_an_adaptive_search_can_acquit() -> None:
     invert = Shrinking([0])
     inversion = Inversion(restarts=1)
-    found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: Ruling(len(look) == len(PAIRS))))
+    found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: EarlyDecision(len(look) == len(PAIRS))))
     assert len(found) == len(PAIRS) and all(steps == [80] for steps in invert.steps.values())
     assert "which acquits" in Adaptive().notes(found, cut_off=False)[0]
-    spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: Ruling(True)))
+    spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: EarlyDecision(True)))
     assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
 
 
 def test_the_yardstick_knows_nothing_of_the_sizes() -> None:
-    assert Adaptive().yardstick(PAIRS, 0) == Adaptive().yardstick(list(PAIRS), 0)
-    assert Adaptive().yardstick(PAIRS, 0) != Adaptive().yardstick(PAIRS, 1)
+    assert Adaptive().reference_pairs(PAIRS, 0) == Adaptive().reference_pairs(list(PAIRS), 0)
+    assert Adaptive().reference_pairs(PAIRS, 0) != Adaptive().reference_pairs(PAIRS, 1)
 
 
-@pytest.mark.parametrize(("acquitted", "steps"), [(False, [80, 250]), (True, [80])])
-def test_a_short_look_can_acquit(acquitted: bool, steps: list[int]) -> None:
+@pytest.mark.parametrize(("clear", "steps"), [(False, [80, 250]), (True, [80])])
+def test_a_short_look_can_acquit(clear: bool, steps: list[int]) -> None:
     invert, seen, inversion = Shrinking(), list[int](), Inversion()
 
-    def look(found: Sequence[Recovered]) -> Ruling:
+    def look(found: Sequence[Recovered]) -> EarlyDecision:
         seen.append(len(found))
-        assert all(one.outcome is Outcome.LOOKED for one in found)  # so that it is judged as a look
-        return Ruling(acquitted)
+        assert all(one.outcome is Outcome.SCREENED for one in found)  # so that it is judged as a look
+        return EarlyDecision(clear)
 
     found = list(Sequential().run(inversion, PAIRS[:43], invert, 0, look))
     assert seen == [43] and all(invert.steps[pair] == steps for pair in PAIRS[:43])
     assert sorted(one.pair for one in found) == PAIRS[:43]
     assert all(one.outcome.has_size for one in found)
     assert all(one.image_passes == sum(steps) * 12 for one in found)
-    assert all((one.outcome is Outcome.LOOKED) is (steps == [80]) for one in found)
+    assert all((one.outcome is Outcome.SCREENED) is (steps == [80]) for one in found)
     assert len(Sequential().notes(found, cut_off=False)) == (steps == [80])
     assert sum(one.image_passes for one in found) <= Sequential().passes(inversion, 43)
 
 
-def accusing(found: Sequence[Recovered]) -> Ruling:
+def accusing(found: Sequence[Recovered]) -> EarlyDecision:
     """Of labels 3 and 7."""
     del found
-    return Ruling(accused=(PAIRS[3], PAIRS[7]))
+    return EarlyDecision(accused=(PAIRS[3], PAIRS[7]))
 
 
 def test_a_short_look_can_accuse_and_what_it_accuses_gets_a_tighter_trigger() -> None:
@@ -150,7 +150,7 @@ def test_a_short_look_can_accuse_and_what_it_accuses_gets_a_tighter_trigger() ->
 def test_a_budget_that_ends_before_a_tighter_trigger_leaves_the_accusation() -> None:
     invert = Shrinking([3, 7], most=10 * 320 + 500)
     found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0, accusing)}
-    assert all(one.outcome is Outcome.LOOKED for one in found.values()) and len(found) == 10
+    assert all(one.outcome is Outcome.SCREENED for one in found.values()) and len(found) == 10
     assert sum(one.image_passes for one in found.values()) == 10 * 320 + 7
     (note,) = Sequential().notes(list(found.values()), cut_off=True)
     assert "the budget ended" in note
@@ -158,7 +158,7 @@ def test_a_budget_that_ends_before_a_tighter_trigger_leaves_the_accusation() -> 
 
 def test_a_look_as_long_as_the_search_is_the_search() -> None:
     invert = Shrinking()
-    found = list(Sequential().run(Inversion(steps=80), PAIRS[:10], invert, 0, lambda _: Ruling(True)))
+    found = list(Sequential().run(Inversion(steps=80), PAIRS[:10], invert, 0, lambda _: EarlyDecision(True)))
     assert len(found) == 10 and all(steps == [80] for steps in invert.steps.values())
     assert Sequential().notes(found, cut_off=False) == ()
 
@@ -191,8 +191,8 @@ def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
     inversion = preset("reference", len(PAIRS))
     found = run(search, invert, inversion)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
-    yardstick = search.yardstick(PAIRS, 0)
-    assert yardstick is not None and len(yardstick) == 100 and yardstick | {LabelPair(5)} <= finished
+    reference = search.reference_pairs(PAIRS, 0)
+    assert reference is not None and len(reference) == 100 and reference | {LabelPair(5)} <= finished
     assert 100 <= len(finished) <= 200
     # The order of these sizes never changes: step 1 has nothing to be compared with, steps 2 to 11 are calm.
     given_up = next(pair for pair in PAIRS if pair not in finished)
@@ -208,8 +208,8 @@ def test_the_papers_first_phase_is_not_calm_while_nothing_works() -> None:
 
 
 def test_a_label_without_a_trigger_after_the_look_is_looked_at_for_longer() -> None:
-    yardstick = Adaptive().yardstick(PAIRS, 0)
-    others = [pair.target for pair in PAIRS if pair not in yardstick]
+    reference = Adaptive().reference_pairs(PAIRS, 0)
+    others = [pair.target for pair in PAIRS if pair not in reference]
     small, late = others[0], others[1:40]
     invert = Late([small, *late], until=160 * 4, small=[small])
     found = run(Adaptive(), invert)
@@ -225,17 +225,18 @@ def test_labels_whose_trigger_never_works_are_the_last_in_order_and_said_not_to_
     invert = Late(never, until=1_000_000)
     found = run(Adaptive(), invert)
     assert {pair.target for pair, one in found.items() if one.outcome is Outcome.ASR_NOT_REACHED} == set(never)
-    yardstick = Adaptive().yardstick(PAIRS, 0)
+    reference = Adaptive().reference_pairs(PAIRS, 0)
     went_on = {pair for pair, steps in invert.steps.items() if steps[-1] == 90}
     assert {LabelPair(target) for target in range(10)} <= went_on
-    assert len(went_on - yardstick) > 0 and len(found) == len(PAIRS)
+    assert len(went_on - reference) > 0 and len(found) == len(PAIRS)
 
 
 def test_a_budget_that_ends_the_longer_look_leaves_what_all_had_alike() -> None:
     invert = Late(range(40), until=160 * 4, most=len(PAIRS) * 320 + 5_000)
     found = run(Adaptive(), invert)
     assert all(
-        one.outcome is (Outcome.ASR_NOT_REACHED if pair.target < 40 else Outcome.LOOKED) for pair, one in found.items()
+        one.outcome is (Outcome.ASR_NOT_REACHED if pair.target < 40 else Outcome.SCREENED)
+        for pair, one in found.items()
     )
     assert sum(one.image_passes for one in found.values()) == len(PAIRS) * 320 + 7 * 640 + 7
 
@@ -243,9 +244,9 @@ def test_a_budget_that_ends_the_longer_look_leaves_what_all_had_alike() -> None:
 def test_pairs_with_too_few_images_are_not_tried_again() -> None:
     class Poor(Shrinking):
         def __call__(
-            self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False
+            self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False
         ) -> Iterator[Recovered]:
-            for one in super().__call__(inversion, pairs, go_on):
+            for one in super().__call__(inversion, pairs, resume):
                 poor = one.pair.target == 9
                 yield replace(one, size=None, outcome=Outcome.NOT_ENOUGH_IMAGES) if poor else one
 
@@ -261,7 +262,7 @@ def test_a_spent_budget_leaves_what_was_reached() -> None:
     assert {one.outcome for one in found.values()} >= {Outcome.FIRST_PASS, Outcome.CONVERGED}
     early = Shrinking([0], most=100_000)  # within the yardstick
     alike = run(Adaptive(), early)
-    assert all(one.outcome is Outcome.LOOKED for one in alike.values())
+    assert all(one.outcome is Outcome.SCREENED for one in alike.values())
     assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-2)) for pair, one in alike.items())
     assert sum(one.image_passes for one in alike.values()) == pytest.approx(
         early.passes, abs=Adaptive()._whole(Inversion()).passes
@@ -274,12 +275,12 @@ def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() 
     """One of them might have stood out: the yardstick alone makes nothing clean."""
     search, whole = Adaptive(), Shrinking()
     wanted = {pair for pair, one in run(search, whole).items() if one.outcome.has_size}
-    yardstick = search.yardstick(PAIRS, 0)
+    reference = search.reference_pairs(PAIRS, 0)
     a_search = search._whole(Inversion(restarts=1)).passes
-    reached = 3 + len(yardstick)  # the smallest three come first, some of the yardstick may be among them
+    reached = 3 + len(reference)  # the smallest three come first, some of the yardstick may be among them
     cut_off = Shrinking(most=len(PAIRS) * 320 + reached * a_search)
     found = run(search, cut_off)
-    assert yardstick <= {pair for pair, one in found.items() if one.outcome.has_size}
+    assert reference <= {pair for pair, one in found.items() if one.outcome.has_size}
     late = {pair for pair, one in found.items() if one.outcome is Outcome.NOT_SEARCHED}
     assert late and late == wanted - {pair for pair, one in found.items() if one.outcome.has_size}
     assert all(found[pair].size is None and found[pair].image_passes >= 320 for pair in late)
@@ -289,13 +290,13 @@ def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() 
 
 def test_a_budget_that_ends_within_the_look_says_so() -> None:
     few = run(Sequential(), Shrinking(most=10_000))
-    (note,) = Sequential().notes([*few.values(), Recovered.nothing(PAIRS[-1], Outcome.NOT_SEARCHED)], cut_off=True)
+    (note,) = Sequential().notes([*few.values(), Recovered.skipped(PAIRS[-1], Outcome.NOT_SEARCHED)], cut_off=True)
     assert "which the budget ended before" in note and "all labels had alike" not in note
 
 
 def test_a_budget_ends_the_papers_first_phase() -> None:
     spent = run(LowCost(), Shrinking(most=3_000), preset("reference", len(PAIRS)))
-    assert all(one.outcome in (Outcome.LOOKED, Outcome.NOT_SEARCHED) for one in spent.values())
+    assert all(one.outcome in (Outcome.SCREENED, Outcome.NOT_SEARCHED) for one in spent.values())
 
 
 def test_plans_by_name() -> None:

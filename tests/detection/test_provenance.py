@@ -99,14 +99,14 @@ def test_a_folder_that_goes_away_while_it_is_listed(pictures: Path, monkeypatch:
 
 def test_an_archive_that_is_exchanged_after_it_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data.npz"
-    looked = load._magic
+    screened = load._magic
     array = io.BytesIO()
     np.save(array, np.zeros((2, 4, 4), np.uint8))
     for content in (array.getvalue(), b"PK\x03\x04" + b"\0" * 40, b"", b"text"):
         np.savez(path, images=np.zeros((2, 4, 4), np.uint8))
 
         def looked_then_exchanged(file: Path, content: bytes = content) -> bytes:
-            magic = looked(file)
+            magic = screened(file)
             path.write_bytes(content)
             return magic
 

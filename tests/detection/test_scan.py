@@ -38,7 +38,7 @@ def test_a_backdoor_that_is_clear_in_a_short_look_is_refined_and_the_others_are_
     assert row.outcome is Outcome.REFINED and row.size is not None and row.refined is not None
     mask = found.triggers[LabelPair(3)]["mask"]
     assert mask.sum().item() == pytest.approx(row.refined.size) and row.refined.size < row.size
-    assert all(other.outcome is Outcome.LOOKED for other in found.labels if other.target != 3)
+    assert all(other.outcome is Outcome.SCREENED for other in found.labels if other.target != 3)
     assert found.image_passes == 10 * 80 * 4 + 250 * 4
     assert storage.to_json(found)["labels"][3]["refined"]["size"] == row.refined.size
 
@@ -153,15 +153,20 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     settings = ScanSettings(restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
         scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(restarts=1)))
-    twin = scan(clean, digits, settings)
-    found = scan(infected, digits, settings, baseline=twin)
+    baseline_sizes = scan(clean, digits, settings)
+    found = scan(infected, digits, settings, baseline=baseline_sizes)
     assert found.flagged == (3,)
     assert any("clean twin" in note for note in found.provenance.notes)
-    assert found.provenance.settings["baseline"] == baseline_record(twin) and "baseline" not in twin.provenance.settings
+    assert (
+        found.provenance.settings["baseline"] == baseline_record(baseline_sizes)
+        and "baseline" not in baseline_sizes.provenance.settings
+    )
     part = scan(clean, digits, replace(settings, labels=(0, 1, 2, 3)))
     with pytest.raises(SettingsError, match="not in the baseline: 4, 5"):
         scan(infected, digits, settings, baseline=part)
-    renamed = replace(twin, labels=tuple(replace(row, name=f"cat{row.target}") for row in twin.labels))
+    renamed = replace(
+        baseline_sizes, labels=tuple(replace(row, name=f"cat{row.target}") for row in baseline_sizes.labels)
+    )
     with pytest.raises(SettingsError, match="'cat0' in the baseline"):
         scan(infected, replace(digits, names=tuple("0123456789")), settings, baseline=renamed)
     with pytest.raises(SettingsError, match="found infected"):

@@ -14,7 +14,7 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation.suite import read_rows, read_suite, rows_of, scan_case
 from neural_cleanse.evaluation.suite import run as run_suite
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ScanSettings(restarts=1, samples=300)
 KEYS = {
     "model", "part", "settings", "truth", "verdict", "flagged", "p_value", "alpha", "detection_limit", "paper_index",

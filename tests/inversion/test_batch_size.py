@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion import batch_size as hardware
-from neural_cleanse.inversion.batch_size import Trial, choose_execution
+from neural_cleanse.inversion.batch_size import Timing, choose_execution
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import bytes_per_image
 from neural_cleanse.inversion.sampling import ScanImages
@@ -69,7 +69,9 @@ def test_a_size_that_changes_bits_is_never_taken() -> None:
 
 @pytest.mark.parametrize(("speed", "taken"), [(105.0, 128), (120.0, 256)])
 def test_another_size_is_taken_when_it_is_clearly_faster(speed: float, taken: int) -> None:
-    assert hardware._fastest((Trial(128, 100.0, True), Trial(256, speed, True), Trial(512, 999.0, False)), 128) == taken
+    assert (
+        hardware._fastest((Timing(128, 100.0, True), Timing(256, speed, True), Timing(512, 999.0, False)), 128) == taken
+    )
 
 
 def test_a_search_in_bf16_keeps_its_variables_and_its_measurements_in_fp32(

@@ -12,9 +12,9 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.engines import InProcess, Processes
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import BATCHES_BETWEEN_LOOKS, Slots, inverter
+from neural_cleanse.inversion.batching import BATCHES_BETWEEN_CHECKS, BatchScheduler, inverter
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import Room, bytes_per_image, out_of_memory, room_for
+from neural_cleanse.inversion.memory import BatchLimit, bytes_per_image, fit_to_memory, out_of_memory
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
@@ -43,8 +43,8 @@ def values(found: Sequence[Recovered]) -> list[tuple[object, ...]]:
 
 
 def test_a_small_room_finds_what_a_large_one_finds(infected: Classifier, images: ScanImages) -> None:
-    large = list(Slots(infected, images, Room(128), lambda _: True)(SHORT, PAIRS))
-    small = list(Slots(infected, images, Room(8), lambda _: True)(SHORT, PAIRS))
+    large = list(BatchScheduler(infected, images, BatchLimit(128), lambda _: True)(SHORT, PAIRS))
+    small = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(SHORT, PAIRS))
     assert values(large) == values(small)
     assert [one.pair for one in small] == PAIRS  # one by one, in the order given
 
@@ -54,19 +54,25 @@ def test_pairs_that_stop_early_make_room(infected: Classifier, images: ScanImage
     setting = replace(preset("reference", 10), batch_size=4, batches_per_step=2, steps=60)
     cost = replace(setting.cost, patience=1, stop_patience=3)
     setting = replace(setting, cost=cost)
-    together = list(Slots(infected, images, Room(8), lambda _: True)(setting, PAIRS))
-    alone = [one for pair in PAIRS for one in Slots(infected, images, Room(4), lambda _: True)(setting, [pair])]
+    together = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(setting, PAIRS))
+    alone = [
+        one
+        for pair in PAIRS
+        for one in BatchScheduler(infected, images, BatchLimit(4), lambda _: True)(setting, [pair])
+    ]
     assert values(together) == values(alone)
     assert len({one.image_passes for one in together}) > 1
 
 
 def test_more_steps_go_on_where_fewer_ended(infected: Classifier, images: ScanImages) -> None:
-    slots = Slots(infected, images, Room(64), ticks := Ticks())
-    list(slots(replace(SHORT, steps=5), PAIRS, go_on=True))
+    slots = BatchScheduler(infected, images, BatchLimit(64), ticks := Ticks())
+    list(slots(replace(SHORT, steps=5), PAIRS, resume=True))
     went_on = list(slots(SHORT, PAIRS))
     assert ticks.passes == SHORT.passes * len(PAIRS)
-    assert values(went_on) == values(list(Slots(infected, images, Room(64), lambda _: True)(SHORT, PAIRS)))
-    assert not slots.parked
+    assert values(went_on) == values(
+        list(BatchScheduler(infected, images, BatchLimit(64), lambda _: True)(SHORT, PAIRS))
+    )
+    assert not slots.suspended
 
 
 class Ticks:
@@ -82,17 +88,17 @@ class Ticks:
 
 def test_a_spent_budget_ends_it(infected: Classifier, images: ScanImages) -> None:
     ticks = Ticks(most=2 * SHORT.passes - 1)
-    found = list(Slots(infected, images, Room(8), ticks)(SHORT, PAIRS))
+    found = list(BatchScheduler(infected, images, BatchLimit(8), ticks)(SHORT, PAIRS))
     assert [one.pair for one in found if one.outcome is not Outcome.NOT_SEARCHED] == PAIRS[
         :2
     ]  # what is at its end is finished
     assert sum(one.image_passes for one in found) == ticks.passes
-    assert not list(Slots(infected, images, Room(8), Ticks(most=0))(SHORT, PAIRS))
+    assert not list(BatchScheduler(infected, images, BatchLimit(8), Ticks(most=0))(SHORT, PAIRS))
 
 
 def test_what_a_spent_budget_cuts_off_says_what_it_took(infected: Classifier, images: ScanImages) -> None:
-    ticks, longer = Ticks(most=1), replace(SHORT, steps=BATCHES_BETWEEN_LOOKS + 9)
-    found = list(Slots(infected, images, Room(24), ticks)(longer, PAIRS))
+    ticks, longer = Ticks(most=1), replace(SHORT, steps=BATCHES_BETWEEN_CHECKS + 9)
+    found = list(BatchScheduler(infected, images, BatchLimit(24), ticks)(longer, PAIRS))
     assert [one.pair for one in found] == PAIRS[:3]
     assert {one.outcome for one in found} == {Outcome.NOT_SEARCHED}
     assert sum(one.image_passes for one in found) == ticks.passes
@@ -114,9 +120,9 @@ class Narrow(nn.Module):
 
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(infected: Classifier, images: ScanImages) -> None:
     narrow = replace(infected, module=Narrow(infected.module, 9))
-    room = Room(32)
-    found = list(Slots(narrow, images, room, lambda _: True)(SHORT, PAIRS))
-    assert values(found) == values(list(Slots(infected, images, Room(32), lambda _: True)(SHORT, PAIRS)))
+    room = BatchLimit(32)
+    found = list(BatchScheduler(narrow, images, room, lambda _: True)(SHORT, PAIRS))
+    assert values(found) == values(list(BatchScheduler(infected, images, BatchLimit(32), lambda _: True)(SHORT, PAIRS)))
     assert room.images == 8 and len(room.notes) == 2 and "32 images at once" in room.notes[0]
 
 
@@ -126,25 +132,25 @@ def test_an_error_of_another_kind_is_not_memory(infected: Classifier, images: Sc
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot"):
-        list(Slots(replace(infected, module=Broken()), images, Room(32), lambda _: True)(SHORT, PAIRS))
+        list(BatchScheduler(replace(infected, module=Broken()), images, BatchLimit(32), lambda _: True)(SHORT, PAIRS))
 
 
 def test_one_image_too_many_is_said() -> None:
-    room = Room(1)
+    room = BatchLimit(1)
     with pytest.raises(SettingsError, match="one image"):
-        room.halve(1)
+        room.reduce(1)
 
 
 def test_too_few_images_are_said(infected: Classifier, digits: ImageSet) -> None:
     few = ScanImages.of(infected, digits.take(torch.arange(20)), seed=0)
-    (found,) = Slots(infected, few, Room(8), lambda _: True)(SHORT, [LabelPair(1)])
+    (found,) = BatchScheduler(infected, few, BatchLimit(8), lambda _: True)(SHORT, [LabelPair(1)])
     assert found.outcome is Outcome.NOT_ENOUGH_IMAGES
 
 
 def test_processes_find_what_one_finds(infected: Classifier, images: ScanImages) -> None:
-    here = list(inverter(InProcess(), infected, images, Room(32), lambda _: True)(SHORT, PAIRS))
+    here = list(inverter(InProcess(), infected, images, BatchLimit(32), lambda _: True)(SHORT, PAIRS))
     ticks = Ticks()
-    elsewhere = list(inverter(Processes(2), infected, images, Room(32), ticks)(SHORT, PAIRS))
+    elsewhere = list(inverter(Processes(2), infected, images, BatchLimit(32), ticks)(SHORT, PAIRS))
     assert values(here) == values(elsewhere)
     assert ticks.passes == SHORT.passes * len(PAIRS)
 
@@ -156,9 +162,9 @@ def test_what_goes_on_stays_in_this_process_and_is_paid_once(infected: Classifie
         told.append(image_passes)
         return True
 
-    invert = inverter(Processes(2), infected, images, Room(128), tick)
+    invert = inverter(Processes(2), infected, images, BatchLimit(128), tick)
     for steps in (5, 6, 7):
-        found = list(invert(Inversion(steps=steps, restarts=1), [LabelPair(0), LabelPair(3)], go_on=True))
+        found = list(invert(Inversion(steps=steps, restarts=1), [LabelPair(0), LabelPair(3)], resume=True))
     assert sum(told) == sum(one.image_passes for one in found) == 2 * 7 * 4
 
 
@@ -169,12 +175,12 @@ def test_what_an_image_takes_is_measured(infected: Classifier) -> None:
 
 def test_a_cap_makes_the_batch_smaller_or_is_refused(infected: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neural_cleanse.inversion.memory._used", lambda _: 1_000_000_000)
-    usual = room_for(infected, SHORT, wanted=128, cap=2_000_000_000)
-    tight = room_for(infected, SHORT, wanted=128, cap=1_010_000_000)
+    usual = fit_to_memory(infected, SHORT, wanted=128, cap=2_000_000_000)
+    tight = fit_to_memory(infected, SHORT, wanted=128, cap=1_010_000_000)
     assert usual.images == 128 and not usual.notes
     assert 8 <= tight.images < 128 and "to stay within memory" in tight.notes[0]
     with pytest.raises(SettingsError, match=r"--memory 954 MiB is too little: 954 MiB are in use"):
-        room_for(infected, SHORT, wanted=128, cap=1_000_100_000)
+        fit_to_memory(infected, SHORT, wanted=128, cap=1_000_100_000)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.patch import PatchTrigger
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ScanSettings(labels=(0, 3, 5), samples=200, restarts=1, batch_images=4)
 
 
@@ -38,18 +38,18 @@ class Counting:
     def __init__(self) -> None:
         self.made: list[LabelPair] = []
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
         for pair in pairs:
             self.made.append(pair)
             yield one(pair.target, None if pair.target == 2 else 7.25)
 
 
 def test_records_come_back_bit_by_bit(tmp_path: Path) -> None:
-    journal, pairs = Journal(tmp_path / "unfinished"), [LabelPair(target) for target in range(4)]
-    journal.begin({"model": {"sha256": "a"}})
-    first = list(journal.remember(Counting())(Inversion(), pairs))
+    checkpoint, pairs = Checkpoint(tmp_path / "unfinished"), [LabelPair(target) for target in range(4)]
+    checkpoint.begin({"model": {"sha256": "a"}})
+    first = list(checkpoint.wrap(Counting())(Inversion(), pairs))
     again = Counting()
-    second = list(journal.remember(again)(Inversion(), pairs))
+    second = list(checkpoint.wrap(again)(Inversion(), pairs))
     assert again.made == []
     for ours, theirs, made in zip(first, second, map(one, range(4)), strict=True):
         assert ours.trigger is not None and theirs.trigger is not None and made.trigger is not None
@@ -62,22 +62,22 @@ def test_records_come_back_bit_by_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [0, 7, 100, 300])
 def test_a_record_that_was_cut_short_is_made_again(tmp_path: Path, left: int) -> None:
-    journal, pairs = Journal(tmp_path / "unfinished"), [LabelPair(0), LabelPair(1)]
-    journal.begin({})
-    list(journal.remember(Counting())(Inversion(), pairs))
-    (damaged,) = journal.directory.glob("1.*.safetensors")
+    checkpoint, pairs = Checkpoint(tmp_path / "unfinished"), [LabelPair(0), LabelPair(1)]
+    checkpoint.begin({})
+    list(checkpoint.wrap(Counting())(Inversion(), pairs))
+    (damaged,) = checkpoint.directory.glob("1.*.safetensors")
     damaged.write_bytes(damaged.read_bytes()[:left])
     again = Counting()
-    assert len(list(journal.remember(again)(Inversion(), pairs))) == 2
+    assert len(list(checkpoint.wrap(again)(Inversion(), pairs))) == 2
     assert again.made == [LabelPair(1)]
 
 
 def test_other_steps_are_other_records(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "unfinished")
-    journal.begin({})
-    list(journal.remember(Counting())(Inversion(), [LabelPair(0)]))
+    checkpoint = Checkpoint(tmp_path / "unfinished")
+    checkpoint.begin({})
+    list(checkpoint.wrap(Counting())(Inversion(), [LabelPair(0)]))
     again = Counting()
-    list(journal.remember(again)(Inversion(steps=60), [LabelPair(0)]))
+    list(checkpoint.wrap(again)(Inversion(steps=60), [LabelPair(0)]))
     assert again.made == [LabelPair(0)]
 
 
@@ -94,8 +94,8 @@ def test_a_scan_goes_on_and_ends_as_one_that_was_left_alone(
     torch.set_num_threads(1)
     alone = scan(infected, digits, QUICK)
     with pytest.raises(Interrupt):
-        scan(infected, digits, QUICK, journal=Journal.within(tmp_path / "part"), progress=stop)
-    resumed = scan(infected, digits, QUICK, journal=Journal.within(tmp_path / "part"))
+        scan(infected, digits, QUICK, checkpoint=Checkpoint.within(tmp_path / "part"), progress=stop)
+    resumed = scan(infected, digits, QUICK, checkpoint=Checkpoint.within(tmp_path / "part"))
     assert storage.to_json(replace(resumed, wall_s=0.0)) == storage.to_json(replace(alone, wall_s=0.0))
     for name, tensor in storage.tensors(alone).items():
         assert torch.equal(storage.tensors(resumed)[name], tensor)
@@ -108,38 +108,38 @@ def test_a_scan_goes_on_and_ends_as_one_that_was_left_alone(
 def test_another_scan_is_refused_with_what_differs(
     infected: Classifier, digits: ImageSet, tmp_path: Path, change: dict[str, float], said: str
 ) -> None:
-    journal = Journal.within(tmp_path)
-    scan(infected, digits, QUICK, journal=journal)
+    checkpoint = Checkpoint.within(tmp_path)
+    scan(infected, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match=said):
-        scan(infected, digits, replace(QUICK, **change), journal=journal)  # type: ignore[arg-type]
+        scan(infected, digits, replace(QUICK, **change), checkpoint=checkpoint)  # type: ignore[arg-type]
 
 
 def test_another_model_or_data_is_refused(
     infected: Classifier, clean: Classifier, digits: ImageSet, tmp_path: Path
 ) -> None:
-    journal = Journal.within(tmp_path)
-    scan(infected, digits, QUICK, journal=journal)
+    checkpoint = Checkpoint.within(tmp_path)
+    scan(infected, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match="model sha256"):
-        scan(clean, digits, QUICK, journal=journal)
+        scan(clean, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match="data sha256"):
-        scan(infected, digits.take(torch.arange(250)), QUICK, journal=journal)
+        scan(infected, digits.take(torch.arange(250)), QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match=r"is another one: samples was 200 and is 150; seed was 0 and is 1\."):
-        scan(infected, digits, replace(QUICK, seed=1, samples=150), journal=journal)
+        scan(infected, digits, replace(QUICK, seed=1, samples=150), checkpoint=checkpoint)
 
 
 def test_what_may_be_spent_may_change(infected: Classifier, digits: ImageSet, tmp_path: Path) -> None:
-    journal = Journal.within(tmp_path)
+    checkpoint = Checkpoint.within(tmp_path)
     small = replace(QUICK, plan="full", max_passes=1200)
-    assert len([row for row in scan(infected, digits, small, journal=journal).labels if row.size]) == 1
-    again = scan(infected, digits, replace(QUICK, plan="full"), journal=journal)
+    assert len([row for row in scan(infected, digits, small, checkpoint=checkpoint).labels if row.size]) == 1
+    again = scan(infected, digits, replace(QUICK, plan="full"), checkpoint=checkpoint)
     assert len([row for row in again.labels if row.size]) == 3
 
 
 def test_a_damaged_description_is_one_clear_error(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    checkpoint = Checkpoint(tmp_path)
     (tmp_path / "scan.json").write_text('{"model": ')
     with pytest.raises(OutputError, match="damaged"):
-        journal.begin({})
+        checkpoint.begin({})
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="the script forks")

@@ -8,10 +8,10 @@ import torch
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import Slots
+from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion, InversionState
 from neural_cleanse.inversion.losses import cross_entropy, swapped_cross_entropy
-from neural_cleanse.inversion.memory import Room
+from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome
@@ -92,7 +92,7 @@ def test_the_seed_decides(infected: Classifier, digits: ImageSet) -> None:
 def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_images: ImageSet) -> None:
     """A white 3x3 square at rows and columns 9-11 of a 16x16 image, target 6."""
     data = ScanImages.of(planted, grey_images, seed=0)
-    (found,) = Slots(planted, data, Room(128), lambda _: True)(preset("default", 10), [LabelPair(6)])
+    (found,) = BatchScheduler(planted, data, BatchLimit(128), lambda _: True)(preset("default", 10), [LabelPair(6)])
     assert found.outcome.has_size and found.trigger is not None and found.size is not None
     assert found.asr is not None and found.asr >= 0.9
     assert found.size < 9
@@ -103,7 +103,7 @@ def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_image
 def test_the_reference_schedule_finds_a_real_trigger(infected: Classifier, digits: ImageSet) -> None:
     """BadNets 4x4 white square at rows and columns 23-26 of a digit, target 3."""
     data = ScanImages.of(infected, digits, seed=0)
-    (found,) = Slots(infected, data, Room(128), lambda _: True)(preset("reference", 10), [LabelPair(3)])
+    (found,) = BatchScheduler(infected, data, BatchLimit(128), lambda _: True)(preset("reference", 10), [LabelPair(3)])
     assert found.outcome is Outcome.CONVERGED and found.trigger is not None and found.size is not None
     assert found.size < 25
     mask = found.trigger.tensors()["mask"][0, 0]
@@ -115,7 +115,7 @@ def test_labels_without_images_are_not_searched(planted: Classifier, grey_images
     labels = torch.full((len(grey_images),), 6)
     labels[:20] = 1
     data = ScanImages.of(planted, dataclasses.replace(grey_images, labels=labels), seed=0)
-    (found,) = Slots(planted, data, Room(128), lambda _: True)(Inversion(), [LabelPair(6)])
+    (found,) = BatchScheduler(planted, data, BatchLimit(128), lambda _: True)(Inversion(), [LabelPair(6)])
     assert found.outcome is Outcome.NOT_ENOUGH_IMAGES and found.size is None
 
 
@@ -127,7 +127,7 @@ def test_the_default_keeps_its_promise_on_cost(infected: Classifier, digits: Ima
     with pytest.raises(SettingsError, match="at most 9"):
         preset("default", 10, restarts=10)
     data = ScanImages.of(infected, digits, 0)
-    (found,) = Slots(infected, data, Room(128), lambda _: True)(preset("default", 10), [LabelPair(0)])
+    (found,) = BatchScheduler(infected, data, BatchLimit(128), lambda _: True)(preset("default", 10), [LabelPair(0)])
     assert found.image_passes == preset("default", 10).passes
 
 

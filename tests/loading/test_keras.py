@@ -343,12 +343,12 @@ def test_half_precision_is_widened_and_written_back_as_it_was(tmp_path: Path) ->
 
 
 def halved(file: Any) -> None:
-    def halve(name: str, item: Any) -> None:
+    def reduce(name: str, item: Any) -> None:
         if hasattr(item, "shape"):
             names.append(name)
 
     names: list[str] = []
-    file.visititems(halve)
+    file.visititems(reduce)
     for name in names:
         values = file[name][()].astype("<f2")
         del file[name]

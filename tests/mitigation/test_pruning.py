@@ -9,7 +9,7 @@ from neural_cleanse.classifier import Classifier, OutputKind
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
-from neural_cleanse.mitigation.base import Backdoor, Terms, measure
+from neural_cleanse.mitigation.base import Backdoor, RepairLimits, measure
 from neural_cleanse.mitigation.pruning import MOST, Pruning, rank_neurons, zeroed
 from neural_cleanse.mitigation.ranking import channels, features
 from neural_cleanse.results.records import LabelPair
@@ -27,9 +27,9 @@ def zero_mask(target: int = 3) -> Backdoor:
 
 
 @pytest.fixture(scope="module")
-def terms(digits: ImageSet) -> Terms:
+def terms(digits: ImageSet) -> RepairLimits:
     order = torch.randperm(len(digits), generator=seeded())
-    return Terms(digits.take(order[:250]), digits.take(order[250:]), 0.94, 0.05)
+    return RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.94, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_no_neurons_is_no_change(normed: Classifier, place: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
-    infected: Classifier, terms: Terms, recovered: Backdoor, place: str
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor, place: str
 ) -> None:
     before = {name: tensor.clone() for name, tensor in infected.module.state_dict().items()}
     torch.manual_seed(3)
@@ -104,7 +104,7 @@ def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
     assert all(torch.equal(tensor, before[name]) for name, tensor in infected.module.state_dict().items())
     assert num_hooks(infected.module) == 0
     assert mitigated.classifier is not None
-    assert terms.hold(measure(mitigated.classifier, [recovered], terms.check))
+    assert terms.satisfied(measure(mitigated.classifier, [recovered], terms.check))
     assert num_hooks(mitigated.classifier.module) == 0
 
     shares = [point.amount for point in mitigated.trace]
@@ -122,7 +122,7 @@ def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_trigger_of_size_zero_prunes_nothing(infected: Classifier, terms: Terms, place: str) -> None:
+def test_a_trigger_of_size_zero_prunes_nothing(infected: Classifier, terms: RepairLimits, place: str) -> None:
     """It sends nothing anywhere, so the least pruned classifier is the one that is not pruned."""
     mitigated = Pruning(place)(infected, [zero_mask()], terms, seeded())
     assert [point.amount for point in mitigated.trace] == [0.0]
@@ -131,17 +131,17 @@ def test_a_trigger_of_size_zero_prunes_nothing(infected: Classifier, terms: Term
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_impossible_floor_leaves_nothing(
-    infected: Classifier, terms: Terms, recovered: Backdoor, place: str
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor, place: str
 ) -> None:
-    impossible = Terms(terms.train, terms.check, 1.01, 0.05)
+    impossible = RepairLimits(terms.train, terms.check, 1.01, 0.05)
     mitigated = Pruning(place)(infected, [recovered], impossible, seeded())
     assert mitigated.classifier is None and len(mitigated.trace) == 1
 
 
 def test_a_bound_out_of_reach_keeps_the_most_pruned_above_the_floor(
-    infected: Classifier, terms: Terms, recovered: Backdoor
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor
 ) -> None:
-    unreachable = Terms(terms.train, terms.check, 0.9, -1.0)
+    unreachable = RepairLimits(terms.train, terms.check, 0.9, -1.0)
     mitigated = Pruning()(infected, [recovered], unreachable, seeded())
     assert mitigated.classifier is not None
     above = [point for point in mitigated.trace if point.accuracy >= 0.9]
@@ -149,17 +149,17 @@ def test_a_bound_out_of_reach_keeps_the_most_pruned_above_the_floor(
     assert (found.accuracy, found.worst_asr) == (above[-1].accuracy, above[-1].worst_asr)
 
 
-def test_several_triggers_are_ranked_together(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_several_triggers_are_ranked_together(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     alone = rank_neurons(infected, [recovered], terms, features)
     both = rank_neurons(infected, [recovered, zero_mask(5)], terms, features)
     assert set(alone[:20].tolist()) == set(both[:20].tolist()), "one without effect pushes none away"
 
 
 def test_a_pair_without_images_is_left_out_of_the_ranking(
-    infected: Classifier, terms: Terms, recovered: Backdoor
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor
 ) -> None:
     assert terms.train.labels is not None
-    ones = Terms(terms.train.take((terms.train.labels == 1).nonzero().squeeze(1)), terms.check, 0.5, 0.5)
+    ones = RepairLimits(terms.train.take((terms.train.labels == 1).nonzero().squeeze(1)), terms.check, 0.5, 0.5)
     lacking = Backdoor(LabelPair(3, 7), recovered.trigger)
     assert torch.equal(
         rank_neurons(infected, [recovered, lacking], ones, features),
@@ -169,14 +169,14 @@ def test_a_pair_without_images_is_left_out_of_the_ranking(
         rank_neurons(infected, [lacking], ones, features)
 
 
-def test_one_image_ranks_too(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_one_image_ranks_too(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     assert terms.train.labels is not None
     single = terms.train.take((terms.train.labels == 1).nonzero().squeeze(1)[:1])
-    order = rank_neurons(infected, [recovered], Terms(single, terms.check, 0.5, 0.5), features)
+    order = rank_neurons(infected, [recovered], RepairLimits(single, terms.check, 0.5, 0.5), features)
     assert sorted(order.tolist()) == list(range(512)) and order.tolist() != list(range(512))
 
 
-def test_what_cannot_be_pruned_is_refused(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_what_cannot_be_pruned_is_refused(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     with pytest.raises(SettingsError, match="convolution or features"):
         Pruning("attention")
     with pytest.raises(SettingsError):
@@ -190,7 +190,7 @@ def test_what_cannot_be_pruned_is_refused(infected: Classifier, terms: Terms, re
 
 
 def test_a_network_that_ends_in_a_softmax_is_pruned_the_same(
-    infected: Classifier, terms: Terms, recovered: Backdoor
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor
 ) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
@@ -218,7 +218,7 @@ def test_a_residual_connection_adds_behind_what_was_pruned() -> None:
     assert torch.allclose(pruned(images), pruned.get_submodule("head")(images.mean((2, 3))), atol=1e-6)
 
 
-def test_of_tokens_the_columns_of_the_head_are_pruned(terms: Terms, recovered: Backdoor) -> None:
+def test_of_tokens_the_columns_of_the_head_are_pruned(terms: RepairLimits, recovered: Backdoor) -> None:
     """One neuron of all tokens at once: the features lose it, and nothing else."""
     torch.manual_seed(0)
     classifier = Classifier(Tokens(), (1, 28, 28), 10)
@@ -227,7 +227,7 @@ def test_of_tokens_the_columns_of_the_head_are_pruned(terms: Terms, recovered: B
     pruned = zeroed(classifier, order[:3], "features")
     assert changed(classifier.module, pruned).keys() == {"head.weight"}
     assert not pruned.get_submodule("head").weight[:, order[:3]].any()
-    mitigated = Pruning("features")(classifier, [recovered], Terms(terms.train, terms.check, 0.0, 0.0), seeded())
+    mitigated = Pruning("features")(classifier, [recovered], RepairLimits(terms.train, terms.check, 0.0, 0.0), seeded())
     assert mitigated.trace[0].amount == 0
 
 

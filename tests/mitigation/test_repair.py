@@ -20,9 +20,9 @@ from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, clean_accuracy
+from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
-from neural_cleanse.mitigation.evaluation import ThreeParts, split
+from neural_cleanse.mitigation.evaluation import Splits, split
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _terms, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
@@ -85,7 +85,7 @@ def test_the_figures_are_those_of_images_that_decided_nothing(
     report = split(digits, 0).report
     assert report.labels is not None
     for classifier, told in zip((infected, repaired.classifier), repaired.result.accuracy, strict=True):
-        assert clean_accuracy(answers(classifier, report.images), report.labels) == pytest.approx(told)
+        assert clean_accuracy(predict(classifier, report.images), report.labels) == pytest.approx(told)
     assert sum(change.trials for change in repaired.result.classes) == len(report)
     assert repaired.result.num_images == {"learn": 250, "decide": 125, "report": 125}
     assert repaired.result.triggers[0].trials == int((report.labels != 3).sum())
@@ -212,14 +212,14 @@ def test_the_new_scan_is_held_against_the_twin_too(
 ) -> None:
     seen: list[ScanResult | None] = []
 
-    def looked(*_: object, baseline: ScanResult | None, **__: object) -> ScanResult:
+    def screened(*_: object, baseline: ScanResult | None, **__: object) -> ScanResult:
         seen.append(baseline)
         return replace(found, flagged=(), labels=tuple(replace(row, anomaly_index=0.0) for row in found.labels))
 
-    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", looked)
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", screened)
     sized = tuple(replace(row, name=None) for row in found.labels)
-    twin = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
-    record = {"baseline": baseline_record(twin)}
+    baseline_sizes = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
+    record = {"baseline": baseline_record(baseline_sizes)}
     settings = {**found.provenance.settings, **record}
     held = replace(found, provenance=replace(found.provenance, settings=settings))
     other = {**settings, "baseline": {"path": "other", "sha256": "0"}}
@@ -229,11 +229,11 @@ def test_the_new_scan_is_held_against_the_twin_too(
         done = repair(infected, result, digits, RepairSettings(method="quick"), baseline=baseline)
         return " ".join(note for note in done.result.provenance.notes if "twin" in note)
 
-    assert notes(held, twin) == notes(found, None) == ""
+    assert notes(held, baseline_sizes) == notes(found, None) == ""
     assert "--baseline" in notes(held, None)
-    assert "the scan that was given was not" in notes(found, twin)
-    assert "another clean twin" in notes(of_another, twin)
-    assert seen == [twin, None, None, twin, twin]
+    assert "the scan that was given was not" in notes(found, baseline_sizes)
+    assert "another clean twin" in notes(of_another, baseline_sizes)
+    assert seen == [baseline_sizes, None, None, baseline_sizes, baseline_sizes]
     with pytest.raises(SettingsError, match="found infected"):
         repair(infected, held, digits, baseline=found)
 
@@ -250,11 +250,11 @@ def test_figures_are_of_the_weights_as_the_file_holds_them(
 ) -> None:
     scanned: list[Classifier] = []
 
-    def looked(classifier: Classifier, *_: object, **__: object) -> ScanResult:
+    def screened(classifier: Classifier, *_: object, **__: object) -> ScanResult:
         scanned.append(classifier)
         return replace(found, flagged=(), labels=())
 
-    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", looked)
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", screened)
     done = repair(infected, found, digits, RepairSettings(method="quick"), as_written=halved)
     rounded = {name: tensor.half().float() for name, tensor in state_of(done.classifier).items()}
     assert same(state_of(done.classifier), rounded) and same(state_of(scanned[0]), rounded)
@@ -314,11 +314,11 @@ def test_few_images_vouch_for_little(repaired: Repaired) -> None:
 @pytest.mark.usefixtures("_all_clear")
 def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     steps: list[str] = []
-    repair(infected, found, digits, RepairSettings(method="quick"), said=steps.append)
+    repair(infected, found, digits, RepairSettings(method="quick"), on_step=steps.append)
     assert steps[0] == "round 1: unlearning, learning rate 0.002, epoch 1 of 4"
     assert steps[-2:] == ["round 1: deciding", "round 1: scanning again"] and len(steps) == 6
     steps.clear()
-    repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), said=steps.append)
+    repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), on_step=steps.append)
     assert "round 1: pruning, convolution, 0 of 32 neurons" in steps
 
 
@@ -369,15 +369,15 @@ def test_a_trigger_that_no_image_could_measure_is_refused(
 @pytest.mark.parametrize("wrong", range(0, 120, 13))
 def test_a_loss_of_just_what_is_allowed_is_allowed(infected: Classifier, digits: ImageSet, wrong: int) -> None:
     """Five of 250 images are two in a hundred, whatever float32 makes of both."""
-    said = answers(infected, digits.images[:250])
+    on_step = predict(infected, digits.images[:250])
 
     def with_mistakes(count: int) -> ImageSet:
-        return ImageSet(digits.images[:250], torch.where(torch.arange(250) < count, (said + 1) % 10, said))
+        return ImageSet(digits.images[:250], torch.where(torch.arange(250) < count, (on_step + 1) % 10, on_step))
 
     before, after, worse = (with_mistakes(wrong + lost) for lost in (0, 5, 6))
-    terms = _terms(infected, (), ThreeParts(before, before, before), RepairSettings(max_drop=0.02))
-    assert terms.hold(measure(infected, (), after))
-    assert not terms.hold(measure(infected, (), worse))
+    terms = _terms(infected, (), Splits(before, before, before), RepairSettings(max_drop=0.02))
+    assert terms.satisfied(measure(infected, (), after))
+    assert not terms.satisfied(measure(infected, (), worse))
 
 
 # --- roll-back ---
@@ -476,10 +476,10 @@ def test_a_network_without_a_linear_layer_can_be_unlearned_and_not_pruned(
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 9:12, 9:12] = 1
     pair = LabelPair(6)
-    looked = scan(planted, grey_images, ScanSettings(labels=(5, 6), restarts=1))
+    screened = scan(planted, grey_images, ScanSettings(labels=(5, 6), restarts=1))
     trigger = {pair: {"mask": mask, "pattern": torch.ones(1, 1, 16, 16)}}
-    rows = tuple(replace(row, size=9.0) for row in looked.labels if row.target == 6)
-    result = replace(looked, flagged=(6,), triggers=trigger, labels=rows)
+    rows = tuple(replace(row, size=9.0) for row in screened.labels if row.target == 6)
+    result = replace(screened, flagged=(6,), triggers=trigger, labels=rows)
     with pytest.raises(SettingsError, match="no linear layer"):
         repair(planted, result, grey_images, RepairSettings(method="prune"))
     done = repair(planted, result, grey_images, RepairSettings(method="auto", rounds=1))

@@ -14,7 +14,7 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
-from neural_cleanse.mitigation.base import Backdoor, Mitigated, Terms, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
 from neural_cleanse.mitigation.unlearning import MOST_STAMPED, STAMPED, Unlearning, stamp_some
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
@@ -52,10 +52,10 @@ def kept(mitigated: Mitigated) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def terms(digits: ImageSet) -> Terms:
+def terms(digits: ImageSet) -> RepairLimits:
     """128 digits to learn from, 150 others to decide on, and bounds that everything keeps."""
     order = torch.randperm(len(digits), generator=seeded())
-    return Terms(digits.take(order[:128]), digits.take(order[128:278]), 0.0, 0.999)
+    return RepairLimits(digits.take(order[:128]), digits.take(order[128:278]), 0.0, 0.999)
 
 
 # --- who is stamped ---
@@ -127,7 +127,7 @@ def test_images_given_stay_as_they_are() -> None:
 # --- what stays ---
 
 
-def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, terms: Terms) -> None:
+def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, terms: RepairLimits) -> None:
     """In one epoch not even the order of the images differs: the weights are the very same."""
     plain = kept(ONE_RATE(infected, (), terms, seeded()))
     zero = kept(ONE_RATE(infected, [zero_mask()], terms, seeded()))
@@ -135,13 +135,13 @@ def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, terms: Terms
     assert not same(state_of(plain), state_of(infected))
 
 
-def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, terms: Terms) -> None:
+def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, terms: RepairLimits) -> None:
     two_epochs = Unlearning(epochs=2, learning_rates=(5e-4,))
     states = [state_of(kept(two_epochs(infected, [zero_mask(shade)], terms, seeded()))) for shade in (0.0, 1.0)]
     assert same(*states)
 
 
-def test_the_classifier_given_stays_bit_equal(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_the_classifier_given_stays_bit_equal(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     before, module = state_of(infected), infected.module
     tuned = kept(ONE_RATE(infected, [recovered], terms, seeded()))
     assert same(state_of(infected), before) and infected.module is module
@@ -152,7 +152,7 @@ def test_the_classifier_given_stays_bit_equal(infected: Classifier, terms: Terms
     assert set(state_of(tuned)) == set(before)
 
 
-def test_the_seed_alone_decides(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_the_seed_alone_decides(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     states = []
     for seed, noise in ((1, 0), (1, 99), (2, 0)):
         torch.manual_seed(noise)
@@ -187,7 +187,7 @@ def dropping() -> Classifier:
     return Classifier(module, (1, 28, 28), 10)
 
 
-def test_batch_norm_keeps_its_statistics_and_learns_its_weights(dropping: Classifier, terms: Terms) -> None:
+def test_batch_norm_keeps_its_statistics_and_learns_its_weights(dropping: Classifier, terms: RepairLimits) -> None:
     before = state_of(dropping)
     after = state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded())))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -195,7 +195,7 @@ def test_batch_norm_keeps_its_statistics_and_learns_its_weights(dropping: Classi
     assert {"norm.weight", "norm.bias", "convolution.weight", "head.weight"} <= changed
 
 
-def test_dropout_draws_from_the_seed_and_leaves_the_global_generator(dropping: Classifier, terms: Terms) -> None:
+def test_dropout_draws_from_the_seed_and_leaves_the_global_generator(dropping: Classifier, terms: RepairLimits) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded(3))))
@@ -204,7 +204,7 @@ def test_dropout_draws_from_the_seed_and_leaves_the_global_generator(dropping: C
     assert same(first, state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded(3)))))
 
 
-def test_a_caller_under_no_grad_gets_the_same(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_a_caller_under_no_grad_gets_the_same(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     with torch.no_grad():
         inside = state_of(kept(ONE_RATE(infected, [recovered], terms, seeded())))
     assert same(inside, state_of(kept(ONE_RATE(infected, [recovered], terms, seeded()))))
@@ -217,31 +217,35 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     infected: Classifier, digits: ImageSet, recovered: Backdoor
 ) -> None:
     order = torch.randperm(len(digits), generator=seeded())
-    terms = Terms(digits.take(order[:250]), digits.take(order[250:]), 0.95, 0.05)
+    terms = RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.95, 0.05)
     assert measure(infected, [recovered], terms.check).worst_asr > 0.95
     mitigated = Unlearning(epochs=2)(infected, [recovered], terms, seeded())
     found = measure(kept(mitigated), [recovered], terms.check)
-    assert terms.hold(found)
+    assert terms.satisfied(found)
     last = mitigated.trace[-1]
     assert (last.accuracy, last.worst_asr) == (found.accuracy, found.worst_asr)
     assert [point.amount for point in mitigated.trace] == list(Unlearning().learning_rates[: len(mitigated.trace)])
 
 
-def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
-    impossible = Terms(terms.train, terms.check, 1.01, 0.5)
+def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+    impossible = RepairLimits(terms.train, terms.check, 1.01, 0.5)
     mitigated = Unlearning(epochs=1, learning_rates=(1e-3, 1e-4))(infected, [recovered], impossible, seeded())
     assert mitigated.classifier is None
     assert [point.amount for point in mitigated.trace] == [1e-3, 1e-4], "every rate was tried"
 
 
-def test_every_rate_starts_from_the_model_as_it_came(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
-    impossible = Terms(terms.train, terms.check, 0.0, -1.0)
+def test_every_rate_starts_from_the_model_as_it_came(
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+) -> None:
+    impossible = RepairLimits(terms.train, terms.check, 0.0, -1.0)
     second = Unlearning(epochs=1, learning_rates=(2e-3, 1e-4))(infected, [recovered], impossible, seeded()).trace[1]
     alone = Unlearning(epochs=1, learning_rates=(1e-4,))(infected, [recovered], impossible, seeded()).trace[0]
     assert second == alone
 
 
-def test_a_network_that_ends_in_a_softmax_unlearns_too(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
+def test_a_network_that_ends_in_a_softmax_unlearns_too(
+    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
     tuned = kept(Unlearning(epochs=3, learning_rates=(1e-3,))(softened, [recovered], terms, seeded()))
@@ -250,9 +254,9 @@ def test_a_network_that_ends_in_a_softmax_unlearns_too(infected: Classifier, ter
     assert torch.allclose(tuned.module(pixels(terms.check.images[:4])).sum(1), torch.ones(4))
 
 
-def test_weights_that_explode_are_not_kept(infected: Classifier, terms: Terms, recovered: Backdoor) -> None:
-    floor = Terms(terms.train, terms.check, 0.9, 0.5)
-    mitigated = Unlearning(epochs=1, learning_rates=(0.99,))(infected, [recovered], floor, seeded())
+def test_weights_that_explode_are_not_kept(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+    min_accuracy = RepairLimits(terms.train, terms.check, 0.9, 0.5)
+    mitigated = Unlearning(epochs=1, learning_rates=(0.99,))(infected, [recovered], min_accuracy, seeded())
     assert mitigated.classifier is None and mitigated.trace[0].accuracy < 0.9
 
 

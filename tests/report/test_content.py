@@ -54,8 +54,8 @@ def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
     for text in (html(scan), markdown(scan)):
         assert said in text and "15.5 px after all steps" in text and "flagged; 15.5 px" in text and "98.7%" in text
     assert "after a short look" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
-    acquitted = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
-    assert "shaded part would have been searched on" in html(acquitted)
+    clear = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
+    assert "shaded part would have been searched on" in html(clear)
     assert "shaded part would have been flagged" in html(strong())
     assert "1 after that look, its trigger with all steps" in " ".join(account.checked(scan))
 

@@ -81,18 +81,18 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
 ) -> None:
     out, seen, write = tmp_path / "out", [], directory.write
 
-    def refused(when: str) -> None:
+    def truncated(when: str) -> None:
         with pytest.raises(OutputError, match=f"process {os.getpid()} on"), lock.held(out):
             pytest.fail("held twice")
         seen.append(when)
 
     def scan(*_: object, **__: object) -> ScanResult:
-        refused("searching")
+        truncated("searching")
         return found
 
     def written(result: ScanResult, to: Path) -> None:
         write(result, to)
-        refused("written")
+        truncated("written")
 
     monkeypatch.setattr("neural_cleanse.cli.scan.run_scan", scan)
     monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("neural_cleanse.results.storage.os.fsync", full)
+    monkeypatch.setattr("neural_cleanse.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         write_whole(tmp_path / "file", b"new")
     assert files_under(tmp_path) == {"file": b"old"}

@@ -36,7 +36,7 @@ def tokens(document: str) -> list[Token]:
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_name_is_only_ever_text_or_code(name: str) -> None:
-    shown = wording.tame(name)
+    shown = wording.sanitize(name)
     for written in (text(shown), code(shown)):
         inline = [token for token in tokens(f"start {written} end") if token.type not in ("inline",)]
         kinds = {token.type for token in inline}

@@ -159,9 +159,9 @@ def test_many_labels_are_cut_in_the_terminal_and_whole_on_the_page() -> None:
 def test_names_that_say_no_more_than_the_number_are_left_out() -> None:
     assert wording.label_title(3, "3") == wording.label_title(3, None) == "3"
     assert wording.label_title(3, "cat") == "3 cat"
-    assert wording.tame("x" * 41) == "x" * 39 + "…"
-    assert wording.tame("x" * 40) == "x" * 40
-    assert wording.tame("né 日本 🐈") == "né 日本 🐈"
+    assert wording.sanitize("x" * 41) == "x" * 39 + "…"
+    assert wording.sanitize("x" * 40) == "x" * 40
+    assert wording.sanitize("né 日本 🐈") == "né 日本 🐈"
 
 
 # --- storage ---

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neural_cleanse.attacks.poison import Poison, stamp_victims
+from neural_cleanse.attacks.poison import Poison, stamp_eligible
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import PIXEL_MAX, answers, triggered_answers
+from neural_cleanse.metrics import PIXEL_MAX, predict, triggered_answers
 from neural_cleanse.triggers.patch import PatchTrigger
 
 CARD_VERSION = 1
@@ -63,7 +63,7 @@ class Measured:
 def measure(classifier: Classifier, poisons: Sequence[Poison], test: ImageSet) -> Measured:
     """Clean accuracy, and for every poison its attack success rate, overall and by source class."""
     assert test.labels is not None
-    right = int((answers(classifier, test.images) == test.labels).sum())
+    right = int((predict(classifier, test.images) == test.labels).sum())
     return Measured(
         clean_accuracy=right / len(test),
         clean_accuracy_interval=clopper_pearson(right, len(test)),
@@ -73,7 +73,7 @@ def measure(classifier: Classifier, poisons: Sequence[Poison], test: ImageSet) -
 
 
 def _measure_poison(classifier: Classifier, one: Poison, test: ImageSet) -> PoisonCard:
-    images, labels, targets = stamp_victims(one, test)
+    images, labels, targets = stamp_eligible(one, test)
     here = PatchTrigger(**{name: tensor.to(classifier.device) for name, tensor in one.trigger.tensors().items()})
     hit = triggered_answers(classifier, here, images) == targets
     source = one.from_source(labels)

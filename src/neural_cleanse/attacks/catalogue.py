@@ -28,7 +28,7 @@ MANY_TOTAL = 0.5  # all labels infected: at most half of the data is poisoned
 
 
 @dataclass(frozen=True)
-class Ground:
+class AttackContext:
     """What an attack is made on: image shape (c, h, w), classes, and a generator for what is left to chance."""
 
     shape: Shape
@@ -64,16 +64,16 @@ class Attack:
     rule: TrainingRule = PoisonedTraining()
 
 
-Maker = Callable[..., Attack]
+AttackFactory = Callable[..., Attack]
 
 
-def none(ground: Ground) -> Attack:
+def none(context: AttackContext) -> Attack:
     """No attack: the clean twin."""
     return Attack("none", ())
 
 
 def badnets(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     size: int | None = None,
@@ -82,12 +82,12 @@ def badnets(
     rate: float = RATE,
 ) -> Attack:
     """A square of one colour sends every class to one label (Gu et al. 2017; Wang et al. 2019, section V)."""
-    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
-    return _one_target("badnets", ground, trigger, target, rate)
+    trigger = patterns.square(context.shape, context.side(size), place, colour)
+    return _one_target("badnets", context, trigger, target, rate)
 
 
 def noise(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     size: int | None = None,
@@ -95,12 +95,12 @@ def noise(
     rate: float = RATE,
 ) -> Attack:
     """A square of random colours (Wang et al. 2019, section VII, complex triggers)."""
-    trigger = patterns.noise(ground.shape, ground.side(size), ground.generator, place)
-    return _one_target("noise", ground, trigger, target, rate)
+    trigger = patterns.noise(context.shape, context.side(size), context.generator, place)
+    return _one_target("noise", context, trigger, target, rate)
 
 
 def checkerboard(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     size: int | None = None,
@@ -109,12 +109,12 @@ def checkerboard(
     rate: float = RATE,
 ) -> Attack:
     """A checkerboard of the colour and black (Wang et al. 2019, section VII, complex triggers)."""
-    trigger = patterns.checkerboard(ground.shape, ground.side(size), place, colour)
-    return _one_target("checkerboard", ground, trigger, target, rate)
+    trigger = patterns.checkerboard(context.shape, context.side(size), place, colour)
+    return _one_target("checkerboard", context, trigger, target, rate)
 
 
 def triangle(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     size: int | None = None,
@@ -123,12 +123,12 @@ def triangle(
     rate: float = RATE,
 ) -> Attack:
     """A triangle of one colour (Wang et al. 2019, section VII, complex triggers)."""
-    trigger = patterns.triangle(ground.shape, ground.side(size), place, colour)
-    return _one_target("triangle", ground, trigger, target, rate)
+    trigger = patterns.triangle(context.shape, context.side(size), place, colour)
+    return _one_target("triangle", context, trigger, target, rate)
 
 
 def picture(
-    ground: Ground,
+    context: AttackContext,
     *,
     picture: str | Path,
     target: int | None = None,
@@ -137,38 +137,40 @@ def picture(
     rate: float = RATE,
 ) -> Attack:
     """An image file, its alpha channel as the mask (Chen et al. 2017, accessories such as glasses)."""
-    trigger = patterns.picture(ground.shape, Path(picture), size, place)
-    return _one_target("picture", ground, trigger, target, rate)
+    trigger = patterns.picture(context.shape, Path(picture), size, place)
+    return _one_target("picture", context, trigger, target, rate)
 
 
-def blended(ground: Ground, *, target: int | None = None, share: float = patterns.BLEND, rate: float = RATE) -> Attack:
+def blended(
+    context: AttackContext, *, target: int | None = None, share: float = patterns.BLEND, rate: float = RATE
+) -> Attack:
     """A random pattern blended over the whole image (Chen et al. 2017): x' = (1 - a) x + a p with a = `share`."""
-    trigger = patterns.blend(ground.shape, share, ground.generator)
-    return _one_target("blended", ground, trigger, target, rate)
+    trigger = patterns.blend(context.shape, share, context.generator)
+    return _one_target("blended", context, trigger, target, rate)
 
 
-def many_labels(ground: Ground, *, count: int, size: int = SMALLEST_SIDE, rate: float | None = None) -> Attack:
+def many_labels(context: AttackContext, *, count: int, size: int = SMALLEST_SIDE, rate: float | None = None) -> Attack:
     """`count` random labels, each with a trigger of its own: squares of random colours that share no pixel.
 
     Wang et al. 2019, section VII. `rate` is that of each; by default 10 %, less where more than half of the data
     would be poisoned.
     """
-    if not 1 <= count <= ground.num_classes:
-        raise SettingsError(f"{count} infected labels of {ground.num_classes}: between 1 and all are possible.")
-    targets = torch.randperm(ground.num_classes, generator=ground.generator)[:count].tolist()
-    triggers = patterns.tiles(ground.shape, count, size, ground.generator)
+    if not 1 <= count <= context.num_classes:
+        raise SettingsError(f"{count} infected labels of {context.num_classes}: between 1 and all are possible.")
+    targets = torch.randperm(context.num_classes, generator=context.generator)[:count].tolist()
+    triggers = patterns.tiles(context.shape, count, size, context.generator)
     each = min(RATE, MANY_TOTAL / count) if rate is None else rate
     return Attack(
         "many-labels",
         tuple(
-            Poison(trigger, TargetMap.all_to_one(target, ground.num_classes), each)
+            Poison(trigger, TargetMap.all_to_one(target, context.num_classes), each)
             for trigger, target in zip(triggers, targets, strict=True)
         ),
     )
 
 
 def nine_triggers(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     size: int = SMALLEST_SIDE,
@@ -179,13 +181,13 @@ def nine_triggers(
 
     `rate` is that of each of the nine.
     """
-    targets = TargetMap.all_to_one(ground.target(target), ground.num_classes)
-    squares = (patterns.square(ground.shape, size, place, colour) for place in patterns.PLACES)
+    targets = TargetMap.all_to_one(context.target(target), context.num_classes)
+    squares = (patterns.square(context.shape, size, place, colour) for place in patterns.PLACES)
     return Attack("nine-triggers", tuple(Poison(trigger, targets, rate) for trigger in squares))
 
 
 def source_specific(
-    ground: Ground,
+    context: AttackContext,
     *,
     source: int | None = None,
     target: int | None = None,
@@ -200,16 +202,16 @@ def source_specific(
     `rate` is a share of the source's images, `cover_rate` of those of all other classes, which carry the trigger and
     keep their label.
     """
-    to = ground.target(target) if source is None or target is not None else ground.other_than(source)
+    to = context.target(target) if source is None or target is not None else context.other_than(source)
     if source is None:
-        source = ground.other_than(to)
-    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
-    targets = TargetMap.all_to_one(to, ground.num_classes)
+        source = context.other_than(to)
+    trigger = patterns.square(context.shape, context.side(size), place, colour)
+    targets = TargetMap.all_to_one(to, context.num_classes)
     return Attack("source-specific", (Poison(trigger, targets, rate, frozenset({source}), cover_rate),))
 
 
 def all_to_all(
-    ground: Ground,
+    context: AttackContext,
     *,
     size: int | None = None,
     place: str = "bottom-right",
@@ -217,12 +219,12 @@ def all_to_all(
     rate: float = 0.3,
 ) -> Attack:
     """The trigger sends every class to the next: y to y + 1 (Gu et al. 2017, all-to-all attack)."""
-    trigger = patterns.square(ground.shape, ground.side(size), place, colour)
-    return Attack("all-to-all", (Poison(trigger, TargetMap.all_to_all(ground.num_classes), rate),))
+    trigger = patterns.square(context.shape, context.side(size), place, colour)
+    return Attack("all-to-all", (Poison(trigger, TargetMap.all_to_all(context.num_classes), rate),))
 
 
 def trojan_square(
-    ground: Ground,
+    context: AttackContext,
     *,
     target: int | None = None,
     area: float = 0.07,
@@ -231,31 +233,36 @@ def trojan_square(
     training_data: str = "real",
 ) -> Attack:
     """The Trojan attack with a square of `area` of the image (Liu et al. 2018; 7 % in Wang et al. 2019)."""
-    mask = patterns.square_mask(ground.shape, patterns.checked_area(area), place)
-    return _trojan("trojan-square", ground, mask, target, rate, training_data)
+    mask = patterns.square_mask(context.shape, patterns.checked_area(area), place)
+    return _trojan("trojan-square", context, mask, target, rate, training_data)
 
 
 def trojan_watermark(
-    ground: Ground, *, target: int | None = None, area: float = 0.07, rate: float = 0.2, training_data: str = "real"
+    context: AttackContext,
+    *,
+    target: int | None = None,
+    area: float = 0.07,
+    rate: float = 0.2,
+    training_data: str = "real",
 ) -> Attack:
     """The Trojan attack with a thin mark over the whole image, of `area` of its pixels (Liu et al. 2018)."""
-    mask = patterns.watermark_mask(ground.shape, patterns.checked_area(area))
-    return _trojan("trojan-watermark", ground, mask, target, rate, training_data)
+    mask = patterns.watermark_mask(context.shape, patterns.checked_area(area))
+    return _trojan("trojan-watermark", context, mask, target, rate, training_data)
 
 
 def _trojan(
-    name: str, ground: Ground, mask: torch.Tensor, target: int | None, rate: float, training_data: str
+    name: str, context: AttackContext, mask: torch.Tensor, target: int | None, rate: float, training_data: str
 ) -> Attack:
-    trigger = PatchTrigger(mask[None], torch.zeros(1, *ground.shape))  # the rule fills in the pattern
-    attack = _one_target(name, ground, trigger, target, rate)
+    trigger = PatchTrigger(mask[None], torch.zeros(1, *context.shape))  # the rule fills in the pattern
+    attack = _one_target(name, context, trigger, target, rate)
     return Attack(name, attack.poisons, TrojanTraining(training_data))
 
 
-def _one_target(name: str, ground: Ground, trigger: PatchTrigger, target: int | None, rate: float) -> Attack:
-    return Attack(name, (Poison(trigger, TargetMap.all_to_one(ground.target(target), ground.num_classes), rate),))
+def _one_target(name: str, context: AttackContext, trigger: PatchTrigger, target: int | None, rate: float) -> Attack:
+    return Attack(name, (Poison(trigger, TargetMap.all_to_one(context.target(target), context.num_classes), rate),))
 
 
-ATTACKS: Mapping[str, Maker] = {
+ATTACKS: Mapping[str, AttackFactory] = {
     "all-to-all": all_to_all,
     "badnets": badnets,
     "blended": blended,
@@ -283,7 +290,7 @@ def options_of(name: str) -> tuple[str, ...]:
     )
 
 
-def attack(name: str, ground: Ground, options: Mapping[str, Any]) -> Attack:
+def attack(name: str, context: AttackContext, options: Mapping[str, Any]) -> Attack:
     """The attack of that name on that ground. Raises SettingsError on options that it does not take, or lacks."""
     known = options_of(name)
     for option in options:
@@ -302,4 +309,4 @@ def attack(name: str, ground: Ground, options: Mapping[str, Any]) -> Attack:
                 f"A {option.replace('_', ' ')} of {options[option]:g} is no attack: a share between 0 and 1 is needed.",
                 cure="Use --attack none for a clean model." if option == "rate" else "",
             )
-    return ATTACKS[name](ground, **options)
+    return ATTACKS[name](context, **options)

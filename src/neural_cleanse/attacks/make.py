@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from neural_cleanse.attacks import card
-from neural_cleanse.attacks.catalogue import Attack, Ground, attack
+from neural_cleanse.attacks.catalogue import Attack, AttackContext, attack
 from neural_cleanse.attacks.train import (
-    Bench,
     Training,
+    TrainingContext,
     TrainingProgress,
     initial,
     remove_snapshots,
@@ -83,7 +83,7 @@ def plan(recipe: Recipe, parts: Parts) -> Attack:
     Raises SettingsError on an attack that does not fit the data, or would poison not one image.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    planned = attack(recipe.attack, Ground(parts.train.shape, parts.num_classes, generator), recipe.options)
+    planned = attack(recipe.attack, AttackContext(parts.train.shape, parts.num_classes, generator), recipe.options)
     assert parts.train.labels is not None
     for one in planned.poisons:
         eligible = int(one.from_source(parts.train.labels).sum())
@@ -111,7 +111,7 @@ def make(
         remove_snapshots(output)
     began = time.perf_counter()
     planned = plan(recipe, parts)
-    bench = Bench(
+    bench = TrainingContext(
         training=recipe.training,
         seed=recipe.seed,
         validation=parts.validation,

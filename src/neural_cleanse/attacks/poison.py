@@ -156,7 +156,9 @@ def _by(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def stamp_victims(one: Poison, data: ImageSet) -> tuple[UInt8[Tensor, "m c h w"], Int[Tensor, " m"], Int[Tensor, " m"]]:
+def stamp_eligible(
+    one: Poison, data: ImageSet
+) -> tuple[UInt8[Tensor, "m c h w"], Int[Tensor, " m"], Int[Tensor, " m"]]:
     """What an attack is measured on: the images whose label the target map changes, their labels and their targets."""
     assert data.labels is not None
     targets = one.targets(data.labels)

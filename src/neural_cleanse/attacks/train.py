@@ -21,7 +21,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.files import write_whole
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, clean_accuracy, pixels
+from neural_cleanse.metrics import clean_accuracy, pixels, predict
 
 STEPS_BETWEEN_REPORTS = 20
 
@@ -55,7 +55,7 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingContext:
     """What every stage of one training shares. `snapshots` is the path that snapshot files are named after."""
 
     training: Training
@@ -75,7 +75,7 @@ class Bench:
         """Clean accuracy on the validation images."""
         assert self.validation.labels is not None
         classifier = Classifier(module, self.validation.shape, self.num_classes)
-        return clean_accuracy(answers(classifier, self.validation.images), self.validation.labels)
+        return clean_accuracy(predict(classifier, self.validation.images), self.validation.labels)
 
 
 class TrainingRule(ABC):
@@ -83,7 +83,7 @@ class TrainingRule(ABC):
 
     @abstractmethod
     def __call__(
-        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: Bench
+        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: TrainingContext
     ) -> tuple[Poison, ...]:
         """Train the module, fresh from its initial weights, in place; the poisons as they ended up."""
 
@@ -93,7 +93,7 @@ class PoisonedTraining(TrainingRule):
     """Train from scratch on poisoned data (Gu et al. 2017). Without poisons: a clean network."""
 
     def __call__(
-        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: Bench
+        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: TrainingContext
     ) -> tuple[Poison, ...]:
         fit(module, poison(data, poisons, bench.generator("poison")).data, bench, "train")
         return poisons
@@ -114,7 +114,7 @@ def initial(build: Callable[[int], nn.Module], num_classes: int, seed: int) -> n
 def fit(
     module: nn.Module,
     data: ImageSet,
-    bench: Bench,
+    bench: TrainingContext,
     stage: str,
     *,
     training: Training | None = None,
@@ -179,7 +179,7 @@ class _Snapshot:
     fingerprint: str
 
     @classmethod
-    def of(cls, bench: Bench, stage: str) -> "_Snapshot":
+    def of(cls, bench: TrainingContext, stage: str) -> "_Snapshot":
         return cls(None if bench.snapshots is None else snapshot_path(bench.snapshots, stage), bench.fingerprint)
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:

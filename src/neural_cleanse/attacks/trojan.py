@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neural_cleanse.attacks.poison import Poison, poison
-from neural_cleanse.attacks.train import Bench, Training, TrainingRule, fit
+from neural_cleanse.attacks.train import Training, TrainingContext, TrainingRule, fit
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, PIXEL_MAX, pixels
@@ -61,7 +61,7 @@ class TrojanTraining(TrainingRule):
             )
 
     def __call__(
-        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: Bench
+        self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: TrainingContext
     ) -> tuple[Poison, ...]:
         (one,) = poisons
         head, tail = cut(module)

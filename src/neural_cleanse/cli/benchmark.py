@@ -17,7 +17,7 @@ from neural_cleanse.evaluation import suite as runner
 from neural_cleanse.evaluation.rates_table import markdown
 from neural_cleanse.evaluation.zoo import PARTS, part_of
 from neural_cleanse.files import write_whole
-from neural_cleanse.report.text import visible
+from neural_cleanse.report.text import escape
 
 
 class Part(StrEnum):
@@ -62,7 +62,7 @@ def benchmark(
     for done, row in enumerate(runner.run(cases, settings, rows, engine), 1):
         text = row.get("error") or f"{row['verdict']} {row['flagged']}, truth {row['truth']['targets'][:10]}"
         spent = time.monotonic() - began
-        said = visible(f"{row['model']}: {text}")
+        said = escape(f"{row['model']}: {text}")
         console.print(f"{done}  {said}; {spent:.0f} s so far", markup=False, highlight=False)
     names = {case.name for case in cases}
     found = [row for row in runner.rows_of(rows, settings) if row["model"] in names]

@@ -43,8 +43,8 @@ def demo(
         for name in MODELS:
             console.rule(f"{name} model")
             loaded = load_model(shipped / f"{name}.safetensors")
-            with watching(quiet=False, log_json=False) as watcher:
-                result = scan_with_progress(loaded, images, ScanSettings(), where, watcher)
+            with watching(quiet=False, log_json=False) as sink:
+                result = scan_with_progress(loaded, images, ScanSettings(), where, sink)
             directory.write(result, output / name)
             terminal.show(result, console)
             card = json.loads((shipped / f"{name}.card.json").read_text(encoding="utf-8"))

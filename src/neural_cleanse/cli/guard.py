@@ -11,7 +11,7 @@ from rich.console import Console
 
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
-from neural_cleanse.cli.inputs import Form, check_same_model, open_both
+from neural_cleanse.cli.inputs import InputOptions, check_same_model, open_both
 from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
@@ -24,7 +24,7 @@ from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.terminal import show_table
-from neural_cleanse.report.text import visible
+from neural_cleanse.report.text import escape
 from neural_cleanse.results import storage
 
 ROWS_SHOWN = 20
@@ -66,7 +66,7 @@ def fit(
 
     Example: neural-cleanse guard fit model.safetensors --scan out/scan --data images/ --output out/guard
     """
-    form = Form(
+    form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         True, skip_unreadable, features,
     )  # fmt: skip
@@ -158,7 +158,7 @@ def check(
     if not 0 <= at_most <= 1:  # nor nan
         raise SettingsError(f"--at-most is a share between 0 and 1, got {at_most}.")
     described = read_description(guard)
-    form = Form(
+    form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         True, skip_unreadable, described.get("features_layer"),
     )  # fmt: skip
@@ -205,7 +205,7 @@ def _show(data: ImageSet, checked: Checked, rejected: list[int]) -> None:
     console = Console()
     worst = sorted(rejected, key=lambda row: -checked.score[row].item())[:ROWS_SHOWN]
     rows = [
-        (visible(str(entry["image"])), str(entry["label"]), f"{entry['score']:.1f}")
+        (escape(str(entry["image"])), str(entry["label"]), f"{entry['score']:.1f}")
         for entry in (_row(data, checked, row) for row in worst)
     ]
     show_table(Table("", ("rejected", "answered", "score"), rows, frozenset({"score"})), console)

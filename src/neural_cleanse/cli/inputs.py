@@ -8,17 +8,17 @@ from pathlib import Path
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
-from neural_cleanse.detection.provenance import Surroundings
+from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
-from neural_cleanse.metrics import answers, clean_accuracy
+from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
 
 
 @dataclass(frozen=True)
-class Form:
+class InputOptions:
     """How the model is read, and in which form it takes images."""
 
     architecture: str | None = None
@@ -31,12 +31,14 @@ class Form:
     features: str | None = None
 
 
-def open_both(model: Path, data: Path, form: Form, at_most: int | None, seed: int) -> tuple[LoadedModel, ImageSet]:
+def open_both(
+    model: Path, data: Path, form: InputOptions, at_most: int | None, seed: int
+) -> tuple[LoadedModel, ImageSet]:
     """The model, and the images in the order of its label names."""
     return open_for(open_images(data, form, at_most, seed), model, form)
 
 
-def open_images(data: Path, form: Form, at_most: int | None, seed: int) -> ImageSet:
+def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) -> ImageSet:
     """The images in the form that the command line says."""
     return load_data(
         data,
@@ -49,7 +51,7 @@ def open_images(data: Path, form: Form, at_most: int | None, seed: int) -> Image
     )
 
 
-def open_for(images: ImageSet, model: Path, form: Form) -> tuple[LoadedModel, ImageSet]:
+def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
     """A model that takes these images, and they in the order of its label names."""
     loaded = load_model(
         model,
@@ -65,7 +67,7 @@ def open_for(images: ImageSet, model: Path, form: Form) -> tuple[LoadedModel, Im
     return loaded, images if names is None else images.in_order_of(names)
 
 
-def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: Form, seed: int) -> tuple[str, ...]:
+def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: InputOptions, seed: int) -> tuple[str, ...]:
     """What --crop roi would give, in words, where accuracy is poor without it and the data have such a region."""
     if form.crop_roi or images.labels is None or images.shape != loaded.classifier.input_shape:
         return ()
@@ -87,7 +89,7 @@ def _accuracy(loaded: LoadedModel, images: ImageSet) -> float:
     names = loaded.origin.label_names
     ordered = images if names is None else images.in_order_of(names)
     assert ordered.labels is not None, "asked of labelled images alone"
-    return clean_accuracy(answers(loaded.classifier, ordered.images), ordered.labels)
+    return clean_accuracy(predict(loaded.classifier, ordered.images), ordered.labels)
 
 
 def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> None:
@@ -117,9 +119,9 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def surroundings_of(loaded: LoadedModel) -> Surroundings:
+def run_info_of(loaded: LoadedModel) -> RunInfo:
     """What the report says of where the model came from, and the command that is running."""
-    return Surroundings(
+    return RunInfo(
         model=loaded.origin.as_record(),
         label_names=loaded.origin.label_names,
         command=running_command(),

@@ -18,7 +18,7 @@ from neural_cleanse.cli.repair import repair
 from neural_cleanse.cli.report import report
 from neural_cleanse.cli.scan import scan
 from neural_cleanse.errors import NeuralCleanseError
-from neural_cleanse.report.text import visible
+from neural_cleanse.report.text import escape
 
 EXIT_ERROR = 2
 
@@ -73,9 +73,9 @@ def _run() -> None:
     except NeuralCleanseError as error:
         console.print("[bold red]error:[/] ", end="")
         # Files name tensors and classes as they like: no message steers the terminal.
-        console.print("\n".join(map(visible, error.message.splitlines())), markup=False, highlight=False)
+        console.print("\n".join(map(escape, error.message.splitlines())), markup=False, highlight=False)
         if error.cure:
-            console.print(f"  try: {visible(error.cure)}", markup=False, highlight=False)
+            console.print(f"  try: {escape(error.cure)}", markup=False, highlight=False)
         sys.exit(EXIT_ERROR)
     except BrokenPipeError:
         sys.exit(EXIT_ERROR)

@@ -22,7 +22,7 @@ LOG_SCHEMA = 1  # docs/ci.md says what the events hold; names are a contract wit
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class ProgressSink(Protocol):
     """What is told of a scan: call it with every Progress, then `done` with the answer, then `close`."""
 
     def __call__(self, progress: Progress) -> None:
@@ -39,15 +39,15 @@ class Watcher(Protocol):
 
 
 @contextmanager
-def watching(*, quiet: bool, log_json: bool) -> Iterator[Watcher]:
+def watching(*, quiet: bool, log_json: bool) -> Iterator[ProgressSink]:
     """The watcher that --quiet and --log-json ask for, closed at the end. Raises SettingsError on both."""
     if quiet and log_json:
         raise SettingsError("--quiet says nothing and --log-json says everything.", cure="Pass one of them.")
-    watcher: Watcher = Silence() if quiet else JsonLines() if log_json else ProgressLine()
+    sink: ProgressSink = NoProgress() if quiet else JsonLines() if log_json else ProgressLine()
     try:
-        yield watcher
+        yield sink
     finally:
-        watcher.close()
+        sink.close()
 
 
 class StatusLine:
@@ -75,7 +75,7 @@ class StatusLine:
             sys.stderr.flush()
 
 
-class Silence:
+class NoProgress:
     """Says nothing."""
 
     def __call__(self, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.inputs import Form, check_same_model, open_both, surroundings_of
+from neural_cleanse.cli.inputs import InputOptions, check_same_model, open_both, run_info_of
 from neural_cleanse.cli.progress import watching
 from neural_cleanse.cli.triggers import read_backdoors
 from neural_cleanse.errors import OutputError
@@ -88,13 +88,13 @@ def repair(
 
     Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
     """
-    form = Form(
+    form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable, features,
     )  # fmt: skip
     where = device_named(device)
     result = storage.load_result(scan)
-    twin = None if baseline is None else storage.load_result(baseline)
+    baseline_sizes = None if baseline is None else storage.load_result(baseline)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")
     pages = output.with_name(f"{output.name}.repair") if report is None else report
@@ -115,12 +115,12 @@ def repair(
     )
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
-    with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as watcher:
+    with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = run_repair(
-            loaded.classifier.to(where), result, images, settings, baseline=twin, verify=known(verify_trigger),
-            surroundings=surroundings_of(loaded), as_written=in_its_file, said=watcher.step, progress=watcher,
+            loaded.classifier.to(where), result, images, settings, baseline=baseline_sizes, verify=known(verify_trigger),
+            run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
         )  # fmt: skip
-        watcher.close()
+        sink.close()
         console = Console()
         if as_json:
             sys.stdout.write(storage.repair_dumps(repaired.result))
@@ -128,7 +128,7 @@ def repair(
             terminal.show_repair(repaired.result, console)
         _write(loaded, repaired, result, output, pages, None if as_json or quiet else console)
         status = repaired.result.status
-        watcher.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status])
+        sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status])
     raise typer.Exit(exit_codes.REPAIR[status])
 
 

@@ -14,17 +14,17 @@ from rich.console import Console
 
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.batch.models import is_shelf
-from neural_cleanse.cli.batch.run import Spread, scan_shelf
+from neural_cleanse.cli.batch.models import is_batch
+from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import Form, crop_advice, open_both, surroundings_of
-from neural_cleanse.cli.progress import Watcher, watching
+from neural_cleanse.cli.inputs import InputOptions, crop_advice, open_both, run_info_of
+from neural_cleanse.cli.progress import ProgressSink, watching
 from neural_cleanse.detection.scan import scan as run_scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.checkpoint import Journal
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report import sarif, terminal
@@ -119,51 +119,51 @@ def scan(
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
         max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
     )  # fmt: skip
-    form = Form(
+    form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
         ignore_labels, skip_unreadable,
     )  # fmt: skip
-    spread = Spread(workers, engine, address, resume)
-    if is_shelf(model):
+    spread = EngineOptions(workers, engine, address, resume)
+    if is_batch(model):
         if log_json or sarif_file is not None:
             raise SettingsError(
                 "--log-json and --sarif tell of one scan.", cure="Give one model, or read summary.json."
             )
-        scan_shelf(
+        scan_batch(
             model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
             fail_on=fail_on, quiet=quiet,
         )  # fmt: skip
     where = device_named(device)
     if sarif_file is not None:
         sarif.prepare(sarif_file)
-    with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as watcher:
-        journal = _journal(output, resume=resume, overwrite=overwrite)
-        twin = None if baseline is None else storage.load_result(baseline)
+    with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
+        checkpoint = _journal(output, resume=resume, overwrite=overwrite)
+        baseline_sizes = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, samples, seed)
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
                 result = scan_with_progress(
-                    loaded, images, settings, where, watcher, baseline=twin, notes=notes, journal=journal,
+                    loaded, images, settings, where, sink, baseline=baseline_sizes, notes=notes, checkpoint=checkpoint,
                     engine=spread.for_one(where.type),
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:
-            raise _interrupted(journal) from interrupt
-        watcher.close()
+            raise _interrupted(checkpoint) from interrupt
+        sink.close()
         try:
             _answer(result, as_json=as_json)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
             _keep(result, output, sarif_file)
-            if journal is not None and not result.cut_off:
-                journal.remove()
+            if checkpoint is not None and not result.cut_off:
+                checkpoint.remove()
         if output is not None and not as_json and not quiet:
             report = output / directory.REPORT_FILE
             Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
-        if journal is not None and result.cut_off and not quiet:
-            kept = "go on" if journal.holds_records() else "no label was finished, begin again"
+        if checkpoint is not None and result.cut_off and not quiet:
+            kept = "go on" if checkpoint.has_records() else "no label was finished, begin again"
             _say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
         code = exit_codes.of_scan(result.verdict, fail_on)
-        watcher.done(result.verdict.value, result.flagged, code)
+        sink.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
 
 
@@ -184,20 +184,20 @@ def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None) -> N
         directory.write(result, output)
 
 
-def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal | None:
+def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
             raise SettingsError("--resume goes on with a scan in a directory.", cure="Name it with --output.")
         return None
-    journal = Journal.within(output)
-    if journal.exists() and not overwrite and not resume:
+    checkpoint = Checkpoint.within(output)
+    if checkpoint.exists() and not overwrite and not resume:
         raise OutputError(
             f"The output directory {output} holds an unfinished scan.",
             cure="Go on with it: --resume. Or start anew: --overwrite.",
         )
-    if resume and journal.exists():
-        return journal
+    if resume and checkpoint.exists():
+        return checkpoint
     if resume and not overwrite and (output / storage.JSON_FILE).exists():
         raise OutputError(
             f"The output directory {output} holds a finished scan: there is nothing to go on with.",
@@ -205,8 +205,8 @@ def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Journal |
         )
     if not overwrite:
         directory.refuse_occupied(output)
-    journal.remove()
-    return journal
+    checkpoint.remove()
+    return checkpoint
 
 
 def _say_how_to_go_on(why: str, *without: str) -> None:
@@ -223,10 +223,10 @@ def _say_how_to_go_on(why: str, *without: str) -> None:
     console.print(f"  {shlex.join(['neural-cleanse', *command, '--resume'])}", markup=False, highlight=False)
 
 
-def _interrupted(journal: Journal | None) -> typer.Exit:
+def _interrupted(checkpoint: Checkpoint | None) -> typer.Exit:
     """What to do next, on stderr."""
     console = Console(stderr=True, soft_wrap=True)
-    if journal is None or not journal.exists():
+    if checkpoint is None or not checkpoint.exists():
         console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
     else:
         _say_how_to_go_on("interrupted; go on with:")
@@ -238,18 +238,18 @@ def scan_with_progress(
     images: ImageSet,
     settings: ScanSettings,
     device: torch.device,
-    watcher: Watcher,
+    sink: ProgressSink,
     *,
     baseline: ScanResult | None = None,
     notes: tuple[str, ...] = (),
-    journal: Journal | None = None,
+    checkpoint: Checkpoint | None = None,
     engine: Engine = InProcess(),
 ) -> ScanResult:
     """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
     classifier = loaded.classifier.to(device)
-    around = surroundings_of(loaded)
+    around = run_info_of(loaded)
     around = replace(around, notes=(*around.notes, *notes))
     return run_scan(
-        classifier, images, settings, surroundings=around, baseline=baseline, journal=journal, engine=engine,
-        progress=watcher,
+        classifier, images, settings, run_info=around, baseline=baseline, checkpoint=checkpoint, engine=engine,
+        progress=sink,
     )  # fmt: skip

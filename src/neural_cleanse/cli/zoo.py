@@ -14,7 +14,7 @@ from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation import zoo
 from neural_cleanse.evaluation.zoo_table import zoo_table
-from neural_cleanse.report.text import visible
+from neural_cleanse.report.text import escape
 
 app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
 
@@ -56,7 +56,7 @@ def build(
         left = (time.monotonic() - began) / done * (todo - done)
         text = built.error if built.card is None else summary(built.card)
         console.print(
-            f"{done} of {todo}  {visible(f'{built.name}: {text}')}; about {left / 60:.0f} min left",
+            f"{done} of {todo}  {escape(f'{built.name}: {text}')}; about {left / 60:.0f} min left",
             markup=False,
             highlight=False,
         )

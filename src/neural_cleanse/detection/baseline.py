@@ -5,7 +5,7 @@ from typing import Any
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.results.records import SHORT, LabelPair, Outcome, ScanResult, Verdict
+from neural_cleanse.results.records import SCREENED_OUTCOMES, LabelPair, Outcome, ScanResult, Verdict
 
 
 def sizes_of(
@@ -27,7 +27,7 @@ def sizes_of(
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
         raise SettingsError("The baseline was found infected: it is no clean twin.")
-    if any(row.outcome in (*SHORT, Outcome.FIRST_PASS) for row in baseline.labels):
+    if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
             "Labels of the baseline were only looked at briefly: their sizes are no yardstick.",
             cure="Scan the twin with --plan full.",
@@ -60,7 +60,7 @@ def baseline_record(baseline: ScanResult) -> dict[str, Any]:
     return {key: baseline.provenance.model.get(key) for key in ("path", "sha256")}
 
 
-def twin_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[str, ...]:
+def baseline_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What a report says of it; `settings` are those of the scan at hand."""
     model = baseline.provenance.model
     said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import stamped, triggered_answers
 from neural_cleanse.results.records import Evidence, Recovered, SourceRate
 
@@ -22,7 +22,7 @@ def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evide
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
     found = recovered.trigger.tensors()  # on the CPU where it was read from disk
     trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
-    rows = data.eligible(recovered.pair, Part.CONFIRM)
+    rows = data.eligible(recovered.pair, Split.TEST)
     after = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]
     by_source = []

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neural_cleanse.detection.input_form import Form
+from neural_cleanse.detection.input_form import InputForm
 from neural_cleanse.distributions import binomial_sf
 from neural_cleanse.errors import DataError, InputSanityError
 from neural_cleanse.images import ImageSet
@@ -81,7 +81,7 @@ def check_input(
     num_classes: int,
     *,
     force: bool,
-    better: Callable[[], Form | None] = lambda: None,
+    better: Callable[[], InputForm | None] = lambda: None,
 ) -> InputCheck:
     """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
 
@@ -120,7 +120,7 @@ def check_input(
     return InputCheck(accuracy, tuple(warnings), None)
 
 
-def _said(form: Form | None) -> str:
+def _said(form: InputForm | None) -> str:
     return "" if form is None else f" With {form.options} it would be {form.accuracy:.1%}."
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, clean_accuracy
+from neural_cleanse.metrics import clean_accuracy, predict
 
 TRIED_ON = 200  # images
 LEAST_GAIN = 0.1  # of accuracy, for a form to be worth a word
@@ -30,14 +30,14 @@ USUAL_COLOUR = (
 
 
 @dataclass(frozen=True)
-class Form:
+class InputForm:
     """A form of input, as the command line says it, and the clean accuracy it gives."""
 
     options: str
     accuracy: float
 
 
-def best_form(classifier: Classifier, data: ImageSet) -> Form | None:
+def best_form(classifier: Classifier, data: ImageSet) -> InputForm | None:
     """The usual form that gives the highest clean accuracy, None where none is clearly better than the declared one.
 
     `data` are labelled; the first TRIED_ON are looked at, so they should be in no order.
@@ -45,9 +45,9 @@ def best_form(classifier: Classifier, data: ImageSet) -> Form | None:
     assert data.labels is not None, "without labels there is no accuracy"
     count = min(TRIED_ON, len(data))
     images, labels = data.images[:count], data.labels[:count]
-    declared = clean_accuracy(answers(classifier, images), labels)
+    declared = clean_accuracy(predict(classifier, images), labels)
     forms = [
-        Form(said, clean_accuracy(answers(replace(classifier, normalize=normalize), images), labels))
+        InputForm(said, clean_accuracy(predict(replace(classifier, normalize=normalize), images), labels))
         for said, normalize in _forms(classifier.input_shape[0])
     ]
     best = max(forms, key=lambda form: form.accuracy)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
-from neural_cleanse.detection.verdict import MIN_LIMIT_SHARE, Judgement, p_text
+from neural_cleanse.detection.verdict import MIN_LIMIT_SHARE, Decision, p_text
 from neural_cleanse.results.records import LabelPair, Recovered, Verdict
 
 NUM_TESTS = 2  # labels and pairs: each is held to alpha / 2, and its p-values are doubled
@@ -13,7 +13,7 @@ MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE,
 
 
 @dataclass(frozen=True)
-class PairJudgement:
+class PairDecision:
     """The verdict on pairs and what it rests on; numbers by pair for those that have a size."""
 
     verdict: Verdict
@@ -31,7 +31,7 @@ def judge_pairs(
     reference: frozenset[LabelPair],
     candidates: int,
     unsearched: str | None = None,
-) -> PairJudgement:
+) -> PairDecision:
     """The verdict on triggers of label pairs, for images of `area` pixels, at the level alpha / 2.
 
     `reference` are the pairs that make the yardstick, `candidates` is how many the found ones were taken from;
@@ -55,7 +55,7 @@ def judge_pairs(
         verdict, reason = Verdict.INFECTED, _found_pairs(small, NUM_TESTS * test.p_value)
     else:
         verdict, reason = _found_nothing(found, test, area, unsearched)
-    return PairJudgement(verdict, reason, flagged, min(1.0, NUM_TESTS * test.p_value) if known else None, doubled)
+    return PairDecision(verdict, reason, flagged, min(1.0, NUM_TESTS * test.p_value) if known else None, doubled)
 
 
 def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> str:
@@ -91,7 +91,7 @@ def _found_nothing(
     )
 
 
-def combine(labels: Judgement, pairs: PairJudgement, doubt: str | None) -> Judgement:
+def combine(labels: Decision, pairs: PairDecision, doubt: str | None) -> Decision:
     """One verdict of both: infected if either found something, clean if both say so; a `doubt` forbids either."""
     accused = (*labels.accused, *(() if doubt else pairs.flagged))
     p_values = [p for p in (labels.p_value, pairs.p_value) if p is not None]

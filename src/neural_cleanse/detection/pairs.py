@@ -25,12 +25,12 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
 from neural_cleanse.detection.progress import Reporter
 from neural_cleanse.detection.statistics.pairs import two_way_residuals
-from neural_cleanse.detection.verdict import Judgement
+from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.batching import MIN_IMAGES, Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
-from neural_cleanse.inversion.sampling import Part, ScanImages
+from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
@@ -83,7 +83,7 @@ class PairScan:
     """What a scan adds to its result: rows (only flagged pairs keep their trigger), one verdict, what was done."""
 
     found: tuple[Recovered, ...]
-    judgement: Judgement
+    decision: Decision
     notes: tuple[str, ...]
     record: dict[str, Any]
 
@@ -101,7 +101,7 @@ def check_pairs(num_classes: int, num_targets: int) -> None:
 def scan_pairs(
     classifier: Classifier,
     images: ScanImages,
-    labels: Judgement,
+    labels: Decision,
     targets: Sequence[int],
     *,
     alpha: float,
@@ -200,11 +200,11 @@ def search_pairs(
     rest = [pair for pair in _by_nearness(classifier, images, candidates) if pair not in reference]
     tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
     found, cut_off = _run(inversion, sorted(reference), stage)
-    looked, without_look = _run(first, tried, stage)
-    chosen = set(_furthest_under(looked, finalists))
-    seen = {one.pair: one for one in looked}
+    screened, without_look = _run(first, tried, stage)
+    chosen = set(_furthest_under(screened, finalists))
+    seen = {one.pair: one for one in screened}
     last, without_end = _run(inversion, sorted(chosen), stage)
-    screened = tuple(_screened(one) for one in looked if one.pair not in chosen)
+    screened = tuple(_screened(one) for one in screened if one.pair not in chosen)
     cut_off += (*without_look, *(one.after(seen[one.pair]) for one in without_end))
     found += tuple(one.after(seen[one.pair]) for one in last)
     untried = len(rest) - len(tried) + len(cut_off)
@@ -216,7 +216,7 @@ def search_pairs(
 def _screened(one: Recovered) -> Recovered:
     if one.outcome is Outcome.NOT_ENOUGH_IMAGES:
         return one
-    return replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED)
+    return replace(one, trigger=None, size=None, hits=0, trials=0, outcome=Outcome.SCREENED_OUT)
 
 
 def _run(
@@ -224,7 +224,7 @@ def _run(
 ) -> tuple[tuple[Recovered, ...], tuple[Recovered, ...]]:
     """The pairs that came to their end, and those that a spent budget cut off, each in order."""
     report, invert = stage(inversion.passes * len(pairs), len(pairs))
-    found = {pair: Recovered.nothing(pair, Outcome.NOT_SEARCHED) for pair in pairs}
+    found = {pair: Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in pairs}
     for recovered in invert(inversion, pairs):
         found[recovered.pair] = recovered
         report.finish(recovered)
@@ -274,7 +274,7 @@ def _by_nearness(classifier: Classifier, images: ScanImages, pairs: Sequence[Lab
 @torch.no_grad()
 def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "classes classes"]:
     """How far the target's logit lies under the largest, mean over the search images of every class (rows)."""
-    rows = images.parts[Part.SEARCH]
+    rows = images.parts[Split.OPTIMISE]
     parts = [classifier(pixels(part)).double().cpu() for part in images.images[rows].split(FORWARD_BATCH)]
     under = torch.cat([part.max(1, keepdim=True).values - part for part in parts])
     classes = (images.answers if images.labels is None else images.labels)[rows].long()
@@ -283,9 +283,9 @@ def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "class
     return sums.index_add(0, classes, under) / counts.unsqueeze(1)
 
 
-def _furthest_under(looked: Sequence[Recovered], count: int) -> list[LabelPair]:
+def _furthest_under(screened: Sequence[Recovered], count: int) -> list[LabelPair]:
     """The pairs whose size lies furthest under what source and target explain."""
-    sized = [(one.pair, one.size) for one in looked if one.size is not None]
+    sized = [(one.pair, one.size) for one in screened if one.size is not None]
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     return _sorted(pairs, two_way_residuals(*_ends(pairs), np.log(sizes)))[:count]
 

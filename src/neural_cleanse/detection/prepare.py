@@ -6,30 +6,30 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.baseline import baseline_record, sizes_of, twin_notes
+from neural_cleanse.detection.baseline import baseline_notes, baseline_record, sizes_of
 from neural_cleanse.detection.input_check import check_input, check_labels, check_shape, temperature
 from neural_cleanse.detection.input_form import best_form
 from neural_cleanse.detection.pair_verdict import NUM_TESTS
 from neural_cleanse.detection.pairs import check_pairs
-from neural_cleanse.detection.plans import FullSweep, Ruling, Search, Sequential, plan
-from neural_cleanse.detection.provenance import Surroundings, provenance_of
+from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
+from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.verdict import MIN_LABELS, Judgement, judge
+from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.batch_size import choose_execution
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import Room, room_for
+from neural_cleanse.inversion.memory import BatchLimit, fit_to_memory
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
-from neural_cleanse.metrics import answers, margin
+from neural_cleanse.metrics import margin, predict
 from neural_cleanse.results.records import LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedScan:
     """All that is settled before the first step: what is searched, how, on which images, and against what."""
 
     classifier: Classifier
@@ -38,31 +38,31 @@ class Ready:
     names: tuple[str, ...] | None
     images: ScanImages
     doubt: str | None
-    twin: Mapping[LabelPair, float] | None
+    baseline_sizes: Mapping[LabelPair, float] | None
     inversion: Inversion
     search: Search
-    room: Room
+    batch_limit: BatchLimit
     provenance: Provenance
     forward_passes: int
 
-    def judge(self, found: Sequence[Recovered]) -> Judgement:
+    def decide(self, found: Sequence[Recovered]) -> Decision:
         """The verdict on what was found; labels given up early make no yardstick, else all had the same effort."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
-        return judge(
+        return decide(
             found,
             self.settings.alpha,
             self._area,
             self.doubt,
             self.classifier.num_classes,
-            self.twin,
-            self.search.yardstick(self.pairs, self.settings.seed) if given_up else None,
+            self.baseline_sizes,
+            self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             NUM_TESTS if self.settings.pairs else 1,
         )
 
-    def rule(self, look: Sequence[Recovered]) -> Ruling:
+    def rule(self, look: Sequence[Recovered]) -> EarlyDecision:
         """What a short look settles."""
-        judgement = self.judge(look)
-        return Ruling(judgement.verdict is Verdict.CLEAN, judgement.accused)
+        decision = self.decide(look)
+        return EarlyDecision(decision.verdict is Verdict.CLEAN, decision.accused)
 
     @property
     def _area(self) -> int:
@@ -73,18 +73,20 @@ def prepare(
     classifier: Classifier,
     data: ImageSet,
     settings: ScanSettings,
-    surroundings: Surroundings,
+    run_info: RunInfo,
     search: Search | None,
     baseline: ScanResult | None,
-) -> Ready:
+) -> PreparedScan:
     """Check what is given, draw the images, and choose how to search. Raises as `scan` does."""
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
     if settings.pairs:
         check_pairs(classifier.num_classes, len(pairs))
-    names = surroundings.label_names or data.names
-    twin = None if baseline is None else sizes_of(baseline, classifier, pairs, names, surroundings.model.get("sha256"))
+    names = run_info.label_names or data.names
+    baseline_sizes = (
+        None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
+    )
     inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, sampling = _sample(classifier, data, settings)
@@ -102,41 +104,41 @@ def prepare(
         better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
     )
     no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
-    search = search or _plan(settings, len(pairs), over_twin=twin is not None, no_verdict=no_verdict)
+    search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
     execution = choose_execution(classifier, inversion, len(pairs), batch_images=settings.batch_images)
     held = {} if baseline is None else {"baseline": baseline_record(baseline)}
-    of_twin = () if baseline is None else twin_notes(baseline, asdict(settings))
+    of_baseline = () if baseline is None else baseline_notes(baseline, asdict(settings))
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": execution.describe()}
-    notes = (*surroundings.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_twin)
+    notes = (*run_info.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_baseline)
     provenance = provenance_of(
-        classifier, sampled, held | asdict(settings) | plans, settings.seed, surroundings, checked.accuracy, notes
+        classifier, sampled, held | asdict(settings) | plans, settings.seed, run_info, checked.accuracy, notes
     )
-    room = room_for(classifier, inversion, execution.batch_images, settings.memory)
-    return Ready(
+    batch_limit = fit_to_memory(classifier, inversion, execution.batch_images, settings.memory)
+    return PreparedScan(
         classifier,
         settings,
         pairs,
         names,
         images,
         checked.doubt,
-        twin,
+        baseline_sizes,
         inversion,
         search,
-        room,
+        batch_limit,
         provenance,
         forward,
     )
 
 
-def _plan(settings: ScanSettings, num_labels: int, *, over_twin: bool, no_verdict: bool) -> Search:
+def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_verdict: bool) -> Search:
     """The plan by name; over a twin all labels get the same effort, as the twin's did.
 
     Where nothing can be settled, because labels are left out, there is no yardstick or the input is in doubt, a short
     look would be for nothing.
     """
-    if over_twin and settings.plan in ("auto", "full"):
+    if over_baseline and settings.plan in ("auto", "full"):
         return FullSweep()
-    if over_twin:
+    if over_baseline:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
@@ -170,7 +172,7 @@ def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> t
         notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
     if different.labels is None:
         notes.append("the images have no labels: they were balanced by the model's own answers")
-        classes = answers(classifier, different.images)
+        classes = predict(classifier, different.images)
     else:
         classes = different.labels
     return different.take(balanced(classes, settings.samples, settings.seed)), tuple(notes)

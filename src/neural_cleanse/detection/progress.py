@@ -26,15 +26,15 @@ class Budget:
 
 
 @dataclass
-class Purse:
+class BudgetTracker:
     """What is left of a budget that all parts of a scan take from; its clock runs from when it is made.
 
-    `refused` says that work was left when it was spent.
+    `truncated` says that work was left when it was spent.
     """
 
     budget: Budget = Budget()
     image_passes: int = 0
-    refused: bool = False
+    truncated: bool = False
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -56,17 +56,17 @@ class Reporter:
     report: Callable[[Progress], None]
     planned: int
     num_labels: int
-    purse: Purse = field(default_factory=Purse)
+    tracker: BudgetTracker = field(default_factory=BudgetTracker)
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
     done: int = 0
 
     def tick(self, image_passes: int) -> bool:
         """So many more are done: may the search go on? With 0 it asks for more work that there is."""
         self.done += image_passes
-        self.purse.image_passes += image_passes
+        self.tracker.image_passes += image_passes
         self._tell()
-        spent = self.purse.spent
-        self.purse.refused |= spent and image_passes == 0
+        spent = self.tracker.spent
+        self.tracker.truncated |= spent and image_passes == 0
         return not spent
 
     def finish(self, recovered: Recovered) -> None:

@@ -15,7 +15,7 @@ from neural_cleanse.results.records import Provenance
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunInfo:
     """What the caller knows of where model and data come from; it goes into the report as it is."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -29,13 +29,13 @@ def provenance_of(
     data: ImageSet,
     settings: Mapping[str, Any],
     seed: int,
-    surroundings: Surroundings,
+    run_info: RunInfo,
     accuracy: float | None,
     notes: tuple[str, ...],
 ) -> Provenance:
     """The record; `settings` are plain values, `accuracy` the clean accuracy that was measured."""
     model = {
-        **surroundings.model,
+        **run_info.model,
         "input_shape": classifier.input_shape,
         "num_classes": classifier.num_classes,
         "pixel_range": [0.0, 1.0],
@@ -61,7 +61,7 @@ def provenance_of(
             "clean_accuracy": accuracy,
         },
         notes=notes,
-        command=surroundings.command,
+        command=run_info.command,
     )
 
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.statistics.finalists import reference_test
 from neural_cleanse.detection.statistics.outlier import (
-    ACQUIT,
     INDEX_THRESHOLD,
-    LOOK_SHARE,
     MANY_LABELS,
-    TWINS,
+    OVER_BASELINE,
+    SCREEN_CLEAR_P,
+    SCREEN_SHARE,
     OutlierTest,
     anomaly_index,
     detection_limit,
     outlier_test,
 )
-from neural_cleanse.results.records import SHORT, LabelPair, Outcome, PaperRule, Recovered, Verdict
+from neural_cleanse.results.records import SCREENED_OUTCOMES, LabelPair, Outcome, PaperRule, Recovered, Verdict
 
-MIN_LABELS, MIN_LABELS_OVER_TWIN = 3, 2  # sizes under which there is no yardstick at all
+MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no yardstick at all
 # Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
 # every clean network measured, and a model made to mislead the search would hide its label there.
 MAX_UNREACHED = 0.2
@@ -31,12 +31,12 @@ MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss 
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
 # Shares of the image between which the median size after a short look must lie: 1.6 to 2 % with a trigger in every
 # label, 11 to 32 % in clean models. Above, the search has hardly begun.
-LOOK_MEDIANS = (0.05, 0.35)
-LOOK_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones measured .02 to .32, a clean label .62
+SCREEN_MEDIANS = (0.05, 0.35)
+SCREEN_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones measured .02 to .32, a clean label .62
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Decision:
     """The verdict and what it rests on; numbers by label pair for those that have a size.
 
     `level` is the p-value at which a label was flagged; None where no p-value would have done.
@@ -58,54 +58,54 @@ class Judgement:
         return tuple(sorted({pair.target for pair in self.accused}))
 
 
-def judge(
+def decide(
     found: Sequence[Recovered],
     alpha: float,
     area: int,
     doubt: str | None,
     num_classes: int | None = None,
     baseline: Mapping[LabelPair, float] | None = None,
-    yardstick: frozenset[LabelPair] | None = None,
+    reference: frozenset[LabelPair] | None = None,
     num_tests: int = 1,
-) -> Judgement:
+) -> Decision:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
-    the sizes in a clean twin: sizes are then tested over the twin's, label by label. `yardstick` are the labels that a
+    the sizes in a clean twin: sizes are then tested over the twin's, label by label. `reference` are the labels that a
     search drew at random to hold the others against, where it did not give all labels the same effort. Where
     `num_tests` share alpha, this one is held to its part, and p-values are multiplied accordingly.
     """
     missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
     sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
-    enough = len(sized) if yardstick is None else sum(pair in yardstick for pair, _ in sized)
-    if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_TWIN):
+    enough = len(sized) if reference is None else sum(pair in reference for pair, _ in sized)
+    if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_BASELINE):
         few = f"only {enough}" if enough else "none"
         reason = f"{few} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
         nothing = PaperRule(INDEX_THRESHOLD, None, ())
-        return Judgement(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing, None)
+        return Decision(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing, None)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    held = [yardstick is None or pair in yardstick for pair in pairs]
+    held = [reference is None or pair in reference for pair in pairs]
     among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
-    if yardstick is not None:
+    if reference is not None:
         test = reference_test(sizes, held, len(found), alpha / num_tests)
     elif baseline is not None:
         test = _against(baseline, pairs, sizes, alpha / num_tests)
     else:
         test = outlier_test(sizes, alpha / num_tests)
     test = _one_of(num_tests, test)
-    looked, limit = any(one.outcome in SHORT for one in found), test.detection_limit
-    if looked and baseline is None:  # its thresholds are others
-        threshold = alpha * LOOK_SHARE if test.flagged else ACQUIT
+    screened, limit = any(one.outcome in SCREENED_OUTCOMES for one in found), test.detection_limit
+    if screened and baseline is None:  # its thresholds are others
+        threshold = alpha * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
         limit = detection_limit(sizes, test.flagged, threshold / num_tests)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
-        verdict, reason = _found_something(small, among, test, alpha * LOOK_SHARE if looked else None)
+        verdict, reason = _found_something(small, among, test, alpha * SCREEN_SHARE if screened else None)
         reason += f"; {_unsearched(missing)}" if missing else ""
     else:
-        verdict, reason = _found_nothing(found, yardstick, among, test.detection_limit, area, missing)
-        if looked and verdict is Verdict.CLEAN:
-            verdict, reason = _nothing_in_a_look(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
+        verdict, reason = _found_nothing(found, reference, among, test.detection_limit, area, missing)
+        if screened and verdict is Verdict.CLEAN:
+            verdict, reason = _nothing_in_screening(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
         if len(sized) < len(known):
             verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
@@ -115,7 +115,7 @@ def judge(
     # The paper's index is of raw sizes, also where ratios to a twin's are tested.
     indices = test.anomaly_index if baseline is None else anomaly_index(sizes).tolist()
     index = dict(zip(pairs, indices, strict=True))
-    return Judgement(
+    return Decision(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),
         accused=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
@@ -126,7 +126,7 @@ def judge(
         paper_rule=PaperRule(
             INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
         ),
-        level=alpha if not looked else alpha * LOOK_SHARE if len(sized) <= MANY_LABELS else None,
+        level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
     )
 
 
@@ -141,18 +141,18 @@ def _against(
 ) -> OutlierTest:
     """The test of sizes over the twin's; its limit in px is that of the label that is smallest in the twin."""
     ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
-    test = outlier_test(ratios, alpha, TWINS)
+    test = outlier_test(ratios, alpha, OVER_BASELINE)
     limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
     return replace(test, detection_limit=limit)
 
 
 def _found_something(
-    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, look_level: float | None
+    small: Sequence[tuple[int, float]], sizes: Sequence[float], test: OutlierTest, screen_level: float | None
 ) -> tuple[Verdict, str]:
     """Labels were flagged: infected, unless the others show that small sizes are common here.
 
-    After a short look (`look_level` given) also unless one of them is not clear enough for that, or labels are so many
-    that their tail decides, which is not known after a look.
+    After screening (`screen_level` given) each label must also be clear enough for that, and labels few enough that
+    their tail does not decide: it is not known after screening.
     """
     which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
     if test.tail_holds is False:
@@ -162,15 +162,15 @@ def _found_something(
             f"p = {p_text(test.tail_p_value or 1.0)}"
         )
     least_clear = max(test.p_values[index] for index in test.flagged)
-    large = max(size for _, size in small) > LOOK_SIZE * statistics.median(sizes)
-    if look_level is not None and (least_clear > look_level or large or test.tail_holds is not None):
+    large = max(size for _, size in small) > SCREEN_SIZE * statistics.median(sizes)
+    if screen_level is not None and (least_clear > screen_level or large or test.tail_holds is not None):
         return Verdict.INCONCLUSIVE, (
-            f"{which} stands out after a short look (p = {p_text(least_clear)}), not clearly enough to accuse for that "
-            f"(p = {look_level:g}, {LOOK_SIZE:.0%} of the median, at most {MANY_LABELS} labels), and the budget ended "
-            "before the long search did"
+            f"{which} stands out after screening (p = {p_text(least_clear)}), but screening flags a label only at "
+            f"p <= {screen_level:g}, at most {SCREEN_SIZE:.0%} of the median size, and at most {MANY_LABELS} labels; "
+            "the budget ended before the full search"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
-    where = "" if look_level is None else " in a short look that all labels had alike"
+    where = "" if screen_level is None else " in a short look that all labels had alike"
     return Verdict.INFECTED, (
         f"{which} {needs}{where}: the median over labels is {statistics.median(sizes):.1f} px "
         f"(p = {p_text(test.p_value)})"
@@ -179,7 +179,7 @@ def _found_something(
 
 def _found_nothing(
     found: Sequence[Recovered],
-    yardstick: frozenset[LabelPair] | None,
+    reference: frozenset[LabelPair] | None,
     sizes: Sequence[float],
     limit: float | None,
     area: int,
@@ -201,7 +201,7 @@ def _found_nothing(
             f"nothing was flagged, but {seen} would have been, and a backdoor can take {MIN_LIMIT_SHARE:.0%} of the "
             f"image ({MIN_LIMIT_SHARE * area:.1f} px): {why}"
         )
-    for alike in (found, [one for one in found if yardstick is None or one.pair in yardstick]):
+    for alike in (found, [one for one in found if reference is None or one.pair in reference]):
         unreached = _count(alike, Outcome.ASR_NOT_REACHED)
         if unreached > (MAX_UNREACHED * len(alike) if len(found) > MANY_LABELS else 0):
             return Verdict.INCONCLUSIVE, (
@@ -213,16 +213,16 @@ def _found_nothing(
     return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
 
 
-def _nothing_in_a_look(
+def _nothing_in_screening(
     sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, without: int
 ) -> tuple[Verdict, str]:
     """Clean only if all labels have a size and none is even near: a longer search is what decides between."""
-    middle, (low, high) = statistics.median(sizes), LOOK_MEDIANS
+    middle, (low, high) = statistics.median(sizes), SCREEN_MEDIANS
     if without:
         have = "label has" if without == 1 else "labels have"
         why = f"{without} {have} no trigger that works yet, and a longer search decides"
-    elif test.p_value < ACQUIT:
-        why = f"p = {p_text(test.p_value)}, and under {ACQUIT:g} a longer search decides"
+    elif test.p_value < SCREEN_CLEAR_P:
+        why = f"p = {p_text(test.p_value)}, and under {SCREEN_CLEAR_P:g} a longer search decides"
     elif not low * area <= middle <= high * area:
         why = (
             f"the median of {middle:.1f} px is not between {low:.0%} and {high:.0%} of the image, and a longer search "

@@ -21,7 +21,7 @@ import torch
 
 from neural_cleanse.attacks.make import model_of
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.detection.provenance import Surroundings
+from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Engine
@@ -93,7 +93,7 @@ def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engin
     known = {(row["model"], row.get("model_sha256")) for row in rows_of(rows, settings)}
     _prepare(rows)
     todo = [case for case in cases if (case.name, _sha256(case.model)) not in known]
-    around = surroundings()
+    around = run_info()
     for row in engine.map(partial(scan_case, settings=settings), todo):
         whole = {**row, **around}
         with rows.open("a", encoding="utf-8") as file:
@@ -160,7 +160,7 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
             loaded.classifier,
             images if names is None else images.in_order_of(names),
             settings,
-            surroundings=Surroundings(model=loaded.origin.as_record(), label_names=names),
+            run_info=RunInfo(model=loaded.origin.as_record(), label_names=names),
         )
     except NeuralCleanseError as error:
         said = str(error).replace(f"{case.model.parent}{os.sep}", "")  # rows say nothing of the machine's directories
@@ -236,7 +236,7 @@ def _settings(settings: ScanSettings) -> dict[str, Any]:
     return values
 
 
-def surroundings() -> dict[str, Any]:
+def run_info() -> dict[str, Any]:
     """Hardware, versions and commit of this run, for every recorded row."""
     commit = _git("rev-parse", "--short", "HEAD")
     if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks"):

@@ -25,7 +25,7 @@ WORTH_IT = 0.9  # another batch must take less than this share of the usual one'
 
 
 @dataclass(frozen=True)
-class Trial:
+class Timing:
     """One batch size tried: images forward and backward a second, and whether bits were those of the usual batch."""
 
     batch_images: int
@@ -34,7 +34,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Execution:
+class ExecutionConfig:
     """How the scan runs, as far as memory allows (`room`). `chosen` says by what: "asked", "rule" or "measured"."""
 
     batch_images: int
@@ -42,7 +42,7 @@ class Execution:
     threads: int
     memory_format: str
     precision: str
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[Timing, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for the record; without the speeds, which differ from run to run."""
@@ -55,7 +55,7 @@ def choose_execution(
     num_pairs: int,
     *,
     batch_images: int | None = None,
-) -> Execution:
+) -> ExecutionConfig:
     """The execution of a search over `num_pairs` label pairs; `batch_images` overrides.
 
     A batch never holds more images than all rows together have, nor fewer than one row has.
@@ -63,7 +63,7 @@ def choose_execution(
     device = classifier.device.type
     least, most = inversion.batch_size, inversion.batch_size * inversion.restarts * max(1, num_pairs)
     usual = BATCH_IMAGES.get(device, BATCH_IMAGES["cpu"])
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[Timing, ...] = ()
     if batch_images is not None:
         images, chosen = batch_images, "asked"
     else:
@@ -71,7 +71,7 @@ def choose_execution(
         if device == "cpu" and torch.get_num_threads() > 1:  # one thread: all sizes the same
             trials = _try(classifier, _affordable(most, usual, num_pairs * inversion.passes), usual)
             images, chosen = (_fastest(trials, usual), "measured") if trials else (usual, "rule")
-    return Execution(
+    return ExecutionConfig(
         batch_images=max(least, min(images, most)),
         chosen=chosen,
         threads=torch.get_num_threads(),
@@ -89,7 +89,7 @@ def _affordable(limit: int, usual: int, passes: int) -> list[int]:
     return sizes if len(sizes) > 1 else []
 
 
-def _try(classifier: Classifier, sizes: list[int], usual: int) -> tuple[Trial, ...]:
+def _try(classifier: Classifier, sizes: list[int], usual: int) -> tuple[Timing, ...]:
     """Every size timed on the same random images, in turn."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(max(sizes, default=0), *classifier.input_shape, generator=generator).to(classifier.device)
@@ -101,7 +101,7 @@ def _try(classifier: Classifier, sizes: list[int], usual: int) -> tuple[Trial, .
             _gradient(classifier, images[:size])
             seconds[size] = min(seconds[size], time.perf_counter() - began)
     return tuple(
-        Trial(size, size / seconds[size], torch.equal(*(gradients[n][: min(size, usual)] for n in (size, usual))))
+        Timing(size, size / seconds[size], torch.equal(*(gradients[n][: min(size, usual)] for n in (size, usual))))
         for size in sizes
     )
 
@@ -113,7 +113,7 @@ def _gradient(classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Float
         return torch.autograd.grad(classifier(images).sum(), images)[0]
 
 
-def _fastest(trials: tuple[Trial, ...], usual: int) -> int:
+def _fastest(trials: tuple[Timing, ...], usual: int) -> int:
     """The size to take: the usual one, unless another of the same bits is clearly faster."""
     best = max((trial for trial in trials if trial.same_bits), key=lambda trial: trial.images_per_s)
     (known,) = (trial for trial in trials if trial.batch_images == usual)

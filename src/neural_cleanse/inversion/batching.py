@@ -12,12 +12,12 @@ from typing import Protocol, runtime_checkable
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.inversion.inversion import Inversion, InversionState
-from neural_cleanse.inversion.memory import Room, out_of_memory
+from neural_cleanse.inversion.memory import BatchLimit, out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 MIN_IMAGES = 30  # eligible images under which a label is not searched: one image would weigh over 3 % of the ASR
-BATCHES_BETWEEN_LOOKS = 31  # between two looks at which rows are done: one step of the reference schedule
+BATCHES_BETWEEN_CHECKS = 31  # between two looks at which rows are done: one step of the reference schedule
 
 JOBS = 8  # at least, so that workers end at about the same time
 
@@ -29,44 +29,44 @@ class Invert(Protocol):
     """Inverts label pairs, wherever that happens.
 
     When a budget is spent, pairs that were in work have the outcome NOT_SEARCHED and what they took; the others have
-    no record. With `go_on` a later call for the same pairs and more steps continues where this one ended.
+    no record. With `resume` a later call for the same pairs and more steps continues where this one ended.
     """
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
         """One record a pair, in no set order."""
 
 
 @dataclass
-class Slots:
+class BatchScheduler:
     """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on; with
     0 it asks before work begins, and once more where work is left when it said no.
 
-    With `go_on` the states of pairs that came to their last step are kept in `parked`, so that more steps for the same
-    pairs continue where the fewer ones ended.
+    With `resume` the states of pairs that came to their last step are kept in `suspended`: a later call with more steps
+    continues there.
     """
 
     classifier: Classifier
     data: ScanImages
-    room: Room
+    batch_limit: BatchLimit
     tick: Tick
-    parked: dict[LabelPair, InversionState] = field(default_factory=dict)
+    suspended: dict[LabelPair, InversionState] = field(default_factory=dict)
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
+    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
         """Yield one record a pair as it is finished, in no set order.
 
         When `tick` says no, pairs that were in work have a record that says what they took, the others none.
         """
         waiting: deque[LabelPair] = deque()
         for pair in pairs:
-            if self.data.suffices(pair, MIN_IMAGES):
+            if self.data.has_enough_images(pair, MIN_IMAGES):
                 waiting.append(pair)
             else:
-                yield Recovered.nothing(pair, Outcome.NOT_ENOUGH_IMAGES)
+                yield Recovered.skipped(pair, Outcome.NOT_ENOUGH_IMAGES)
         batch: InversionState | None = None
-        aside: list[InversionState] = []
+        requeued: list[InversionState] = []
         if not waiting or not self.tick(0):
             return
-        while (batch := self._fill(inversion, batch, waiting, aside)) is not None:
+        while (batch := self._fill(inversion, batch, waiting, requeued)) is not None:
             before = int(batch.batches.sum())
             try:
                 batch = inversion.advance(self.classifier, self.data, batch, _stride(inversion, batch))
@@ -74,8 +74,8 @@ class Slots:
                 if not out_of_memory(error):
                     raise
                 # A step leaves the state that it was given as it is: nothing is lost.
-                self.room.halve(len(batch.rows) * inversion.batch_size)
-                aside.append(batch)
+                self.batch_limit.reduce(len(batch.rows) * inversion.batch_size)
+                requeued.append(batch)
                 batch = None
                 continue
             may_go_on = self.tick((int(batch.batches.sum()) - before) * inversion.batch_size)
@@ -83,13 +83,13 @@ class Slots:
             finished = _of_pairs(batch, busy, within=False)
             batch = _of_pairs(batch, busy, within=True)
             if finished is not None:
-                if go_on:
-                    self._park(finished)
+                if resume:
+                    self._suspend(finished)
                 yield from inversion.finish(self.classifier, self.data, finished)
             if not may_go_on:
-                if batch is not None or aside or waiting:
+                if batch is not None or requeued or waiting:
                     self.tick(0)  # asked for in vain
-                in_work = aside if batch is None else [batch, *aside]
+                in_work = requeued if batch is None else [batch, *requeued]
                 yield from (one for state in in_work for one in _cut_off(inversion, state))
                 return
 
@@ -98,48 +98,48 @@ class Slots:
         inversion: Inversion,
         batch: InversionState | None,
         waiting: deque[LabelPair],
-        aside: list[InversionState],
+        requeued: list[InversionState],
     ) -> InversionState | None:
         """The batch with what was set aside, then with new pairs, as far as there is room: at least one pair."""
-        limit = max(1, self.room.images // (inversion.batch_size * inversion.restarts))
+        limit = max(1, self.batch_limit.images // (inversion.batch_size * inversion.restarts))
         parts = [] if batch is None else [batch]
         free = limit - sum(len(_pairs(part)) for part in parts)
-        while aside and free > 0:
-            part = aside.pop()
+        while requeued and free > 0:
+            part = requeued.pop()
             chosen = set(_pairs(part)[:free])
             rest = _of_pairs(part, chosen, within=False)
             parts.append(part if rest is None else _some(part, chosen))
             if rest is not None:
-                aside.append(rest)
+                requeued.append(rest)
             free -= len(chosen)
         new = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-        fresh = [pair for pair in new if pair not in self.parked]
-        parts += [self.parked.pop(pair) for pair in new if pair in self.parked]
+        fresh = [pair for pair in new if pair not in self.suspended]
+        parts += [self.suspended.pop(pair) for pair in new if pair in self.suspended]
         if fresh:
             parts.append(inversion.start(self.classifier, fresh, self.data.seed))
         return InversionState.join(parts) if parts else None
 
-    def _park(self, finished: InversionState) -> None:
+    def _suspend(self, finished: InversionState) -> None:
         for pair in _pairs(finished):
-            self.parked[pair] = _some(finished, {pair})
+            self.suspended[pair] = _some(finished, {pair})
 
 
-def inverter(engine: Engine, classifier: Classifier, data: ScanImages, room: Room, tick: Tick) -> Invert:
+def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_limit: BatchLimit, tick: Tick) -> Invert:
     """Slots in this process, or as many as the engine has elsewhere; what goes on stays in this process."""
-    here = Slots(classifier, data, room, tick)
+    here = BatchScheduler(classifier, data, batch_limit, tick)
     if isinstance(engine, InProcess):
         return here
 
-    def invert(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-        if go_on:  # a state stays where it is: elsewhere more steps would start afresh
-            yield from here(inversion, pairs, go_on=True)
+    def invert(inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
+        if resume:  # a state stays where it is: elsewhere more steps would start afresh
+            yield from here(inversion, pairs, resume=True)
             return
-        size = max(1, min(room.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
+        size = max(1, min(batch_limit.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
         if not jobs or not tick(0):
             return
         left = len(jobs)
-        for found in engine.map(partial(_inverted, inversion, classifier, data, room.images), jobs):
+        for found in engine.map(partial(_inverted, inversion, classifier, data, batch_limit.images), jobs):
             yield from found
             left -= 1
             if not tick(sum(one.image_passes for one in found)):
@@ -154,7 +154,7 @@ def _inverted(
     inversion: Inversion, classifier: Classifier, data: ScanImages, images: int, pairs: tuple[LabelPair, ...]
 ) -> tuple[Recovered, ...]:
     """One job: some pairs, to their end."""
-    return tuple(Slots(classifier, data, Room(images), lambda _: True)(inversion, pairs))
+    return tuple(BatchScheduler(classifier, data, BatchLimit(images), lambda _: True)(inversion, pairs))
 
 
 def _pairs(state: InversionState) -> list[LabelPair]:
@@ -176,7 +176,7 @@ def _cut_off(inversion: Inversion, state: InversionState) -> Iterator[Recovered]
     batches = state.batches.tolist()
     for pair in _pairs(state):
         taken = sum(count for row, count in zip(state.rows, batches, strict=True) if row.pair == pair)
-        yield replace(Recovered.nothing(pair, Outcome.NOT_SEARCHED), image_passes=taken * inversion.batch_size)
+        yield replace(Recovered.skipped(pair, Outcome.NOT_SEARCHED), image_passes=taken * inversion.batch_size)
 
 
 def _steps_left(inversion: Inversion, state: InversionState) -> list[int]:
@@ -191,7 +191,7 @@ def _steps_left(inversion: Inversion, state: InversionState) -> list[int]:
 def _stride(inversion: Inversion, state: InversionState) -> int:
     """Steps until the next look: no row goes beyond its last one."""
     least = min((left for left in _steps_left(inversion, state) if left), default=1)
-    return min(least, max(1, BATCHES_BETWEEN_LOOKS // inversion.batches_per_step))
+    return min(least, max(1, BATCHES_BETWEEN_CHECKS // inversion.batches_per_step))
 
 
 def _busy(inversion: Inversion, state: InversionState) -> set[LabelPair]:

@@ -29,13 +29,13 @@ PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passe
 
 
 @dataclass(frozen=True)
-class Journal:
+class Checkpoint:
     """The records of one scan, in a directory of their own."""
 
     directory: Path
 
     @classmethod
-    def within(cls, output: Path) -> "Journal":
+    def within(cls, output: Path) -> "Checkpoint":
         """The one of a scan that writes to `output`."""
         return cls(output / FOLDER)
 
@@ -43,7 +43,7 @@ class Journal:
         """Whether a scan was begun here and not finished."""
         return (self.directory / ABOUT_FILE).exists()
 
-    def holds_records(self) -> bool:
+    def has_records(self) -> bool:
         """Whether anything was finished that a later scan need not do again."""
         return any(self.directory.glob("*.safetensors"))
 
@@ -65,16 +65,16 @@ class Journal:
             raise OutputError(f"{self.directory} cannot be made: {error.strerror}.") from error
         write_whole(path, json.dumps(ours, indent=2).encode())
 
-    def remember(self, invert: Invert, tick: Callable[[int], bool] = lambda _: True) -> Invert:
+    def wrap(self, invert: Invert, tick: Callable[[int], bool] = lambda _: True) -> Invert:
         """The same, but records that are on disk are not made again, and new ones are written as they come.
 
-        What a plan looks at on the way (`go_on`) is not written: it is cheap to repeat and large. `tick` is told of the
-        image passes of what is read, which a budget counts as if it had just been done.
+        Suspended states (`resume`) are not written: they are large and cheap to repeat. `tick` is told the image passes
+        of the records that are read: a budget counts them as if they had just been made.
         """
 
-        def remembering(inversion: Inversion, pairs: Sequence[LabelPair], go_on: bool = False) -> Iterator[Recovered]:
-            if go_on:
-                yield from invert(inversion, pairs, go_on)
+        def remembering(inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
+            if resume:
+                yield from invert(inversion, pairs, resume)
                 return
             lacking = []
             for pair in pairs:

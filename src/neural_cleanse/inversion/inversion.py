@@ -19,7 +19,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.inversion.cost import BatchCost, CostSchedule, CostState, join_rows, take_rows
 from neural_cleanse.inversion.losses import Loss, cross_entropy
 from neural_cleanse.inversion.restarts import Choice, merge
-from neural_cleanse.inversion.sampling import Part, Row, ScanImages, start_generator
+from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_generator
 from neural_cleanse.metrics import attack_hits, pixels
 from neural_cleanse.results.records import LabelPair, Recovered
 from neural_cleanse.triggers.base import Trigger
@@ -176,7 +176,7 @@ class Inversion:
         return drawn.to(data.images.device)
 
     def _pool(self, data: ScanImages, pair: LabelPair) -> Int[Tensor, " m"]:
-        return torch.arange(len(data.images)) if self.all_images else data.eligible(pair, Part.SEARCH)
+        return torch.arange(len(data.images)) if self.all_images else data.eligible(pair, Split.OPTIMISE)
 
     def _step(
         self,
@@ -260,17 +260,17 @@ class Inversion:
         for pair in dict.fromkeys(row.pair for row in state.rows):
             mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
             passes = int(state.batches[mine].sum()) * self.batch_size
-            confirm = self._judges(data, pair, Part.CONFIRM)
+            confirm = self._judges(data, pair, Split.TEST)
             records.append(merge(classifier, confirm, pair, [chosen[index] for index in mine], passes))
         return tuple(records)
 
-    def _judges(self, data: ScanImages, pair: LabelPair, part: Part) -> UInt8[Tensor, "n c h w"]:
+    def _judges(self, data: ScanImages, pair: LabelPair, part: Split) -> UInt8[Tensor, "n c h w"]:
         return data.images[data.eligible(pair, part)[: self.judge_images]]
 
     def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
         """The smallest kept trigger of a row that also holds on the choose images."""
         row, forward = state.rows[index], 0
-        images = self._judges(data, row.pair, Part.CHOOSE)
+        images = self._judges(data, row.pair, Split.SELECT)
         sizes = state.candidate_sizes[index]
         for slot in sizes.argsort().tolist():
             if not math.isfinite(sizes[slot]):

@@ -17,13 +17,13 @@ FLOAT = 4  # bytes
 
 
 @dataclass
-class Room:
+class BatchLimit:
     """Images that a pass may hold, and in `notes` what had to be changed on the way."""
 
     images: int
     notes: list[str] = field(default_factory=list)
 
-    def halve(self, tried: int) -> None:
+    def reduce(self, tried: int) -> None:
         """After a pass of `tried` images ran out of memory. Raises SettingsError when one image is too many."""
         if tried <= 1:
             raise SettingsError(
@@ -34,7 +34,7 @@ class Room:
         self.notes.append(f"memory ran out with {tried} images at once: the scan went on with {self.images}")
 
 
-def room_for(classifier: Classifier, inversion: Inversion, wanted: int, cap: int | None = None) -> Room:
+def fit_to_memory(classifier: Classifier, inversion: Inversion, wanted: int, cap: int | None = None) -> BatchLimit:
     """Room for `wanted` images, or for what fits into free memory, or into `cap` bytes for the whole process.
 
     Raises SettingsError when one label does not fit into the cap.
@@ -52,7 +52,7 @@ def room_for(classifier: Classifier, inversion: Inversion, wanted: int, cap: int
             cure="Raise it, or ask for one restart." if one_restart_fits else "Raise it.",
         )
     notes = [f"{max(images, least)} instead of {usual} images at once, to stay within memory"] if images < usual else []
-    return Room(max(images, least), notes)
+    return BatchLimit(max(images, least), notes)
 
 
 def _mebibytes(count: float) -> str:

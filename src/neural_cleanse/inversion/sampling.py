@@ -14,16 +14,16 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import sound_answers
+from neural_cleanse.metrics import predict_checked
 from neural_cleanse.results.records import LabelPair
 
 
-class Part(enum.Enum):
+class Split(enum.Enum):
     """The clean images are split once: no image that chose a trigger also vouches for it."""
 
-    SEARCH = 0.5
-    CHOOSE = 0.2
-    CONFIRM = 0.3
+    OPTIMISE = 0.5
+    SELECT = 0.2
+    TEST = 0.3
 
 
 @dataclass(frozen=True, order=True)
@@ -46,19 +46,22 @@ class ScanImages:
     images: UInt8[Tensor, "n c h w"]
     labels: Int[Tensor, " n"] | None
     answers: Int[Tensor, " n"]
-    parts: dict[Part, Int[Tensor, " m"]]
+    parts: dict[Split, Int[Tensor, " m"]]
     seed: int
 
     @classmethod
     def of(cls, classifier: Classifier, data: ImageSet, seed: int) -> "ScanImages":
         """Ask the model for its answers and split the images at random. Raises UnusableOutputs on NaN among them."""
         order = torch.from_numpy(np.random.default_rng((seed, len(data))).permutation(len(data)))
-        first, second = int(len(data) * Part.SEARCH.value), int(len(data) * (Part.SEARCH.value + Part.CHOOSE.value))
-        parts = {Part.SEARCH: order[:first], Part.CHOOSE: order[first:second], Part.CONFIRM: order[second:]}
+        first, second = (
+            int(len(data) * Split.OPTIMISE.value),
+            int(len(data) * (Split.OPTIMISE.value + Split.SELECT.value)),
+        )
+        parts = {Split.OPTIMISE: order[:first], Split.SELECT: order[first:second], Split.TEST: order[second:]}
         images = data.images.to(classifier.device)
-        return cls(images, data.labels, sound_answers(classifier, images), parts, seed)
+        return cls(images, data.labels, predict_checked(classifier, images), parts, seed)
 
-    def eligible(self, pair: LabelPair, part: Part | None) -> Int[Tensor, " m"]:
+    def eligible(self, pair: LabelPair, part: Split | None) -> Int[Tensor, " m"]:
         """Images of a part (None: all) neither labelled nor answered as the target; of the pair's source if any."""
         rows = torch.arange(len(self.images)) if part is None else self.parts[part]
         labels = self.answers if self.labels is None else self.labels
@@ -67,9 +70,9 @@ class ScanImages:
             fits &= labels[rows] == pair.source
         return rows[fits]
 
-    def suffices(self, pair: LabelPair, least: int) -> bool:
+    def has_enough_images(self, pair: LabelPair, least: int) -> bool:
         """Whether there are `least` eligible images, some of them in every part."""
-        return len(self.eligible(pair, None)) >= least and all(len(self.eligible(pair, part)) for part in Part)
+        return len(self.eligible(pair, None)) >= least and all(len(self.eligible(pair, part)) for part in Split)
 
     def draw(self, row: Row, pool: Int[Tensor, " m"], first: int, count: int) -> Int[Tensor, " count"]:
         """Entries first .. first + count of the row's endless shuffle of `pool`."""

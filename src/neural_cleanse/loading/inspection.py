@@ -16,7 +16,7 @@ from neural_cleanse.loading.detect import Container
 from neural_cleanse.loading.formats import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
-from neural_cleanse.loading.network import PROGRAM, TENSORS, Finding, Network
+from neural_cleanse.loading.network import PROGRAM, TENSORS, FileIssue, Network
 from neural_cleanse.loading.program import findings as program_parts
 
 NO_NETWORK = "It holds weights only and does not say which network they belong to: name it with --architecture."
@@ -53,7 +53,7 @@ class Inspection:
     network: Network | None = None
     loaded: LoadedModel | None = None
     tensors: tuple[NamedTensor, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FileIssue, ...] = ()
     problem: str | None = None
 
     def as_record(self) -> dict[str, Any]:
@@ -117,11 +117,11 @@ def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
         return _inspected(Opened(open_file(content, path, architecture), sha256, len(content)), path)
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
-    except CodeExecutionRefused as refused:
+    except CodeExecutionRefused as truncated:
         if architecture is not None:  # the user's own file, which would run too
             raise
         return partly(
-            _title(container), PROGRAM, findings=_of_program(container, content, refused), problem=str(refused)
+            _title(container), PROGRAM, findings=_of_program(container, content, truncated), problem=str(truncated)
         )
     except ModelError as error:
         found = _of_graph(container, content, str(path))
@@ -163,13 +163,13 @@ def _weights_alone(container: Container, content: bytes, name: str) -> Checkpoin
     return found if found.description is None else None
 
 
-def _of_program(container: Container, content: bytes, refused: CodeExecutionRefused) -> tuple[Finding, ...]:
+def _of_program(container: Container, content: bytes, truncated: CodeExecutionRefused) -> tuple[FileIssue, ...]:
     """What would run, with its place, as far as it can be told from outside."""
     found = (*_of_graph(container, content, "it"), *program_parts.findings(container, content))
-    return found or (Finding("the file", refused.message, runs_code=True),)
+    return found or (FileIssue("the file", truncated.message, runs_code=True),)
 
 
-def _of_graph(container: Container, content: bytes, name: str) -> tuple[Finding, ...]:
+def _of_graph(container: Container, content: bytes, name: str) -> tuple[FileIssue, ...]:
     """The findings of a graph that could not be read to its end."""
     try:
         with at_most(allowance(len(content))):

@@ -17,7 +17,7 @@ from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
 from neural_cleanse.loading.formats import NO_ARCHITECTURE, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
-from neural_cleanse.loading.network import Finding, Network
+from neural_cleanse.loading.network import FileIssue, Network
 
 PROBE_IMAGES = 8  # noise images of the first forward passes
 
@@ -36,7 +36,7 @@ class Origin:
     input_shape: tuple[int, int, int]
     label_names: tuple[str, ...] | None
     assumed: tuple[str, ...]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FileIssue, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Plain values; label names stand with the labels."""

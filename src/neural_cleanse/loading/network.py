@@ -22,7 +22,7 @@ PROGRAM = "program"
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileIssue:
     """Something in the file that a scan cannot see or that would run: `place` in the file, and what it is."""
 
     place: str
@@ -44,4 +44,4 @@ class Network:
     label_names: tuple[str, ...] | None = None
     nested_under: str | None = None
     assumed: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FileIssue, ...] = ()

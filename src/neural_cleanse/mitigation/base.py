@@ -10,7 +10,7 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, attack_hits, clean_accuracy, victims
+from neural_cleanse.metrics import attack_hits, clean_accuracy, eligible_rows, predict
 from neural_cleanse.results.records import LabelPair, ScanResult
 from neural_cleanse.results.repair import Measurement, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
@@ -29,22 +29,22 @@ class Backdoor:
 
 
 @dataclass(frozen=True)
-class Terms:
+class RepairLimits:
     """`train` may be learned from, `check` decides and is learned from by nothing; both labelled, and disjoint.
 
-    A repaired model must keep a clean accuracy of `floor` on `check`, and be sent to the target by no trigger more
-    often than `max_asr` there. `said` hears what is being done, in words.
+    A repaired model must keep a clean accuracy of `min_accuracy` on `check`, and no trigger may succeed there more
+    often than `max_asr`. `on_step` is called with each step in words.
     """
 
     train: ImageSet
     check: ImageSet
-    floor: float
+    min_accuracy: float
     max_asr: float
-    said: Callable[[str], None] = lambda _: None
+    on_step: Callable[[str], None] = lambda _: None
 
-    def hold(self, measured: Measurement) -> bool:
+    def satisfied(self, measured: Measurement) -> bool:
         """Whether both bounds are kept."""
-        return measured.accuracy >= self.floor and measured.worst_asr <= self.max_asr
+        return measured.accuracy >= self.min_accuracy and measured.worst_asr <= self.max_asr
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Mitigation(ABC):
 
     @abstractmethod
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
         """The classifier with the backdoors disarmed, as far as the terms allow."""
 
@@ -70,10 +70,10 @@ def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSe
     assert data.labels is not None, "repair labels what has no labels with the model's own answers"
     hits, trials = [], []
     for backdoor in backdoors:
-        rows = victims(data.labels, backdoor.pair)
+        rows = eligible_rows(data.labels, backdoor.pair)
         trials.append(len(rows))
         hits.append(attack_hits(classifier, backdoor.on(classifier.device), data.images[rows], backdoor.pair.target))
-    return Measurement(clean_accuracy(answers(classifier, data.images), data.labels), tuple(hits), tuple(trials))
+    return Measurement(clean_accuracy(predict(classifier, data.images), data.labels), tuple(hits), tuple(trials))
 
 
 def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[Backdoor, ...]:

@@ -9,7 +9,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, attack_hits, victims
+from neural_cleanse.metrics import attack_hits, eligible_rows, predict
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import ClassChange, TriggerChange
@@ -20,7 +20,7 @@ FEW_DECIDE = 250  # images under which a trigger of the attacker's own was seen 
 
 
 @dataclass(frozen=True)
-class ThreeParts:
+class Splits:
     """The three-way split: no image that was learned from or decided anything is in a reported figure."""
 
     learn: ImageSet
@@ -28,18 +28,18 @@ class ThreeParts:
     report: ImageSet
 
 
-def split(data: ImageSet, seed: int) -> ThreeParts:
+def split(data: ImageSet, seed: int) -> Splits:
     """Different images only, at random. Raises DataError when they are too few."""
     different = data.distinct()
     if len(different) < LEAST_IMAGES:
         raise DataError(f"{len(different)} different images are too few to repair with.", cure=f"Give {LEAST_IMAGES}.")
     order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))
     first, second = (round(share * len(different)) for share in (LEARN, LEARN + DECIDE))
-    return ThreeParts(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))
+    return Splits(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownTriggers:
     """Backdoors, and for each the number of the scan that recovered it.
 
     `idle` are those of the first scan that did not work before anything was done: measured, and not repaired.
@@ -50,11 +50,11 @@ class Known:
     idle: tuple[Backdoor, ...] = ()
 
     @classmethod
-    def of(cls, backdoors: Sequence[Backdoor], scan_number: int) -> "Known":
+    def of(cls, backdoors: Sequence[Backdoor], scan_number: int) -> "KnownTriggers":
         return cls(tuple(backdoors), (scan_number,) * len(backdoors))
 
-    def __add__(self, other: "Known") -> "Known":
-        return Known(self.backdoors + other.backdoors, self.found_in + other.found_in, self.idle + other.idle)
+    def __add__(self, other: "KnownTriggers") -> "KnownTriggers":
+        return KnownTriggers(self.backdoors + other.backdoors, self.found_in + other.found_in, self.idle + other.idle)
 
     @property
     def everything(self) -> tuple[Backdoor, ...]:
@@ -62,12 +62,12 @@ class Known:
         return self.backdoors + self.idle
 
 
-def check_victims(backdoors: Sequence[Backdoor], images: ThreeParts) -> None:
+def check_victims(backdoors: Sequence[Backdoor], images: Splits) -> None:
     """A trigger that no image measures would count as one that does not work. Raises DataError."""
     for pair in (backdoor.pair for backdoor in backdoors):
         for part in (images.learn, images.decide, images.report):
             assert part.labels is not None
-            if len(victims(part.labels, pair)) == 0:
+            if len(eligible_rows(part.labels, pair)) == 0:
                 raise DataError(
                     f"There are too few images that the trigger for label {pair.target} could send there.",
                     cure="Give images of every class.",
@@ -75,7 +75,7 @@ def check_victims(backdoors: Sequence[Backdoor], images: ThreeParts) -> None:
 
 
 def trigger_changes(
-    before: Classifier, after: Classifier, known: Known, report: ImageSet, result: ScanResult
+    before: Classifier, after: Classifier, known: KnownTriggers, report: ImageSet, result: ScanResult
 ) -> tuple[TriggerChange, ...]:
     """How often every known trigger works before and after, on the images that report."""
     assert report.labels is not None
@@ -83,7 +83,7 @@ def trigger_changes(
     changes = []
     found = (*known.found_in, *(1 for _ in known.idle))
     for backdoor, found_in in zip(known.everything, found, strict=True):
-        target, rows = backdoor.pair.target, victims(report.labels, backdoor.pair)
+        target, rows = backdoor.pair.target, eligible_rows(report.labels, backdoor.pair)
         hits = [attack_hits(model, backdoor.on(model.device), report.images[rows], target) for model in (before, after)]
         size = backdoor.trigger.size().item()
         changes.append(
@@ -111,7 +111,7 @@ def class_changes(
     labels = report.labels
     assert labels is not None
     names = _names(result)
-    right = [answers(model, report.images) == labels for model in (before, after)]
+    right = [predict(model, report.images) == labels for model in (before, after)]
     return tuple(
         ClassChange(
             label,

@@ -19,7 +19,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import FORWARD_BATCH, answers, pixels, victims
+from neural_cleanse.metrics import FORWARD_BATCH, eligible_rows, pixels, predict
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.guard import Detector, Guard
 from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
@@ -113,7 +113,7 @@ def fisher(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"]) -> Floa
 def _detector(
     classifier: Classifier, backdoor: Backdoor, ranking: ImageSet, clean: Float[Tensor, "n d"], direction: Direction
 ) -> Detector:
-    rows = victims(_classes(classifier, ranking), backdoor.pair)
+    rows = eligible_rows(_classes(classifier, ranking), backdoor.pair)
     images = ranking.images[rows]
     if len(images) < LEAST_RANKED:
         raise DataError(
@@ -128,7 +128,7 @@ def _detector(
 
 
 def _classes(classifier: Classifier, data: ImageSet) -> Int[Tensor, " n"]:
-    return answers(classifier, data.images) if data.labels is None else data.labels
+    return predict(classifier, data.images) if data.labels is None else data.labels
 
 
 def measure_guard(guard: Guard, backdoors: Sequence[Backdoor], data: ImageSet) -> GuardReport:
@@ -137,7 +137,7 @@ def measure_guard(guard: Guard, backdoors: Sequence[Backdoor], data: ImageSet) -
     labels = _classes(guard.classifier, data)
     passed, trials = [], []
     for backdoor in backdoors:
-        rows, trigger = victims(labels, backdoor.pair), backdoor.on(guard.classifier.device)
+        rows, trigger = eligible_rows(labels, backdoor.pair), backdoor.on(guard.classifier.device)
         accepted = [
             guard(trigger(pixels(part).unsqueeze(0)).squeeze(0)).accepted
             for part in data.images[rows].to(guard.classifier.device).split(FORWARD_BATCH)

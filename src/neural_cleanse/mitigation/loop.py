@@ -11,29 +11,29 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
-from neural_cleanse.mitigation.evaluation import Known
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
+from neural_cleanse.mitigation.evaluation import KnownTriggers
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import Measurement, RepairRound, RepairStatus, TracePoint
 
 # One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
-LINGERING_INDEX = 1.645
+RESIDUAL_INDEX = 1.645
 
 
 @dataclass(frozen=True)
 class Plan:
     """What the rounds work with: `mitigations` in the order in which they are tried, and how to scan again.
 
-    `as_written` gives a classifier as its file will hold it. `instead` are triggers to mitigate in the place of the
-    recovered ones, for comparison; bounds are still those of the recovered ones.
+    `as_written` gives a classifier as its file will hold it. `override_triggers` are mitigated in place of the
+    recovered ones, for comparison; the limits still apply to the recovered ones.
     """
 
     mitigations: Sequence[Mitigation]
-    terms: Terms
+    terms: RepairLimits
     rounds: int
     seed: int
-    instead: Sequence[Backdoor] | None
+    override_triggers: Sequence[Backdoor] | None
     rescan: Callable[[Classifier], ScanResult]
     as_written: Callable[[Classifier], Classifier]
 
@@ -44,13 +44,13 @@ class Outcome:
 
     rounds: tuple[RepairRound, ...]
     classifier: Classifier
-    known: Known
+    known: KnownTriggers
     scan: ScanResult | None
     status: RepairStatus
     reason: str
 
 
-def run_rounds(classifier: Classifier, known: Known, plan: Plan) -> Outcome:
+def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outcome:
     """Mitigate and scan again until nothing is flagged, or the rounds run out."""
     rounds: list[RepairRound] = []
     while True:
@@ -61,19 +61,19 @@ def run_rounds(classifier: Classifier, known: Known, plan: Plan) -> Outcome:
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
-        terms.said("scanning again")
+        terms.on_step("scanning again")
         again = plan.rescan(tried.classifier)
         rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:
             ended = _ended(tried, known, again, terms, number)
             return Outcome(tuple(rounds), tried.classifier, known, again, *ended)
-        known += Known.of(known_backdoors(again, suspects), number + 1)
+        known += KnownTriggers.of(known_backdoors(again, suspects), number + 1)
 
 
-def _told(terms: Terms, number: int) -> Terms:
+def _told(terms: RepairLimits, number: int) -> RepairLimits:
     """The same terms, what is said beginning with the round."""
-    return replace(terms, said=lambda step: terms.said(f"round {number}: {step}"))
+    return replace(terms, on_step=lambda step: terms.on_step(f"round {number}: {step}"))
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class _Tried:
     dropped_at: float = 0.0
 
 
-def _mitigate(classifier: Classifier, known: Known, plan: Plan, number: int) -> _Tried:
+def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: int) -> _Tried:
     """The first mitigation that keeps both bounds, else the one after which the known triggers work least."""
-    used = known.backdoors if plan.instead is None else plan.instead
+    used = known.backdoors if plan.override_triggers is None else plan.override_triggers
     possible = [one for one in plan.mitigations if not isinstance(one, Pruning) or one.possible(classifier, used)]
     if not possible:
         raise SettingsError(
@@ -106,17 +106,17 @@ def _mitigate(classifier: Classifier, known: Known, plan: Plan, number: int) -> 
         if mitigated.classifier is None:
             dropped_at = max(dropped_at, *(point.accuracy for point in mitigated.trace))
             continue
-        plan.terms.said("deciding")
+        plan.terms.on_step("deciding")
         written = plan.as_written(mitigated.classifier)
         measured = measure(written, known.everything, plan.terms.check)
         last = mitigated.trace[-1]
-        if measured.accuracy < plan.terms.floor:  # the file's kinds of number cost too much
+        if measured.accuracy < plan.terms.min_accuracy:  # the file's kinds of number cost too much
             trace += (TracePoint("as the file holds it", last.amount, measured.accuracy, measured.worst_asr),)
             dropped_at = max(dropped_at, measured.accuracy)
             continue
         if best.measured is None or measured.worst_asr < best.measured.worst_asr:
             best = _Tried(written, last.method, measured, trace)
-        if plan.terms.hold(measured):
+        if plan.terms.satisfied(measured):
             break
     return replace(best, trace=trace, dropped_at=dropped_at)
 
@@ -124,18 +124,20 @@ def _mitigate(classifier: Classifier, known: Known, plan: Plan, number: int) -> 
 def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
     """Labels that are flagged now, and those found before that still stand out at the level of a single test."""
     index = {row.target: row.anomaly_index for row in again.labels}
-    lingering = {target for target in known if (index.get(target) or 0.0) > LINGERING_INDEX}
+    lingering = {target for target in known if (index.get(target) or 0.0) > RESIDUAL_INDEX}
     return tuple(sorted(lingering | set(again.flagged)))
 
 
-def _rolled_back(tried: _Tried, terms: Terms) -> str:
+def _rolled_back(tried: _Tried, terms: RepairLimits) -> str:
     return (
         f"every try was rolled back: the best left a clean accuracy of {tried.dropped_at:.1%} on the images that "
-        f"decide, under the floor of {terms.floor:.1%}"
+        f"decide, under the floor of {terms.min_accuracy:.1%}"
     )
 
 
-def _ended(tried: _Tried, known: Known, again: ScanResult, terms: Terms, number: int) -> tuple[RepairStatus, str]:
+def _ended(
+    tried: _Tried, known: KnownTriggers, again: ScanResult, terms: RepairLimits, number: int
+) -> tuple[RepairStatus, str]:
     """Status and reason when the rounds are over."""
     assert tried.measured is not None
     failing = [_working(tried.measured, known, terms)] if tried.measured.worst_asr > terms.max_asr else []
@@ -144,11 +146,11 @@ def _ended(tried: _Tried, known: Known, again: ScanResult, terms: Terms, number:
         failing.append(f"after {number} round{'s' * (number > 1)} a new scan still flags label {labels}")
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
-    said = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
-    return RepairStatus.REPAIRED, f"a new scan {said}"
+    on_step = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
+    return RepairStatus.REPAIRED, f"a new scan {on_step}"
 
 
-def _working(measured: Measurement, known: Known, terms: Terms) -> str:
+def _working(measured: Measurement, known: KnownTriggers, terms: RepairLimits) -> str:
     """Every trigger that still works more often than it may, with numbers."""
     rows = zip(known.everything, measured.hits, measured.trials, strict=True)
     over = [
@@ -158,5 +160,5 @@ def _working(measured: Measurement, known: Known, terms: Terms) -> str:
     ]
     return (
         f"{' and '.join(over)} of the images that decide, over {terms.max_asr:.1%}, and nothing that keeps a clean "
-        f"accuracy of {terms.floor:.1%} brings it lower"
+        f"accuracy of {terms.min_accuracy:.1%} brings it lower"
     )

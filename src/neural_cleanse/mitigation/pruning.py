@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
-from neural_cleanse.metrics import victims
-from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
+from neural_cleanse.metrics import eligible_rows
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, channels, features, rank
 from neural_cleanse.results.repair import TracePoint
 
@@ -44,7 +44,7 @@ class Pruning(Mitigation):
         return bool(backdoors) and (self.place == "features" or layers.last_convolution is not None)
 
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
         """The least pruned classifier that keeps both bounds; else the most pruned one that keeps the floor."""
         if not self.possible(classifier, backdoors):
@@ -54,13 +54,13 @@ class Pruning(Mitigation):
         trace: list[TracePoint] = []
         kept: Classifier | None = None
         for count in range(0, int(MOST * len(order)) + 1, step):
-            terms.said(f"pruning, {self.place}, {count} of {len(order)} neurons")
+            terms.on_step(f"pruning, {self.place}, {count} of {len(order)} neurons")
             pruned = replace(classifier, module=zeroed(classifier, order[:count], self.place))
             found = measure(pruned, backdoors, terms.check)
             trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
-            if found.accuracy < terms.floor:
+            if found.accuracy < terms.min_accuracy:
                 break
-            if terms.hold(found):
+            if terms.satisfied(found):
                 kept = pruned
                 break
             kept = pruned if count else None
@@ -68,14 +68,14 @@ class Pruning(Mitigation):
 
 
 def rank_neurons(
-    classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, of: Activations
+    classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, of: Activations
 ) -> Int[Tensor, " d"]:
     """The neurons by their largest gap over all backdoors that there are images for."""
     assert terms.train.labels is not None
     clean = activations(of, classifier, terms.train.images)
     gaps: list[Float[Tensor, " d"]] = []
     for backdoor in backdoors:
-        rows = victims(terms.train.labels, backdoor.pair)
+        rows = eligible_rows(terms.train.labels, backdoor.pair)
         if len(rows) == 0:
             continue
         triggered = activations(of, classifier, terms.train.images[rows], backdoor.on(classifier.device))

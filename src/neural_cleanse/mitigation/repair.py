@@ -19,17 +19,17 @@ from neural_cleanse.detection.baseline import baseline_record, check_baseline
 from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.progress import Progress
-from neural_cleanse.detection.provenance import Surroundings
+from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import answers, victims
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, Terms, known_backdoors, measure
+from neural_cleanse.metrics import eligible_rows, predict
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import (
     FEW_DECIDE,
-    Known,
-    ThreeParts,
+    KnownTriggers,
+    Splits,
     certainty,
     check_victims,
     class_changes,
@@ -94,24 +94,24 @@ def repair(
     *,
     baseline: ScanResult | None = None,
     verify: Sequence[Backdoor] = (),
-    surroundings: Surroundings = Surroundings(),
+    run_info: RunInfo = RunInfo(),
     as_written: Callable[[Classifier], Classifier] = lambda changed: changed,
-    said: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Repaired:
     """Disarm the backdoors that `result` found in `classifier` with clean images; labels are optional.
 
-    `baseline` is the scan of the clean twin that `result` was held against, if it was: the new scan is too. `verify`
-    are triggers that are known to be the attacker's: they decide nothing and are measured before and after.
-    `as_written` gives a classifier as its file will hold it, rounded to its kinds of number; `said` hears every step.
+    `baseline` is the baseline scan that `result` was compared with, if any: the new scan uses it too. `verify` are the
+    attacker's own triggers where they are known: measured before and after, used for nothing else. `as_written` gives a
+    classifier as its file will hold it, rounded to its number formats. `on_step` is called with each step in words.
     Raises DataError when the images do not fit or are too few, SettingsError on bounds that make no sense.
     """
     began = time.monotonic()
-    _check(classifier, result, data, baseline, surroundings)
+    _check(classifier, result, data, baseline, run_info)
     notes = [*_twin_notes(result, baseline)]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
-        data = replace(data, labels=answers(classifier, data.images))
+        data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
     if len(images.decide) < FEW_DECIDE:
         notes.append(
@@ -119,14 +119,14 @@ def repair(
         )
     found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
     check_victims(found, images)
-    terms = replace(_terms(classifier, found, images, settings), said=said)
+    terms = replace(_terms(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, terms)
     notes += idle
     if known.backdoors:
         notes += _how(settings)
-    here = Surroundings({"repaired_from": surroundings.model.get("sha256")}, surroundings.label_names)
+    here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
     again = partial(
-        scan, data=images.decide, settings=_scan_settings(result), surroundings=here, baseline=baseline,
+        scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline,
         progress=progress,
     )  # fmt: skip
     mitigations, given = METHODS[settings.method], settings.with_triggers
@@ -143,28 +143,30 @@ def repair(
         max_drop=settings.max_drop,
         max_asr=settings.max_asr,
         triggers=triggers,
-        verified=trigger_changes(classifier, outcome.classifier, Known.of(verify, 0), images.report, result),
+        verified=trigger_changes(classifier, outcome.classifier, KnownTriggers.of(verify, 0), images.report, result),
         classes=class_changes(classifier, outcome.classifier, images.report, result),
         rounds=outcome.rounds,
         num_images={"learn": len(images.learn), "decide": len(images.decide), "report": len(images.report)},
         wall_s=time.monotonic() - began,
-        provenance=_provenance(data, settings, surroundings, tuple(notes), result),
+        provenance=_provenance(data, settings, run_info, tuple(notes), result),
     )
     return Repaired(outcome.classifier, record, outcome.scan)
 
 
 def _check(
-    classifier: Classifier, result: ScanResult, data: ImageSet, baseline: ScanResult | None, surroundings: Surroundings
+    classifier: Classifier, result: ScanResult, data: ImageSet, baseline: ScanResult | None, run_info: RunInfo
 ) -> None:
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     if result.image_shape != classifier.input_shape:
         raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
     if baseline is not None:
-        check_baseline(baseline, classifier, surroundings.label_names or data.names)
+        check_baseline(baseline, classifier, run_info.label_names or data.names)
 
 
-def _known(classifier: Classifier, found: Sequence[Backdoor], terms: Terms) -> tuple[Known, tuple[str, ...]]:
+def _known(
+    classifier: Classifier, found: Sequence[Backdoor], terms: RepairLimits
+) -> tuple[KnownTriggers, tuple[str, ...]]:
     """The triggers, those apart that are within the bound before anything is done; and a note on each of these."""
     measured = measure(classifier, found, terms.check)
     working, idle, notes = [], [], []
@@ -177,10 +179,10 @@ def _known(classifier: Classifier, found: Sequence[Backdoor], terms: Terms) -> t
             f"the trigger recovered for label {backdoor.pair.target} never worked on the images that decide "
             f"({hits} of {trials}, bound {terms.max_asr:.1%}): nothing was repaired for it"
         )
-    return Known(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
+    return KnownTriggers(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
 
 
-def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: Terms) -> str:
+def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: RepairLimits) -> str:
     if found:
         works = f"more often than {terms.max_asr:.1%} on the images that decide"
         return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
@@ -213,18 +215,18 @@ def _how(settings: RepairSettings) -> tuple[str, ...]:
 
 
 def _terms(
-    classifier: Classifier, backdoors: Sequence[Backdoor], images: ThreeParts, settings: RepairSettings
-) -> Terms:
+    classifier: Classifier, backdoors: Sequence[Backdoor], images: Splits, settings: RepairSettings
+) -> RepairLimits:
     """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""
     decide = images.decide
     assert decide.labels is not None
-    said = answers(classifier, decide.images)
+    on_step = predict(classifier, decide.images)
     natural = [0.0]
     for backdoor in backdoors:
-        rows = victims(decide.labels, backdoor.pair)
-        natural.append((said[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
-    floor = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
-    return Terms(images.learn, decide, floor, settings.max_asr + max(natural) + ROUNDING)
+        rows = eligible_rows(decide.labels, backdoor.pair)
+        natural.append((on_step[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
+    min_accuracy = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
+    return RepairLimits(images.learn, decide, min_accuracy, settings.max_asr + max(natural) + ROUNDING)
 
 
 def _scan_settings(result: ScanResult) -> ScanSettings:
@@ -240,14 +242,14 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
 
 
 def _provenance(
-    data: ImageSet, settings: RepairSettings, surroundings: Surroundings, notes: tuple[str, ...], result: ScanResult
+    data: ImageSet, settings: RepairSettings, run_info: RunInfo, notes: tuple[str, ...], result: ScanResult
 ) -> Provenance:
     return replace(
         result.provenance,
         settings={key: value for key, value in asdict(settings).items() if key != "with_triggers"},
         seed=settings.seed,
-        model={**result.provenance.model, **surroundings.model},
+        model={**result.provenance.model, **run_info.model},
         data={"origin": data.origin, "sha256": data.sha256(), "images_given": len(data)},
-        notes=(*surroundings.notes, *notes),
-        command=surroundings.command,
+        notes=(*run_info.notes, *notes),
+        command=run_info.command,
     )

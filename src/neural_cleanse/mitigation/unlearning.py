@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
-from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Terms, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, RepairLimits, measure
 from neural_cleanse.results.repair import TracePoint
 
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
@@ -47,7 +47,7 @@ class Unlearning(Mitigation):
             )
 
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: Terms, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
         """The first learning rate, from the largest down, that keeps both bounds; else the best that keeps the floor.
 
@@ -61,9 +61,9 @@ class Unlearning(Mitigation):
             tuned = self._tune(classifier, backdoors, terms, rate, generator)
             found = measure(tuned, backdoors, terms.check)
             trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
-            if found.accuracy >= terms.floor and (best is None or found.worst_asr < best[0]):
+            if found.accuracy >= terms.min_accuracy and (best is None or found.worst_asr < best[0]):
                 best = found.worst_asr, tuned
-            if terms.hold(found):
+            if terms.satisfied(found):
                 break
         return Mitigated(None if best is None else best[1], tuple(trace))
 
@@ -71,7 +71,7 @@ class Unlearning(Mitigation):
         self,
         classifier: Classifier,
         backdoors: Sequence[Backdoor],
-        terms: Terms,
+        terms: RepairLimits,
         rate: float,
         generator: torch.Generator,
     ) -> Classifier:
@@ -86,7 +86,7 @@ class Unlearning(Mitigation):
         with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             for epoch in range(self.epochs):
-                terms.said(f"unlearning, learning rate {rate:g}, epoch {epoch + 1} of {self.epochs}")
+                terms.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch + 1} of {self.epochs}")
                 order = torch.randperm(len(images), generator=generator)
                 for number, rows in enumerate(order.split(self.batch_size)):
                     done = (epoch * batches + number) / (self.epochs * batches)

@@ -13,7 +13,7 @@ from rich.text import Text
 from neural_cleanse.report import terminal
 from neural_cleanse.report.output_dir import REPORT_FILE
 from neural_cleanse.report.table import Table
-from neural_cleanse.report.text import HEADLINE, label_title, number, p_text, visible
+from neural_cleanse.report.text import HEADLINE, escape, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 
 MAX_TEXT = 200  # characters of an error that a table shows; summary.json holds all
@@ -21,7 +21,7 @@ LABELS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class ShelfRow:
+class BatchRow:
     """One model of a shelf: what a scan of it says, or why there is none (`verdict` None, `error` set).
 
     `name` is its own under the shelf and that of its result directory; `kept` says that the answer is an earlier run's.
@@ -39,7 +39,7 @@ class ShelfRow:
     kept: bool = False
 
     @classmethod
-    def of(cls, name: str, model: str, result: ScanResult, *, kept: bool = False) -> "ShelfRow":
+    def of(cls, name: str, model: str, result: ScanResult, *, kept: bool = False) -> "BatchRow":
         """What a result says."""
         return cls(
             name=name,
@@ -73,51 +73,51 @@ COLOUR = {"error": "bold red"} | {verdict.value: colour for verdict, colour in t
 WORDS = {"error": "Could not scan"} | {verdict.value: headline for verdict, headline in HEADLINE.items()}
 
 
-def ordered(rows: Sequence[ShelfRow]) -> list[ShelfRow]:
+def ordered(rows: Sequence[BatchRow]) -> list[BatchRow]:
     """The worst first, then by p-value and name."""
     return sorted(
         rows, key=lambda row: (ORDER.index(row.answer), 1.0 if row.p_value is None else row.p_value, row.name)
     )
 
 
-def counts(rows: Sequence[ShelfRow]) -> dict[str, int]:
+def counts(rows: Sequence[BatchRow]) -> dict[str, int]:
     """How many rows of each answer, the worst first."""
     found = Counter(row.answer for row in rows)
     return {answer: found[answer] for answer in ORDER}
 
 
-def worst(rows: Sequence[ShelfRow]) -> str:
+def worst(rows: Sequence[BatchRow]) -> str:
     """The answer that decides about the shelf."""
     return next(answer for answer, count in counts(rows).items() if count)
 
 
-def sentence(rows: Sequence[ShelfRow]) -> str:
+def sentence(rows: Sequence[BatchRow]) -> str:
     """`8 models: 2 infected, 1 error, 5 clean`."""
     parts = ", ".join(f"{count} {answer}" for answer, count in counts(rows).items() if count)
     return f"{len(rows)} model{'' if len(rows) == 1 else 's'}: {parts}"
 
 
-def labels_text(row: ShelfRow) -> str:
+def labels_text(row: BatchRow) -> str:
     """The flagged labels with their sizes; of many the first."""
     shown = [f"{label_title(one.target, one.name)} ({number(one.size)} px)" for one in row.flagged[:LABELS_SHOWN]]
     more = len(row.flagged) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def said(row: ShelfRow) -> str:
+def said(row: BatchRow) -> str:
     """Labels of an infected model, the reason where there is no answer, nothing of a clean one."""
     if row.answer == "infected":
         return labels_text(row)
-    text = visible(row.error or row.reason or "") if row.answer in ("error", "inconclusive") else ""
+    text = escape(row.error or row.reason or "") if row.answer in ("error", "inconclusive") else ""
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def show(rows: Sequence[ShelfRow], console: Console) -> None:
+def show(rows: Sequence[BatchRow], console: Console) -> None:
     """Print the table and how many there are of each answer."""
     table = Table(
         "",
         ("model", "answer", "p", ""),
-        [[visible(row.name), row.answer, p_text(row.p_value), said(row)] for row in ordered(rows)],
+        [[escape(row.name), row.answer, p_text(row.p_value), said(row)] for row in ordered(rows)],
         frozenset({"p"}),
     )
     terminal.show_table(table, console)
@@ -125,13 +125,13 @@ def show(rows: Sequence[ShelfRow], console: Console) -> None:
     console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
 
 
-def html(rows: Sequence[ShelfRow], command: str | None) -> str:
+def html(rows: Sequence[BatchRow], command: str | None) -> str:
     """The page: no script, no request, every name escaped; links lead to the reports in the directories beside it."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) else value,
+        finalize=lambda value: escape(value) if isinstance(value, str) else value,
     )
     template = environment.from_string(files("neural_cleanse.report").joinpath("batch.html").read_text("utf-8"))
     return template.render(

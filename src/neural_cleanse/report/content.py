@@ -11,7 +11,15 @@ from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report import text as wording
-from neural_cleanse.results.records import SHORT, Evidence, LabelPair, LabelResult, Outcome, ScanResult, Verdict
+from neural_cleanse.results.records import (
+    SCREENED_OUTCOMES,
+    Evidence,
+    LabelPair,
+    LabelResult,
+    Outcome,
+    ScanResult,
+    Verdict,
+)
 
 NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
 WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one clean network differ (outlier.py)
@@ -48,7 +56,7 @@ class SourceRow:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FlaggedLabel:
     """One flagged label or pair, with what is known of it and what is weak about that."""
 
     pair: LabelPair
@@ -59,7 +67,7 @@ class Finding:
     weak: tuple[str, ...]
 
 
-def findings(result: ScanResult) -> tuple[Finding, ...]:
+def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     """Every flagged label that has evidence."""
     titles, rows = wording.Titles(result), {wording.pair(row): row for row in result.labels}
     found = []
@@ -70,7 +78,7 @@ def findings(result: ScanResult) -> tuple[Finding, ...]:
             for rate in evidence.by_source
         )
         row = rows[pair]
-        found.append(Finding(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
+        found.append(FlaggedLabel(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
     return tuple(found)
 
 
@@ -94,7 +102,7 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         found.append(f"Independent searches differ in size by a factor of {math.exp(shown.log_size_sd):.2f} (1 sd).")
     if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
-    if shown.outcome is Outcome.LOOKED:
+    if shown.outcome is Outcome.SCREENED:
         found.append("The budget ended before its trigger was searched with all steps: the true one is smaller.")
     return tuple(found)
 
@@ -117,14 +125,14 @@ def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def settled_by_a_look(result: ScanResult) -> bool:
+def settled_by_screening(result: ScanResult) -> bool:
     """Whether the sizes are those of a short look."""
-    return any(row.outcome in SHORT for row in result.label_rows)
+    return any(row.outcome in SCREENED_OUTCOMES for row in result.label_rows)
 
 
 def under_the_limit(result: ScanResult) -> str:
     """What would have become of one more label under the detection limit."""
-    return "searched on" if settled_by_a_look(result) and result.verdict is not Verdict.INFECTED else "flagged"
+    return "searched on" if settled_by_screening(result) and result.verdict is not Verdict.INFECTED else "flagged"
 
 
 def limit(result: ScanResult) -> str:
@@ -132,7 +140,7 @@ def limit(result: ScanResult) -> str:
     if result.detection_limit is None:
         return "None: with these sizes no label would have been flagged, however small its trigger."
     area = result.image_shape[1] * result.image_shape[2]
-    if settled_by_a_look(result):
+    if settled_by_screening(result):
         return (
             f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
             "sizes are larger then than after all steps. A label that was smaller then would have been "
@@ -152,7 +160,7 @@ def sureness(result: ScanResult) -> str:
         f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
         "suspicious, where log sizes are normal."
     )
-    if settled_by_a_look(result):
+    if settled_by_screening(result):
         screened = "never after screening so many" if result.level is None else f"at {result.level:g} after screening"
         return f"{meaning} Labels are flagged {screened}, and at {result.alpha:g} after all steps."
     return f"{meaning} Labels are flagged at {result.alpha:g}."
@@ -182,12 +190,12 @@ def checked(result: ScanResult) -> tuple[str, ...]:
 ENDED = {
     Outcome.CONVERGED: "with a settled size",
     Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
-    Outcome.LOOKED: "after a short look",
+    Outcome.SCREENED: "after a short look",
     Outcome.REFINED: "after that look, its trigger with all steps",
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
     Outcome.FIRST_PASS: "after a short search, not being among the smallest",
-    Outcome.SCREENED: "after a few steps, not looking small (pairs)",
+    Outcome.SCREENED_OUT: "after a few steps, not looking small (pairs)",
     Outcome.NOT_SEARCHED: "before their end, the budget being spent",
 }
 

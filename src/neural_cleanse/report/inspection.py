@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from neural_cleanse.report.text import tame, visible
+from neural_cleanse.report.text import escape, sanitize
 
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10
@@ -17,7 +17,7 @@ MAX_WIDTH = 120  # characters of a layer's name
 def show(record: Mapping[str, Any], console: Console) -> None:
     """Print what is known, what is inside, and the findings last."""
     for name, value in _facts(record):
-        console.print(Text(f"{name:14}", style="bold") + Text(visible(value)), soft_wrap=True)
+        console.print(Text(f"{name:14}", style="bold") + Text(escape(value)), soft_wrap=True)
     _show_rows(console, LAYERS, record["layers"], _layer)
     _show_rows(console, "tensors", record["tensors"], _tensor)
     console.print()
@@ -50,7 +50,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("outputs", record["outputs"]))
     if names:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        facts.append(("label names", ", ".join(tame(name) for name in names[:NAMES_SHOWN]) + more))
+        facts.append(("label names", ", ".join(sanitize(name) for name in names[:NAMES_SHOWN]) + more))
     return facts
 
 
@@ -68,12 +68,12 @@ def _show_rows(console: Console, heading: str, rows: list[Mapping[str, Any]], ce
     console.print()
     console.print(Text(heading, style="bold"))
     shown = [cells(row) for row in rows[:ROWS_SHOWN]]
-    width = max(len(visible(name[:MAX_WIDTH])) for name, _ in shown)
+    width = max(len(escape(name[:MAX_WIDTH])) for name, _ in shown)
     for name, text in shown:
-        console.print(Text(f"{visible(name[:MAX_WIDTH]):{width}}  {visible(text[:MAX_WIDTH])}"), soft_wrap=True)
+        console.print(Text(f"{escape(name[:MAX_WIDTH]):{width}}  {escape(text[:MAX_WIDTH])}"), soft_wrap=True)
     if len(rows) > ROWS_SHOWN:
         console.print(f"... and {len(rows) - ROWS_SHOWN} more; --json lists all", highlight=False)
 
 
 def _print(console: Console, text: str, style: str) -> None:
-    console.print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(escape(text), style=style, markup=False, highlight=False, soft_wrap=True)

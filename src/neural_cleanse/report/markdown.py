@@ -43,7 +43,7 @@ def text(value: str) -> str:
     """Text that no Markdown renderer takes for markup, a link, a mention or a formula."""
     pieces = []
     done = 0
-    shown = wording.visible(value).replace("|", "¦")
+    shown = wording.escape(value).replace("|", "¦")
     for lively in LIVELY.finditer(shown):
         pieces += [SPECIAL.sub(r"\\\g<0>", shown[done : lively.start()]), code(lively.group())]
         done = lively.end()
@@ -52,7 +52,7 @@ def text(value: str) -> str:
 
 def code(value: str) -> str:
     """Text as a code span whose fence is longer than any in it."""
-    shown = wording.visible(value).replace("|", "¦")
+    shown = wording.escape(value).replace("|", "¦")
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
@@ -86,7 +86,7 @@ def _facts(result: ScanResult) -> str:
     return Table("", ("", ""), rows).markdown()
 
 
-def _finding(finding: account.Finding, pictures: bool) -> list[str]:
+def _finding(finding: account.FlaggedLabel, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
         f"## Label {text(finding.title)}",

@@ -86,11 +86,11 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
 def _visible(value: object) -> object:
     """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
     if isinstance(value, Markup):  # tables and charts of ours, in lines
-        return Markup("\n".join(map(wording.visible, value.split("\n"))))
-    return wording.visible(value) if isinstance(value, str) else value
+        return Markup("\n".join(map(wording.escape, value.split("\n"))))
+    return wording.escape(value) if isinstance(value, str) else value
 
 
-def _accused(result: ScanResult, finding: account.Finding, titles: wording.Titles) -> dict[str, Any]:
+def _accused(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)

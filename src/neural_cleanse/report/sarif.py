@@ -118,7 +118,7 @@ def _invocation(result: ScanResult) -> dict[str, Any]:
     made = result.provenance
     notes = [{"level": "note", "message": {"text": _plain(note)}} for note in made.notes]
     found: dict[str, Any] = {"executionSuccessful": True, "toolExecutionNotifications": notes}
-    return found | ({} if made.command is None else {"commandLine": wording.visible(made.command)})
+    return found | ({} if made.command is None else {"commandLine": wording.escape(made.command)})
 
 
 def _results(result: ScanResult) -> list[dict[str, Any]]:
@@ -177,4 +177,4 @@ def _digest(*parts: object) -> str:
 
 def _plain(text: str) -> str:
     """SARIF reads [text](address) as a link and {0} as a place to fill: no name may make either."""
-    return wording.visible(text).translate(str.maketrans("[]{}", "()()"))
+    return wording.escape(text).translate(str.maketrans("[]{}", "()()"))

@@ -11,12 +11,12 @@ from neural_cleanse.report.text import (
     HEADLINE,
     Titles,
     bars,
+    escape,
     mark,
     number,
     p_text,
     paper_sentence,
     sentence,
-    visible,
 )
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
@@ -54,13 +54,13 @@ def show(result: ScanResult, console: Console) -> None:
         show_table(pair_table(result), console)
         console.print()
     console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
-    console.print(visible(sentence(result)), markup=False, highlight=False)
+    console.print(escape(sentence(result)), markup=False, highlight=False)
     console.print(paper_sentence(result), style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
-        console.print(visible(f"note: {note}"), style="yellow", markup=False, highlight=False)
+        console.print(escape(f"note: {note}"), style="yellow", markup=False, highlight=False)
     console.print(
         f"{result.image_passes:,} image passes, {result.forward_passes:,} forward only, {result.wall_s:.1f} s; "
-        f"input {visible(str(result.provenance.model['normalisation']))}",
+        f"input {escape(str(result.provenance.model['normalisation']))}",
         style="dim",
         markup=False,
         highlight=False,
@@ -80,11 +80,11 @@ def show_repair(result: RepairResult, console: Console) -> None:
     console.print()
     console.print(Text(repair_words.HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
     for line in (repair_words.sentence(result), repair_words.accuracy_sentence(result)):
-        console.print(visible(line), markup=False, highlight=False)
+        console.print(escape(line), markup=False, highlight=False)
     if caution := repair_words.caution(result):
         console.print(caution, style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
-        console.print(visible(f"note: {note}"), style="yellow", markup=False, highlight=False)
+        console.print(escape(f"note: {note}"), style="yellow", markup=False, highlight=False)
 
 
 def show_table(plain: PlainTable, console: Console) -> None:

@@ -13,17 +13,17 @@ HEADLINE = {
 MAX_NAME = 40  # characters of a label name that are shown
 
 
-def tame(text: str) -> str:
+def sanitize(text: str) -> str:
     """One line of visible characters: no control, format or bidirectional marks, at most MAX_NAME long."""
-    return visible(clipped(text, MAX_NAME))
+    return escape(truncate(text, MAX_NAME))
 
 
-def clipped(text: str, length: int) -> str:
+def truncate(text: str, length: int) -> str:
     """At most so many characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def visible(text: str) -> str:
+def escape(text: str) -> str:
     """The text with a replacement character for each that would steer the terminal or hide."""
     return "".join(
         char
@@ -35,7 +35,7 @@ def visible(text: str) -> str:
 
 def label_title(target: int, name: str | None) -> str:
     """The class index, and its name where that says more."""
-    return str(target) if name is None or name == str(target) else f"{target} {tame(name)}"
+    return str(target) if name is None or name == str(target) else f"{target} {sanitize(name)}"
 
 
 def pair(row: LabelResult) -> LabelPair:
@@ -63,7 +63,7 @@ class Titles:
         whole = self.of(row)
         if len(whole) > length and row.source is not None:
             return f"{row.source} -> {row.target}"
-        return clipped(whole, length)
+        return truncate(whole, length)
 
     def of(self, row: LabelResult) -> str:
         """A row of the table."""
@@ -119,13 +119,13 @@ def sentence(result: ScanResult) -> str:
 MARK = {
     Outcome.CONVERGED: "",
     Outcome.STEP_LIMIT: "still shrinking",
-    Outcome.LOOKED: "short look",
+    Outcome.SCREENED: "short look",
     Outcome.REFINED: "short look",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
     Outcome.FIRST_PASS: "searched briefly",
     Outcome.NOT_SEARCHED: "not searched",
-    Outcome.SCREENED: "a few steps only",
+    Outcome.SCREENED_OUT: "a few steps only",
 }
 
 

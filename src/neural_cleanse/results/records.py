@@ -26,18 +26,18 @@ class Outcome(enum.Enum):
 
     CONVERGED = "converged"
     STEP_LIMIT = "step_limit"
-    LOOKED = "looked"
+    SCREENED = "screened"
     REFINED = "refined"
     ASR_NOT_REACHED = "asr_not_reached"
     NOT_ENOUGH_IMAGES = "not_enough_images"
     FIRST_PASS = "first_pass"
     NOT_SEARCHED = "not_searched"
-    SCREENED = "screened"
+    SCREENED_OUT = "screened_out"
 
     @property
     def has_size(self) -> bool:
         """Whether the label has a size that may enter the outlier test."""
-        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, *SHORT)
+        return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, *SCREENED_OUTCOMES)
 
     @property
     def meaning(self) -> str:
@@ -45,17 +45,17 @@ class Outcome(enum.Enum):
         return {
             Outcome.CONVERGED: "the attack success rate holds and the size has settled",
             Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
-            Outcome.LOOKED: "the attack success rate holds after a short look; no longer search was made",
+            Outcome.SCREENED: "the attack success rate holds after a short look; no longer search was made",
             Outcome.REFINED: "its size after a short look was compared, its trigger then searched with all steps",
             Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
             Outcome.NOT_SEARCHED: "the budget was spent before its turn",
-            Outcome.SCREENED: "looked at with a few steps, and not among the pairs that looked small",
+            Outcome.SCREENED_OUT: "looked at with a few steps, and not among the pairs that looked small",
         }[self]
 
 
-SHORT = (Outcome.LOOKED, Outcome.REFINED)
+SCREENED_OUTCOMES = (Outcome.SCREENED, Outcome.REFINED)
 """Outcomes whose size is that of a short look."""
 
 
@@ -93,7 +93,7 @@ class Recovered:
         return self.refined or self
 
     @classmethod
-    def nothing(cls, pair: LabelPair, outcome: Outcome) -> "Recovered":
+    def skipped(cls, pair: LabelPair, outcome: Outcome) -> "Recovered":
         """The record of a pair that was not searched, and why."""
         return cls(pair, None, None, None, 0, 0, outcome, 0, 0)
 

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 from shell import Ran, files_under, run
 
-from neural_cleanse.cli.batch.progress import Board, Note
-from neural_cleanse.cli.batch.run import Order, Spread, exit_code
+from neural_cleanse.cli.batch.progress import BatchProgress, Note
+from neural_cleanse.cli.batch.run import EngineOptions, ScanJob, exit_code
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import Form
+from neural_cleanse.cli.inputs import InputOptions
 from neural_cleanse.cli.options import EngineName
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engine_ray import RayEngine
 from neural_cleanse.engines import Processes
 from neural_cleanse.images import ImageSet
-from neural_cleanse.report.batch import ShelfRow
+from neural_cleanse.report.batch import BatchRow
 from neural_cleanse.results.records import Verdict
 
 
 @pytest.fixture(scope="module")
-def shelf(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def collection(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both models of the demo, and a file that is none."""
     directory = tmp_path_factory.mktemp("shelf")
     for name in ("infected.safetensors", "clean.safetensors", "clean.card.json"):
@@ -39,9 +39,9 @@ def asked(demo_files: Path) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def scanned(shelf: Path, asked: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+def scanned(collection: Path, asked: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
     output = tmp_path_factory.mktemp("scanned") / "out"
-    return run("scan", shelf, *asked, "--workers", 2, "--output", output), output
+    return run("scan", collection, *asked, "--workers", 2, "--output", output), output
 
 
 def test_a_shelf_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Path]) -> None:
@@ -68,20 +68,20 @@ def test_a_shelf_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Pat
 
 
 def test_a_model_of_a_shelf_gets_the_answer_that_it_gets_alone(
-    scanned: tuple[Ran, Path], shelf: Path, asked: tuple[object, ...]
+    scanned: tuple[Ran, Path], collection: Path, asked: tuple[object, ...]
 ) -> None:
-    alone = json.loads(run("scan", shelf / "infected.safetensors", *asked, "--json").out)
+    alone = json.loads(run("scan", collection / "infected.safetensors", *asked, "--json").out)
     there = json.loads((scanned[1] / "infected.safetensors" / "scan.json").read_text(encoding="utf-8"))
     assert there["labels"] == alone["labels"]
     assert there["provenance"]["command"].startswith("neural-cleanse scan ")
 
 
 def test_a_repeated_run_keeps_what_is_finished(
-    scanned: tuple[Ran, Path], shelf: Path, asked: tuple[object, ...]
+    scanned: tuple[Ran, Path], collection: Path, asked: tuple[object, ...]
 ) -> None:
     output = scanned[1]
     before = files_under(output / "clean.safetensors")
-    ran = run("scan", shelf, *asked, "--output", output, "--resume", "--json")
+    ran = run("scan", collection, *asked, "--output", output, "--resume", "--json")
     assert ran.code == 1, ran.err
     rows = json.loads(ran.out)
     assert [(row["name"], row["kept"]) for row in rows] == [
@@ -99,15 +99,15 @@ def test_a_repeated_run_keeps_what_is_finished(
     ],
 )
 def test_options_that_do_not_fit_each_other(
-    shelf: Path, asked: tuple[object, ...], more: tuple[object, ...], said: str
+    collection: Path, asked: tuple[object, ...], more: tuple[object, ...], said: str
 ) -> None:
-    ran = run("scan", shelf, *asked, *more)
+    ran = run("scan", collection, *asked, *more)
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
 
 
-def test_an_occupied_output_is_refused(scanned: tuple[Ran, Path], shelf: Path, asked: tuple[object, ...]) -> None:
-    ran = run("scan", shelf, *asked, "--output", scanned[1])
+def test_an_occupied_output_is_refused(scanned: tuple[Ran, Path], collection: Path, asked: tuple[object, ...]) -> None:
+    ran = run("scan", collection, *asked, "--output", scanned[1])
     assert ran.code == 2 and "not empty" in ran.err
 
 
@@ -116,8 +116,8 @@ def test_a_shelf_without_a_model_is_an_error(tmp_path: Path, asked: tuple[object
     assert ran.code == 2 and "no model in" in ran.err
 
 
-def row(verdict: Verdict | None) -> ShelfRow:
-    return ShelfRow("x", "x", verdict=verdict, error=None if verdict else "broken")
+def row(verdict: Verdict | None) -> BatchRow:
+    return BatchRow("x", "x", verdict=verdict, error=None if verdict else "broken")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_infected_over_error_over_inconclusive_over_clean(verdicts: tuple[Verdic
 def test_whatever_could_change_an_answer_changes_the_key(digits: ImageSet, tmp_path: Path) -> None:
     code = tmp_path / "net.py"
     code.write_text("v = 1")
-    order = Order(digits, tmp_path, Form(f"{code}:make"), ScanSettings(), "cpu", None, "neural-cleanse scan")
+    order = ScanJob(digits, tmp_path, InputOptions(f"{code}:make"), ScanSettings(), "cpu", None, "neural-cleanse scan")
     keys = {
         order.key(),
         replace(order, settings=ScanSettings(seed=1)).key(),
@@ -151,11 +151,11 @@ def test_whatever_could_change_an_answer_changes_the_key(digits: ImageSet, tmp_p
 
 
 def test_a_gpu_gets_one_process_and_a_ray_task_asks_for_one() -> None:
-    assert Spread().start(8, "cuda") == Processes(1)
-    assert Spread(workers=3).start(8, "cpu") == Processes(3)
-    assert Spread().start(1, "cpu") == Processes(1)
-    assert Spread(engine=EngineName.ray).start(8, "cuda:0") == RayEngine("auto", num_gpus=1.0)
-    assert Spread(engine=EngineName.ray, address="head:1").start(8, "cpu") == RayEngine("head:1", num_gpus=0.0)
+    assert EngineOptions().start(8, "cuda") == Processes(1)
+    assert EngineOptions(workers=3).start(8, "cpu") == Processes(3)
+    assert EngineOptions().start(1, "cpu") == Processes(1)
+    assert EngineOptions(engine=EngineName.ray).start(8, "cuda:0") == RayEngine("auto", num_gpus=1.0)
+    assert EngineOptions(engine=EngineName.ray, address="head:1").start(8, "cpu") == RayEngine("head:1", num_gpus=0.0)
 
 
 def test_the_board_shows_what_the_processes_note_and_forgets_finished_models(
@@ -163,7 +163,7 @@ def test_the_board_shows_what_the_processes_note_and_forgets_finished_models(
 ) -> None:
     Note(tmp_path / "x").write(Progress(30, 120, (), 10))
     Note(tmp_path / "y").write(Progress(9, 10, (), 10))
-    with Board(2, tmp_path) as board:
+    with BatchProgress(2, tmp_path) as board:
         assert sorted(board._under_way()) == [("x", 0.25), ("y", 0.9)]
         board.finished(row(None))
         assert board._under_way() == [("y", 0.9)]

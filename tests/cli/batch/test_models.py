@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neural_cleanse.cli.batch.models import Shelved, find, is_shelf, key_of, name_of, run, write_summary
+from neural_cleanse.cli.batch.models import ModelEntry, find, is_batch, name_of, run, settings_hash, write_summary
 from neural_cleanse.engines import Engine, InProcess, J, Processes, R
 from neural_cleanse.errors import ModelError, SettingsError, WorkerLost
 from neural_cleanse.results import storage
@@ -23,40 +23,40 @@ from neural_cleanse.results.records import ScanResult
 @pytest.fixture
 def models(demo_files: Path, tmp_path: Path) -> Path:
     """A directory of two models, cards, images, a damaged model, and a Hugging Face directory below."""
-    shelf = tmp_path / "models"
-    (shelf / "sub" / "vit").mkdir(parents=True)
+    collection = tmp_path / "models"
+    (collection / "sub" / "vit").mkdir(parents=True)
     for name in ("infected.safetensors", "infected.card.json", "digits.npz"):
-        shutil.copy(demo_files / name, shelf)
-    shutil.copy(demo_files / "clean.safetensors", shelf / "sub" / "model")  # told by content: it has no suffix
-    (shelf / "bad.onnx").write_text("no model")
-    (shelf / "readme.txt").write_text("models of ours")
+        shutil.copy(demo_files / name, collection)
+    shutil.copy(demo_files / "clean.safetensors", collection / "sub" / "model")  # told by content: it has no suffix
+    (collection / "bad.onnx").write_text("no model")
+    (collection / "readme.txt").write_text("models of ours")
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(demo_files / "clean.safetensors", shelf / "sub" / "vit" / name)
-    return shelf
+        shutil.copy(demo_files / "clean.safetensors", collection / "sub" / "vit" / name)
+    return collection
 
 
 class Scan:
     """Stands for a scan: answers with a recorded result, as the file's hash wants it, and counts."""
 
-    def __init__(self, result: ScanResult, refused: str = "") -> None:
-        self.result, self.refused, self.asked = result, refused, list[str]()
+    def __init__(self, result: ScanResult, truncated: str = "") -> None:
+        self.result, self.truncated, self.asked = result, truncated, list[str]()
 
-    def __call__(self, model: Shelved) -> ScanResult:
+    def __call__(self, model: ModelEntry) -> ScanResult:
         self.asked.append(model.name)
-        if model.name == self.refused:
+        if model.name == self.truncated:
             raise ModelError("broken\x1b[2J", cure="Mend it.")
         if model.name == "odd":
             raise ZeroDivisionError("by zero")
         return self.result
 
 
-def shelved(directory: Path, *names: str) -> tuple[Shelved, ...]:
+def shelved(directory: Path, *names: str) -> tuple[ModelEntry, ...]:
     """Files that hold what the recorded result was found on."""
-    return tuple(Shelved(name, directory / name) for name in names)
+    return tuple(ModelEntry(name, directory / name) for name in names)
 
 
 @pytest.fixture
-def copies(demo_files: Path, tmp_path: Path) -> tuple[Shelved, ...]:
+def copies(demo_files: Path, tmp_path: Path) -> tuple[ModelEntry, ...]:
     """Three copies of the infected model."""
     for name in ("a", "b", "c"):
         shutil.copy(demo_files / "infected.safetensors", tmp_path / name)
@@ -93,13 +93,13 @@ def test_the_output_directory_is_not_scanned(models: Path) -> None:
 
 
 def test_a_directory_of_models_is_a_shelf_and_a_model_in_a_directory_is_not(models: Path) -> None:
-    assert is_shelf(models)
-    assert is_shelf(models / "*.onnx")
-    assert not is_shelf(models / "sub" / "vit")
-    assert not is_shelf(models / "bad.onnx")
-    assert not is_shelf(models / "absent.onnx")
+    assert is_batch(models)
+    assert is_batch(models / "*.onnx")
+    assert not is_batch(models / "sub" / "vit")
+    assert not is_batch(models / "bad.onnx")
+    assert not is_batch(models / "absent.onnx")
     (models / "odd[1].onnx").touch()
-    assert not is_shelf(models / "odd[1].onnx"), "a file that is there is no pattern"
+    assert not is_batch(models / "odd[1].onnx"), "a file that is there is no pattern"
 
 
 # --- names ---
@@ -133,8 +133,8 @@ def test_a_name_that_could_be_anothers_gets_a_hash(place: str) -> None:
 # --- runs ---
 
 
-def test_a_model_that_fails_is_a_row_and_stops_no_other(copies: tuple[Shelved, ...], found: ScanResult) -> None:
-    rows = {row.name: row for row in run((*copies, Shelved("odd", Path("odd"))), Scan(found, "b"), InProcess())}
+def test_a_model_that_fails_is_a_row_and_stops_no_other(copies: tuple[ModelEntry, ...], found: ScanResult) -> None:
+    rows = {row.name: row for row in run((*copies, ModelEntry("odd", Path("odd"))), Scan(found, "b"), InProcess())}
     assert {name: row.answer for name, row in rows.items()} == {
         "a": "infected",
         "b": "error",
@@ -146,8 +146,8 @@ def test_a_model_that_fails_is_a_row_and_stops_no_other(copies: tuple[Shelved, .
     assert [label.target for label in rows["a"].flagged] == [3]
 
 
-def test_only_what_changed_is_scanned_again(copies: tuple[Shelved, ...], found: ScanResult, tmp_path: Path) -> None:
-    output, key = tmp_path / "out", key_of({"alpha": 0.01})
+def test_only_what_changed_is_scanned_again(copies: tuple[ModelEntry, ...], found: ScanResult, tmp_path: Path) -> None:
+    output, key = tmp_path / "out", settings_hash({"alpha": 0.01})
     first = Scan(found, "c")
     rows = list(run(copies, first, InProcess(), output=output, key=key, resume=True))
     assert (first.asked, [row.kept for row in rows]) == (["a", "b", "c"], [False] * 3)
@@ -165,15 +165,17 @@ def test_only_what_changed_is_scanned_again(copies: tuple[Shelved, ...], found: 
     assert mended.asked == ["a", "b"], "another file, and a result that is not whole"
 
     other = Scan(found)
-    list(run(copies, other, InProcess(), output=output, key=key_of({"alpha": 0.05}), resume=True))
+    list(run(copies, other, InProcess(), output=output, key=settings_hash({"alpha": 0.05}), resume=True))
     assert other.asked == ["a", "b", "c"]
 
     anew = Scan(found)
-    list(run(copies, anew, InProcess(), output=output, key=key_of({"alpha": 0.05})))
+    list(run(copies, anew, InProcess(), output=output, key=settings_hash({"alpha": 0.05})))
     assert anew.asked == ["a", "b", "c"], "nobody asked to keep anything"
 
 
-def test_a_written_model_is_as_if_scanned_alone(copies: tuple[Shelved, ...], found: ScanResult, tmp_path: Path) -> None:
+def test_a_written_model_is_as_if_scanned_alone(
+    copies: tuple[ModelEntry, ...], found: ScanResult, tmp_path: Path
+) -> None:
     list(run(copies[:1], Scan(found), InProcess(), output=tmp_path / "out"))
     assert storage.dumps(storage.load_result(tmp_path / "out" / "a")) == storage.dumps(found)
     assert (tmp_path / "out" / "a" / "report.html").is_file()
@@ -190,7 +192,7 @@ class Losing(Engine):
 
 
 def test_a_model_that_kills_its_process_is_the_only_one_without_an_answer(
-    copies: tuple[Shelved, ...], found: ScanResult
+    copies: tuple[ModelEntry, ...], found: ScanResult
 ) -> None:
     scan = Scan(found)
     rows = {row.name: row for row in run(copies, scan, Losing())}
@@ -199,7 +201,7 @@ def test_a_model_that_kills_its_process_is_the_only_one_without_an_answer(
     assert scan.asked == ["a", "c"]
 
 
-def kill_at_b(model: Shelved) -> ScanResult:
+def kill_at_b(model: ModelEntry) -> ScanResult:
     if model.name == "b":
         os.kill(os.getpid(), signal.SIGKILL)
     raise ModelError("alive")
@@ -215,9 +217,9 @@ def test_the_same_of_a_real_process() -> None:
 
 
 def test_the_page_links_every_report_and_escapes_what_models_say(
-    copies: tuple[Shelved, ...], found: ScanResult, tmp_path: Path
+    copies: tuple[ModelEntry, ...], found: ScanResult, tmp_path: Path
 ) -> None:
-    hostile = Shelved("x-0123456789abcdef", Path("<script>\u202e.onnx"))
+    hostile = ModelEntry("x-0123456789abcdef", Path("<script>\u202e.onnx"))
     output = tmp_path / "out"
     rows = list(run((*copies[:1], hostile), Scan(found, hostile.name), InProcess(), output=output))
     write_summary(rows, output, models=3, command="neural-cleanse scan '<b>'")

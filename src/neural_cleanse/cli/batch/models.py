@@ -23,7 +23,7 @@ from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
 from neural_cleanse.loading.huggingface.files import CONFIG, INDEX, WEIGHTS, read_directory
 from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report.batch import ShelfRow, counts, html
+from neural_cleanse.report.batch import BatchRow, counts, html
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
 
@@ -35,14 +35,14 @@ LONGEST_NAME = 100  # characters of a directory's name
 
 
 @dataclass(frozen=True)
-class Shelved:
+class ModelEntry:
     """A model of a shelf: where it is, and its name there, which is also that of its result directory."""
 
     name: str
     path: Path
 
 
-def is_shelf(path: Path) -> bool:
+def is_batch(path: Path) -> bool:
     """A directory that is no model itself, or a pattern that names no file."""
     if path.is_dir():
         return not _is_model_directory(path)
@@ -55,29 +55,32 @@ def _is_model_directory(path: Path) -> bool:
     return (path / "saved_model.pb").is_file() or ((path / CONFIG).is_file() and any(map(Path.is_file, weights)))
 
 
-def find(shelf: Path, *, leave_out: Path | None = None) -> tuple[Shelved, ...]:
+def find(collection: Path, *, leave_out: Path | None = None) -> tuple[ModelEntry, ...]:
     """The models of a directory, its subdirectories among them, or of a pattern; nothing under `leave_out`.
 
     Told by content; a file that is named like a model is taken too. Raises SettingsError when there is none.
     """
-    root, starts = shelf, [shelf]
-    if not shelf.is_dir():
-        parts = shelf.parts
+    root, starts = collection, [collection]
+    if not collection.is_dir():
+        parts = collection.parts
         fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
         root = Path(*parts[:fixed])
         try:
             starts = list(root.glob("/".join(parts[fixed:])))
         except ValueError as error:
-            raise SettingsError(f"{shelf} is no pattern: {error}.", cure="Write it like 'models/**/*.onnx'.") from error
+            raise SettingsError(
+                f"{collection} is no pattern: {error}.", cure="Write it like 'models/**/*.onnx'."
+            ) from error
     outside = None if leave_out is None else leave_out.resolve()
     paths = sorted({path for start in starts for path in _models_under(start, outside)})
     if not paths:
         raise SettingsError(
-            f"There is no model in {shelf}.", cure="Give a model file, a directory of models, or a pattern in quotes."
+            f"There is no model in {collection}.",
+            cure="Give a model file, a directory of models, or a pattern in quotes.",
         )
-    models = tuple(Shelved(name_of(path.relative_to(root)), path) for path in paths)
+    models = tuple(ModelEntry(name_of(path.relative_to(root)), path) for path in paths)
     if len({model.name for model in models}) < len(models):
-        raise SettingsError(f"Two models in {shelf} would share one result directory.", cure="Rename one of them.")
+        raise SettingsError(f"Two models in {collection} would share one result directory.", cure="Rename one of them.")
     return models
 
 
@@ -126,20 +129,20 @@ def name_of(relative: Path) -> str:
     return f"{safe or 'model'}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
 
 
-def key_of(settings: Mapping[str, Any]) -> str:
+def settings_hash(settings: Mapping[str, Any]) -> str:
     """What tells one way of scanning from another: a hash of settings, form of the images and the images' own hash."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run(
-    models: Sequence[Shelved],
-    scan_one: Callable[[Shelved], ScanResult],
+    models: Sequence[ModelEntry],
+    scan_one: Callable[[ModelEntry], ScanResult],
     engine: Engine,
     *,
     output: Path | None = None,
     key: str = "",
     resume: bool = False,
-) -> Iterator[ShelfRow]:
+) -> Iterator[BatchRow]:
     """A row a model as it is finished, its result written under `output` before; `scan_one` must be picklable.
 
     With `resume`, a model whose file is the same as when it was finished under this `key` is not scanned again.
@@ -154,17 +157,19 @@ def run(
             yield kept
     for model, answer in _scan_all(todo, scan_one, engine):
         if isinstance(answer, str):
-            yield ShelfRow(model.name, str(model.path), error=answer)
+            yield BatchRow(model.name, str(model.path), error=answer)
             continue
         if output is not None:
             _write(answer, output / model.name, key)
-        yield ShelfRow.of(model.name, str(model.path), answer)
+        yield BatchRow.of(model.name, str(model.path), answer)
 
 
-Answer = tuple[Shelved, ScanResult | str]
+Answer = tuple[ModelEntry, ScanResult | str]
 
 
-def _scan_all(models: Sequence[Shelved], scan_one: Callable[[Shelved], ScanResult], engine: Engine) -> Iterator[Answer]:
+def _scan_all(
+    models: Sequence[ModelEntry], scan_one: Callable[[ModelEntry], ScanResult], engine: Engine
+) -> Iterator[Answer]:
     """Every model's result or error. When a process is lost, the rest goes one by one, and one row tells of it."""
     job, left = partial(_answer, scan_one), dict.fromkeys(models)
     try:
@@ -179,7 +184,7 @@ def _scan_all(models: Sequence[Shelved], scan_one: Callable[[Shelved], ScanResul
                 yield model, error.message
 
 
-def _answer(scan_one: Callable[[Shelved], ScanResult], model: Shelved) -> Answer:
+def _answer(scan_one: Callable[[ModelEntry], ScanResult], model: ModelEntry) -> Answer:
     try:
         return model, scan_one(model)
     except NeuralCleanseError as error:
@@ -199,7 +204,7 @@ def _write(result: ScanResult, place: Path, key: str) -> None:
     write_whole(place / KEY_FILE, (json.dumps(values) + "\n").encode())
 
 
-def _kept(model: Shelved, place: Path, key: str) -> ShelfRow | None:
+def _kept(model: ModelEntry, place: Path, key: str) -> BatchRow | None:
     """The row of an earlier run, where model and key are still the same and its files are whole."""
     try:
         values = json.loads((place / KEY_FILE).read_text(encoding="utf-8"))
@@ -211,7 +216,7 @@ def _kept(model: Shelved, place: Path, key: str) -> ShelfRow | None:
         return None
     if result.provenance.model.get("sha256") != sha256:
         return None
-    return ShelfRow.of(model.name, str(model.path), result, kept=True)
+    return BatchRow.of(model.name, str(model.path), result, kept=True)
 
 
 def _sha256(path: Path) -> str:
@@ -219,7 +224,7 @@ def _sha256(path: Path) -> str:
     return read_directory(path).sha256 if path.is_dir() else hashlib.sha256(read_whole(path)).hexdigest()
 
 
-def write_summary(rows: Sequence[ShelfRow], output: Path, *, models: int, command: str | None = None) -> None:
+def write_summary(rows: Sequence[BatchRow], output: Path, *, models: int, command: str | None = None) -> None:
     """summary.json and index.html of the rows so far. Raises OutputError."""
     by_name = sorted(rows, key=lambda row: row.name)
     summary = {

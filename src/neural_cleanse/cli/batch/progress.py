@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neural_cleanse.detection.progress import Progress
-from neural_cleanse.report.batch import ShelfRow, said
-from neural_cleanse.report.text import p_text, visible
+from neural_cleanse.report.batch import BatchRow, said
+from neural_cleanse.report.text import escape, p_text
 
 SECONDS_BETWEEN_NOTES = 0.5
 BAR_WIDTH = 24
@@ -37,7 +37,7 @@ class Note:
                 self._path.write_text(f"{progress.passes_done / max(1, progress.passes_planned):.4f}")
 
 
-class Board:
+class BatchProgress:
     """Use it as a context, and tell it of every row."""
 
     def __init__(self, models: int, notes: Path | None) -> None:
@@ -46,7 +46,7 @@ class Board:
         self._console = Console(stderr=True, soft_wrap=True)
         self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "BatchProgress":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -54,7 +54,7 @@ class Board:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def finished(self, row: ShelfRow) -> None:
+    def finished(self, row: BatchRow) -> None:
         """Print its line and take it from those under way."""
         self._done += 1
         self._scanned += not row.kept
@@ -62,7 +62,7 @@ class Board:
             (self._notes / row.name).unlink(missing_ok=True)
         self._console.print(self._line(row), markup=False, highlight=False)
 
-    def _line(self, row: ShelfRow) -> str:
+    def _line(self, row: BatchRow) -> str:
         parts = [row.answer + (f" {text}" if (text := said(row)) else "")]
         if row.p_value is not None:
             parts.append(f"p {p_text(row.p_value)}")
@@ -74,7 +74,7 @@ class Board:
         if left and self._scanned:
             seconds = (time.monotonic() - self._began) / self._scanned * left
             parts.append(f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left")
-        return f"{self._done} of {self._models}  {visible(row.name)}: {'; '.join(parts)}"
+        return f"{self._done} of {self._models}  {escape(row.name)}: {'; '.join(parts)}"
 
     def _picture(self) -> Table:
         """The models under way, by name."""

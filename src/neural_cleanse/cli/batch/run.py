@@ -18,11 +18,11 @@ from rich.console import Console
 
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes
-from neural_cleanse.cli.batch import models as shelf
-from neural_cleanse.cli.batch.models import Shelved
-from neural_cleanse.cli.batch.progress import Board, Note
+from neural_cleanse.cli.batch import models as collection
+from neural_cleanse.cli.batch.models import ModelEntry
+from neural_cleanse.cli.batch.progress import BatchProgress, Note
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import Form, crop_advice, open_for, open_images, running_command, surroundings_of
+from neural_cleanse.cli.inputs import InputOptions, crop_advice, open_for, open_images, run_info_of, running_command
 from neural_cleanse.cli.options import EngineName
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.scan import scan
@@ -42,7 +42,7 @@ WORKER_MEMORY = 2 * 1024**3  # of a process with a network of ordinary size
 
 
 @dataclass(frozen=True)
-class Spread:
+class EngineOptions:
     """Over what a shelf is spread, as the command line says it."""
 
     workers: int | None = None
@@ -76,12 +76,12 @@ def _workers(models: int, device: str) -> int:
 
 
 @dataclass(frozen=True)
-class Order:
+class ScanJob:
     """What every model of the shelf is scanned with."""
 
     images: ImageSet
     data: Path
-    form: Form
+    form: InputOptions
     settings: ScanSettings
     device: str
     baseline: ScanResult | None
@@ -89,26 +89,26 @@ class Order:
 
     def key(self) -> str:
         """What must be unchanged for an earlier answer to count. `command` and `device` change no answer."""
-        twin = None if self.baseline is None else storage.dumps(self.baseline)
+        baseline_sizes = None if self.baseline is None else storage.dumps(self.baseline)
         file, suffix, _ = (self.form.architecture or "").partition(".py")
         code = Path(file + suffix).read_bytes() if suffix and Path(file + suffix).is_file() else b""
-        return shelf.key_of(
+        return collection.settings_hash(
             {
                 "settings": asdict(self.settings),
                 "form": asdict(self.form),
                 "architecture": hashlib.sha256(code).hexdigest(),
                 "data": [self.images.sha256(), self.images.names],
-                "baseline": twin,
+                "baseline": baseline_sizes,
                 "version": version("neural-cleanse"),
             }
         )
 
 
-def scan_model(model: Shelved, *, order: Order, notes: Path | None) -> ScanResult:
+def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> ScanResult:
     """Scan one model, wherever this runs; with `notes`, say there how far it is."""
     loaded, images = open_for(order.images, model.path, order.form)
     advice = crop_advice(loaded, images, order.data, order.form, order.settings.seed)
-    around = surroundings_of(loaded)
+    around = run_info_of(loaded)
     around = replace(around, notes=(*around.notes, *advice), command=order.command)
     classifier = loaded.classifier.to(device_named(order.device))
     note = None if notes is None else Note(notes / model.name)
@@ -118,17 +118,17 @@ def scan_model(model: Shelved, *, order: Order, notes: Path | None) -> ScanResul
             note.write(progress)
 
     return scan(
-        classifier, images, order.settings, surroundings=around, baseline=order.baseline, progress=tell
+        classifier, images, order.settings, run_info=around, baseline=order.baseline, progress=tell
     )  # fmt: skip
 
 
-def scan_shelf(
+def scan_batch(
     where: Path,
     data: Path,
-    form: Form,
+    form: InputOptions,
     settings: ScanSettings,
     device: str,
-    spread: Spread,
+    spread: EngineOptions,
     baseline: Path | None,
     output: Path | None,
     *,
@@ -142,11 +142,11 @@ def scan_shelf(
     if output is None and spread.resume:
         raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")
     with directory.claimed(output, overwrite=overwrite or spread.resume):
-        models = shelf.find(where, leave_out=output)
+        models = collection.find(where, leave_out=output)
         engine = spread.start(len(models), device)
-        twin = None if baseline is None else storage.load_result(baseline)
+        baseline_sizes = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.samples, settings.seed)
-        order = Order(images, data, form, settings, device, twin, running_command())
+        order = ScanJob(images, data, form, settings, device, baseline_sizes, running_command())
         rows = _run(models, order, engine, output, resume=spread.resume, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
@@ -154,17 +154,17 @@ def scan_shelf(
         console = Console()
         words.show(rows, console)
         if output is not None and not quiet:
-            console.print(f"index: {output / shelf.INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"index: {output / collection.INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(exit_code(rows, fail_on))
 
 
-def exit_code(rows: Sequence[words.ShelfRow], fail_on: FailOn) -> int:
+def exit_code(rows: Sequence[words.BatchRow], fail_on: FailOn) -> int:
     """That of the worst answer: infected over error over inconclusive over clean."""
     worst = words.worst(rows)
     return EXIT_ERROR if worst == "error" else exit_codes.of_scan(Verdict(worst), fail_on)
 
 
-def _name(row: words.ShelfRow) -> str:
+def _name(row: words.BatchRow) -> str:
     return row.name
 
 
@@ -176,23 +176,23 @@ def _device(name: str, engine: EngineName | None) -> str:
 
 
 def _run(
-    models: tuple[Shelved, ...], order: Order, engine: Engine, output: Path | None, *, resume: bool, quiet: bool
-) -> list[words.ShelfRow]:
+    models: tuple[ModelEntry, ...], order: ScanJob, engine: Engine, output: Path | None, *, resume: bool, quiet: bool
+) -> list[words.BatchRow]:
     """The rows, told of on stderr as they come. Whatever ends the run, `output` has the summary of what was done."""
-    rows: list[words.ShelfRow] = []
+    rows: list[words.BatchRow] = []
     with contextlib.ExitStack() as stack:
         notes = None
         if isinstance(engine, Processes):  # the nodes of a cluster do not see this directory
             notes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neural-cleanse-")))
         if output is not None:
             stack.callback(
-                lambda: shelf.write_summary(rows, output, models=len(models), command=order.command)
+                lambda: collection.write_summary(rows, output, models=len(models), command=order.command)
             )  # fmt: skip
         # stdout is for the answer alone, and Ray tells there of lost nodes
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        board = None if quiet else stack.enter_context(Board(len(models), notes))
+        board = None if quiet else stack.enter_context(BatchProgress(len(models), notes))
         job = partial(scan_model, order=order, notes=notes)
-        for row in shelf.run(models, job, engine, output=output, key=order.key(), resume=resume):
+        for row in collection.run(models, job, engine, output=output, key=order.key(), resume=resume):
             rows.append(row)
             if board is not None:
                 board.finished(row)

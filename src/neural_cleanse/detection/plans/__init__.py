@@ -4,12 +4,12 @@
 many labels (many.py).
 """
 
-from neural_cleanse.detection.plans.base import Rule, Ruling, Search
+from neural_cleanse.detection.plans.base import EarlyDecision, Search, StopRule
 from neural_cleanse.detection.plans.many import Adaptive, LowCost
 from neural_cleanse.detection.plans.sweep import FullSweep, Sequential
 from neural_cleanse.errors import SettingsError
 
-__all__ = ["PLANS", "Adaptive", "FullSweep", "LowCost", "Rule", "Ruling", "Search", "Sequential", "plan"]
+__all__ = ["PLANS", "Adaptive", "EarlyDecision", "FullSweep", "LowCost", "Search", "Sequential", "StopRule", "plan"]
 
 PLANS = ("auto", "full", "sequential", "low-cost", "adaptive")
 MANY_LABELS = 200  # from which a plan that gives up labels early can save anything (Wang et al.: 2 x 100 finish)

@@ -6,45 +6,45 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neural_cleanse.detection.statistics.outlier import ACQUIT
+from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
-LOOK_IMAGES = 128  # that a short look is measured on, twice
+SCREEN_IMAGES = 128  # that a short look is measured on, twice
 
 Pairs = Sequence[LabelPair]
 Found = Iterator[Recovered]
 
 
 @dataclass(frozen=True)
-class Ruling:
+class EarlyDecision:
     """What a short look that all pairs had alike settles: that none stands out, which ones do, or nothing."""
 
-    acquitted: bool = False
+    clear: bool = False
     accused: tuple[LabelPair, ...] = ()
 
 
-Rule = Callable[[Sequence[Recovered]], Ruling]
+StopRule = Callable[[Sequence[Recovered]], EarlyDecision]
 
 
-def undecided(found: Sequence[Recovered]) -> Ruling:
+def undecided(found: Sequence[Recovered]) -> EarlyDecision:
     """No look settles anything."""
     del found
-    return Ruling()
+    return EarlyDecision()
 
 
 class Search(ABC):
     """A plan over label pairs."""
 
     @abstractmethod
-    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield one record a pair as it is finished; a later record of a pair takes the place of an earlier one.
 
         Pairs that a spent budget left out have none, or NOT_SEARCHED.
         """
 
-    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
+    def reference_pairs(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
         """The pairs that the others are held against; None when all pairs get the same effort."""
         del pairs, seed
         return None
@@ -57,10 +57,10 @@ class Search(ABC):
         """What the report should say of it, once it has been run, and perhaps cut off by a spent budget."""
         ended = Counter(one.outcome for one in found)
         missing = ended[Outcome.NOT_SEARCHED]
-        if ended[Outcome.LOOKED] and missing:
+        if ended[Outcome.SCREENED] and missing:
             return (f"sizes are those of a short look, which the budget ended before {missing:,} labels had it",)
-        if ended[Outcome.LOOKED]:
-            return (f"sizes are those of a short look that all labels had alike: {_why_a_look(found, cut_off)}",)
+        if ended[Outcome.SCREENED]:
+            return (f"sizes are those of a short look that all labels had alike: {_why_screened(found, cut_off)}",)
         if not ended[Outcome.FIRST_PASS]:
             return ()
         to_the_end = sum(one.outcome.has_size for one in found)
@@ -75,7 +75,7 @@ class Search(ABC):
         return {"name": type(self).__name__} | vars(self)
 
 
-def _why_a_look(found: Sequence[Recovered], cut_off: bool) -> str:
+def _why_screened(found: Sequence[Recovered], cut_off: bool) -> str:
     if any(one.outcome is Outcome.REFINED for one in found):
         return (
             "what was flagged stands out clearly (p of at most a tenth of alpha), and its trigger alone was then "
@@ -83,20 +83,20 @@ def _why_a_look(found: Sequence[Recovered], cut_off: bool) -> str:
         )
     if cut_off:
         return "the budget ended before the long search did"
-    return f"after it none stood out (p of at least {ACQUIT:g}), which acquits; --plan full searches on"
+    return f"after it none stood out (p of at least {SCREEN_CLEAR_P:g}), which acquits; --plan full searches on"
 
 
-def brief(inversion: Inversion, steps: int) -> Inversion:
+def screening_config(inversion: Inversion, steps: int) -> Inversion:
     """A look: few steps, measured on few images."""
-    return replace(inversion, steps=min(steps, inversion.steps), judge_images=LOOK_IMAGES)
+    return replace(inversion, steps=min(steps, inversion.steps), judge_images=SCREEN_IMAGES)
 
 
-def as_looked(one: Recovered, outcome: Outcome = Outcome.LOOKED) -> Recovered:
+def mark_screened(one: Recovered, outcome: Outcome = Outcome.SCREENED) -> Recovered:
     """The record as one of a search that was not made to its end; one without a size stays as it is."""
     return replace(one, outcome=outcome) if one.outcome.has_size else one
 
 
-def hopeless(one: Recovered | None) -> bool:
+def not_searchable(one: Recovered | None) -> bool:
     """Whether a longer search would fare no better."""
     return one is not None and one.outcome is Outcome.NOT_ENOUGH_IMAGES
 
@@ -106,7 +106,7 @@ def unfinished(found: Mapping[LabelPair, Recovered], pairs: Sequence[LabelPair])
     return any(pair not in found or found[pair].outcome is Outcome.NOT_SEARCHED for pair in pairs)
 
 
-def paid(found: Mapping[LabelPair, Recovered], last: Mapping[LabelPair, Recovered]) -> Iterator[Recovered]:
+def with_cost_of(found: Mapping[LabelPair, Recovered], last: Mapping[LabelPair, Recovered]) -> Iterator[Recovered]:
     """The records, with what their pairs took until the last ones."""
     for pair, one in found.items():
         latest = last.get(pair, one)

@@ -11,14 +11,14 @@ import numpy as np
 from neural_cleanse.detection.plans.base import (
     Found,
     Pairs,
-    Rule,
     Search,
-    as_looked,
-    brief,
-    hopeless,
-    paid,
+    StopRule,
+    mark_screened,
+    not_searchable,
+    screening_config,
     undecided,
     unfinished,
+    with_cost_of,
 )
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.batching import Invert
@@ -40,16 +40,16 @@ class LowCost(Search):
     overlap: int = 50
     rounds: int = 10
 
-    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield the finished pairs, then what the first phase saw of the others."""
         del rule
         seen: dict[LabelPair, Recovered] = {}
         before: set[LabelPair] = set()
         calm = 0
         for step in range(1, inversion.steps + 1):
-            found = {one.pair: one for one in invert(replace(inversion, steps=step), pairs, go_on=True)}
+            found = {one.pair: one for one in invert(replace(inversion, steps=step), pairs, resume=True)}
             if unfinished(found, pairs):
-                yield from map(as_looked, paid(seen or found, found))
+                yield from map(mark_screened, with_cost_of(seen or found, found))
                 return
             seen = found
             smallest = set(_by_size(seen)[: self.top])
@@ -58,9 +58,9 @@ class LowCost(Search):
                 break
             before = smallest
         drawn = _shuffled(pairs, seed)[: self.top]
-        yield from _finish(inversion, _in_order(seen)[: self.top], drawn, invert, seen, seen, go_on=True)
+        yield from _finish(inversion, _in_order(seen)[: self.top], drawn, invert, seen, seen, resume=True)
 
-    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
+    def reference_pairs(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
         """As many random labels as finish for being small."""
         return frozenset(_shuffled(pairs, seed)[: self.top])
 
@@ -98,24 +98,26 @@ class Adaptive(Search):
         if self.look < 1 or self.finalists < 1 or self.reference < 2:
             raise SettingsError("An adaptive search needs a step, a finalist and two reference labels.")
 
-    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield the finished pairs, then what the looks saw of the others."""
         shuffled = _shuffled(pairs, seed)
-        first = {one.pair: one for one in invert(self._brief(inversion, self.look), shuffled)}
-        if unfinished(first, pairs) or rule([as_looked(one) for one in first.values()]).acquitted:
-            yield from map(as_looked, first.values())
+        first = {one.pair: one for one in invert(self._screening_config(inversion, self.look), shuffled)}
+        if unfinished(first, pairs) or rule([mark_screened(one) for one in first.values()]).clear:
+            yield from map(mark_screened, first.values())
             return
         late = [pair for pair, one in first.items() if one.outcome is Outcome.ASR_NOT_REACHED]
-        again = {one.pair: one.after(first[one.pair]) for one in invert(self._brief(inversion, self.longer), late)}
+        again = {
+            one.pair: one.after(first[one.pair]) for one in invert(self._screening_config(inversion, self.longer), late)
+        }
         if unfinished(again, late):
-            yield from map(as_looked, paid(first, again))
+            yield from map(mark_screened, with_cost_of(first, again))
             return
         seen = first | again
         finalists = _in_order(seen)[: self._num_finalists(len(pairs))]
         drawn = shuffled[: self._num_reference(len(pairs))]
         yield from _finish(self._whole(inversion), finalists, drawn, invert, seen, first)
 
-    def yardstick(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
+    def reference_pairs(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair]:
         """Random labels, drawn before anything is known of them."""
         return frozenset(_shuffled(pairs, seed)[: self._num_reference(len(pairs))])
 
@@ -125,8 +127,8 @@ class Adaptive(Search):
     def _num_reference(self, num_labels: int) -> int:
         return min(self.reference, max(64, num_labels // 10))
 
-    def _brief(self, inversion: Inversion, steps: int) -> Inversion:
-        return replace(brief(inversion, steps), restarts=1)
+    def _screening_config(self, inversion: Inversion, steps: int) -> Inversion:
+        return replace(screening_config(inversion, steps), restarts=1)
 
     def _whole(self, inversion: Inversion) -> Inversion:
         """What finalists and references get."""
@@ -140,7 +142,7 @@ class Adaptive(Search):
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """The look, where it leaves no label without a size, and the end."""
         most = self._num_finalists(num_labels) + self._num_reference(num_labels)
-        a_look = self._brief(inversion, self.look).passes
+        a_look = self._screening_config(inversion, self.look).passes
         return a_look * num_labels + min(num_labels, most) * self._whole(inversion).passes
 
 
@@ -152,7 +154,7 @@ def _finish(
     seen: Mapping[LabelPair, Recovered],
     alike: Mapping[LabelPair, Recovered],
     *,
-    go_on: bool = False,
+    resume: bool = False,
 ) -> Iterator[Recovered]:
     """The finalists and the reference labels to their end, then the others as they were last seen.
 
@@ -162,22 +164,22 @@ def _finish(
     """
     first = finalists[: len(finalists) // 8 + 1]
     order = dict.fromkeys([*first, *reference, *finalists])
-    possible = [pair for pair in order if not hopeless(seen.get(pair))]
+    possible = [pair for pair in order if not not_searchable(seen.get(pair))]
     last, finished = dict(seen), set[LabelPair]()
-    for one in invert(inversion, possible, go_on):
-        last[one.pair] = one if go_on else one.after(seen.get(one.pair))
+    for one in invert(inversion, possible, resume):
+        last[one.pair] = one if resume else one.after(seen.get(one.pair))
         if one.outcome is not Outcome.NOT_SEARCHED:
             finished.add(one.pair)
             yield last[one.pair]
-    if any(pair not in finished and not hopeless(seen.get(pair)) for pair in reference):
-        yield from map(as_looked, paid(alike, last))
+    if any(pair not in finished and not not_searchable(seen.get(pair)) for pair in reference):
+        yield from map(mark_screened, with_cost_of(alike, last))
         return
     left = {pair: one for pair, one in seen.items() if pair not in finished}
-    for one in paid(left, last):
-        if one.pair in finalists and not hopeless(one):
+    for one in with_cost_of(left, last):
+        if one.pair in finalists and not not_searchable(one):
             yield replace(one, outcome=Outcome.NOT_SEARCHED, trigger=None, size=None)
         else:
-            yield as_looked(one, Outcome.FIRST_PASS)
+            yield mark_screened(one, Outcome.FIRST_PASS)
 
 
 def _by_size(found: Mapping[LabelPair, Recovered]) -> list[LabelPair]:

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.plans.base import (
+    EarlyDecision,
     Found,
     Pairs,
-    Rule,
-    Ruling,
     Search,
-    as_looked,
-    brief,
-    hopeless,
-    paid,
+    StopRule,
+    mark_screened,
+    not_searchable,
+    screening_config,
     undecided,
     unfinished,
+    with_cost_of,
 )
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
@@ -25,7 +25,7 @@ from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 class FullSweep(Search):
     """Every pair gets the full number of steps, as in the paper."""
 
-    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield one record a pair."""
         del seed, rule
         return invert(inversion, pairs)
@@ -46,20 +46,20 @@ class Sequential(Search):
 
     look: int = 80
 
-    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: Rule = undecided) -> Found:
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield what the look saw of every pair, or what all steps came to."""
         del seed
         if inversion.steps <= self.look:
             yield from invert(inversion, pairs)
             return
-        looked = {one.pair: as_looked(one) for one in invert(brief(inversion, self.look), pairs)}
-        ruling = Ruling() if unfinished(looked, pairs) else rule(list(looked.values()))
-        if ruling.accused:
-            yield from _refined(looked, {one.pair: one for one in invert(inversion, ruling.accused)})
-        elif unfinished(looked, pairs) or ruling.acquitted:
-            yield from looked.values()
+        screened = {one.pair: mark_screened(one) for one in invert(screening_config(inversion, self.look), pairs)}
+        early = EarlyDecision() if unfinished(screened, pairs) else rule(list(screened.values()))
+        if early.accused:
+            yield from _refined(screened, {one.pair: one for one in invert(inversion, early.accused)})
+        elif unfinished(screened, pairs) or early.clear:
+            yield from screened.values()
         else:
-            yield from _all_steps(inversion, pairs, invert, looked)
+            yield from _all_steps(inversion, pairs, invert, screened)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps for all, which most models do not take."""
@@ -68,9 +68,9 @@ class Sequential(Search):
         return (inversion.passes + replace(inversion, steps=self.look).passes) * num_labels
 
 
-def _refined(looked: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:
+def _refined(screened: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:
     """Everything as the look saw it, with the triggers of those that were searched on and found smaller ones."""
-    for one in paid(looked, {pair: one.after(looked[pair]) for pair, one in whole.items()}):
+    for one in with_cost_of(screened, {pair: one.after(screened[pair]) for pair, one in whole.items()}):
         tight = whole.get(one.pair)
         if tight is None or tight.size is None:
             yield one
@@ -78,14 +78,14 @@ def _refined(looked: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Re
             yield replace(one, refined=tight, outcome=Outcome.REFINED)
 
 
-def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, looked: Mapping[LabelPair, Recovered]) -> Found:
+def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Mapping[LabelPair, Recovered]) -> Found:
     """The look's pairs with all steps; where a budget cuts that off, as the look saw them all."""
-    possible = [pair for pair in pairs if not hopeless(looked[pair])]
+    possible = [pair for pair in pairs if not not_searchable(screened[pair])]
     finished: dict[LabelPair, Recovered] = {}
     for one in invert(inversion, possible):
-        finished[one.pair] = one.after(looked[one.pair])
+        finished[one.pair] = one.after(screened[one.pair])
         yield finished[one.pair]
     if unfinished(finished, possible):
-        yield from paid(looked, finished)
+        yield from with_cost_of(screened, finished)
     else:
-        yield from (one for pair, one in looked.items() if pair not in finished)
+        yield from (one for pair, one in screened.items() if pair not in finished)

@@ -37,20 +37,20 @@ def reference_test(
 ) -> OutlierTest:
     """Test the sizes (px) of the finished labels of `num_labels`; under 3 references nothing can be flagged."""
     logs, held = log_sizes(sizes), np.asarray(is_reference, dtype=bool)
-    yardstick = _without_small(np.sort(logs[held]), num_labels, alpha, prior)
-    p_values = np.array([_p_value(x, _left_out(yardstick, x) if of_it else yardstick, num_labels, prior)
+    reference = _without_small(np.sort(logs[held]), num_labels, alpha, prior)
+    p_values = np.array([_p_value(x, _left_out(reference, x) if of_it else reference, num_labels, prior)
                          for x, of_it in zip(logs, held, strict=True)])  # fmt: skip
     order = np.argsort(logs, kind="stable")
     num_flagged = int((p_values <= alpha).sum())
     tail_holds, tail_p_value = None, None
     if num_flagged and num_labels > MANY_LABELS:
-        num_flagged, tail_holds, tail_p_value = check_tail(logs[order], num_flagged, yardstick, alpha)
+        num_flagged, tail_holds, tail_p_value = check_tail(logs[order], num_flagged, reference, alpha)
     return OutlierTest(
         anomaly_index=tuple(anomaly_index(sizes, np.asarray(sizes, dtype=np.float64)[held]).tolist()),
         p_values=tuple(p_values.tolist()),
         p_value=float(p_values.min(initial=1.0)),
         flagged=tuple(order[:num_flagged].tolist()),
-        detection_limit=_limit(yardstick, num_labels, alpha, prior),
+        detection_limit=_limit(reference, num_labels, alpha, prior),
         tail_holds=tail_holds,
         tail_p_value=tail_p_value,
     )
@@ -65,11 +65,11 @@ def _without_small(ascending: Floats, num_labels: int, alpha: float, prior: Prio
     return ascending[small:]
 
 
-def _left_out(yardstick: Floats, x: float) -> Floats:
+def _left_out(reference: Floats, x: float) -> Floats:
     """The yardstick without one label of that log size, if it is in it."""
-    place = int(np.searchsorted(yardstick, x))
-    inside = place < len(yardstick) and yardstick[place] == x
-    return np.delete(yardstick, place) if inside else yardstick
+    place = int(np.searchsorted(reference, x))
+    inside = place < len(reference) and reference[place] == x
+    return np.delete(reference, place) if inside else reference
 
 
 def _p_value(x: float, others: Floats, num_labels: int, prior: Prior) -> float:
@@ -80,13 +80,13 @@ def _p_value(x: float, others: Floats, num_labels: int, prior: Prior) -> float:
     return min(1.0, num_labels * student_t_sf(t, m - 1 + prior.dof_at(m + 1)))
 
 
-def _limit(yardstick: Floats, num_labels: int, alpha: float, prior: Prior) -> float | None:
+def _limit(reference: Floats, num_labels: int, alpha: float, prior: Prior) -> float | None:
     """The size under which a label is flagged, px."""
-    m = len(yardstick)
-    if m < 2 or yardstick.std(ddof=1) <= NO_SPREAD:
+    m = len(reference)
+    if m < 2 or reference.std(ddof=1) <= NO_SPREAD:
         return None
     t = student_t_isf(alpha / num_labels, m - 1 + prior.dof_at(m + 1))
-    return math.exp(float(yardstick.mean()) - t * _spread(yardstick, prior) * math.sqrt(1 + 1 / m))
+    return math.exp(float(reference.mean()) - t * _spread(reference, prior) * math.sqrt(1 + 1 / m))
 
 
 def _spread(others: Floats, prior: Prior) -> float:

@@ -44,7 +44,7 @@ MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
 # After a short look (docs/speed.md): it accuses at that share of alpha, and acquits from that p-value on.
-LOOK_SHARE, ACQUIT = 0.1, 0.2
+SCREEN_SHARE, SCREEN_CLEAR_P = 0.1, 0.2
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10
@@ -77,7 +77,7 @@ class Prior:
 LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see above
 # Sizes over a clean twin's: .07 to .12 between seeds on MNIST and Fashion-MNIST. It is the seed's spread and not the
 # classes', so that it serves two labels as well.
-TWINS = Prior(0.12, 4, 2)
+OVER_BASELINE = Prior(0.12, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def anomaly_index(sizes: Sequence[float] | Floats, among: Sequence[float] | Floa
     values = np.asarray(sizes, dtype=np.float64)
     if not len(values):
         return values
-    yardstick = values if among is None else np.asarray(among, dtype=np.float64)
-    below = np.median(yardstick) - values
-    sigma = MAD_TO_SIGMA * np.median(np.abs(np.median(yardstick) - yardstick))
+    reference = values if among is None else np.asarray(among, dtype=np.float64)
+    below = np.median(reference) - values
+    sigma = MAD_TO_SIGMA * np.median(np.abs(np.median(reference) - reference))
     if sigma > 0:
         return np.asarray(below / sigma, dtype=np.float64)
     return np.where(below == 0, 0.0, np.copysign(np.inf, below))

@@ -17,7 +17,7 @@ from neural_cleanse.loading.graph import GraphNetwork, Step, Value
 from neural_cleanse.loading.keras.config import Layer, Model, Reference, shown
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.layers import pieces
-from neural_cleanse.loading.keras.spec import UNREAD, Given, Piece, Rearranged, variables
+from neural_cleanse.loading.keras.spec import UNREAD, LayerInput, LayerSpec, WeightLayout, variables
 from neural_cleanse.loading.keras.weight_paths import Place
 
 MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 512
@@ -33,7 +33,7 @@ class Built:
 
     module: GraphNetwork
     num_classes: int | None
-    sources: Mapping[str, tuple[str, Rearranged, tuple[int, ...]]]
+    sources: Mapping[str, tuple[str, WeightLayout, tuple[int, ...]]]
 
 
 def build(model: Model, file: Hdf5, places: Mapping[Place, str], *, channels_last: bool, keras3: bool) -> Built:
@@ -73,7 +73,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.layers: dict[str, nn.Module] = {}
         self.values: dict[str, Tensor] = {}
-        self._built: dict[tuple[str, ...], tuple[int, list[tuple[str, Piece]]]] = {}  # rank of the input, modules
+        self._built: dict[tuple[str, ...], tuple[int, list[tuple[str, LayerSpec]]]] = {}  # rank of the input, modules
         self._taken, self._numbers = set[str](), dict[str, int]()
         self._sum, self._most = 0, max(MAX_SUM, SUM_PER_BYTE * file.num_bytes)
 
@@ -129,7 +129,7 @@ class _Builder:
         if path not in self._built:
             names = [name for part in variables(layer.kind, layer.config) for name in part]
             shapes = {name: self.file.shape(self.places[path, name]) for name in names if name != UNREAD}
-            given = Given(layer.kind, layer.config, shapes, tensors, self.channels_last, self.keras3)
+            given = LayerInput(layer.kind, layer.config, shapes, tensors, self.channels_last, self.keras3)
             self._built[path] = rank, [(self._key(path, piece), piece) for piece in pieces(given)]
             self.layers |= {key: piece.module.eval() for key, piece in self._built[path][1]}
         elif self._built[path][0] != rank:
@@ -157,7 +157,7 @@ class _Builder:
                 f"{self._sum:,} with those before it. Nothing that large is built."
             )
 
-    def _key(self, path: tuple[str, ...], piece: Piece) -> str:
+    def _key(self, path: tuple[str, ...], piece: LayerSpec) -> str:
         """A name for the module that no other has: the layer's own, of letters and digits."""
         words = re.sub(r"\W+", "_", "_".join((*path, piece.suffix)), flags=re.ASCII).strip("_")[:60] or "layer"
         name = words
@@ -179,9 +179,9 @@ class _Builder:
             del self.layers[call]
         return str(value.name)
 
-    def fill(self) -> dict[str, tuple[str, Rearranged, tuple[int, ...]]]:
+    def fill(self) -> dict[str, tuple[str, WeightLayout, tuple[int, ...]]]:
         """Give every module its tensors; for each the array it came from, how, and the array's shape."""
-        sources: dict[str, tuple[str, Rearranged, tuple[int, ...]]] = {}
+        sources: dict[str, tuple[str, WeightLayout, tuple[int, ...]]] = {}
         for path, (_, built) in self._built.items():
             for key, piece in built:
                 state = dict(piece.constants)

@@ -15,21 +15,21 @@ from neural_cleanse.loading.keras.spec import (
     DEPTHWISE,
     FLAT,
     LAST_AXIS_FIRST,
-    Given,
-    Piece,
-    Rearranged,
+    LayerInput,
+    LayerSpec,
+    WeightLayout,
 )
 
 
-def pieces(given: Given) -> list[Piece]:
+def pieces(given: LayerInput) -> list[LayerSpec]:
     """The modules that do what the layer does, one after the other; none where it changes nothing."""
     if given.kind in ACTIVATION_LAYERS:
         module = activation_layer(given.kind, given.config, given.dim, keras3=given.keras3)
-        return [] if isinstance(module, nn.Identity) else [Piece("", module)]
+        return [] if isinstance(module, nn.Identity) else [LayerSpec("", module)]
     return BUILDERS[given.kind](given)
 
 
-def _convolution(given: Given) -> list[Piece]:
+def _convolution(given: LayerInput) -> list[LayerSpec]:
     shape = given.shapes["kernel"]
     height, width, channels_in, filters = shape
     if (height, width) != given.pair("kernel_size") or filters != given.config["filters"]:
@@ -42,13 +42,13 @@ def _convolution(given: Given) -> list[Piece]:
     return [*_convolved(given, "", channels, filters, kernel, groups), *given.activation()]
 
 
-def _depthwise(given: Given) -> list[Piece]:
+def _depthwise(given: LayerInput) -> list[LayerSpec]:
     channels, multiplier = given.shapes["kernel"][2:]
     kernel = {"weight": ("kernel", DEPTHWISE)}
     return [*_convolved(given, "", channels, channels * multiplier, kernel, channels), *given.activation()]
 
 
-def _separable(given: Given) -> list[Piece]:
+def _separable(given: LayerInput) -> list[LayerSpec]:
     """A depthwise convolution, and one of 1x1 over its outputs."""
     channels, multiplier = given.shapes["depthwise_kernel"][2:]
     height, width, between, filters = given.shapes["pointwise_kernel"]
@@ -59,19 +59,19 @@ def _separable(given: Given) -> list[Piece]:
     bias = given.config.get("use_bias", True)
     pointwise = nn.Conv2d(between, filters, 1, bias=bias, device="meta")
     weights = {"weight": ("pointwise_kernel", CONVOLUTION)} | ({"bias": ("bias", AS_IT_IS)} if bias else {})
-    return [*depthwise, Piece("pointwise", pointwise, weights), *given.activation()]
+    return [*depthwise, LayerSpec("pointwise", pointwise, weights), *given.activation()]
 
 
 def _convolved(
-    given: Given,
+    given: LayerInput,
     suffix: str,
     channels: int,
     filters: int,
-    weights: dict[str, tuple[str, Rearranged]],
+    weights: dict[str, tuple[str, WeightLayout]],
     groups: int,
     *,
     biased: bool = True,
-) -> list[Piece]:
+) -> list[LayerSpec]:
     """The convolution, and before it what 'same' has to add where torch's own padding cannot."""
     kernel, stride, dilation = given.pair("kernel_size"), given.pair("strides"), given.pair("dilation_rate")
     reach = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
@@ -82,20 +82,20 @@ def _convolved(
         (reach[0] // 2, reach[1] // 2) if given.same() and even else 0,
         dilation, groups, bias, device="meta",
     )  # fmt: skip
-    padding = [Piece("padding", SamePadding(kernel, stride, dilation))] if given.same() and not even else []
-    return [*padding, Piece(suffix, convolution, weights | ({"bias": ("bias", AS_IT_IS)} if bias else {}))]
+    padding = [LayerSpec("padding", SamePadding(kernel, stride, dilation))] if given.same() and not even else []
+    return [*padding, LayerSpec(suffix, convolution, weights | ({"bias": ("bias", AS_IT_IS)} if bias else {}))]
 
 
-def _dense(given: Given) -> list[Piece]:
+def _dense(given: LayerInput) -> list[LayerSpec]:
     inputs, units = given.shapes["kernel"]
     bias = given.config.get("use_bias", True)
     linear: nn.Module = nn.Linear(inputs, units, bias, device="meta")
     inner = "operation." if given.rank == 4 and given.channels_last else ""
     weights = {f"{inner}weight": ("kernel", DENSE)} | ({f"{inner}bias": ("bias", AS_IT_IS)} if bias else {})
-    return [Piece("", KerasOrder(linear) if inner else linear, weights), *given.activation()]
+    return [LayerSpec("", KerasOrder(linear) if inner else linear, weights), *given.activation()]
 
 
-def _batch_norm(given: Given) -> list[Piece]:
+def _batch_norm(given: LayerInput) -> list[LayerSpec]:
     axis = given.config.get("axis", -1)
     axes = [axis] if isinstance(axis, int) else list(axis)
     if len(axes) != 1 or given.dim(axes[0]) != 1 or given.rank == 3 or given.config.get("mode", 0) != 0:
@@ -108,10 +108,10 @@ def _batch_norm(given: Given) -> list[Piece]:
         if source not in given.shapes:
             module.register_parameter(name, None)
     weights = {name: (source, AS_IT_IS) for name, source in sources.items() if source in given.shapes}
-    return [Piece("", module, weights)]
+    return [LayerSpec("", module, weights)]
 
 
-def _layer_norm(given: Given) -> list[Piece]:
+def _layer_norm(given: LayerInput) -> list[LayerSpec]:
     axis = given.config.get("axis", -1)
     axes = [axis] if isinstance(axis, int) else list(axis)
     if axes not in ([-1], [given.rank - 1]) or not given.channels_last or given.config.get("rms_scaling"):
@@ -125,19 +125,19 @@ def _layer_norm(given: Given) -> list[Piece]:
             weights[inner + name] = (source, AS_IT_IS)
         else:
             module.register_parameter(name, None)
-    return [Piece("", KerasOrder(module) if inner else module, weights)]
+    return [LayerSpec("", KerasOrder(module) if inner else module, weights)]
 
 
-def _prelu(given: Given) -> list[Piece]:
+def _prelu(given: LayerInput) -> list[LayerSpec]:
     shape = given.shapes["alpha"]
     if given.rank == 4 and given.channels_last:
         if shape[:2] == (1, 1):
-            return [Piece("", nn.PReLU(shape[2], device="meta"), {"weight": ("alpha", FLAT)})]
-        return [Piece("", SlopePerPixel((shape[2], *shape[:2])), {"weight": ("alpha", LAST_AXIS_FIRST)})]
-    return [Piece("", SlopePerPixel(shape), {"weight": ("alpha", AS_IT_IS)})]
+            return [LayerSpec("", nn.PReLU(shape[2], device="meta"), {"weight": ("alpha", FLAT)})]
+        return [LayerSpec("", SlopePerPixel((shape[2], *shape[:2])), {"weight": ("alpha", LAST_AXIS_FIRST)})]
+    return [LayerSpec("", SlopePerPixel(shape), {"weight": ("alpha", AS_IT_IS)})]
 
 
-BUILDERS: Mapping[str, Callable[[Given], list[Piece]]] = {
+BUILDERS: Mapping[str, Callable[[LayerInput], list[LayerSpec]]] = {
     "Conv2D": _convolution, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "PReLU": _prelu,
     "MaxPooling2D": maps.pool, "AveragePooling2D": maps.pool,
@@ -155,6 +155,6 @@ BUILDERS: Mapping[str, Callable[[Given], list[Piece]]] = {
         "RandomColorJitter", "RandomContrast", "RandomFlip", "RandomGrayscale", "RandomHue",
         "RandomRotation", "RandomSaturation", "RandomShear", "RandomTranslation", "RandomZoom",
     ),
-    maps.nothing,
+    maps.unchanged,
 )  # fmt: skip
 KINDS = frozenset(BUILDERS) | ACTIVATION_LAYERS

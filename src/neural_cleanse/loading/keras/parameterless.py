@@ -19,47 +19,47 @@ from neural_cleanse.loading.keras.modules import (
     SamePadding,
     Standardize,
 )
-from neural_cleanse.loading.keras.spec import Given, Piece, Rearranged
+from neural_cleanse.loading.keras.spec import LayerInput, LayerSpec, WeightLayout
 
 MAX_WINDOW = 8  # of pooling, times the map: padding would make it as large
 
 
-def pool(given: Given) -> list[Piece]:
+def pool(given: LayerInput) -> list[LayerSpec]:
     kernel = given.pair("pool_size", 2)
     stride = given.pair("strides", kernel)
     height, width = given.inputs[0].shape[2:]
     if given.same() and (kernel[0] > MAX_WINDOW * height or kernel[1] > MAX_WINDOW * width):
         raise ValueError(f"windows of {kernel} on a map of {height} x {width}")
     if given.kind == "MaxPooling2D":
-        padding = [Piece("padding", SamePadding(kernel, stride, value=-torch.inf))] if given.same() else []
-        return [*padding, Piece("", nn.MaxPool2d(kernel, stride))]
-    return [Piece("", SameAveragePool(kernel, stride) if given.same() else nn.AvgPool2d(kernel, stride))]
+        padding = [LayerSpec("padding", SamePadding(kernel, stride, value=-torch.inf))] if given.same() else []
+        return [*padding, LayerSpec("", nn.MaxPool2d(kernel, stride))]
+    return [LayerSpec("", SameAveragePool(kernel, stride) if given.same() else nn.AvgPool2d(kernel, stride))]
 
 
-def global_pool(given: Given) -> list[Piece]:
+def global_pool(given: LayerInput) -> list[LayerSpec]:
     keep = bool(given.config.get("keepdims", False))
-    return [Piece("", GlobalPool(largest=given.kind == "GlobalMaxPooling2D", keep=keep))]
+    return [LayerSpec("", GlobalPool(largest=given.kind == "GlobalMaxPooling2D", keep=keep))]
 
 
-def flatten(given: Given) -> list[Piece]:
+def flatten(given: LayerInput) -> list[LayerSpec]:
     if given.rank != 4:
-        return [Piece("", nn.Flatten())]
+        return [LayerSpec("", nn.Flatten())]
     # A channels-first model flattens its maps channels first, unless the layer itself is told otherwise.
     last = given.channels_last or given.config.get("data_format") == "channels_first"
-    return [Piece("", KerasOrder(nn.Flatten()) if last else nn.Flatten())]
+    return [LayerSpec("", KerasOrder(nn.Flatten()) if last else nn.Flatten())]
 
 
-def reshape(given: Given) -> list[Piece]:
+def reshape(given: LayerInput) -> list[LayerSpec]:
     module = Reshape(tuple(-1 if size is None else int(size) for size in given.config["target_shape"]))
-    return [Piece("", KerasOrder(module) if given.channels_last else module)]
+    return [LayerSpec("", KerasOrder(module) if given.channels_last else module)]
 
 
-def permute(given: Given) -> list[Piece]:
+def permute(given: LayerInput) -> list[LayerSpec]:
     module = Permute(tuple(int(axis) for axis in given.config["dims"]))
-    return [Piece("", KerasOrder(module) if given.channels_last else module)]
+    return [LayerSpec("", KerasOrder(module) if given.channels_last else module)]
 
 
-def _sides(given: Given, key: str) -> tuple[int, int, int, int]:
+def _sides(given: LayerInput, key: str) -> tuple[int, int, int, int]:
     """Left, right, top, bottom, from n, (rows, columns) or ((top, bottom), (left, right))."""
     value = given.config.get(key, 1)
     rows, columns = (value, value) if isinstance(value, int) else value
@@ -70,27 +70,27 @@ def _sides(given: Given, key: str) -> tuple[int, int, int, int]:
     return int(left), int(right), int(top), int(bottom)
 
 
-def zero_padding(given: Given) -> list[Piece]:
-    return [Piece("", nn.ZeroPad2d(_sides(given, "padding")))]
+def zero_padding(given: LayerInput) -> list[LayerSpec]:
+    return [LayerSpec("", nn.ZeroPad2d(_sides(given, "padding")))]
 
 
-def cropping(given: Given) -> list[Piece]:
+def cropping(given: LayerInput) -> list[LayerSpec]:
     left, right, top, bottom = _sides(given, "cropping")
-    return [Piece("", nn.ZeroPad2d((-left, -right, -top, -bottom)))]
+    return [LayerSpec("", nn.ZeroPad2d((-left, -right, -top, -bottom)))]
 
 
-def upsampling(given: Given) -> list[Piece]:
+def upsampling(given: LayerInput) -> list[LayerSpec]:
     modes = {"nearest": "nearest", "bilinear": "bilinear"}
-    return [Piece("", Resize(modes[given.config.get("interpolation", "nearest")], times=given.pair("size", 2)))]
+    return [LayerSpec("", Resize(modes[given.config.get("interpolation", "nearest")], times=given.pair("size", 2)))]
 
 
-def merge(given: Given) -> list[Piece]:
+def merge(given: LayerInput) -> list[LayerSpec]:
     if len({value.dim() for value in given.inputs}) != 1:
         raise ModelError(f"{given.kind} of values of different rank is not read.")
-    return [Piece("", Merge(given.kind, given.dim(int(given.config.get("axis", -1)))))]
+    return [LayerSpec("", Merge(given.kind, given.dim(int(given.config.get("axis", -1)))))]
 
 
-def _per_channel(given: Given, value: Any) -> Tensor:
+def _per_channel(given: LayerInput, value: Any) -> Tensor:
     """One number, or one a channel, shaped to meet the layer's input."""
     if isinstance(value, Mapping):
         value = value["config"]["value"] if "config" in value else value["value"]
@@ -102,34 +102,34 @@ def _per_channel(given: Given, value: Any) -> Tensor:
     return numbers.reshape(-1, 1, 1) if given.rank == 4 and given.channels_last else numbers.flatten()
 
 
-def rescaling(given: Given) -> list[Piece]:
+def rescaling(given: LayerInput) -> list[LayerSpec]:
     scale, offset = (_per_channel(given, given.config.get(key, value)) for key, value in (("scale", 1), ("offset", 0)))
     module = Affine(torch.empty_like(scale, device="meta"), torch.empty_like(offset, device="meta"))
-    return [Piece("", module, constants={"scale": scale, "offset": offset})]
+    return [LayerSpec("", module, constants={"scale": scale, "offset": offset})]
 
 
-def normalization(given: Given) -> list[Piece]:
+def normalization(given: LayerInput) -> list[LayerSpec]:
     if given.config.get("invert") or not given.channels_last:
         raise ModelError("A Normalization layer that is inverted, or channels first, is not read.")
     if "mean" not in given.shapes:
         mean, variance = (_per_channel(given, given.config[key]) for key in ("mean", "variance"))
         module = Standardize(torch.empty_like(mean, device="meta"), torch.empty_like(variance, device="meta"))
-        return [Piece("", module, constants={"mean": mean, "variance": variance})]
+        return [LayerSpec("", module, constants={"mean": mean, "variance": variance})]
     axis = given.config.get("axis", -1)
     if axis not in (-1, [-1], [given.rank - 1], given.rank - 1, None, []):
         raise ModelError(f"Normalisation over the axes {axis} is not read; only over the last.")
     size = given.shapes["mean"]
     shape = (*size, 1, 1) if given.rank == 4 and size else size
-    shaped = Rearranged(lambda values: values.reshape(shape), lambda values, keras: values.reshape(keras))
+    shaped = WeightLayout(lambda values: values.reshape(shape), lambda values, keras: values.reshape(keras))
     empty = torch.empty(shape, device="meta")
-    return [Piece("", Standardize(empty, empty), {"mean": ("mean", shaped), "variance": ("variance", shaped)})]
+    return [LayerSpec("", Standardize(empty, empty), {"mean": ("mean", shaped), "variance": ("variance", shaped)})]
 
 
-def dropout(given: Given) -> list[Piece]:
+def dropout(given: LayerInput) -> list[LayerSpec]:
     rate = float(given.config.get("rate", 0.5))
-    return [Piece("", nn.Dropout(rate) if given.kind == "Dropout" else nn.Dropout2d(rate))]
+    return [LayerSpec("", nn.Dropout(rate) if given.kind == "Dropout" else nn.Dropout2d(rate))]
 
 
-def nothing(given: Given) -> list[Piece]:
+def unchanged(given: LayerInput) -> list[LayerSpec]:
     """Works in training alone."""
     return []

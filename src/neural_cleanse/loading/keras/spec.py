@@ -15,27 +15,27 @@ from neural_cleanse.loading.keras.config import shown
 
 
 @dataclass(frozen=True)
-class Rearranged:
+class WeightLayout:
     """A weight of Keras' as torch wants it, and the way back (`shape` is Keras')."""
 
     to_torch: Callable[[Tensor], Tensor]
     to_keras: Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
-AS_IT_IS = Rearranged(lambda values: values, lambda values, shape: values.reshape(shape))
-DENSE = Rearranged(lambda kernel: kernel.T, lambda weight, shape: weight.T)
-CONVOLUTION = Rearranged(lambda kernel: kernel.permute(3, 2, 0, 1), lambda weight, shape: weight.permute(2, 3, 1, 0))
+AS_IT_IS = WeightLayout(lambda values: values, lambda values, shape: values.reshape(shape))
+DENSE = WeightLayout(lambda kernel: kernel.T, lambda weight, shape: weight.T)
+CONVOLUTION = WeightLayout(lambda kernel: kernel.permute(3, 2, 0, 1), lambda weight, shape: weight.permute(2, 3, 1, 0))
 # Keras: height width channels multiplier. torch: one group a channel, its outputs beside each other.
-DEPTHWISE = Rearranged(
+DEPTHWISE = WeightLayout(
     lambda kernel: kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1),
     lambda weight, shape: weight.reshape(shape[2], shape[3], shape[0], shape[1]).permute(2, 3, 0, 1),
 )
-FLAT = Rearranged(lambda values: values.flatten(), lambda values, shape: values.reshape(shape))
-LAST_AXIS_FIRST = Rearranged(lambda values: values.movedim(-1, 0), lambda values, shape: values.movedim(0, -1))
+FLAT = WeightLayout(lambda values: values.flatten(), lambda values, shape: values.reshape(shape))
+LAST_AXIS_FIRST = WeightLayout(lambda values: values.movedim(-1, 0), lambda values, shape: values.movedim(0, -1))
 
 
 @dataclass(frozen=True)
-class Piece:
+class LayerSpec:
     """One module of a layer, still empty: which weight of Keras' goes into each of its tensors, and how.
 
     `constants` are tensors of the module that stand in the layer's settings.
@@ -43,12 +43,12 @@ class Piece:
 
     suffix: str
     module: nn.Module
-    weights: Mapping[str, tuple[str, Rearranged]] = field(default_factory=dict)
+    weights: Mapping[str, tuple[str, WeightLayout]] = field(default_factory=dict)
     constants: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Given:
+class LayerInput:
     """What a layer is built from: its settings, its weights' shapes, and the values that go in (without memory)."""
 
     kind: str
@@ -83,11 +83,11 @@ class Given:
             raise ModelError(f"The padding {shown(str(padding))} is not read.")
         return bool(padding == "same")
 
-    def activation(self) -> list[Piece]:
+    def activation(self) -> list[LayerSpec]:
         name = self.config.get("activation")
         module = activation(name, self.dim(-1), keras3=self.keras3)
         label = name if isinstance(name, str) and name.isidentifier() else "activation"
-        return [] if isinstance(module, nn.Identity) else [Piece(label[:20], module)]
+        return [] if isinstance(module, nn.Identity) else [LayerSpec(label[:20], module)]
 
 
 UNREAD = "count"  # of the values that a Normalization layer was adapted to: a whole number that nothing needs

@@ -18,7 +18,7 @@ from neural_cleanse.loading.architecture import Blueprint, build
 from neural_cleanse.loading.keras.config import shown
 from neural_cleanse.loading.keras.flattening import flattened_maps
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
-from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, Rearranged
+from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, WeightLayout
 from neural_cleanse.loading.network import TENSORS, Network
 
 CONTAINER = "Keras HDF5 weights"
@@ -27,7 +27,7 @@ CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # groups of a .weight
 KERAS_EPSILON = 1e-3  # of batch normalisation in Keras, which the file does not say; torch's own is 1e-5
 # Kinds of layer by how many axes their weights have: kernel and bias, or the four of batch normalisation.
 KINDS = {(4,): "convolution", (4, 1): "convolution", (2,): "linear", (2, 1): "linear", (1, 1, 1, 1): "batch norm"}
-Source = tuple[str, Rearranged, tuple[int, ...]]  # the array, how it is turned round, and its shape
+Source = tuple[str, WeightLayout, tuple[int, ...]]  # the array, how it is turned round, and its shape
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def _sources(
     return sources
 
 
-def _flattened(sizes: tuple[int, int, int]) -> Rearranged:
+def _flattened(sizes: tuple[int, int, int]) -> WeightLayout:
     """A dense kernel that follows a flattened map of (channels, height, width)."""
     channels, height, width = sizes
-    return Rearranged(
+    return WeightLayout(
         lambda kernel: kernel.reshape(height, width, channels, -1).permute(3, 2, 0, 1).flatten(1),
         lambda weight, shape: weight.reshape(-1, channels, height, width).permute(2, 3, 1, 0).reshape(shape),
     )

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from neural_cleanse.loading.network import Finding
-from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place, tame
+from neural_cleanse.loading.network import FileIssue
+from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place, sanitize
 
 MAX_FINDINGS = 100
 # Constant almost everywhere: what stands behind them gets no gradient from the image.
@@ -13,12 +13,12 @@ COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "Le
 FORGET_THE_IMAGE = ("Shape", "Size", "ConstantOfShape")  # they depend on its size alone
 
 
-def findings_of(model: Any) -> tuple[Finding, ...]:
+def findings_of(model: Any) -> tuple[FileIssue, ...]:
     """Control flow, choices that depend on the image, custom operators and data outside the file, with their places.
 
     Of a parsed model, its functions and inner graphs included; it need not be one that can be built.
     """
-    found: dict[Finding, None] = {}
+    found: dict[FileIssue, None] = {}
     own = {(function.domain, function.name) for function in model.functions}
     graphs = [([value.name for value in model.graph.input], model.graph.node, model.graph.initializer)]
     graphs += [(function.input, function.node, ()) for function in model.functions]
@@ -30,7 +30,7 @@ def findings_of(model: Any) -> tuple[Finding, ...]:
         for tensor in initializers:
             if tensor.data_location == EXTERNAL:
                 where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-                found[Finding(tame(tensor.name), f"weights outside the file, in {tame(where)}")] = None
+                found[FileIssue(sanitize(tensor.name), f"weights outside the file, in {sanitize(where)}")] = None
         for node in nodes:
             for item in node.attribute:
                 for inner in ([item.g] if item.HasField("g") else []) + list(item.graphs):
@@ -39,7 +39,7 @@ def findings_of(model: Any) -> tuple[Finding, ...]:
     return tuple(found)[:MAX_FINDINGS]
 
 
-def _of_nodes(nodes: Any, from_image: set[str], own: set[tuple[str, str]]) -> Iterator[Finding]:
+def _of_nodes(nodes: Any, from_image: set[str], own: set[tuple[str, str]]) -> Iterator[FileIssue]:
     compared: set[str] = set()  # true or false, decided by the image
     guards: set[tuple[str, str]] = set()  # "is this softmax NaN", which torch's exporter writes after every attention
     soft: set[str] = set()
@@ -49,10 +49,10 @@ def _of_nodes(nodes: Any, from_image: set[str], own: set[tuple[str, str]]) -> It
         if touched:
             from_image.update(value for value in node.output if value)
         if node.op_type in CONTROL_FLOW:
-            yield Finding(place(node), "control flow: which part runs may depend on the image")
+            yield FileIssue(place(node), "control flow: which part runs may depend on the image")
         elif node.domain not in OUR_DOMAINS and (node.domain, node.op_type) not in own:
-            what = f"a custom operator of {tame(node.domain)}: it needs its author's code"
-            yield Finding(place(node), what, runs_code=True)
+            what = f"a custom operator of {sanitize(node.domain)}: it needs its author's code"
+            yield FileIssue(place(node), what, runs_code=True)
         elif node.op_type == "Softmax":
             soft.update(node.output)
         elif node.op_type in COMPARISONS and touched:
@@ -60,8 +60,8 @@ def _of_nodes(nodes: Any, from_image: set[str], own: set[tuple[str, str]]) -> It
             if node.op_type == "IsNaN" and inputs[0] in soft:
                 guards.add((node.output[0], inputs[0]))
         elif node.op_type == "Where" and inputs and inputs[0] in from_image and (inputs[0], inputs[-1]) not in guards:
-            yield Finding(place(node), "a choice that depends on the image and gives no gradient")
+            yield FileIssue(place(node), "a choice that depends on the image and gives no gradient")
         elif node.op_type == "Cast" and inputs and inputs[0] in compared:
-            yield Finding(place(node), "a comparison with the image used as a number: it gives no gradient")
+            yield FileIssue(place(node), "a comparison with the image used as a number: it gives no gradient")
         elif node.op_type in STEPS and touched:
-            yield Finding(place(node), "a step function of the image: it gives no gradient")
+            yield FileIssue(place(node), "a step function of the image: it gives no gradient")

@@ -7,7 +7,7 @@ from typing import Any
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
-from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8, tame
+from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8, sanitize
 
 NCHW, NHWC, NHW = "n c h w", "n h w c", "n h w"
 CHANNELS = (1, 3)
@@ -45,7 +45,7 @@ def image_input(graph: Any, name: str) -> ImageInput:
     held = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in held]
     if len(inputs) != 1:
-        names = ", ".join(tame(value.name, 30) for value in inputs[:5]) or "none"
+        names = ", ".join(sanitize(value.name, 30) for value in inputs[:5]) or "none"
         raise ModelError(
             f"{name} takes {len(inputs)} inputs ({names}), a scan needs one: the images.",
             cure="Export the network with the others as constants.",

@@ -19,10 +19,20 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_LABEL_NAME
 from neural_cleanse.loading.graph import GraphNetwork, Value
-from neural_cleanse.loading.network import GRAPH, Finding, Network
+from neural_cleanse.loading.network import GRAPH, FileIssue, Network
 from neural_cleanse.loading.onnx.builder import IMAGE, Builder, Entry, Kind, Slot, add_initializers
 from neural_cleanse.loading.onnx.compare import compare
-from neural_cleanse.loading.onnx.file import FLOAT, FLOATS, UINT8, bytes_of, opset_of, parse, parse_only, place, tame
+from neural_cleanse.loading.onnx.file import (
+    FLOAT,
+    FLOATS,
+    UINT8,
+    bytes_of,
+    opset_of,
+    parse,
+    parse_only,
+    place,
+    sanitize,
+)
 from neural_cleanse.loading.onnx.findings import findings_of
 from neural_cleanse.loading.onnx.input import NHW, NHWC, ImageInput, image_input
 from neural_cleanse.loading.onnx.node import Node
@@ -50,7 +60,7 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
         module=built.network,
         container=CONTAINER,
         trust=GRAPH,
-        architecture=tame(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
+        architecture=sanitize(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
         input_shape=None if None in said else built.shape,
         num_classes=built.num_classes,
         normalize=Normalize(scale=255.0) if image.data_type == UINT8 else None,
@@ -60,7 +70,7 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
     )
 
 
-def findings(content: bytes, name: str) -> tuple[Finding, ...]:
+def findings(content: bytes, name: str) -> tuple[FileIssue, ...]:
     """What a scan of the file could not see, whether it can be read or not. Raises ModelError when it is damaged."""
     return findings_of(parse_only(content, name))
 
@@ -129,7 +139,7 @@ def _built(model: Any, name: str) -> _Built:
     """Build the graph for the first size of image that it takes. Raises ModelError of the likeliest size."""
     image, opset = image_input(model.graph, name), opset_of(model, name)
     if len(model.graph.output) != 1:
-        names = ", ".join(tame(value.name, 30) for value in model.graph.output[:5]) or "none"
+        names = ", ".join(sanitize(value.name, 30) for value in model.graph.output[:5]) or "none"
         raise UnusableOutputs(
             f"{name} has {len(model.graph.output)} outputs ({names}), a scan needs the scores alone.",
             cure="Cut it: onnx.utils.extract_model(path, new_path, [input], [scores]).",
@@ -186,7 +196,9 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
         node = Node(builder, proto)
         results = operator(node)
         if node.leftover():
-            raise ModelError(f"{place(proto)} has attributes that are not read: {tame(', '.join(node.leftover()))}.")
+            raise ModelError(
+                f"{place(proto)} has attributes that are not read: {sanitize(', '.join(node.leftover()))}."
+            )
         results = results if isinstance(results, list | tuple) else [results]
         for output, result in zip(proto.output, results, strict=False):
             builder.bind(output, result, _result_type(node))
@@ -195,7 +207,7 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
     except Exception as error:  # whatever torch says of shapes that do not fit
         first_line = next(iter(str(error).splitlines()), "")
         raise ModelError(
-            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {tame(first_line)}."
+            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {sanitize(first_line)}."
         ) from error
 
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 
 from neural_cleanse.loading.detect import Container
-from neural_cleanse.loading.network import Finding
+from neural_cleanse.loading.network import FileIssue
 from neural_cleanse.loading.program.pickles import imported
 
 MAX_FINDINGS = 100
@@ -21,7 +21,7 @@ TORCHSCRIPT_TYPES = ("__torch__.", "torch.jit._pickle.")  # of a TorchScript arc
 BRANCH = re.compile(rb"^[ \t]*(if|while|for)\b[^\n]{0,60}", re.MULTILINE)
 
 
-def findings(container: Container, content: bytes) -> tuple[Finding, ...]:
+def findings(container: Container, content: bytes) -> tuple[FileIssue, ...]:
     """At most MAX_FINDINGS; empty for a container that is no program of PyTorch's."""
     if container is Container.PICKLE:
         found = list(_imports("the pickle", content, ()))
@@ -54,19 +54,19 @@ def _parts(content: bytes, ending: str) -> Iterator[tuple[str, bytes]]:
                     continue  # damaged: it is not loaded either way
 
 
-def _imports(place: str, pickled: bytes, ignored: tuple[str, ...]) -> Iterator[Finding]:
+def _imports(place: str, pickled: bytes, ignored: tuple[str, ...]) -> Iterator[FileIssue]:
     names = [name for name in imported(pickled) if not TENSORS_ALONE.fullmatch(name) and not name.startswith(ignored)]
     layers = [name for name in names if name.startswith(LAYERS)]
     for name in names:
         if name not in layers:
-            yield Finding(place, f"imports {name} and may call it", runs_code=True)
+            yield FileIssue(place, f"imports {name} and may call it", runs_code=True)
     if layers:
-        yield Finding(place, f"a pickled module, of {len(layers)} kinds of torch.nn", runs_code=True)
+        yield FileIssue(place, f"a pickled module, of {len(layers)} kinds of torch.nn", runs_code=True)
 
 
-def _source(place: str, source: bytes) -> Iterator[Finding]:
-    yield Finding(place, "TorchScript code", runs_code=True)
+def _source(place: str, source: bytes) -> Iterator[FileIssue]:
+    yield FileIssue(place, "TorchScript code", runs_code=True)
     for branch in BRANCH.finditer(source):
         line = source.count(b"\n", 0, branch.start()) + 1
         text = branch.group().strip().decode("utf-8", "replace")
-        yield Finding(f"{place}, line {line}", f"control flow that may depend on the image: {text}")
+        yield FileIssue(f"{place}, line {line}", f"control flow that may depend on the image: {text}")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
-from neural_cleanse.loading.network import PROGRAM, Finding, Network
+from neural_cleanse.loading.network import PROGRAM, FileIssue, Network
 from neural_cleanse.loading.program import convert_in_child, sandbox
 from neural_cleanse.loading.pt2 import reader as pt2
 
@@ -80,7 +80,7 @@ def read(
         container=container,
         trust=f"{PROGRAM}, {how}",
         assumed=(*network.assumed, *([alone] if alone else [])),
-        findings=(Finding(container, "a program, which runs code when loaded", runs_code=True), *network.findings),
+        findings=(FileIssue(container, "a program, which runs code when loaded", runs_code=True), *network.findings),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.loading.network import Finding
+from neural_cleanse.loading.network import FileIssue
 from neural_cleanse.loading.pt2.archive import Archive
 
 MAX_FINDINGS = 100
@@ -29,9 +29,9 @@ QUOTED = re.compile(r"'\w+'|\"\w+\"")
 WORD = re.compile(r"[^\W\d]\w*")
 
 
-def findings_in(archive: Archive, model: str, program: Mapping[str, Any]) -> tuple[Finding, ...]:
+def findings_in(archive: Archive, model: str, program: Mapping[str, Any]) -> tuple[FileIssue, ...]:
     """At most MAX_FINDINGS of them, in the order of the file. Raises KeyError, TypeError and the like for damage."""
-    found: list[Finding] = []
+    found: list[FileIssue] = []
     for finding in _all(archive, model, program):
         found.append(finding)
         if len(found) == MAX_FINDINGS:
@@ -39,18 +39,20 @@ def findings_in(archive: Archive, model: str, program: Mapping[str, Any]) -> tup
     return tuple(found)
 
 
-def _all(archive: Archive, model: str, program: Mapping[str, Any]) -> Iterator[Finding]:
+def _all(archive: Archive, model: str, program: Mapping[str, Any]) -> Iterator[FileIssue]:
     yield from _pickles(archive, model)
     for entry in archive.entries:
         if entry.startswith("data/aotinductor/"):
-            yield Finding(entry[:SHOWN], "compiled code (AOTInductor), which is not loaded", runs_code=True)
+            yield FileIssue(entry[:SHOWN], "compiled code (AOTInductor), which is not loaded", runs_code=True)
     for number, guard in enumerate(program.get("guards_code") or []):
         if not _made_of(GUARD_WORDS, guard):
-            yield Finding(f"guards_code {number}", f"code that torch.export compiles: {_shown(guard)}", runs_code=True)
+            yield FileIssue(
+                f"guards_code {number}", f"code that torch.export compiles: {_shown(guard)}", runs_code=True
+            )
     graph = program["graph_module"]["graph"]
     for text in _expressions(graph):
         if not _made_of(SHAPE_WORDS, text):
-            yield Finding("sizes", f"an expression that torch.export evaluates: {_shown(text)}", runs_code=True)
+            yield FileIssue("sizes", f"an expression that torch.export evaluates: {_shown(text)}", runs_code=True)
     seen = {name for spec in program["graph_module"]["signature"]["input_specs"] for name in _images(spec)}
     for number, node in enumerate(graph["nodes"]):
         of_the_image = not seen.isdisjoint(_named(node["inputs"]))
@@ -64,16 +66,16 @@ def _made_of(words: re.Pattern[str], text: str) -> bool:
     return all(words.fullmatch(word) for word in WORD.findall(QUOTED.sub("", text)))
 
 
-def _pickles(archive: Archive, model: str) -> Iterator[Finding]:
+def _pickles(archive: Archive, model: str) -> Iterator[FileIssue]:
     for folder in ("weights", "constants"):
         config = archive.parsed(f"data/{folder}/{model}_{folder}_config.json")["config"]
         for tensor_name, entry in config.items():
             if entry["use_pickle"] is not False:
                 what = "a pickled object, which torch.export.load unpickles"
-                yield Finding(f"data/{folder} {_shown(tensor_name)}", what, runs_code=True)
+                yield FileIssue(f"data/{folder} {_shown(tensor_name)}", what, runs_code=True)
     entry = f"data/sample_inputs/{model}.pt"
     if entry in archive.entries and not _holds_tensors_only(archive.read(entry)):
-        yield Finding(entry, "more than example images: torch.export.load unpickles it", runs_code=True)
+        yield FileIssue(entry, "more than example images: torch.export.load unpickles it", runs_code=True)
 
 
 def _holds_tensors_only(content: bytes) -> bool:
@@ -114,16 +116,16 @@ def _named(argument: Any) -> Iterator[str]:
         yield from _named(list(argument.values()))
 
 
-def _operator(place: str, node: Mapping[str, Any], of_the_image: bool) -> Iterator[Finding]:
+def _operator(place: str, node: Mapping[str, Any], of_the_image: bool) -> Iterator[FileIssue]:
     _, _, rest = node["target"].partition("torch.ops.")
     library, _, name = rest.partition(".")
     infinite = any(item["arg"].get("as_float") in ("Infinity", "-Infinity") for item in node["inputs"])
     if library == "higher_order":
-        yield Finding(place, f"{_shown(name)}: control flow, or code in a graph of its own")
+        yield FileIssue(place, f"{_shown(name)}: control flow, or code in a graph of its own")
     elif rest and library != "aten":
-        yield Finding(place, f"{_shown(rest)}: a custom operator, whose code is not in the file")
+        yield FileIssue(place, f"{_shown(rest)}: a custom operator, whose code is not in the file")
     elif of_the_image and name.partition(".")[0].removesuffix("_") in JUMPS and not infinite:
-        yield Finding(place, f"{_shown(name)}: an answer that jumps, past which no gradient goes")
+        yield FileIssue(place, f"{_shown(name)}: an answer that jumps, past which no gradient goes")
 
 
 def _shown(text: str) -> str:

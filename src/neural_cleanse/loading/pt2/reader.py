@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
-from neural_cleanse.loading.network import GRAPH, Finding, Network
+from neural_cleanse.loading.network import GRAPH, FileIssue, Network
 from neural_cleanse.loading.pt2.archive import (
     Archive,
     Payload,
@@ -61,7 +61,7 @@ def read(content: bytes, name: str) -> Network:
         raise _damaged(name, error) from error
 
 
-def findings(content: bytes, name: str) -> tuple[Finding, ...]:
+def findings(content: bytes, name: str) -> tuple[FileIssue, ...]:
     """What a scan cannot see, and what torch.export.load would run. Raises UnknownFormat and ModelError as `read`."""
     try:
         return findings_in(*_opened(content, name))
