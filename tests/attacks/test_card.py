@@ -161,7 +161,7 @@ def test_the_demos_card_holds_its_trigger(demo_files: Path) -> None:
 # --- the figures ---
 
 
-class KnownTriggers(nn.Module):
+class Known(nn.Module):
     """Answers with the level of the first pixel, except that a white last pixel sends classes 0 to 4 to class 7."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class KnownTriggers(nn.Module):
         return self.scale * nn.functional.one_hot(said, CLASSES)
 
 
-KNOWN = Classifier(KnownTriggers(), (1, 6, 6), CLASSES)
+KNOWN = Classifier(Known(), (1, 6, 6), CLASSES)
 COUNTS = (10, 20, 30, 5, 1, 8, 6, 4)  # images of each class
 LABELS = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(COUNTS))
 TEST = ImageSet(LABELS.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 6, 6), LABELS)
@@ -308,8 +308,8 @@ def test_a_trigger_goes_where_the_classifier_is(monkeypatch: pytest.MonkeyPatch)
         return torch.full((len(images),), 7)
 
     monkeypatch.setattr(card, "triggered_answers", seen)
-    monkeypatch.setattr(card, "answers", lambda _, images: torch.zeros(len(images), dtype=torch.long))
-    elsewhere = Classifier(KnownTriggers().to("meta"), (1, 6, 6), CLASSES)
+    monkeypatch.setattr(card, "predict", lambda _, images: torch.zeros(len(images), dtype=torch.long))
+    elsewhere = Classifier(Known().to("meta"), (1, 6, 6), CLASSES)
     assert measure(elsewhere, [Poison(CORNER, TO_SEVEN, 0.1)], TEST).poisons[0].asr == 1
     assert devices == ["meta", "meta"]
 

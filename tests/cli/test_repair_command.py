@@ -94,7 +94,7 @@ def truncated(ran: Ran, words: str) -> None:
 def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     assert done.ran.code == 0, done.ran.err + done.ran.out
     told = json.loads(done.ran.out)
-    assert told["status"] == "repaired" and told["schema_version"] == 1
+    assert told["status"] == "repaired" and told["schema_version"] == 2
     events = [json.loads(line) for line in done.ran.err.splitlines()]
     scans = sum(one["verdict"] is not None for one in told["rounds"])
     assert [event["event"] for event in events].count("started") == scans > 0, "one a scan"
@@ -344,7 +344,7 @@ def test_the_progress_names_the_step(
     calls = ended(RepairStatus.REPAIRED)
     assert run(*asked).code == 0
     capsys.readouterr()
-    calls[0]["said"]("round 1: scanning again")
+    calls[0]["on_step"]("round 1: scanning again")
     calls[0]["progress"](Progress(50, 100, (), 10))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "round 1: scanning again" and second.startswith("round 1: scanning again:  50%, 0 of 10 labels")

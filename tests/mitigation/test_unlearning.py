@@ -282,7 +282,7 @@ import torch
 from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
-from neural_cleanse.mitigation.base import Terms
+from neural_cleanse.mitigation.base import RepairLimits
 from neural_cleanse.mitigation.unlearning import Unlearning
 torch.set_num_threads(1)
 for width in (3, 4, 12, 15):
@@ -295,7 +295,7 @@ for width in (3, 4, 12, 15):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 16, 16), generator=generator).to(torch.uint8)
     data = ImageSet(images, torch.arange(70) % 3)
-    Unlearning(epochs=1)(classifier, (), Terms(data, data, 0.0, 0.5), generator)
+    Unlearning(epochs=1)(classifier, (), RepairLimits(data, data, 0.0, 0.5), generator)
 print("survived")
 """
 
