@@ -8,12 +8,12 @@ from pathlib import Path
 import typer
 from typer.cli import get_docs_for_click
 
-from neural_cleanse.cli.main import app
+from neural_cleanse.cli.main import whole_program
 
 
 def page() -> str:
     """The command line reference as Markdown."""
-    command = typer.main.get_command(app)
+    command = whole_program()
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="neural-cleanse", title="Command line")
     return "\n".join(line.rstrip() for line in text.splitlines()).rstrip() + "\n"
 

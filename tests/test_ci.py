@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
 from neural_cleanse.cli import main
@@ -25,7 +24,7 @@ needs_bash = pytest.mark.skipif(not BASH or os.name != "posix", reason="no bash 
 
 def options_of(command: str) -> set[str]:
     """The long options of a command."""
-    found: Any = typer.main.get_command(main.app)
+    found: Any = main.whole_program()
     for name in command.split():
         found = found.commands[name]
     return {option for parameter in found.params for option in parameter.opts if option.startswith("--")}

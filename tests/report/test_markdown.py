@@ -11,6 +11,7 @@ from markdown_it.token import Token
 from neural_cleanse.report import text as wording
 from neural_cleanse.report.markdown import code, markdown, text
 from neural_cleanse.results.records import Verdict
+from neural_cleanse.text import sanitize
 
 NASTY = (
     *HOSTILE,
@@ -36,7 +37,7 @@ def tokens(document: str) -> list[Token]:
 
 @pytest.mark.parametrize("name", NASTY)
 def test_a_name_is_only_ever_text_or_code(name: str) -> None:
-    shown = wording.sanitize(name)
+    shown = sanitize(name)
     for written in (text(shown), code(shown)):
         inline = [token for token in tokens(f"start {written} end") if token.type not in ("inline",)]
         kinds = {token.type for token in inline}

@@ -22,6 +22,7 @@ from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus
+from neural_cleanse.text import sanitize
 
 
 class Page(HTMLParser):
@@ -159,9 +160,9 @@ def test_many_labels_are_cut_in_the_terminal_and_whole_on_the_page() -> None:
 def test_names_that_say_no_more_than_the_number_are_left_out() -> None:
     assert wording.label_title(3, "3") == wording.label_title(3, None) == "3"
     assert wording.label_title(3, "cat") == "3 cat"
-    assert wording.sanitize("x" * 41) == "x" * 39 + "…"
-    assert wording.sanitize("x" * 40) == "x" * 40
-    assert wording.sanitize("né 日本 🐈") == "né 日本 🐈"
+    assert sanitize("x" * 41) == "x" * 39 + "…"
+    assert sanitize("x" * 40) == "x" * 40
+    assert sanitize("né 日本 🐈") == "né 日本 🐈"
 
 
 # --- storage ---

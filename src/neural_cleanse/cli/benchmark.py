@@ -17,7 +17,7 @@ from neural_cleanse.evaluation import suite as runner
 from neural_cleanse.evaluation.rates_table import markdown
 from neural_cleanse.evaluation.zoo import PARTS, part_of
 from neural_cleanse.files import write_whole
-from neural_cleanse.report.text import escape
+from neural_cleanse.text import escape
 
 
 class Part(StrEnum):
@@ -44,7 +44,9 @@ def benchmark(
     html: Annotated[Path | None, typer.Option(help="Write the tables, with charts, as a page.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the architecture files that cards name.")] = False,
 ) -> None:  # fmt: skip
-    """Scan a suite of models with known answers; prints the error rates as Markdown.
+    """Scan a suite of models with known answers; count the errors.
+
+    Prints the error rates as Markdown.
 
     Exit code: 0 tabulated, 2 could not.
 

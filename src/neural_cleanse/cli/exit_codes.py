@@ -1,22 +1,21 @@
-"""Exit codes that mean a verdict. 2 is every fault, 130 an interruption; docs/ci.md has the table of all commands."""
+"""Exit codes of all commands; docs/ci.md has the table. Keys are the values of Verdict and RepairStatus."""
 
 from enum import StrEnum
 
-from neural_cleanse.results.records import Verdict
-from neural_cleanse.results.repair import RepairStatus
-
+ERROR = 2  # every fault, the user's or ours
+FINDINGS = 1  # of inspect
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
-SCAN = {Verdict.CLEAN: 0, Verdict.INFECTED: 1, Verdict.INCONCLUSIVE: 3}
-REPAIR = {RepairStatus.REPAIRED: 0, RepairStatus.FAILED: 3, RepairStatus.NOTHING_TO_REPAIR: 3}
+SCAN = {"clean": 0, "infected": 1, "inconclusive": 3}
+REPAIR = {"repaired": 0, "failed": 3, "nothing_to_repair": 3}
 
 
 class FailOn(StrEnum):
-    """The mildest verdict that fails a job."""
+    """Lowest verdict with a non-zero exit code."""
 
     infected = "infected"
     inconclusive = "inconclusive"
 
 
-def of_scan(verdict: Verdict, fail_on: FailOn) -> int:
-    """The code of a verdict; with `infected` a scan that could not tell fails no job."""
-    return 0 if verdict is Verdict.INCONCLUSIVE and fail_on is FailOn.infected else SCAN[verdict]
+def of_scan(verdict: str, fail_on: FailOn) -> int:
+    """The code of a verdict; with `infected` an inconclusive scan does not fail a job."""
+    return 0 if verdict == "inconclusive" and fail_on is FailOn.infected else SCAN[verdict]

@@ -24,8 +24,8 @@ from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.terminal import show_table
-from neural_cleanse.report.text import escape
 from neural_cleanse.results import storage
+from neural_cleanse.text import escape
 
 ROWS_SHOWN = 20
 GUARD = "The guard"

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from neural_cleanse.cli import exit_codes
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.inspection import inspect_model
 from neural_cleanse.report import inspection
-
-EXIT_FINDINGS = 1
 
 
 def inspect(
@@ -36,4 +35,4 @@ def inspect(
     else:
         inspection.show(record, Console())
     if record["findings"]:
-        raise typer.Exit(EXIT_FINDINGS)
+        raise typer.Exit(exit_codes.FINDINGS)

@@ -1,43 +1,84 @@
-"""The command `neural-cleanse`: parses, calls, prints, exits. Faults of the user end with one message and code 2."""
+"""The command `neural-cleanse`: parses, calls, prints, exits. Faults of the user end with one message and code 2.
 
+A command's module is imported when the command is called: help, version and completion do not wait for torch.
+"""
+
+import importlib
 import sys
 import traceback
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 from rich.console import Console
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.cli import guard, streams, zoo
-from neural_cleanse.cli.attack import attack
-from neural_cleanse.cli.benchmark import benchmark
-from neural_cleanse.cli.demo import demo
-from neural_cleanse.cli.inspect import inspect
-from neural_cleanse.cli.repair import repair
-from neural_cleanse.cli.report import report
-from neural_cleanse.cli.scan import scan
+from neural_cleanse.cli import streams
+from neural_cleanse.cli.exit_codes import ERROR
 from neural_cleanse.errors import NeuralCleanseError
-from neural_cleanse.report.text import escape
+from neural_cleanse.text import escape
 
-EXIT_ERROR = 2
+# One line each: the first line of the command's own help (held by a test).
+COMMANDS = {
+    "scan": "Scan a model, or many of them, for backdoors with clean images.",
+    "report": "Show a finished scan again.",
+    "inspect": "Say what a model file is and holds, what in it would run, and what a scan could not see.",
+    "repair": "Repair a model in which a scan flagged labels.",
+    "guard": "Reject images that carry a trigger which a scan recovered.",
+    "demo": "Scan two models that ship with us.",
+    "attack": "Train an infected model with a known answer, to test a scan or a whole pipeline with.",
+    "zoo": "Build many models with known answers, and show them.",
+    "benchmark": "Scan a suite of models with known answers; count the errors.",
+}
+
+
+def load_command(name: str) -> Any:
+    """The command of that name, as typer builds it from `cli/NAME.py`."""
+    module = importlib.import_module(f"neural_cleanse.cli.{name}")
+    single = typer.Typer(add_completion=False)
+    if hasattr(module, "app"):
+        single = module.app
+    else:
+        single.command(name)(getattr(module, name))
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """Lists commands by name and one line of help; loads the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """As typer does it, with the real command in place of its line of help."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if command is not None and name is not None else None, rest
+
 
 app = typer.Typer(
     name="neural-cleanse",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Does this image classifier hide a backdoor, for which label, and what does the trigger look like?",
     epilog="Start with: neural-cleanse demo",
 )
-app.command()(scan)
-app.command()(report)
-app.command()(inspect)
-app.command()(repair)
-app.add_typer(guard.app, name="guard")
-app.command()(demo)
-app.command()(attack)
-app.add_typer(zoo.app, name="zoo")
-app.command()(benchmark)
+
+
+def _line_of_help() -> None:
+    """Stands for a command until it is loaded."""
+
+
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(_line_of_help)
+
+
+def whole_program() -> Any:
+    """The program with every command loaded: for the reference page, and for tests."""
+    program: Any = typer.main.get_command(app)
+    program.commands |= {name: load_command(name) for name in COMMANDS}
+    return program
 
 
 def _version(wanted: bool) -> bool:
@@ -76,14 +117,14 @@ def _run() -> None:
         console.print("\n".join(map(escape, error.message.splitlines())), markup=False, highlight=False)
         if error.cure:
             console.print(f"  try: {escape(error.cure)}", markup=False, highlight=False)
-        sys.exit(EXIT_ERROR)
+        sys.exit(ERROR)
     except BrokenPipeError:
-        sys.exit(EXIT_ERROR)
+        sys.exit(ERROR)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # whoever read stdout went away; typer says 1 to that
-            sys.exit(EXIT_ERROR)
+            sys.exit(ERROR)
         raise
     except Exception:  # Python's own exit code for a crash is 1, and 1 means infected
         traceback.print_exc()
         console.print("[bold red]error:[/] this is a fault of neural-cleanse, please report it.")
-        sys.exit(EXIT_ERROR)
+        sys.exit(ERROR)

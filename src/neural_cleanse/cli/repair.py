@@ -128,8 +128,8 @@ def repair(
             terminal.show_repair(repaired.result, console)
         _write(loaded, repaired, result, output, pages, None if as_json or quiet else console)
         status = repaired.result.status
-        sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status])
-    raise typer.Exit(exit_codes.REPAIR[status])
+        sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status.value])
+    raise typer.Exit(exit_codes.REPAIR[status.value])
 
 
 def _write(

@@ -107,10 +107,10 @@ def scan(
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
-    """Scan a model, or a shelf of them, for backdoors with clean images.
+    """Scan a model, or many of them, for backdoors with clean images.
 
     Exit code: 0 nothing flagged, 1 backdoor flagged, 2 could not scan, 3 inconclusive (0 with --fail-on infected), 130
-    interrupted; of a shelf 1 over 2 over 3.
+    interrupted; of many models the worst: 1 over 2 over 3.
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
@@ -162,7 +162,7 @@ def scan(
         if checkpoint is not None and result.cut_off and not quiet:
             kept = "go on" if checkpoint.has_records() else "no label was finished, begin again"
             _say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
-        code = exit_codes.of_scan(result.verdict, fail_on)
+        code = exit_codes.of_scan(result.verdict.value, fail_on)
         sink.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
 

@@ -14,9 +14,9 @@ from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation import zoo
 from neural_cleanse.evaluation.zoo_table import zoo_table
-from neural_cleanse.report.text import escape
+from neural_cleanse.text import escape
 
-app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and tabulate them.")
+app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and show them.")
 
 
 @app.command()

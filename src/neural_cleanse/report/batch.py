@@ -13,8 +13,9 @@ from rich.text import Text
 from neural_cleanse.report import terminal
 from neural_cleanse.report.output_dir import REPORT_FILE
 from neural_cleanse.report.table import Table
-from neural_cleanse.report.text import HEADLINE, escape, label_title, number, p_text
+from neural_cleanse.report.text import HEADLINE, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
+from neural_cleanse.text import escape
 
 MAX_TEXT = 200  # characters of an error that a table shows; summary.json holds all
 LABELS_SHOWN = 3

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from neural_cleanse.report.text import escape, sanitize
+from neural_cleanse.text import escape, sanitize
 
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10

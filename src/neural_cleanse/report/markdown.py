@@ -9,6 +9,7 @@ from neural_cleanse.report import text as wording
 from neural_cleanse.report.table import Table
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult
+from neural_cleanse.text import escape
 
 ROWS_SHOWN = 20  # labels; a comment on a pull request holds 65,536 characters
 SOURCES_SHOWN = 20
@@ -43,7 +44,7 @@ def text(value: str) -> str:
     """Text that no Markdown renderer takes for markup, a link, a mention or a formula."""
     pieces = []
     done = 0
-    shown = wording.escape(value).replace("|", "¦")
+    shown = escape(value).replace("|", "¦")
     for lively in LIVELY.finditer(shown):
         pieces += [SPECIAL.sub(r"\\\g<0>", shown[done : lively.start()]), code(lively.group())]
         done = lively.end()
@@ -52,7 +53,7 @@ def text(value: str) -> str:
 
 def code(value: str) -> str:
     """Text as a code span whose fence is longer than any in it."""
-    shown = wording.escape(value).replace("|", "¦")
+    shown = escape(value).replace("|", "¦")
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"

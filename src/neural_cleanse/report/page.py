@@ -19,6 +19,7 @@ from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.results.storage import to_json
+from neural_cleanse.text import escape
 
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded
@@ -86,8 +87,8 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
 def _visible(value: object) -> object:
     """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
     if isinstance(value, Markup):  # tables and charts of ours, in lines
-        return Markup("\n".join(map(wording.escape, value.split("\n"))))
-    return wording.escape(value) if isinstance(value, str) else value
+        return Markup("\n".join(map(escape, value.split("\n"))))
+    return escape(value) if isinstance(value, str) else value
 
 
 def _accused(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from neural_cleanse.report import content as account
 from neural_cleanse.report import text as wording
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
+from neural_cleanse.text import escape
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 ROOT = "%SRCROOT%"  # where relative paths begin; a dashboard puts the repository there
@@ -118,7 +119,7 @@ def _invocation(result: ScanResult) -> dict[str, Any]:
     made = result.provenance
     notes = [{"level": "note", "message": {"text": _plain(note)}} for note in made.notes]
     found: dict[str, Any] = {"executionSuccessful": True, "toolExecutionNotifications": notes}
-    return found | ({} if made.command is None else {"commandLine": wording.escape(made.command)})
+    return found | ({} if made.command is None else {"commandLine": escape(made.command)})
 
 
 def _results(result: ScanResult) -> list[dict[str, Any]]:
@@ -177,4 +178,4 @@ def _digest(*parts: object) -> str:
 
 def _plain(text: str) -> str:
     """SARIF reads [text](address) as a link and {0} as a place to fill: no name may make either."""
-    return wording.escape(text).translate(str.maketrans("[]{}", "()()"))
+    return escape(text).translate(str.maketrans("[]{}", "()()"))

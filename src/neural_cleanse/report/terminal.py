@@ -7,19 +7,10 @@ from rich.text import Text
 from neural_cleanse.report import repair_words
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.table import Table as PlainTable
-from neural_cleanse.report.text import (
-    HEADLINE,
-    Titles,
-    bars,
-    escape,
-    mark,
-    number,
-    p_text,
-    paper_sentence,
-    sentence,
-)
+from neural_cleanse.report.text import HEADLINE, Titles, bars, mark, number, p_text, paper_sentence, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
+from neural_cleanse.text import escape
 
 BAR_WIDTH = 16
 ROWS_SHOWN = 20  # of many labels only the smallest are shown; the files hold all

@@ -35,9 +35,8 @@ from neural_cleanse.loading.memory_limit import physical_memory
 from neural_cleanse.report import batch as words
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.records import ScanResult
 
-EXIT_ERROR = 2
 WORKER_MEMORY = 2 * 1024**3  # of a process with a network of ordinary size
 
 
@@ -161,7 +160,7 @@ def scan_batch(
 def exit_code(rows: Sequence[words.BatchRow], fail_on: FailOn) -> int:
     """That of the worst answer: infected over error over inconclusive over clean."""
     worst = words.worst(rows)
-    return EXIT_ERROR if worst == "error" else exit_codes.of_scan(Verdict(worst), fail_on)
+    return exit_codes.ERROR if worst == "error" else exit_codes.of_scan(worst, fail_on)
 
 
 def _name(row: words.BatchRow) -> str:
