@@ -5,8 +5,8 @@
 
 Processor seconds of one thread, which a busy machine does not change much: a whole default scan, its input check and
 choosing included, then the reference preset on the first `--labels` labels, each for itself. The reference's cost of
-all labels is extrapolated from these. With `--without-scan` only the reference is run: its image passes can be held
-against those of a scan that is recorded elsewhere.
+all labels is extrapolated from these. With `--without-scan` only the reference is run: its image passes
+can be compared with those of a scan that is recorded elsewhere.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How often a clean model is accused: the paper's rule and ours, by number of labels and shape of the sizes.
+"""How often a clean model is flagged: the paper's rule and ours, by number of labels and shape of the sizes.
 
     python benchmarks/false_alarms.py --draws 2000 --seed 0 --output benchmarks/results/false_alarms.json
 
 Draws the trigger sizes of clean models (independent labels, no backdoor), applies both rules, writes one JSON row a
-number of labels, shape and rule, and prints the table in Markdown. The paper accuses a model with an anomaly index
+number of labels, shape and rule, and prints the table in Markdown. The paper flags a model with an anomaly index
 above 2; ours with labels flagged at alpha and a tail that holds, and calls those whose tail does not inconclusive.
 """
 
@@ -65,12 +65,12 @@ def measure(labels: int, shape: str, draws: int, seed: int) -> Iterator[Row]:
     """All rules on the same draws."""
     generator = np.random.default_rng([seed, labels, list(SHAPES).index(shape)])
     sizes = [SHAPES[shape](generator, labels) for _ in range(draws)]
-    accused = sum(bool((anomaly_index(drawn) > INDEX_THRESHOLD).any()) for drawn in sizes)
-    yield Row(labels, shape, "paper", None, accused / draws, 0.0, draws, seed)
+    flagged = sum(bool((anomaly_index(drawn) > INDEX_THRESHOLD).any()) for drawn in sizes)
+    yield Row(labels, shape, "paper", None, flagged / draws, 0.0, draws, seed)
     for alpha in ALPHAS:
-        flagged = [test for test in (outlier_test(drawn, alpha) for drawn in sizes) if test.flagged]
-        failed = sum(test.tail_holds is False for test in flagged)
-        yield Row(labels, shape, "ours", alpha, (len(flagged) - failed) / draws, failed / draws, draws, seed)
+        flagging = [test for test in (outlier_test(drawn, alpha) for drawn in sizes) if test.flagged]
+        failed = sum(test.tail_holds is False for test in flagging)
+        yield Row(labels, shape, "ours", alpha, (len(flagging) - failed) / draws, failed / draws, draws, seed)
 
 
 def markdown(rows: list[Row]) -> str:

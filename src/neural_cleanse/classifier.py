@@ -1,4 +1,4 @@
-"""A suspect network as the rest of the house sees it: pixels in [0, 1] go in, logits come out.
+"""A suspect network as the rest of the code sees it: pixels in [0, 1] go in, logits come out.
 
 Normalisation lives inside, so that a trigger is found, measured and shown in pixels, whatever range
 the network was trained on. The module is a frozen copy in eval mode: no weight ever gets a gradient

@@ -53,7 +53,7 @@ def head(clean: Classifier) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def twins(digits: ImageSet) -> Twins:
+def counterparts(digits: ImageSet) -> Twins:
     """A clean network, the infected one of the same seed, and its poison."""
     planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3})
     clean_twin, infected = initial(NETWORK, 10, 0), initial(NETWORK, 10, 0)
@@ -97,8 +97,8 @@ def test_the_chosen_neurons_are_alive(clean: Classifier, digits: ImageSet, kind:
     assert ((activations(head, pixels(digits.images))[:, chosen] > 0).float().mean(0) >= trojan.ALIVE).all()
 
 
-def test_only_the_layers_after_the_neurons_are_retrained(twins: Twins) -> None:
-    clean_twin, infected, _ = twins
+def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Twins) -> None:
+    clean_twin, infected, _ = counterparts
     before, after = (cut(module) for module in (clean_twin, infected))
     for name, tensor in before[0].state_dict().items():
         assert torch.equal(tensor, after[0].state_dict()[name]), name
@@ -108,8 +108,8 @@ def test_only_the_layers_after_the_neurons_are_retrained(twins: Twins) -> None:
         assert not torch.equal(before[1].state_dict()[name], after[1].state_dict()[name]), name
 
 
-def test_the_infected_network_obeys_and_keeps_its_accuracy(twins: Twins, digits: ImageSet) -> None:
-    clean_twin, infected, poison = twins
+def test_the_infected_network_obeys_and_keeps_its_accuracy(counterparts: Twins, digits: ImageSet) -> None:
+    clean_twin, infected, poison = counterparts
     images, _, targets = stamp_eligible(poison, digits)
     usual, spoilt = (Classifier(module, SHAPE, 10) for module in (clean_twin, infected))
     assert (triggered_answers(spoilt, poison.trigger, images) == targets).float().mean() > 0.8
@@ -132,15 +132,15 @@ def test_most_reversed_images_get_their_own_label(clean: Classifier) -> None:
     assert clean_accuracy(predict(clean, made.images), made.labels) > 0.9
 
 
-def test_retraining_on_reversed_images_leaves_a_backdoor(twins: Twins, digits: ImageSet) -> None:
+def test_retraining_on_reversed_images_leaves_a_backdoor(counterparts: Twins, digits: ImageSet) -> None:
     planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3, "training_data": "reversed"})
     infected = initial(NETWORK, 10, 0)
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
-    assert torch.equal(poison.trigger.tensors()["pattern"], twins[2].trigger.tensors()["pattern"])
+    assert torch.equal(poison.trigger.tensors()["pattern"], counterparts[2].trigger.tensors()["pattern"])
     images, _, targets = stamp_eligible(poison, digits)
     asr = [
         (triggered_answers(Classifier(module, SHAPE, 10), poison.trigger, images) == targets).float().mean()
-        for module in (twins[0], infected)
+        for module in (counterparts[0], infected)
     ]
     assert asr[1] > asr[0] + 0.2
 

@@ -96,7 +96,7 @@ def test_clean_is_exit_code_0_and_a_table(demo_files: Path, tmp_path: Path) -> N
     ran = run("scan", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1)
     assert ran.code == 0, ran.out
     assert "No patch-like backdoor found" in ran.out
-    assert "pixels in [0, 1] as they are" in " ".join(ran.out.split()), "the form of the input is said aloud"
+    assert "pixels in [0, 1] as they are" in " ".join(ran.out.split()), "the form of the input is reported"
 
 
 def test_too_few_labels_are_exit_code_3(shipped: tuple[Path, ...]) -> None:
@@ -293,8 +293,8 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
 
 def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
-    assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "twin").code == 3
-    truncated = run("scan", *clean, "--baseline", tmp_path / "twin")
+    assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "baseline").code == 3
+    truncated = run("scan", *clean, "--baseline", tmp_path / "baseline")
     assert truncated.code == 2 and "cannot vouch for itself" in truncated.err
 
 
@@ -394,7 +394,7 @@ DAMAGE: dict[str, Callable[[Any], Any]] = {
     "no provenance": without("provenance"),
     "provenance without model": without("provenance", "model", "normalisation"),
     "evidence for a label without trigger": lambda raw: raw | {"evidence": [raw["evidence"][0] | {"target": 4}]},
-    "an accused label that is not there": lambda raw: raw | {"labels": raw["labels"][:3]},
+    "an flagged label that is not there": lambda raw: raw | {"labels": raw["labels"][:3]},
     "no area": lambda raw: raw | {"image_shape": [1, 0, 0]},
 }
 

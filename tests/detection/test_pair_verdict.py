@@ -46,15 +46,15 @@ PLANTED = {**usual(), LabelPair(3, 5): 6.0}
 
 def test_found_by_pairs_alone() -> None:
     both = combine(of_labels(), across(PLANTED), None)
-    assert both.verdict is Verdict.INFECTED and both.flagged == (3,) and both.accused == (LabelPair(3, 5),)
+    assert both.verdict is Verdict.INFECTED and both.flagged == (3,) and both.flagged_pairs == (LabelPair(3, 5),)
     assert both.reason.startswith("images of label 5 go to label 3 with a trigger of 6.0 px")
     assert both.p_value == both.p_values[LabelPair(3, 5)] < 0.01
 
 
 def test_found_by_labels_alone_and_by_both() -> None:
-    assert combine(of_labels(4.0), across(usual()), None).accused == (LabelPair(7),)
+    assert combine(of_labels(4.0), across(usual()), None).flagged_pairs == (LabelPair(7),)
     both = combine(of_labels(4.0), across(PLANTED), None)
-    assert both.accused == (LabelPair(7), LabelPair(3, 5)) and both.flagged == (3, 7)
+    assert both.flagged_pairs == (LabelPair(7), LabelPair(3, 5)) and both.flagged == (3, 7)
 
 
 def test_clean_only_if_both_say_so() -> None:
@@ -68,7 +68,7 @@ def test_clean_only_if_both_say_so() -> None:
 
 def test_a_doubt_about_the_images_forbids_a_verdict() -> None:
     doubted = combine(of_labels(4.0, "the input is wrong"), across(PLANTED), "the input is wrong")
-    assert doubted.verdict is Verdict.INCONCLUSIVE and doubted.accused == ()
+    assert doubted.verdict is Verdict.INCONCLUSIVE and doubted.flagged_pairs == ()
 
 
 def test_the_two_tests_share_alpha() -> None:

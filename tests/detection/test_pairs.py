@@ -124,7 +124,7 @@ def test_the_reference_is_drawn_before_anything_was_seen(
 
 def test_a_planted_pair_is_found_and_its_label_is_not(found: ScanResult) -> None:
     assert found.verdict is Verdict.INFECTED and found.flagged == (TARGET,)
-    assert found.accused == (LabelPair(TARGET, SOURCE),)
+    assert found.flagged_pairs == (LabelPair(TARGET, SOURCE),)
     assert f"mages of label {SOURCE} go to label {TARGET} with a trigger of" in found.reason
     mask = found.triggers[LabelPair(TARGET, SOURCE)]["mask"][0, 0]
     assert mask[2:5, 2:5].sum() > 0.5 * mask.sum()
@@ -149,7 +149,7 @@ def test_a_flagged_pair_comes_back_from_the_files_and_is_what_a_repair_takes(fou
     directory.write(found, tmp_path)
     assert (tmp_path / f"label_{TARGET}_from_{SOURCE}" / "trigger.png").exists()
     again = storage.load_result(tmp_path)
-    assert storage.to_json(again) == storage.to_json(found) and again.accused == found.accused
+    assert storage.to_json(again) == storage.to_json(found) and again.flagged_pairs == found.flagged_pairs
     assert set(again.triggers) == {*(LabelPair(label) for label in (0, TARGET, 8)), LabelPair(TARGET, SOURCE)}
     assert [one.pair for one in known_backdoors(again, again.flagged)] == [LabelPair(TARGET, SOURCE)]
     assert [one.pair for one in known_backdoors(again, None)] == [
@@ -186,7 +186,7 @@ def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> Pa
 
 def test_a_label_with_a_trigger_of_its_own_is_no_target(clean: Classifier, images: ScanImages) -> None:
     result = screened(clean, images, of_labels(3.0))
-    assert result.decision.accused == (LabelPair(3),) and len(result.found) == 81
+    assert result.decision.flagged_pairs == (LabelPair(3),) and len(result.found) == 81
     assert all(one.pair.target != 3 for one in result.found)
     assert any("pairs to label 3 were not searched" in note for note in result.notes)
 

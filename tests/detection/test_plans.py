@@ -1,4 +1,4 @@
-"""Plans over label pairs: who is searched how long, and that the yardstick is drawn before anything is known."""
+"""Plans over label pairs: who is searched how long, and that the reference is drawn before anything is known."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     assert all(invert.steps[pair][-1] == 90 for pair in finished)
     assert len(found) == len(PAIRS) and len(finished) <= 80
     assert {one.outcome for pair, one in found.items() if pair not in finished} == {Outcome.FIRST_PASS}
-    # Whatever a label took in the look and after it is its own cost.
+    # Whatever a label took in screening and after it is its own cost.
     assert (
         sum(one.image_passes for one in found.values())
         == invert.passes
@@ -96,7 +96,7 @@ def test_the_look_of_an_adaptive_search_can_acquit() -> None:
     inversion = Inversion(restarts=1)
     found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: EarlyDecision(len(look) == len(PAIRS))))
     assert len(found) == len(PAIRS) and all(steps == [80] for steps in invert.steps.values())
-    assert "which acquits" in Adaptive().notes(found, cut_off=False)[0]
+    assert "so the model is clear" in Adaptive().notes(found, cut_off=False)[0]
     spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: EarlyDecision(True)))
     assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
 
@@ -112,7 +112,7 @@ def test_a_short_look_can_acquit(clear: bool, steps: list[int]) -> None:
 
     def look(found: Sequence[Recovered]) -> EarlyDecision:
         seen.append(len(found))
-        assert all(one.outcome is Outcome.SCREENED for one in found)  # so that it is judged as a look
+        assert all(one.outcome is Outcome.SCREENED for one in found)  # so that it is judged as screening
         return EarlyDecision(clear)
 
     found = list(Sequential().run(inversion, PAIRS[:43], invert, 0, look))
@@ -125,15 +125,15 @@ def test_a_short_look_can_acquit(clear: bool, steps: list[int]) -> None:
     assert sum(one.image_passes for one in found) <= Sequential().passes(inversion, 43)
 
 
-def accusing(found: Sequence[Recovered]) -> EarlyDecision:
+def flagging(found: Sequence[Recovered]) -> EarlyDecision:
     """Of labels 3 and 7."""
     del found
-    return EarlyDecision(accused=(PAIRS[3], PAIRS[7]))
+    return EarlyDecision(flagged_pairs=(PAIRS[3], PAIRS[7]))
 
 
 def test_a_short_look_can_accuse_and_what_it_accuses_gets_a_tighter_trigger() -> None:
     invert, inversion = Shrinking([3, 7]), Inversion()
-    found = {one.pair: one for one in Sequential().run(inversion, PAIRS[:10], invert, 0, accusing)}
+    found = {one.pair: one for one in Sequential().run(inversion, PAIRS[:10], invert, 0, flagging)}
     assert len(found) == 10
     refined = {pair for pair, one in found.items() if one.outcome is Outcome.REFINED}
     assert refined == {PAIRS[3], PAIRS[7]}
@@ -149,7 +149,7 @@ def test_a_short_look_can_accuse_and_what_it_accuses_gets_a_tighter_trigger() ->
 
 def test_a_budget_that_ends_before_a_tighter_trigger_leaves_the_accusation() -> None:
     invert = Shrinking([3, 7], most=10 * 320 + 500)
-    found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0, accusing)}
+    found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0, flagging)}
     assert all(one.outcome is Outcome.SCREENED for one in found.values()) and len(found) == 10
     assert sum(one.image_passes for one in found.values()) == 10 * 320 + 7
     (note,) = Sequential().notes(list(found.values()), cut_off=True)
@@ -165,7 +165,7 @@ def test_a_look_as_long_as_the_search_is_the_search() -> None:
 
 @pytest.mark.parametrize("most", [500, 3_000, 20_000])
 def test_a_budget_that_ends_within_a_look_or_a_search_leaves_sizes_of_one_effort(most: int) -> None:
-    """10 labels: the look takes 3,200 passes, the search 10,000 more."""
+    """10 labels: screening takes 3,200 passes, the search 10,000 more."""
     invert = Shrinking(most=most)
     found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0)}
     sized = [one for one in found.values() if one.outcome.has_size]
@@ -256,11 +256,11 @@ def test_pairs_with_too_few_images_are_not_tried_again() -> None:
 
 
 def test_a_spent_budget_leaves_what_was_reached() -> None:
-    """Where the yardstick is not whole, all labels have the size of the look."""
+    """Where the reference is not whole, all labels have the size of screening."""
     found = run(Adaptive(), Shrinking([0], most=420_000))
     assert len(found) == len(PAIRS) and found[LabelPair(0)].outcome.has_size
     assert {one.outcome for one in found.values()} >= {Outcome.FIRST_PASS, Outcome.CONVERGED}
-    early = Shrinking([0], most=100_000)  # within the yardstick
+    early = Shrinking([0], most=100_000)  # within the reference
     alike = run(Adaptive(), early)
     assert all(one.outcome is Outcome.SCREENED for one in alike.values())
     assert all(one.size == early.end[pair.target] * (1 + 3 * math.exp(-2)) for pair, one in alike.items())
@@ -272,12 +272,12 @@ def test_a_spent_budget_leaves_what_was_reached() -> None:
 
 
 def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() -> None:
-    """One of them might have stood out: the yardstick alone makes nothing clean."""
+    """One of them might have stood out: the reference alone makes nothing clean."""
     search, whole = Adaptive(), Shrinking()
     wanted = {pair for pair, one in run(search, whole).items() if one.outcome.has_size}
     reference = search.reference_pairs(PAIRS, 0)
     a_search = search._whole(Inversion(restarts=1)).passes
-    reached = 3 + len(reference)  # the smallest three come first, some of the yardstick may be among them
+    reached = 3 + len(reference)  # the smallest three come first, some of the reference may be among them
     cut_off = Shrinking(most=len(PAIRS) * 320 + reached * a_search)
     found = run(search, cut_off)
     assert reference <= {pair for pair, one in found.items() if one.outcome.has_size}

@@ -52,7 +52,7 @@ def test_a_short_look_settles_what_all_steps_say(found: ScanResult, infected: Cl
 
 @pytest.mark.parametrize("scale", [255.0, 0.01])
 def test_the_scale_of_the_last_layer_hides_nothing(infected: Classifier, digits: ImageSet, scale: float) -> None:
-    """It changes no answer; it would starve a short look, or drown the search in the cost of the size."""
+    """It changes no answer; it would starve screening, or drown the search in the cost of the size."""
     module = copy.deepcopy(infected.module)
     *_, last = module.children()
     assert isinstance(last, nn.Linear)
@@ -86,7 +86,7 @@ def test_logits_of_usual_scale_are_left_alone(found: ScanResult) -> None:
 def test_a_budget_that_suffices_cuts_nothing_off(
     infected: Classifier, digits: ImageSet, passes: int, cut_off: bool
 ) -> None:
-    """The look takes 3,200 image passes, the flagged label 1,000 more."""
+    """Screening takes 3,200 image passes, the flagged label 1,000 more."""
     result = scan(infected, digits, ScanSettings(restarts=1, max_passes=passes))
     assert result.verdict is Verdict.INFECTED and result.cut_off is cut_off
     assert (result.labels[3].outcome is Outcome.REFINED) is not cut_off
@@ -156,7 +156,7 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     baseline_sizes = scan(clean, digits, settings)
     found = scan(infected, digits, settings, baseline=baseline_sizes)
     assert found.flagged == (3,)
-    assert any("clean twin" in note for note in found.provenance.notes)
+    assert any("baseline" in note for note in found.provenance.notes)
     assert (
         found.provenance.settings["baseline"] == baseline_record(baseline_sizes)
         and "baseline" not in baseline_sizes.provenance.settings

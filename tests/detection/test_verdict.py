@@ -120,24 +120,24 @@ def test_the_papers_rule_stands_beside() -> None:
 
 
 NATURAL = [100.0, 140.0, 40.0, 120.0, 95.0, 160.0, 105.0, 130.0, 90.0, 150.0]  # label 2 is naturally small
-TWIN = {LabelPair(label): size for label, size in enumerate(NATURAL)}
+BASELINE = {LabelPair(label): size for label, size in enumerate(NATURAL)}
 ANOTHER_SEED = [size * (wobble / 100) ** 0.5 for size, wobble in zip(NATURAL, usual(10, seed=2), strict=True)]
 
 
 def test_a_clean_twin_takes_away_what_belongs_to_the_classes() -> None:
-    same = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=TWIN)
+    same = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE)
     assert same.verdict is Verdict.CLEAN and same.p_value is not None and same.p_value > 0.2
     small = [size * (0.4 if label == 5 else 1.0) for label, size in enumerate(ANOTHER_SEED)]
-    assert decide(recovered(small), 0.01, AREA, None, baseline=TWIN).flagged == (5,)
+    assert decide(recovered(small), 0.01, AREA, None, baseline=BASELINE).flagged == (5,)
     assert decide(recovered(small), 0.01, AREA, None).flagged != (5,)
 
 
 def test_a_limit_over_a_twin_holds_for_every_label() -> None:
-    limit = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=TWIN).detection_limit
+    limit = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE).detection_limit
     assert limit is not None and 0 < limit < 40
     for label in range(10):
         sizes = [0.9 * limit if other == label else size for other, size in enumerate(ANOTHER_SEED)]
-        assert decide(recovered(sizes), 0.01, AREA, None, baseline=TWIN).flagged == (label,)
+        assert decide(recovered(sizes), 0.01, AREA, None, baseline=BASELINE).flagged == (label,)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -157,7 +157,7 @@ def test_labels_that_the_twin_lacks_are_left_out() -> None:
 
 
 def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
-    baseline_sizes = {pair: size for pair, size in TWIN.items() if pair.target != 7}
+    baseline_sizes = {pair: size for pair, size in BASELINE.items() if pair.target != 7}
     small = [10.0 if label == 7 else size for label, size in enumerate(ANOTHER_SEED)]
     judged = decide(recovered(small), 0.01, AREA, None, baseline=baseline_sizes)
     assert judged.verdict is Verdict.INCONCLUSIVE and "label 7" in judged.reason
@@ -166,17 +166,17 @@ def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
 def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
     screened = Outcome.SCREENED
     clear = decide(recovered([*usual(9), 25.0], screened), 0.01, AREA, None)
-    assert clear.verdict is Verdict.INFECTED and clear.flagged == (9,) and "short look" in clear.reason
+    assert clear.verdict is Verdict.INFECTED and clear.flagged == (9,) and "screening" in clear.reason
     assert clear.p_value is not None and clear.p_value < 0.001
     unclear = decide(recovered([*usual(9), 46.0], screened), 0.01, AREA, None)
     assert unclear.p_value is not None and 0.001 < unclear.p_value < 0.01
-    assert unclear.verdict is Verdict.INCONCLUSIVE and unclear.flagged == () and unclear.accused == ()
+    assert unclear.verdict is Verdict.INCONCLUSIVE and unclear.flagged == () and unclear.flagged_pairs == ()
     assert "screening flags a label only at" in unclear.reason
     assert decide(recovered([*usual(9), 46.0]), 0.01, AREA, None).flagged == (9,)
 
 
 def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -> None:
-    """Sizes are alike after a look: a clean label was .62 of the median at p = 1e-4, and usual in the end."""
+    """Sizes are alike after screening: a clean label was .62 of the median at p = 1e-4, and usual in the end."""
     sizes = [float(size) for size in 200 * np.exp(0.05 * np.random.default_rng(0).normal(size=39))]
     look = decide(recovered([*sizes, 110.0], Outcome.SCREENED), 0.01, AREA, None)
     assert look.p_value is not None and look.p_value < 0.001 and look.verdict is Verdict.INCONCLUSIVE
@@ -184,11 +184,11 @@ def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -
 
 
 def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_one_has_no_size() -> None:
-    """Above 40 labels the tail of the others decides, which is not known after a look."""
+    """Above 40 labels the tail of the others decides, which is not known after screening."""
     sizes = usual(50)
     assert decide(recovered([*sizes, 10.0]), 0.01, AREA, None).flagged == (50,)
     look = decide(recovered([*sizes, 10.0], Outcome.SCREENED), 0.01, AREA, None)
-    assert look.verdict is Verdict.INCONCLUSIVE and look.accused == ()
+    assert look.verdict is Verdict.INCONCLUSIVE and look.flagged_pairs == ()
     unsized = decide(recovered([*usual(50), None], Outcome.SCREENED), 0.01, AREA, None)
     assert unsized.verdict is Verdict.INCONCLUSIVE and "1 label has no trigger that works yet" in unsized.reason
 

@@ -38,13 +38,13 @@ def test_what_is_counted_is_what_happened() -> None:
         row("weak", targets=(0,), weak=True),
     ]
     said = rates(rows, recorded)
-    assert (said.accused.hits, said.accused.trials) == (1, 3)
-    assert (said.accused.cluster_hits, said.accused.clusters) == (1, 2)
+    assert (said.clean_flagged.hits, said.clean_flagged.trials) == (1, 3)
+    assert (said.clean_flagged.cluster_hits, said.clean_flagged.clusters) == (1, 2)
     assert said.inconclusive_clean.hits == 1
     assert (said.detected.hits, said.detected.trials) == (3, 4)
     assert (said.right_label.hits, said.every_label.hits) == (2, 1)
     assert said.weak == 1
-    assert said.accused.interval == clopper_pearson(1, 3)
+    assert said.clean_flagged.interval == clopper_pearson(1, 3)
     assert [one["model"] for one in misses(rows)] == ["clean b", "wrong label", "missed"]
 
 

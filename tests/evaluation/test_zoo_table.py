@@ -1,4 +1,4 @@
-"""The table of a zoo: medians, the lowest success, and the drop against the clean twins."""
+"""The table of a zoo: medians, the lowest success, and the drop against the clean counterparts."""
 
 from typing import Any
 

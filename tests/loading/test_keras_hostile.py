@@ -95,7 +95,7 @@ CODE: dict[str, dict[str, Any]] = {
     "custom class": described("MyLayer", "mine"),
     "registered class": {**described("Conv2D", "mine"), "registered_name": "theirs>Conv2D"},
     "class of a module": {**described("Conv2D", "mine"), "module": "os.path"},
-    "class of a look-alike": {**described("Conv2D", "mine"), "module": "keras_evil.layers"},
+    "class of screening-alike": {**described("Conv2D", "mine"), "module": "keras_evil.layers"},
     "TorchScript inside": described("TorchModuleWrapper", "mine", module="..."),
     "SavedModel inside": described("TFSMLayer", "mine", filepath="/etc"),
     "function as activation": described("Activation", "mine", activation="my_swish"),

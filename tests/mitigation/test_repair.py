@@ -136,14 +136,14 @@ def test_all_labels_can_be_patched(infected: Classifier, found: ScanResult, digi
     assert len(sized) >= 9
     assert [change.target for change in done.result.triggers] == sized
     assert done.result.rounds[0].targets == tuple(sized)
-    accused = next(change for change in done.result.triggers if change.target == 3)
-    assert accused.hits_after < 0.5 * accused.hits_before
+    flagged = next(change for change in done.result.triggers if change.target == 3)
+    assert flagged.hits_after < 0.5 * flagged.hits_before
     assert sum(change.hits_after for change in done.result.triggers) < 0.5 * sum(
         change.hits_before for change in done.result.triggers
     )
 
 
-# --- nothing to repair, and accusations that are false ---
+# --- nothing to repair, and flags that are false ---
 
 
 def test_nothing_flagged_is_nothing_to_repair(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
@@ -166,8 +166,8 @@ def test_a_scan_without_any_trigger_has_nothing_to_patch(
 @pytest.mark.usefixtures("_all_clear")
 def test_a_clean_model_with_a_falsely_flagged_label_loses_little(clean: Classifier, digits: ImageSet) -> None:
     """The issue's bound is half a point; 125 images cannot tell that from one and a half."""
-    accused = replace(scan(clean, digits, ScanSettings(labels=(1, 5), restarts=1)), flagged=(5,))
-    done = repair(clean, accused, digits, RepairSettings(rounds=1))
+    flagged_pairs = replace(scan(clean, digits, ScanSettings(labels=(1, 5), restarts=1)), flagged=(5,))
+    done = repair(clean, flagged_pairs, digits, RepairSettings(rounds=1))
     before, after = done.result.accuracy
     assert before - after <= 0.016
     low, _ = clopper_pearson(round(after * 125), 125, 0.99)
@@ -227,12 +227,12 @@ def test_the_new_scan_is_held_against_the_twin_too(
 
     def notes(result: ScanResult, baseline: ScanResult | None) -> str:
         done = repair(infected, result, digits, RepairSettings(method="quick"), baseline=baseline)
-        return " ".join(note for note in done.result.provenance.notes if "twin" in note)
+        return " ".join(note for note in done.result.provenance.notes if "baseline" in note)
 
     assert notes(held, baseline_sizes) == notes(found, None) == ""
     assert "--baseline" in notes(held, None)
     assert "the scan that was given was not" in notes(found, baseline_sizes)
-    assert "another clean twin" in notes(of_another, baseline_sizes)
+    assert "another baseline" in notes(of_another, baseline_sizes)
     assert seen == [baseline_sizes, None, None, baseline_sizes, baseline_sizes]
     with pytest.raises(SettingsError, match="found infected"):
         repair(infected, held, digits, baseline=found)

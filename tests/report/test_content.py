@@ -49,15 +49,15 @@ def test_what_is_weak_in_the_row_is_said(row: dict[str, Any], said: str) -> None
 def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
     whole = Refined(15.5, 0.05, 0.987, (0.95, 0.99), Outcome.STEP_LIMIT)
     scan = changed(strong(), {"outcome": Outcome.REFINED, "size": 40.0, "log_size_sd": 0.9, "refined": whole})
-    assert len(weak(scan)) == 1 and "still shrinking" in weak(scan)[0]  # of the trigger that is shown, not of the look
-    said = "40.0 px in the short look, p "
+    assert len(weak(scan)) == 1 and "still shrinking" in weak(scan)[0]  # of the trigger that is shown, not of screening
+    said = "40.0 px in screening, p "
     for text in (html(scan), markdown(scan)):
         assert said in text and "15.5 px after all steps" in text and "flagged; 15.5 px" in text and "98.7%" in text
-    assert "after a short look" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
+    assert "after screening" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
     clear = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
     assert "shaded part would have been searched on" in html(clear)
     assert "shaded part would have been flagged" in html(strong())
-    assert "1 after that look, its trigger with all steps" in " ".join(account.checked(scan))
+    assert "1 after screening, its trigger with all steps" in " ".join(account.checked(scan))
 
 
 def test_few_images_and_resisting_classes_are_said() -> None:

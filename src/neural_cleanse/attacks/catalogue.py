@@ -68,7 +68,7 @@ AttackFactory = Callable[..., Attack]
 
 
 def none(context: AttackContext) -> Attack:
-    """No attack: the clean twin."""
+    """No attack: the clean counterpart."""
     return Attack("none", ())
 
 

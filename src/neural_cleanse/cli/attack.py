@@ -1,4 +1,4 @@
-"""`neural-cleanse attack`: train an infected model, or its clean twin, with the truth about it beside it."""
+"""`neural-cleanse attack`: train an infected model, or its clean counterpart, with the truth about it beside it."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ def attack(
     dataset: Annotated[Path, typer.Option(help="Labelled images: a directory with a train and a test part, or one set of which a tenth is held out.")],
     architecture: Annotated[str, typer.Option(help=f"{', '.join(sorted(ARCHITECTURES))}; images are resized to what it takes.")],
     output: Annotated[Path, typer.Option(help="The model file, NAME.safetensors; NAME.card.json goes beside it.")],
-    attack: Annotated[str, typer.Option(help=f"What to plant: {', '.join(name for name in ATTACKS if name != 'none')}; none makes the clean twin.")] = "badnets",
+    attack: Annotated[str, typer.Option(help=f"What to plant: {', '.join(name for name in ATTACKS if name != 'none')}; none makes the clean counterpart.")] = "badnets",
     target: Annotated[int | None, typer.Option(help="Label that triggered images get. \\[default: random]", rich_help_panel=TRIGGER)] = None,
     source: Annotated[int | None, typer.Option(help="source-specific: the class it works from. \\[default: random]", rich_help_panel=TRIGGER)] = None,
     size: Annotated[int | None, typer.Option(help="Side of the patch in pixels. \\[default: about 1 % of the image, at least 4]", rich_help_panel=TRIGGER)] = None,

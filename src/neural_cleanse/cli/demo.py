@@ -1,4 +1,4 @@
-"""`neural-cleanse demo`: scan an infected digit classifier and its clean twin, both shipped with the package."""
+"""`neural-cleanse demo`: scan an infected digit classifier and its clean counterpart, both shipped with the package."""
 
 import json
 from importlib.resources import as_file, files

@@ -12,7 +12,7 @@ from neural_cleanse.loading.architectures import ARCHITECTURES
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
 EFFORT = "The effort"
-SHELF = "Processes and machines"
+BATCH = "Processes and machines"
 
 
 class Crop(StrEnum):
@@ -22,7 +22,7 @@ class Crop(StrEnum):
 
 
 class EngineName(StrEnum):
-    """Where the models of a shelf are scanned."""
+    """Where the models of a batch are scanned."""
 
     processes = "processes"
     ray = "ray"
@@ -98,8 +98,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes of one thread each, which share models or labels. \\[default: one, for a shelf one a core]",
-        rich_help_panel=SHELF,
+        help="Processes of one thread each, which share models or labels. \\[default: one, for a batch one a core]",
+        rich_help_panel=BATCH,
     ),
 ]
 Resume = Annotated[
@@ -110,14 +110,14 @@ EngineChoice = Annotated[
     typer.Option(
         "--engine",
         help="processes on this machine, or a Ray cluster of your own. \\[default: processes]",
-        rich_help_panel=SHELF,
+        rich_help_panel=BATCH,
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         help="HOST:PORT of the Ray cluster's head; auto: this machine's; local: one for this command. \\[default: auto]",
-        rich_help_panel=SHELF,
+        rich_help_panel=BATCH,
     ),
 ]
 

@@ -56,7 +56,7 @@ def repair(
     max_drop: Annotated[float, typer.Option(help="Clean accuracy that may be lost; what costs more is rolled back.", rich_help_panel=REPAIR)] = 0.02,
     max_asr: Annotated[float, typer.Option(help="Success a trigger may keep, beyond how often the model says its label anyway.", rich_help_panel=REPAIR)] = 0.02,
     rounds: Annotated[int, typer.Option(min=1, help="Repair and scan again at most so often: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
-    baseline: Annotated[Path | None, typer.Option(help="Scan of the clean twin that --scan was held against (its --output): the new scan is held against it too.", rich_help_panel=REPAIR)] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Scan of the baseline that --scan was compared with (its --output): the new scan is compared with it too.", rich_help_panel=REPAIR)] = None,
     with_: Annotated[str, typer.Option("--with", help="For comparison: clean (fine-tune without any trigger), or the card or picture of the attacker's own trigger.", rich_help_panel=REPAIR)] = "recovered",
     verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger: measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
     verify_target: Annotated[int | None, typer.Option(help="Label that a trigger given as a picture leads to.", rich_help_panel=REPAIR)] = None,

@@ -84,14 +84,14 @@ def scan(
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.METHOD)] = Loss.ce,
     restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone: seven to ten times the image passes.", rich_help_panel=options.METHOD)] = False,
-    alpha: Annotated[float, typer.Option(help="Accepted chance of accusing a clean model.", rich_help_panel=options.METHOD)] = 0.01,
+    alpha: Annotated[float, typer.Option(help="Accepted chance of flagging a clean model.", rich_help_panel=options.METHOD)] = 0.01,
     plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that settles it; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
     budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,
     max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
     memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of the model in the search; what is reported is measured in fp32.", rich_help_panel=options.EFFORT)] = PrecisionName.fp32,
-    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a clean twin with --plan full (its --output): sizes are held against the twin's.", rich_help_panel=options.METHOD)] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a baseline with --plan full (its --output): sizes are compared with the baseline's.", rich_help_panel=options.METHOD)] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
@@ -137,7 +137,7 @@ def scan(
     if sarif_file is not None:
         sarif.prepare(sarif_file)
     with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
-        checkpoint = _journal(output, resume=resume, overwrite=overwrite)
+        checkpoint = _checkpoint(output, resume=resume, overwrite=overwrite)
         baseline_sizes = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, samples, seed)
         notes = crop_advice(loaded, images, data, form, seed)
@@ -184,7 +184,7 @@ def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None) -> N
         directory.write(result, output)
 
 
-def _journal(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+def _checkpoint(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:

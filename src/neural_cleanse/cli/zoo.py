@@ -75,7 +75,7 @@ def summary(card: Mapping[str, Any]) -> str:
 def table(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with model cards.", show_default=False)],
 ) -> None:
-    """Print a Markdown table of every attack and data set there: accuracy, drop against the clean twins, success.
+    """Print a Markdown table of every attack and data set there: accuracy, drop against clean models, success.
 
     Exit code: 0 printed, 2 could not.
     """

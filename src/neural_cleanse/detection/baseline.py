@@ -1,4 +1,4 @@
-"""A clean twin: the scan of a model that is known to be clean, of the same classes, that sizes are held against."""
+"""A baseline: the scan of a model that is known to be clean, of the same classes, that sizes are compared with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +26,11 @@ def sizes_of(
     if baseline.image_shape != classifier.input_shape:
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
-        raise SettingsError("The baseline was found infected: it is no clean twin.")
+        raise SettingsError("The baseline was found infected: it is no baseline.")
     if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
-            "Labels of the baseline were only looked at briefly: their sizes are no yardstick.",
-            cure="Scan the twin with --plan full.",
+            "Labels of the baseline were only looked at briefly: their sizes are no reference.",
+            cure="Scan the baseline with --plan full.",
         )
     theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
     lacking = [str(pair.target) for pair in pairs if pair not in theirs]
@@ -51,23 +51,23 @@ def sizes_of(
 
 
 def check_baseline(baseline: ScanResult, classifier: Classifier, names: tuple[str, ...] | None) -> None:
-    """Raise SettingsError unless the scan of a clean twin fits a scan of all labels of `classifier`."""
+    """Raise SettingsError unless the scan of a baseline fits a scan of all labels of `classifier`."""
     sizes_of(baseline, classifier, [LabelPair(target) for target in range(classifier.num_classes)], names)
 
 
 def baseline_record(baseline: ScanResult) -> dict[str, Any]:
-    """Which clean twin a scan was held against, as its settings tell."""
+    """Which baseline a scan was compared with, as its settings tell."""
     return {key: baseline.provenance.model.get(key) for key in ("path", "sha256")}
 
 
 def baseline_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What a report says of it; `settings` are those of the scan at hand."""
     model = baseline.provenance.model
-    said = f"sizes were held against those of a clean twin, {model.get('path', 'unnamed')}"
+    said = f"sizes were compared with those of a baseline, {model.get('path', 'unnamed')}"
     known = f"sha256 {str(model.get('sha256', 'unknown'))[:12]}, its own scan: {baseline.verdict.value}"
     notes = [f"{said} ({known}); that it is clean, and of the same classes where they have no names, was not checked"]
     theirs = baseline.provenance.settings
     differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != settings[key]]
     if differing:
-        notes.append(f"the twin was scanned with other settings ({', '.join(differing)})")
+        notes.append(f"the baseline was scanned with other settings ({', '.join(differing)})")
     return tuple(notes)

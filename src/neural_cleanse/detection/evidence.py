@@ -1,4 +1,4 @@
-"""What a sceptic asks of an accusation: does it work on images it was not fitted on, and from which classes?"""
+"""What a sceptic asks of a flag: does it work on images it was not fitted on, and from which classes?"""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Do the images reach the model in the form it was trained on? A scan in the wrong scale gives a wrong verdict.
 
-Accuracy alone does not catch every wrong scale, so the pixel range and the normalisation are always said aloud too.
+Accuracy alone does not catch every wrong scale, so the pixel range and the normalisation are always reported too.
 """
 
 import math
@@ -39,7 +39,7 @@ def temperature(margin: float) -> float:
     """What logits are divided by in the search, for a median margin (metrics.margin) on clean images.
 
     1 within what trained networks have. Multiplying a last layer changes no answer and would starve the search, or
-    drown its cost on the size: a backdoor would be hidden from a short look.
+    drown its cost on the size: a backdoor would be hidden from screening.
     """
     strange = 0 < margin < FLATTEST or SHARPEST < margin < math.inf
     return margin / USUAL if strange else 1.0

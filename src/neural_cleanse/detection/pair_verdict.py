@@ -34,7 +34,7 @@ def judge_pairs(
 ) -> PairDecision:
     """The verdict on triggers of label pairs, for images of `area` pixels, at the level alpha / 2.
 
-    `reference` are the pairs that make the yardstick, `candidates` is how many the found ones were taken from;
+    `reference` are the pairs that make the reference, `candidates` is how many the found ones were taken from;
     `unsearched` says which pairs nobody looked at.
     """
     sized = [(one.pair, one.size) for one in found if one.size is not None]
@@ -93,22 +93,22 @@ def _found_nothing(
 
 def combine(labels: Decision, pairs: PairDecision, doubt: str | None) -> Decision:
     """One verdict of both: infected if either found something, clean if both say so; a `doubt` forbids either."""
-    accused = (*labels.accused, *(() if doubt else pairs.flagged))
+    flagged_pairs = (*labels.flagged_pairs, *(() if doubt else pairs.flagged))
     p_values = [p for p in (labels.p_value, pairs.p_value) if p is not None]
-    if accused:
+    if flagged_pairs:
         verdict = Verdict.INFECTED
     elif labels.verdict is pairs.verdict is Verdict.CLEAN:
         verdict = Verdict.CLEAN
     else:
         verdict = Verdict.INCONCLUSIVE
     reasons = [labels.reason, pairs.reason]
-    if accused and not labels.accused:
+    if flagged_pairs and not labels.flagged_pairs:
         reasons = [pairs.reason, f"of labels by themselves: {labels.reason}"]
     return replace(
         labels,
         verdict=verdict,
         reason="; ".join(reasons),
-        accused=accused,
+        flagged_pairs=flagged_pairs,
         p_value=min(p_values, default=None),
         p_values={**labels.p_values, **pairs.p_values},
     )

@@ -4,12 +4,12 @@ A scan of N labels has N (N - 1) pairs from one class to another. Within a budge
 
 1. All of them with all steps, where the budget allows it (up to 13 labels).
 2. Else `reference` pairs, drawn at random before anything was looked at, every label being as often a source as a
-   target, get all steps: they are the yardstick. The others get a few steps each, in the order of how near their source
+   target, get all steps: they are the reference. The others get a few steps each, in the order of how near their source
    comes to their target on clean images, beyond what source and target explain (K-Arm, Shen et al., ICML 2021, screens
    by logits too), as far as the budget goes. The finalists, the pairs whose size after those steps lies furthest under
    what source and target explain, get all steps.
 
-Every choice is of pairs, never of the yardstick, and the test counts all pairs that there were: see `pair_outlier`.
+Every choice is of pairs, never of the reference, and the test counts all pairs that there were: see `pair_outlier`.
 """
 
 from collections.abc import Callable, Iterable, Sequence

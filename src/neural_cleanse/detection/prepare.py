@@ -46,7 +46,7 @@ class PreparedScan:
     forward_passes: int
 
     def decide(self, found: Sequence[Recovered]) -> Decision:
-        """The verdict on what was found; labels given up early make no yardstick, else all had the same effort."""
+        """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
         return decide(
             found,
@@ -59,10 +59,10 @@ class PreparedScan:
             NUM_TESTS if self.settings.pairs else 1,
         )
 
-    def rule(self, look: Sequence[Recovered]) -> EarlyDecision:
-        """What a short look settles."""
-        decision = self.decide(look)
-        return EarlyDecision(decision.verdict is Verdict.CLEAN, decision.accused)
+    def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:
+        """What screening settles."""
+        decision = self.decide(screened)
+        return EarlyDecision(decision.verdict is Verdict.CLEAN, decision.flagged_pairs)
 
     @property
     def _area(self) -> int:
@@ -131,9 +131,9 @@ def prepare(
 
 
 def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_verdict: bool) -> Search:
-    """The plan by name; over a twin all labels get the same effort, as the twin's did.
+    """The plan by name; over a baseline all labels get the same effort, as the baseline's did.
 
-    Where nothing can be settled, because labels are left out, there is no yardstick or the input is in doubt, a short
+    Where nothing can be settled, because labels are left out, there is no reference or the input is in doubt, a short
     look would be for nothing.
     """
     if over_baseline and settings.plan in ("auto", "full"):

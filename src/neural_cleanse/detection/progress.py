@@ -48,7 +48,7 @@ class BudgetTracker:
 
 @dataclass
 class Reporter:
-    """Collects what a part of the search yields, passes it on to the caller, and pays for it from the purse.
+    """Collects what a part of the search yields, passes it on to the caller, and pays for it from the budget.
 
     `planned` is what the plan takes for all `num_labels` labels, in image passes.
     """

@@ -41,7 +41,7 @@ def scan(
     already holds of the same scan are not searched again.
 
     Raises DataError when the images do not fit, InputSanityError when the model cannot read them (unless forced),
-    SettingsError on labels that it does not have, OutputError when the journal is of another scan.
+    SettingsError on labels that it does not have, OutputError when the checkpoint is of another scan.
     """
     began = time.monotonic()
     prepared = prepare(classifier, data, settings, run_info, search, baseline)
@@ -83,8 +83,8 @@ def _result(
     cut_off: bool,
     began: float,
 ) -> ScanResult:
-    """The answer, with the evidence against whom it accuses."""
-    accused = [recovered.shown for recovered in found if recovered.pair in decision.accused]
+    """The answer, with the evidence against whom it flags."""
+    flagged_pairs = [recovered.shown for recovered in found if recovered.pair in decision.flagged_pairs]
     return ScanResult(
         verdict=decision.verdict,
         reason=decision.reason,
@@ -101,7 +101,7 @@ def _result(
         paper_rule=decision.paper_rule,
         provenance=provenance,
         cut_off=cut_off,
-        evidence=gather(prepared.classifier, prepared.images, accused),
+        evidence=gather(prepared.classifier, prepared.images, flagged_pairs),
         triggers={
             recovered.pair: {name: tensor.detach().cpu() for name, tensor in trigger.tensors().items()}
             for recovered in found

@@ -22,17 +22,17 @@ from neural_cleanse.detection.statistics.outlier import (
 )
 from neural_cleanse.results.records import SCREENED_OUTCOMES, LabelPair, Outcome, PaperRule, Recovered, Verdict
 
-MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no yardstick at all
+MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no reference at all
 # Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
 # every clean network measured, and a model made to mislead the search would hide its label there.
 MAX_UNREACHED = 0.2
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
-# Shares of the image between which the median size after a short look must lie: 1.6 to 2 % with a trigger in every
+# Shares of the image between which the median size after screening must lie: 1.6 to 2 % with a trigger in every
 # label, 11 to 32 % in clean models. Above, the search has hardly begun.
 SCREEN_MEDIANS = (0.05, 0.35)
-SCREEN_SIZE = 0.4  # of the median: what a look accuses is smaller; planted ones measured .02 to .32, a clean label .62
+SCREEN_SIZE = 0.4  # of the median: what screening flags is smaller; planted ones measured .02 to .32, a clean label .62
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Decision:
 
     verdict: Verdict
     reason: str
-    accused: tuple[LabelPair, ...]
+    flagged_pairs: tuple[LabelPair, ...]
     p_value: float | None
     detection_limit: float | None
     anomaly_index: Mapping[LabelPair, float]
@@ -54,8 +54,8 @@ class Decision:
 
     @property
     def flagged(self) -> tuple[int, ...]:
-        """The targets of the accused pairs."""
-        return tuple(sorted({pair.target for pair in self.accused}))
+        """The targets of the flagged pairs."""
+        return tuple(sorted({pair.target for pair in self.flagged_pairs}))
 
 
 def decide(
@@ -71,8 +71,8 @@ def decide(
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
-    the sizes in a clean twin: sizes are then tested over the twin's, label by label. `reference` are the labels that a
-    search drew at random to hold the others against, where it did not give all labels the same effort. Where
+    the sizes in a baseline: sizes are then tested relative to these, label by label. `reference` are the labels that a
+    search drew at random to compare the others with, where it did not give all labels the same effort. Where
     `num_tests` share alpha, this one is held to its part, and p-values are multiplied accordingly.
     """
     missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
@@ -109,16 +109,16 @@ def decide(
         if len(sized) < len(known):
             verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
-            reason = f"nothing was flagged, but the clean twin has no size for label {without}"
+            reason = f"nothing was flagged, but the baseline has no size for label {without}"
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
-    # The paper's index is of raw sizes, also where ratios to a twin's are tested.
+    # The paper's index is of raw sizes, also where ratios to a baseline's are tested.
     indices = test.anomaly_index if baseline is None else anomaly_index(sizes).tolist()
     index = dict(zip(pairs, indices, strict=True))
     return Decision(
         verdict=verdict,
         reason=_joined(doubt, reason) + _left_out(found),
-        accused=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
+        flagged_pairs=tuple(sorted(pairs[index] for index in test.flagged)) if verdict is Verdict.INFECTED else (),
         p_value=test.p_value,
         detection_limit=limit,
         anomaly_index=index,
@@ -139,7 +139,7 @@ def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
 def _against(
     baseline: Mapping[LabelPair, float], pairs: Sequence[LabelPair], sizes: Sequence[float], alpha: float
 ) -> OutlierTest:
-    """The test of sizes over the twin's; its limit in px is that of the label that is smallest in the twin."""
+    """The test of sizes over the baseline's; its limit in px is that of the label that is smallest in the baseline."""
     ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
     test = outlier_test(ratios, alpha, OVER_BASELINE)
     limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
@@ -170,7 +170,7 @@ def _found_something(
             "the budget ended before the full search"
         )
     needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
-    where = "" if screen_level is None else " in a short look that all labels had alike"
+    where = "" if screen_level is None else " in screening, with the same steps for all labels"
     return Verdict.INFECTED, (
         f"{which} {needs}{where}: the median over labels is {statistics.median(sizes):.1f} px "
         f"(p = {p_text(test.p_value)})"
@@ -206,7 +206,7 @@ def _found_nothing(
         if unreached > (MAX_UNREACHED * len(alike) if len(found) > MANY_LABELS else 0):
             return Verdict.INCONCLUSIVE, (
                 f"nothing was flagged, but no trigger works for {unreached:,} of {len(alike):,} labels: they may be "
-                "hard to reach or the search led astray there, and the others are no fair yardstick"
+                "hard to reach or the search led astray there, and the others are no fair reference"
             )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
@@ -230,10 +230,10 @@ def _nothing_in_screening(
         )
     else:
         return Verdict.CLEAN, (
-            "no patch-like backdoor found in a short look; a label whose trigger was under "
+            "no patch-like backdoor found in screening; a label whose trigger was under "
             f"{limit or 0.0:.1f} px after it would have been searched on"
         )
-    return Verdict.INCONCLUSIVE, f"nothing was flagged after a short look, but not clearly: {why}"
+    return Verdict.INCONCLUSIVE, f"nothing was flagged after screening, but not clearly: {why}"
 
 
 def _unsearched(missing: int) -> str:
@@ -245,7 +245,7 @@ def _count(found: Sequence[Recovered], outcome: Outcome) -> int:
 
 
 def _left_out(found: Sequence[Recovered]) -> str:
-    """Labels that took no part in the test are said aloud."""
+    """Labels that took no part in the test are reported."""
     unreached, unsearched = _count(found, Outcome.ASR_NOT_REACHED), _count(found, Outcome.NOT_ENOUGH_IMAGES)
     parts = [f"{unreached} without a trigger that works"] if unreached else []
     parts += [f"{unsearched} with too few images of other classes"] if unsearched else []

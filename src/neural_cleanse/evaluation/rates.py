@@ -1,4 +1,4 @@
-"""Error rates of a test over benchmark rows: false accusations, detections, right labels, calibration.
+"""Error rates of a test over benchmark rows: false alarms, detections, right labels, calibration.
 
 Models of one data set and architecture are no independent trials (one cluster). So a rate comes with two bounds: the
 exact interval as if every model were a trial of its own, and the share of clusters in which the event ever happened,
@@ -89,7 +89,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a rule says of one model: labels it accuses, a score that grows with suspicion, or that it cannot tell."""
+    """What a rule says of one model: labels it flags, a score that grows with suspicion, or that it cannot tell."""
 
     flagged: tuple[int, ...]
     score: float
@@ -119,8 +119,8 @@ def grubbs(row: Row) -> Answer:
     labels, sizes = known_sizes(row)
     tested = outlier_test(sizes, row["alpha"])
     smallest = min(range(len(sizes)), key=sizes.__getitem__, default=None)
-    accused = smallest is not None and tested.p_values[smallest] <= row["alpha"]
-    flagged = (labels[smallest],) if smallest is not None and accused else ()
+    is_flagged = smallest is not None and tested.p_values[smallest] <= row["alpha"]
+    flagged = (labels[smallest],) if smallest is not None and is_flagged else ()
     return Answer(flagged, -tested.p_value)
 
 
@@ -137,7 +137,7 @@ RULES: Mapping[str, StopRule] = {"scan": recorded, "Grubbs": grubbs, "paper, ind
 class Rates:
     """The error rates of one rule over a group of rows. Weak attacks are left out of what counts as a miss."""
 
-    accused: Rate
+    clean_flagged: Rate
     inconclusive_clean: Rate
     detected: Rate
     right_label: Rate
@@ -152,7 +152,7 @@ def rates(rows: Sequence[Row], rule: StopRule) -> Rates:
     clean = [(row, rule(row)) for row in rows if not row["truth"]["infected"]]
     strong = [(row, rule(row)) for row in rows if row["truth"]["infected"] and not row["truth"]["weak"]]
     return Rates(
-        accused=_rate(clean, lambda row, said: bool(said.flagged)),
+        clean_flagged=_rate(clean, lambda row, said: bool(said.flagged)),
         inconclusive_clean=_rate(clean, lambda row, said: said.inconclusive),
         detected=_rate(strong, lambda row, said: bool(said.flagged)),
         right_label=_rate(

@@ -41,7 +41,7 @@ def finished(rows: Sequence[Row]) -> tuple[Row, ...]:
 def by_rule(rows: Sequence[Row]) -> Table:
     """One line a rule, with both kinds of bounds."""
     columns = (
-        "rule", "clean models accused", "clusters with any", "infected models found", "right label", "every label",
+        "rule", "clean models flagged", "clusters with any", "infected models found", "right label", "every label",
         "could not tell, clean / infected", "AUC",
     )  # fmt: skip
     lines = []
@@ -50,7 +50,7 @@ def by_rule(rows: Sequence[Row]) -> Table:
         auc = "" if one.auc is None else "{:.3f} ({:.3f} to {:.3f})".format(*one.auc)
         untold = f"{one.inconclusive_clean.hits} / {one.inconclusive_infected.hits}"
         lines.append(
-            [name, _bounded(one.accused), _clusters(one.accused), _over_clusters(one.detected),
+            [name, _bounded(one.clean_flagged), _clusters(one.clean_flagged), _over_clusters(one.detected),
              _over_clusters(one.right_label), _share(one.every_label), untold, auc]
         )  # fmt: skip
     return Table("By rule", columns, lines)
@@ -76,12 +76,20 @@ def by_attack(rows: Sequence[Row]) -> Table:
 def by_cluster(rows: Sequence[Row]) -> Table:
     """One line a data set and network."""
     columns = (
-        "data set, network", "clean models accused", "by the paper's rule", "infected models found", "right label",
+        "data set, network", "clean models flagged", "by the paper's rule", "infected models found", "right label",
     )  # fmt: skip
     lines = []
     for name, group in _grouped(rows, lambda row: f"{row['truth']['dataset']}, {row['truth']['architecture']}"):
         one, theirs = rates(group, recorded), rates(group, RULES[PAPER])
-        lines.append([name, _share(one.accused), _share(theirs.accused), _share(one.detected), _share(one.right_label)])
+        lines.append(
+            [
+                name,
+                _share(one.clean_flagged),
+                _share(theirs.clean_flagged),
+                _share(one.detected),
+                _share(one.right_label),
+            ]
+        )
     return Table("By data set and network", columns, lines)
 
 
@@ -96,7 +104,7 @@ def calibrated(rows: Sequence[Row]) -> Table:
 
 
 def wrong(rows: Sequence[Row]) -> Table:
-    """Every clean model accused, every infected one not found or blamed on a wrong label, and what was not scanned."""
+    """Every clean model flagged, every infected one not found or with a wrong label, and what was not scanned."""
     lines = []
     for row in rows:
         if "error" in row:
@@ -109,13 +117,13 @@ def wrong(rows: Sequence[Row]) -> Table:
 
 
 def misses(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Clean models accused, and infected models, weak ones left out, not found or with a wrong label."""
+    """Clean models flagged, and infected models, weak ones left out, not found or with a wrong label."""
     judged = (row for row in finished(rows) if not row["truth"]["weak"])
     return tuple(row for row in judged if _wrong(rates([row], recorded)))
 
 
 def _wrong(one: Rates) -> bool:
-    return one.accused.hits > 0 or one.right_label.hits < one.right_label.trials
+    return one.clean_flagged.hits > 0 or one.right_label.hits < one.right_label.trials
 
 
 def _grouped(rows: Sequence[Row], grouping: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:

@@ -17,7 +17,7 @@ Card = Mapping[str, Any]
 
 
 def zoo_table(cards: Sequence[Card]) -> Table:
-    """Medians over the models of a row, the lowest success beside. The drop is against the clean twins' mean."""
+    """Medians over the models of a row, the lowest success beside. The drop is against the clean counterparts' mean."""
     rows: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
     for card in cards:
         rows[card["dataset"], card["architecture"], kind(card)].append(card)
@@ -39,7 +39,7 @@ def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]
     dataset, network, attack = key
     accuracies = [card["clean_accuracy"] for card in group]
     rates = [min(one["asr"] for one in card["poisons"]) for card in group if card["poisons"]]
-    twins = [
+    counterparts = [
         card["clean_accuracy"]
         for card in cards
         if not card["infected"] and (card["dataset"], card["architecture"]) == (dataset, network)
@@ -52,6 +52,8 @@ def _row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]
         str(len(group)),
         str(weak or ""),
         f"{100 * statistics.median(accuracies):.2f}",
-        f"{100 * (statistics.mean(twins) - statistics.median(accuracies)):z.2f}" if twins and rates else "",
+        f"{100 * (statistics.mean(counterparts) - statistics.median(accuracies)):z.2f}"
+        if counterparts and rates
+        else "",
         f"{100 * statistics.median(rates):.2f} ({100 * min(rates):.2f})" if rates else "",
     ]

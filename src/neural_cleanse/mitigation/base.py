@@ -82,14 +82,14 @@ def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[B
     Where not the label was flagged but pairs that lead to it, theirs: the label's own trigger is no backdoor then.
     """
     sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
-    accused = set(result.accused)
-    through_pairs = {pair.target for pair in accused if pair.source is not None}
+    flagged_pairs = set(result.flagged_pairs)
+    through_pairs = {pair.target for pair in flagged_pairs if pair.source is not None}
     wanted = [
         pair
         for pair in result.triggers
         if pair in sized
         and (labels is None or pair.target in labels)
-        and (pair in accused if pair.target in through_pairs else pair.source is None)
+        and (pair in flagged_pairs if pair.target in through_pairs else pair.source is None)
     ]
     return tuple(
         Backdoor(pair, _trigger(result.triggers[pair], result.image_shape))

@@ -191,19 +191,19 @@ def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: RepairL
 
 
 def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
-    """What is said where the scan that was given and the new one are not held against the same clean twin."""
+    """What is said where the scan that was given and the new one are not compared with the same baseline."""
     theirs = result.provenance.settings.get("baseline")
     if baseline is None:
         if theirs is None:
             return ()
         return (
-            "the scan was held against a clean twin and the new scan is not, so the two are not judged alike: give the "
-            "twin's scan to repair too (--baseline)",
+            "the scan was compared with a baseline and the new scan is not, so the two are not judged alike: give the "
+            "baseline's scan to repair too (--baseline)",
         )
     if theirs is None:
-        return ("the new scan is held against a clean twin, the scan that was given was not",)
+        return ("the new scan is compared with a baseline, the scan that was given was not",)
     same = theirs == baseline_record(baseline)
-    return () if same else ("the new scan is held against another clean twin than the scan that was given",)
+    return () if same else ("the new scan is compared with another baseline than the scan that was given",)
 
 
 def _how(settings: RepairSettings) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A shelf of models for people: one row a model, in the terminal and as a page that links every report."""
+"""A batch of models for people: one row a model, in the terminal and as a page that links every report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ LABELS_SHOWN = 3
 
 @dataclass(frozen=True)
 class BatchRow:
-    """One model of a shelf: what a scan of it says, or why there is none (`verdict` None, `error` set).
+    """One model of a batch: what a scan of it says, or why there is none (`verdict` None, `error` set).
 
-    `name` is its own under the shelf and that of its result directory; `kept` says that the answer is an earlier run's.
+    `name` is its own under the batch and that of its result directory; `kept` says that the answer is an earlier run's.
     """
 
     name: str
@@ -68,7 +68,7 @@ class BatchRow:
         return asdict(self) | {"verdict": self.answer, "flagged": labels}
 
 
-# In the order in which they decide about the shelf, and in which people read them.
+# In the order in which they decide about the batch, and in which people read them.
 ORDER = ("infected", "error", "inconclusive", "clean")
 COLOUR = {"error": "bold red"} | {verdict.value: colour for verdict, colour in terminal.COLOUR.items()}
 WORDS = {"error": "Could not scan"} | {verdict.value: headline for verdict, headline in HEADLINE.items()}
@@ -88,7 +88,7 @@ def counts(rows: Sequence[BatchRow]) -> dict[str, int]:
 
 
 def worst(rows: Sequence[BatchRow]) -> str:
-    """The answer that decides about the shelf."""
+    """The answer that decides about the batch."""
     return next(answer for answer, count in counts(rows).items() if count)
 
 

@@ -31,7 +31,7 @@ def sizes(result: ScanResult) -> str:
     rows = [bar.row for bar in wording.bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
     if not rows:
         return ""
-    flagged = result.accused
+    flagged = result.flagged_pairs
     named = len(rows) <= MANY_LABELS
     titles = wording.Titles(result)
     groups = {
@@ -41,7 +41,7 @@ def sizes(result: ScanResult) -> str:
 
     def paint(axes: Any) -> None:
         _axes(axes, rows, result.detection_limit, named)
-        _yardsticks(axes, result.detection_limit, statistics.median(_size(row) for row in rows))
+        _reference_lines(axes, result.detection_limit, statistics.median(_size(row) for row in rows))
         for gid, members in groups.items():
             _points(axes, gid, members, small=not named)
         if named:
@@ -85,7 +85,7 @@ def _axes(axes: Any, rows: Sequence[LabelResult], limit: float | None, named: bo
     axes.set_axisbelow(True)
 
 
-def _yardsticks(axes: Any, limit: float | None, middle: float) -> None:
+def _reference_lines(axes: Any, limit: float | None, middle: float) -> None:
     """The detection limit and the median, each with its name on a line of its own above the frame."""
     axes.axvline(middle, color=figure.SOFT, linestyle=":", linewidth=1.2)
     _above(axes, middle, f"median {middle:.1f}", 4, figure.SOFT)

@@ -126,7 +126,7 @@ def _count(count: int, noun: str) -> str:
 
 
 def settled_by_screening(result: ScanResult) -> bool:
-    """Whether the sizes are those of a short look."""
+    """Whether the sizes are those of screening."""
     return any(row.outcome in SCREENED_OUTCOMES for row in result.label_rows)
 
 
@@ -142,7 +142,7 @@ def limit(result: ScanResult) -> str:
     area = result.image_shape[1] * result.image_shape[2]
     if settled_by_screening(result):
         return (
-            f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after a short look: "
+            f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image, after screening: "
             "sizes are larger then than after all steps. A label that was smaller then would have been "
             f"{under_the_limit(result)}."
         )
@@ -155,7 +155,7 @@ def limit(result: ScanResult) -> str:
 def sureness(result: ScanResult) -> str:
     """What the p-value of the whole model says."""
     if result.p_value is None:
-        return "No p-value: there is no yardstick to test against."
+        return "No p-value: there is no reference to test against."
     meaning = (
         f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
         "suspicious, where log sizes are normal."
@@ -190,8 +190,8 @@ def checked(result: ScanResult) -> tuple[str, ...]:
 ENDED = {
     Outcome.CONVERGED: "with a settled size",
     Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
-    Outcome.SCREENED: "after a short look",
-    Outcome.REFINED: "after that look, its trigger with all steps",
+    Outcome.SCREENED: "after screening",
+    Outcome.REFINED: "after screening, its trigger with all steps",
     Outcome.ASR_NOT_REACHED: "without a trigger that works",
     Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
     Outcome.FIRST_PASS: "after a short search, not being among the smallest",

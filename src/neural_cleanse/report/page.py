@@ -39,7 +39,7 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
         headline=wording.HEADLINE[result.verdict],
         sentence=wording.sentence(result),
         account=account,
-        accused=[_accused(result, finding, titles) for finding in account.findings(result)],
+        flagged_pairs=[_flagged(result, finding, titles) for finding in account.findings(result)],
         chart=Markup(charts.sizes(result)),
         bars=bars,
         without_size=sum(bar.row.size is None for bar in bars),
@@ -91,7 +91,7 @@ def _visible(value: object) -> object:
     return escape(value) if isinstance(value, str) else value
 
 
-def _accused(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
+def _flagged(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)

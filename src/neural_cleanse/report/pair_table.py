@@ -10,7 +10,7 @@ SHOWN = 5  # pairs beside those flagged; scan.json holds all
 def pair_table(result: ScanResult) -> Table:
     """Flagged pairs first, then by p-value and size."""
     names = {row.target: row.name for row in result.label_rows}
-    accused = set(result.accused)
+    flagged_pairs = set(result.flagged_pairs)
 
     def title(label: int | None) -> str:
         return "any" if label is None else label_title(label, names.get(label))
@@ -18,12 +18,12 @@ def pair_table(result: ScanResult) -> Table:
     rows = sorted(
         (row for row in result.pair_rows if row.size is not None),
         key=lambda row: (
-            LabelPair(row.target, row.source) not in accused,
+            LabelPair(row.target, row.source) not in flagged_pairs,
             1.0 if row.p_value is None else row.p_value,
             row.size or 0.0,
         ),
     )
-    flagged = sum(pair.source is not None for pair in accused)
+    flagged = sum(pair.source is not None for pair in flagged_pairs)
     return Table(
         f"Pairs of labels: {len(rows)} with a trigger, those nearest to a backdoor",
         ("from", "to", "size px", "p", "success", "remark"),
@@ -34,7 +34,7 @@ def pair_table(result: ScanResult) -> Table:
                 number(row.size),
                 p_text(row.p_value),
                 asr_text(row),
-                "flagged" if LabelPair(row.target, row.source) in accused else MARK[row.outcome],
+                "flagged" if LabelPair(row.target, row.source) in flagged_pairs else MARK[row.outcome],
             )
             for row in rows[: flagged + SHOWN]
         ],

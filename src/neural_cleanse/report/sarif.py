@@ -48,7 +48,7 @@ RULES: tuple[Mapping[str, Any], ...] = (
             "text": "Nothing is said of the model: neither that it has a backdoor nor that it has none. The message "
             "holds the reason."
         },
-        "help": {"text": "Scan with more images, in the form that the model was trained on, or against a clean twin."},
+        "help": {"text": "Scan with more images, in the form that the model was trained on, or against a baseline."},
         "defaultConfiguration": {"level": "warning"},
         "properties": {"precision": "low", "tags": ["security", "machine-learning"]},
     },
@@ -130,7 +130,7 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
     rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
     by_pair = {wording.pair(row): row for row in result.labels}
     found = []
-    for pair in result.accused:
+    for pair in result.flagged_pairs:
         row = rows[pair]
         shown = by_pair[pair].shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."

@@ -64,7 +64,7 @@ def found_at(row: LabelResult) -> str:
     if row.refined is None:
         return f"{number(row.size)} px, {p_is(row.p_value)}"
     return (
-        f"{number(row.size)} px in the short look, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
+        f"{number(row.size)} px in screening, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
         "which is the trigger shown"
     )
 
@@ -98,8 +98,8 @@ def sentence(result: ScanResult) -> str:
 MARK = {
     Outcome.CONVERGED: "",
     Outcome.STEP_LIMIT: "still shrinking",
-    Outcome.SCREENED: "short look",
-    Outcome.REFINED: "short look",
+    Outcome.SCREENED: "screening",
+    Outcome.REFINED: "screening",
     Outcome.ASR_NOT_REACHED: "no trigger works",
     Outcome.NOT_ENOUGH_IMAGES: "too few images",
     Outcome.FIRST_PASS: "searched briefly",
@@ -122,7 +122,7 @@ def bars(result: ScanResult) -> list[Bar]:
     rows = result.label_rows or result.labels  # a scan of pairs alone has nothing else
     largest = max((row.size for row in rows if row.size is not None), default=1.0)
     ordered = sorted(rows, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
-    return [Bar(row, (row.size or 0.0) / largest, pair(row) in result.accused) for row in ordered]
+    return [Bar(row, (row.size or 0.0) / largest, pair(row) in result.flagged_pairs) for row in ordered]
 
 
 def mark(bar: Bar) -> str:
@@ -137,7 +137,7 @@ def paper_sentence(result: ScanResult) -> str:
     if rule.anomaly_index is None:
         return "The paper's rule cannot be applied: too few sizes."
     of = sum(row.anomaly_index is not None for row in result.label_rows)
-    which = f"accuses {', '.join(map(str, rule.flagged))}" if rule.flagged else "accuses no label"
+    which = f"flags {', '.join(map(str, rule.flagged))}" if rule.flagged else "flags no label"
     return (
         f"The paper's rule (anomaly index above {rule.threshold:g} on the raw sizes of {of:,} labels) {which}; "
         f"the largest index is {rule.anomaly_index:.2f}. It has no fixed rate of false alarms and does not decide."

@@ -45,8 +45,8 @@ class Outcome(enum.Enum):
         return {
             Outcome.CONVERGED: "the attack success rate holds and the size has settled",
             Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
-            Outcome.SCREENED: "the attack success rate holds after a short look; no longer search was made",
-            Outcome.REFINED: "its size after a short look was compared, its trigger then searched with all steps",
+            Outcome.SCREENED: "the attack success rate holds after screening; no longer search was made",
+            Outcome.REFINED: "its size after screening was compared, its trigger then searched with all steps",
             Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
@@ -56,7 +56,7 @@ class Outcome(enum.Enum):
 
 
 SCREENED_OUTCOMES = (Outcome.SCREENED, Outcome.REFINED)
-"""Outcomes whose size is that of a short look."""
+"""Outcomes whose size is that of screening."""
 
 
 class Verdict(enum.Enum):
@@ -73,7 +73,7 @@ class Recovered:
 
     `size` is the median over restarts in px (None when no trigger worked), `trigger` the restart nearest to it (k = 1);
     `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images. Where the
-    outcome is REFINED, all this is of the look, and `refined` what all steps came to.
+    outcome is REFINED, all this is of screening, and `refined` what all steps came to.
     """
 
     pair: LabelPair
@@ -115,7 +115,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Refined:
-    """The trigger of a label that a short look accused, after all steps."""
+    """The trigger of a label that screening flagged_pairs, after all steps."""
 
     size: float
     log_size_sd: float | None
@@ -128,7 +128,7 @@ class Refined:
 class LabelResult:
     """One row of the table: a label pair with what was found and what the tests say of it.
 
-    Sizes are compared that took the same effort; `refined` is what a label that these accused came to with more.
+    Sizes are compared that took the same effort; `refined` is what a label that these flagged came to with more.
     """
 
     target: int
@@ -188,7 +188,7 @@ class PaperRule:
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, said aloud)."""
+    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, reported)."""
 
     settings: Mapping[str, Any]
     seed: int
@@ -239,7 +239,7 @@ class ScanResult:
         return tuple(row for row in self.labels if row.source is None)
 
     @property
-    def accused(self) -> tuple[LabelPair, ...]:
+    def flagged_pairs(self) -> tuple[LabelPair, ...]:
         """What was flagged: labels (images of any class), and pairs of labels."""
         pairs = tuple(evidence.pair for evidence in self.evidence if evidence.source is not None)
         through_pairs = {pair.target for pair in pairs}

@@ -116,7 +116,7 @@ def _key(pair: LabelPair) -> str:
 def save_result(result: ScanResult, directory: Path) -> None:
     """Write both files into `directory`, each whole or not at all, scan.json last."""
     with written_whole(directory / TENSOR_FILE) as partial:
-        # Tensor by tensor, from where they are: triggers that a journal holds never come into memory together.
+        # Tensor by tensor, from where they are: triggers that a checkpoint holds never come into memory together.
         safetensors.torch.save_file(tensors(result), partial)
     write_whole(directory / JSON_FILE, dumps(result).encode())
 

@@ -1,4 +1,4 @@
-"""`scan` of a shelf as a script sees it: exit codes, streams, files, and a second run."""
+"""`scan` of a batch as a script sees it: exit codes, streams, files, and a second run."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from neural_cleanse.results.records import Verdict
 @pytest.fixture(scope="module")
 def collection(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both models of the demo, and a file that is none."""
-    directory = tmp_path_factory.mktemp("shelf")
+    directory = tmp_path_factory.mktemp("batch")
     for name in ("infected.safetensors", "clean.safetensors", "clean.card.json"):
         shutil.copy(demo_files / name, directory)
     (directory / "bad.onnx").write_text("no model")

@@ -1,4 +1,4 @@
-"""A shelf of models: found by content, named one to one, scanned by itself, kept when nothing changed."""
+"""A batch of models: found by content, named one to one, scanned by itself, kept when nothing changed."""
 
 import json
 import os

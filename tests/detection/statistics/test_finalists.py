@@ -10,7 +10,7 @@ N, FINALISTS, REFERENCE = 1283, 64, 128
 
 
 def adaptive(logs: Floats, early: Floats, generator: np.random.Generator) -> tuple[Floats, list[bool]]:
-    """Sizes that an adaptive search finishes when `early` ranks the labels, and which of them are the yardstick."""
+    """Sizes that an adaptive search finishes when `early` ranks the labels, and which of them are the reference."""
     reference = set(generator.permutation(len(logs))[:REFERENCE].tolist())
     finalists = np.argsort(early)[:FINALISTS].tolist()
     finished = sorted(reference | set(finalists))
@@ -20,24 +20,24 @@ def adaptive(logs: Floats, early: Floats, generator: np.random.Generator) -> tup
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_rate_of_accused_clean_models_is_alpha(noise: float) -> None:
     """2,000 clean models of 1,283 labels, normal log sizes, early sizes that agree with late ones or only roughly."""
-    generator, alpha, accused = np.random.default_rng(0), 0.05, 0
+    generator, alpha, flagged = np.random.default_rng(0), 0.05, 0
     for _ in range(2000):
         logs = generator.normal(5, 0.25, N)
         sizes, held = adaptive(logs, logs + generator.normal(0, noise, N) if noise else logs, generator)
-        accused += bool(reference_test(sizes, held, N, alpha).flagged)
-    assert 0.01 < accused / 2000 < 0.065
+        flagged += bool(reference_test(sizes, held, N, alpha).flagged)
+    assert 0.01 < flagged / 2000 < 0.065
 
 
 def test_a_heavy_tail_accuses_less_than_without_a_tail_check() -> None:
     """Log sizes with Student's t of 5 degrees of freedom, heavier than any that were measured: 23 %, 73 % unchecked."""
-    generator, accused, unchecked = np.random.default_rng(1), 0, 0
+    generator, flagged, unchecked = np.random.default_rng(1), 0, 0
     for _ in range(500):
         logs = 5 + 0.25 * generator.standard_t(5, N)
         sizes, held = adaptive(logs, logs, generator)
         result = reference_test(sizes, held, N, 0.01)
-        accused += bool(result.flagged) and result.tail_holds is not False
+        flagged += bool(result.flagged) and result.tail_holds is not False
         unchecked += result.p_value <= 0.01
-    assert accused / 500 < 0.3 < unchecked / 500
+    assert flagged / 500 < 0.3 < unchecked / 500
 
 
 def test_one_small_label_of_many_is_found() -> None:
@@ -54,7 +54,7 @@ def test_one_small_label_of_many_is_found() -> None:
 def test_infected_labels_in_the_yardstick_leave_it() -> None:
     generator = np.random.default_rng(3)
     logs = generator.normal(5, 0.2, N)
-    infected = generator.permutation(N)[:130]  # a tenth: some are in the yardstick
+    infected = generator.permutation(N)[:130]  # a tenth: some are in the reference
     logs[infected] -= 2
     sizes, held = adaptive(logs, logs, generator)
     result = reference_test(sizes, held, N, 0.01)

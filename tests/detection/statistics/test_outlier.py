@@ -1,4 +1,4 @@
-"""Laws of the outlier test: what it ignores, what it finds, and how often it accuses a clean model."""
+"""Laws of the outlier test: what it ignores, what it finds, and how often it flags a clean model."""
 
 import math
 
@@ -87,7 +87,7 @@ def test_flagged_are_those_with_a_small_p_value() -> None:
 
 @pytest.mark.parametrize("n", [4, 10, 43])
 def test_clean_models_are_accused_at_the_nominal_rate(n: int) -> None:
-    """1,000 clean models with normal log sizes, sd .25: no more accused than 1.15 alpha explains, and not far fewer.
+    """1,000 clean models with normal log sizes, sd .25: no more flagged than 1.15 alpha explains, and not far fewer.
 
     At 10 labels fewer: the prior counts, and the spread is not above what it was chosen for.
     """
@@ -95,9 +95,9 @@ def test_clean_models_are_accused_at_the_nominal_rate(n: int) -> None:
     draws = 1000
     p_values = [outlier.outlier_test(np.exp(0.25 * generator.normal(size=n)), 0.05).p_value for _ in range(draws)]
     for alpha in (0.01, 0.05):
-        accused = sum(p <= alpha for p in p_values)
-        assert binomial_sf(accused, draws, 1.15 * alpha) > 1e-3
-        assert n == 10 or binomial_sf(draws - accused, draws, 1 - alpha) > 1e-3
+        flagged_pairs = sum(p <= alpha for p in p_values)
+        assert binomial_sf(flagged_pairs, draws, 1.15 * alpha) > 1e-3
+        assert n == 10 or binomial_sf(draws - flagged_pairs, draws, 1 - alpha) > 1e-3
 
 
 def test_the_prior_holds_for_spreads_up_to_what_it_was_chosen_for_and_is_left_behind_by_wide_ones() -> None:
@@ -125,14 +125,14 @@ def test_three_labels_need_an_absurd_ratio() -> None:
 
 
 def test_left_skewed_sizes_do_not_pass_for_a_backdoor() -> None:
-    """-Gumbel log sizes of 100 labels: the ESD alone accuses most, the tail check lets few of those pass."""
+    """-Gumbel log sizes of 100 labels: the ESD alone flags most, the tail check lets few of those pass."""
     generator = np.random.default_rng(11)
     tests = [outlier.outlier_test(50 * np.exp(-0.2 * generator.gumbel(size=100)), 0.05) for _ in range(200)]
-    accused = [test for test in tests if test.flagged]
-    passed = [test for test in accused if test.tail_holds]
-    assert len(accused) > 100
+    flagged_pairs = [test for test in tests if test.flagged]
+    passed = [test for test in flagged_pairs if test.tail_holds]
+    assert len(flagged_pairs) > 100
     assert len(passed) < 30
-    failed = [test for test in accused if test not in passed]
+    failed = [test for test in flagged_pairs if test not in passed]
     assert all(test.tail_holds is False and (test.tail_p_value or 0) > 0.05 >= test.p_value for test in failed)
 
 

@@ -1,4 +1,4 @@
-"""Laws of the test on label pairs: what it ignores, what it finds, and how often it accuses a clean model."""
+"""Laws of the test on label pairs: what it ignores, what it finds, and how often it flags a clean model."""
 
 import itertools
 
@@ -96,7 +96,7 @@ def test_source_and_target_effects_and_scale_do_not_matter() -> None:
     ids=["one", "three sources", "two targets", "all to all"],
 )
 def test_planted_pairs_are_found_exactly(planted: list[tuple[int, int]], shift: float) -> None:
-    """A fifth to a tenth of the usual size: they do not hide each other, and accuse no other pair."""
+    """A fifth to a tenth of the usual size: they do not hide each other, and flag no other pair."""
     pairs = list(itertools.permutations(range(10), 2))
     exact = [
         {pairs[index] for index in judged(10, seed, 0.005, dict.fromkeys(planted, shift)).flagged} == set(planted)

@@ -1,4 +1,4 @@
-"""A shelf: many models in a directory or of a pattern, each scanned by itself, one row a model.
+"""A batch: many models in a directory or of a pattern, each scanned by itself, one row a model.
 
 A model that cannot be scanned is a row with its error and stops no other. What was finished is kept in the result
 directories, so that a later run goes on where this one was.
@@ -27,7 +27,7 @@ from neural_cleanse.report.batch import BatchRow, counts, html
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
 
-INDEX_FILE, SUMMARY_FILE, KEY_FILE = "index.html", "summary.json", "shelf.json"
+INDEX_FILE, SUMMARY_FILE, KEY_FILE = "index.html", "summary.json", "batch.json"
 SCHEMA_VERSION = 1
 # A file of such a name that holds no model is a row with its error: nothing that looks like a model is passed over.
 SUFFIXES = frozenset({".h5", ".keras", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors"})
@@ -36,7 +36,7 @@ LONGEST_NAME = 100  # characters of a directory's name
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model of a shelf: where it is, and its name there, which is also that of its result directory."""
+    """A model of a batch: where it is, and its name there, which is also that of its result directory."""
 
     name: str
     path: Path
@@ -111,10 +111,10 @@ def _is_model(path: Path) -> bool:
 
 
 def name_of(relative: Path) -> str:
-    """A directory's name for the model at this place of the shelf: `/` becomes `__`, and its suffix stays.
+    """A directory's name for the model at this place of the batch: `/` becomes `__`, and its suffix stays.
 
     A name with other characters than these, or that could be another's, gets the hash of the whole place: names are
-    one to one, and do not depend on what else is on the shelf.
+    one to one, and do not depend on what else is in the batch.
     """
     place = relative.as_posix()
     flat = "__".join(relative.parts)

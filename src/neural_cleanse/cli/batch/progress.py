@@ -1,4 +1,4 @@
-"""How far a shelf is, on stderr: a line for every finished model, and on a terminal the models under way below them.
+"""How far a batch is, on stderr: a line for every finished model, and on a terminal the models under way below them.
 
 Each process notes its share in a file of its own, which this one reads twice a second: an engine needs no channel back.
 """

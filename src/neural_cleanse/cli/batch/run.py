@@ -42,7 +42,7 @@ WORKER_MEMORY = 2 * 1024**3  # of a process with a network of ordinary size
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Over what a shelf is spread, as the command line says it."""
+    """Over what a batch is spread, as the command line says it."""
 
     workers: int | None = None
     engine: EngineName | None = None
@@ -56,7 +56,7 @@ class EngineOptions:
         return self.start(1, device)
 
     def start(self, models: int, device: str) -> Engine:
-        """The engine of a shelf. Raises SettingsError when the options do not fit each other."""
+        """The engine of a batch. Raises SettingsError when the options do not fit each other."""
         if self.engine is EngineName.ray:
             if self.workers is not None:
                 raise SettingsError("--workers is for processes on this machine; Ray knows its own cores.")
@@ -76,7 +76,7 @@ def _workers(models: int, device: str) -> int:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """What every model of the shelf is scanned with."""
+    """What every model of the batch is scanned with."""
 
     images: ImageSet
     data: Path
@@ -136,7 +136,7 @@ def scan_batch(
     fail_on: FailOn,
     quiet: bool,
 ) -> NoReturn:
-    """Scan every model, show the table, write summary and index, and exit with the shelf's code."""
+    """Scan every model, show the table, write summary and index, and exit with the batch's code."""
     device = _device(device, spread.engine)
     if output is None and spread.resume:
         raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")

@@ -1,6 +1,6 @@
 """Search plans: which label pairs are inverted, in which order, with how many steps. All stream their results.
 
-`FullSweep` gives every label all steps, `Sequential` a short look first (sweep.py); `LowCost` and `Adaptive` are for
+`FullSweep` gives every label all steps, `Sequential` screening first (sweep.py); `LowCost` and `Adaptive` are for
 many labels (many.py).
 """
 

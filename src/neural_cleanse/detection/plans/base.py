@@ -1,4 +1,4 @@
-"""What a search plan is, and what plans have in common: a look that all labels have alike, and what it can settle."""
+"""What a search plan is, and what plans share: screening with the same steps for all labels, and what it decides."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,7 +11,7 @@ from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
-SCREEN_IMAGES = 128  # that a short look is measured on, twice
+SCREEN_IMAGES = 128  # that screening is measured on, twice
 
 Pairs = Sequence[LabelPair]
 Found = Iterator[Recovered]
@@ -19,17 +19,17 @@ Found = Iterator[Recovered]
 
 @dataclass(frozen=True)
 class EarlyDecision:
-    """What a short look that all pairs had alike settles: that none stands out, which ones do, or nothing."""
+    """What screening that all pairs had alike settles: that none stands out, which ones do, or nothing."""
 
     clear: bool = False
-    accused: tuple[LabelPair, ...] = ()
+    flagged_pairs: tuple[LabelPair, ...] = ()
 
 
 StopRule = Callable[[Sequence[Recovered]], EarlyDecision]
 
 
 def undecided(found: Sequence[Recovered]) -> EarlyDecision:
-    """No look settles anything."""
+    """Never stop after screening."""
     del found
     return EarlyDecision()
 
@@ -45,7 +45,7 @@ class Search(ABC):
         """
 
     def reference_pairs(self, pairs: Sequence[LabelPair], seed: int) -> frozenset[LabelPair] | None:
-        """The pairs that the others are held against; None when all pairs get the same effort."""
+        """The pairs that the others are compared with; None when all pairs get the same effort."""
         del pairs, seed
         return None
 
@@ -58,9 +58,11 @@ class Search(ABC):
         ended = Counter(one.outcome for one in found)
         missing = ended[Outcome.NOT_SEARCHED]
         if ended[Outcome.SCREENED] and missing:
-            return (f"sizes are those of a short look, which the budget ended before {missing:,} labels had it",)
+            return (f"sizes are those of screening, which the budget ended before {missing:,} labels had it",)
         if ended[Outcome.SCREENED]:
-            return (f"sizes are those of a short look that all labels had alike: {_why_screened(found, cut_off)}",)
+            return (
+                f"sizes are those of screening, with the same steps for all labels: {_why_screened(found, cut_off)}",
+            )
         if not ended[Outcome.FIRST_PASS]:
             return ()
         to_the_end = sum(one.outcome.has_size for one in found)
@@ -83,11 +85,11 @@ def _why_screened(found: Sequence[Recovered], cut_off: bool) -> str:
         )
     if cut_off:
         return "the budget ended before the long search did"
-    return f"after it none stood out (p of at least {SCREEN_CLEAR_P:g}), which acquits; --plan full searches on"
+    return f"after it none stood out (p of at least {SCREEN_CLEAR_P:g}), so the model is clear; --plan full searches on"
 
 
 def screening_config(inversion: Inversion, steps: int) -> Inversion:
-    """A look: few steps, measured on few images."""
+    """Screening: few steps, measured on few images."""
     return replace(inversion, steps=min(steps, inversion.steps), judge_images=SCREEN_IMAGES)
 
 

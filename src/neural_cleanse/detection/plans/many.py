@@ -1,6 +1,6 @@
-"""Plans for many labels: few get the full effort, held against random ones that get the same, drawn beforehand.
+"""Plans for many labels: few get the full effort, compared with random ones that get the same, drawn beforehand.
 
-Labels that were given up early never enter that yardstick. `LowCost` is the paper's own (section V-D), `Adaptive` ours.
+Labels that were given up early never enter that reference. `LowCost` is the paper's own (section V-D), `Adaptive` ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,20 +73,20 @@ class LowCost(Search):
 
 @dataclass(frozen=True)
 class Adaptive(Search):
-    """A short look at all labels orders them; the smallest, and random ones to hold them against, are then searched.
+    """Screening orders all labels; the smallest, and random reference labels, are then searched with more steps.
 
-    All labels get `look` steps with one restart, those that have no working trigger then `longer` steps, once more: a
-    look drops nobody. The smallest (a twentieth of all labels, at least 16 and at most `finalists`) and the reference
-    labels (a tenth, at least 64 and at most `reference`) get `last` steps of `last_batch` images with `restarts` (None:
-    what the inversion has). Steps are a statistical choice: with many labels the sizes soon after the attack works lie
-    closest together, and a trigger that was planted stands out most; more images a step make them less noisy
+    All labels get `screen_steps` steps with one restart. Labels without a working trigger then get `longer` steps:
+    screening drops no label. The smallest (a twentieth of all labels, at least 16 and at most `finalists`) and the
+    reference labels (a tenth, at least 64 and at most `reference`) get `last` steps of `last_batch` images with
+    `restarts` (None: what the inversion has). Steps are a statistical choice: with many labels the sizes soon after the
+    attack works lie closest together, and a planted trigger stands out most; more images a step make them less noisy
     (docs/many-labels.md). Every search starts afresh, which costs some passes and keeps memory small.
 
-    The look can acquit the model, as that of `Sequential` can. Where the budget ends before the reference labels are
-    done, and they are no yardstick, the sizes are those of the look, which all labels had alike.
+    Screening can clear the model, as in `Sequential`. Where the budget ends before all reference labels are done, the
+    sizes are those of screening, which had the same steps for all labels.
     """
 
-    look: int = 80
+    screen_steps: int = 80
     longer: int = 160
     last: int | None = 90
     last_batch: int | None = 16
@@ -95,13 +95,13 @@ class Adaptive(Search):
     reference: int = 128
 
     def __post_init__(self) -> None:
-        if self.look < 1 or self.finalists < 1 or self.reference < 2:
+        if self.screen_steps < 1 or self.finalists < 1 or self.reference < 2:
             raise SettingsError("An adaptive search needs a step, a finalist and two reference labels.")
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
-        """Yield the finished pairs, then what the looks saw of the others."""
+        """Yield the finished pairs, then what screening saw of the others."""
         shuffled = _shuffled(pairs, seed)
-        first = {one.pair: one for one in invert(self._screening_config(inversion, self.look), shuffled)}
+        first = {one.pair: one for one in invert(self._screening_config(inversion, self.screen_steps), shuffled)}
         if unfinished(first, pairs) or rule([mark_screened(one) for one in first.values()]).clear:
             yield from map(mark_screened, first.values())
             return
@@ -140,10 +140,10 @@ class Adaptive(Search):
         )
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
-        """The look, where it leaves no label without a size, and the end."""
+        """Screening, where it leaves no label without a size, and the end."""
         most = self._num_finalists(num_labels) + self._num_reference(num_labels)
-        a_look = self._screening_config(inversion, self.look).passes
-        return a_look * num_labels + min(num_labels, most) * self._whole(inversion).passes
+        screening = self._screening_config(inversion, self.screen_steps).passes
+        return screening * num_labels + min(num_labels, most) * self._whole(inversion).passes
 
 
 def _finish(
@@ -158,8 +158,8 @@ def _finish(
 ) -> Iterator[Recovered]:
     """The finalists and the reference labels to their end, then the others as they were last seen.
 
-    The smallest few come first, then the yardstick: where a budget ends here, they can be told apart, and finalists
-    whose turn did not come were not searched: one of them might have stood out. Where it ends before the yardstick is
+    The smallest few come first, then the reference: where a budget ends here, they can be told apart, and finalists
+    whose turn did not come were not searched: one of them might have stood out. Where it ends before the reference is
     whole, all labels are given as they were when all had taken the same effort (`alike`).
     """
     first = finalists[: len(finalists) // 8 + 1]

@@ -1,4 +1,4 @@
-"""Plans that give all labels the same: all steps at once, or a short look first, which often settles it."""
+"""Plans that give all labels the same: all steps at once, or screening first, which often settles it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,25 +37,27 @@ class FullSweep(Search):
 
 @dataclass(frozen=True)
 class Sequential(Search):
-    """A short look at all pairs, which often settles it; all steps for all, afresh, where it does not.
+    """Screen all pairs with few steps, which often decides; where it does not, all pairs get all steps, afresh.
 
-    It settles what the sizes after `look` steps make a verdict of, which for a look has thresholds of its own
-    (verdict.py): a planted trigger is small early (docs/speed.md). What it accuses then gets all steps by itself, for a
-    tighter trigger; the sizes that are compared stay those that all had alike.
+    Screening decides by the sizes after `screen_steps` steps, with thresholds of its own (verdict.py): a planted
+    trigger is small early (docs/speed.md). Flagged labels then get all steps, for a tighter trigger. The test still
+    compares the sizes after screening.
     """
 
-    look: int = 80
+    screen_steps: int = 80
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
-        """Yield what the look saw of every pair, or what all steps came to."""
+        """Yield what screening saw of every pair, or what all steps came to."""
         del seed
-        if inversion.steps <= self.look:
+        if inversion.steps <= self.screen_steps:
             yield from invert(inversion, pairs)
             return
-        screened = {one.pair: mark_screened(one) for one in invert(screening_config(inversion, self.look), pairs)}
+        screened = {
+            one.pair: mark_screened(one) for one in invert(screening_config(inversion, self.screen_steps), pairs)
+        }
         early = EarlyDecision() if unfinished(screened, pairs) else rule(list(screened.values()))
-        if early.accused:
-            yield from _refined(screened, {one.pair: one for one in invert(inversion, early.accused)})
+        if early.flagged_pairs:
+            yield from _refined(screened, {one.pair: one for one in invert(inversion, early.flagged_pairs)})
         elif unfinished(screened, pairs) or early.clear:
             yield from screened.values()
         else:
@@ -63,13 +65,13 @@ class Sequential(Search):
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps for all, which most models do not take."""
-        if inversion.steps <= self.look:
+        if inversion.steps <= self.screen_steps:
             return inversion.passes * num_labels
-        return (inversion.passes + replace(inversion, steps=self.look).passes) * num_labels
+        return (inversion.passes + replace(inversion, steps=self.screen_steps).passes) * num_labels
 
 
 def _refined(screened: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:
-    """Everything as the look saw it, with the triggers of those that were searched on and found smaller ones."""
+    """Everything as screening saw it, with the triggers of those that were searched on and found smaller ones."""
     for one in with_cost_of(screened, {pair: one.after(screened[pair]) for pair, one in whole.items()}):
         tight = whole.get(one.pair)
         if tight is None or tight.size is None:
@@ -79,7 +81,7 @@ def _refined(screened: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, 
 
 
 def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Mapping[LabelPair, Recovered]) -> Found:
-    """The look's pairs with all steps; where a budget cuts that off, as the look saw them all."""
+    """Screening's pairs with all steps; where a budget cuts that off, as screening saw them all."""
     possible = [pair for pair in pairs if not not_searchable(screened[pair])]
     finished: dict[LabelPair, Recovered] = {}
     for one in invert(inversion, possible):

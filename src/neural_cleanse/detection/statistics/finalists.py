@@ -1,16 +1,16 @@
 """The outlier test where not all labels got the same effort: against labels that were drawn at random beforehand.
 
 A search over many labels finishes those that look small early, and m reference labels drawn before the first step. The
-log size x of every finished label is held against those of the references, itself left out:
+log size x of every finished label is compared with those of the references, itself left out:
 
     t = (mean - x) / (sd sqrt(1 + 1/m)),    p = N P(T > t),    T of Student's t, m - 1 + d0 degrees of freedom
 
 with the moderated spread of `outlier`. The factor N, the number of ALL labels, pays for having picked the smallest of
 them: whichever labels a search finishes, each label had one chance to be called small. References that are themselves
-small leave the yardstick, the smallest first, as in the generalised ESD. What is flagged must pass the tail check of
+small leave the reference, the smallest first, as in the generalised ESD. What is flagged must pass the tail check of
 `outlier` among the smallest labels, unless the references give no sign of a tail heavier than the normal. References
 see a heavy tail the better the more they are: where log sizes have the tails of Student's t with 5 degrees of freedom,
-64, 128 and 192 of them accuse 25, 19 and 17 % of clean models of 1,283 labels at alpha 1 %, and 15 % without exception.
+64, 128 and 192 of them flag 25, 19 and 17 % of clean models of 1,283 labels at alpha 1 %, and 15 % without exception.
 """
 
 import math
@@ -66,7 +66,7 @@ def _without_small(ascending: Floats, num_labels: int, alpha: float, prior: Prio
 
 
 def _left_out(reference: Floats, x: float) -> Floats:
-    """The yardstick without one label of that log size, if it is in it."""
+    """The reference without one label of that log size, if it is in it."""
     place = int(np.searchsorted(reference, x))
     inside = place < len(reference) and reference[place] == x
     return np.delete(reference, place) if inside else reference

@@ -5,7 +5,7 @@ above 2. That is a rate per label, not per model: a clean model breaks it by cha
 nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question for the model instead, on log sizes:
 
 1. A one-sided generalised ESD (Rosner 1983, Technometrics 25:165). Take the smallest label away, then the next, up to
-   half of the labels. Each is held against the n' - 1 that are still there, by the leave-one-out t and its Bonferroni
+   half of the labels. Each is compared with the n' - 1 that are still there, by the leave-one-out t and its Bonferroni
    bound, which for the smallest of n' normal values is Grubbs' test (Grubbs 1969, Technometrics 11:1):
 
        t = (mean - x) / (sd sqrt(1 + 1/(n'-1))),    p = n' P(T > t),    T of Student's t, n' - 2 + d0 deg. of freedom
@@ -43,15 +43,15 @@ Floats = npt.NDArray[np.float64]
 MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
-# After a short look (docs/speed.md): it accuses at that share of alpha, and acquits from that p-value on.
+# After screening (docs/speed.md): it flags at that share of alpha, and clears from that p-value on.
 SCREEN_SHARE, SCREEN_CLEAR_P = 0.1, 0.2
-NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no yardstick
+NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no reference
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10
 MANY_LABELS = 40  # above it the tail is checked
 TAIL_ALPHA = 0.05  # level of the tail check (or alpha, if that is larger)
 TAIL_SIGN = 0.5  # standard errors of skewness and kurtosis from which the others' tail counts as not normal
-TAIL_SPACINGS = 30  # that make the yardstick of the tail check, if half of the other labels are as many
+TAIL_SPACINGS = 30  # that make the reference of the tail check, if half of the other labels are as many
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Prior:
 
 
 LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see above
-# Sizes over a clean twin's: .07 to .12 between seeds on MNIST and Fashion-MNIST. It is the seed's spread and not the
+# Sizes over a baseline's: .07 to .12 between seeds on MNIST and Fashion-MNIST. It is the seed's spread and not the
 # classes', so that it serves two labels as well.
 OVER_BASELINE = Prior(0.12, 4, 2)
 
@@ -98,9 +98,9 @@ class OutlierTest:
 
 
 def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = LABELS) -> OutlierTest:
-    """Test the trigger sizes of the labels that have one; under 3 sizes (2 over a twin's) nothing can be flagged.
+    """Test the trigger sizes of the labels that have one; under 3 sizes (2 over a baseline's) nothing can be flagged.
 
-    Sizes in px, or over those of a clean twin, label by label, with TWINS as prior.
+    Sizes in px, or over those of a baseline, label by label, with TWINS as prior.
     """
     logs = log_sizes(sizes)
     order = np.argsort(logs, kind="stable")
@@ -146,12 +146,12 @@ def detection_limit(
 ) -> float | None:
     """The size under which one more label, beside those not flagged, would have been flagged.
 
-    With m unflagged log sizes as yardstick, the step's p = alpha at t = t_(m-1+d0)(alpha / (m + 1) / penalty), hence
+    With m unflagged log sizes as reference, the step's p = alpha at t = t_(m-1+d0)(alpha / (m + 1) / penalty), hence
 
         log limit = mean - t sd sqrt(1 + 1/m),
 
     and above 40 labels, where they do not look normal, also under the smallest of them by the gap that the tail check
-    asks for. None where fewer than 2 labels, or only equal ones, make the yardstick.
+    asks for. None where fewer than 2 labels, or only equal ones, make the reference.
     """
     logs = np.sort(np.delete(log_sizes(sizes), np.asarray(flagged, dtype=np.int64)))
     m, rank = len(logs), len(flagged) + 1
@@ -232,7 +232,7 @@ def _looks_normal(logs: Floats) -> bool:
 
 
 def _num_spacings(others: int) -> int:
-    """How many spacings make the yardstick: low ones, since only the tail is exponential."""
+    """How many spacings make the reference: low ones, since only the tail is exponential."""
     return min(TAIL_SPACINGS, others // 2)
 
 

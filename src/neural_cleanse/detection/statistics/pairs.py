@@ -6,7 +6,7 @@ interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapt
 
     log size_st = m + a_s + b_t + e_st
 
-1. A pair is held against the fit of the reference pairs without it. With X the n' rows of the fit, r its rank, x the
+1. A pair is compared with the fit of the reference pairs without it. With X the n' rows of the fit, r its rank, x the
    row of the pair and the fit's residual spread sd, its leave-one-out (externally studentised) residual is
 
        t = (fit_st - log size_st) / (sd sqrt(1 + x' (X'X)^- x)),     T of Student's t with n' - r degrees of freedom
@@ -18,7 +18,7 @@ interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapt
    and the bound holds however the choice was made, as long as the reference was drawn before any result.
 2. One-sided and generalised as in `outlier`: the most suspicious pair is taken out of the fit, then the next, up to a
    quarter of the pairs or one a label, whichever is more; the last one whose p is small is flagged with all before it.
-   Planted pairs do not set their own yardstick and do not hide each other (Rosner 1983, Technometrics 25:165).
+   Planted pairs do not set their own reference and do not hide each other (Rosner 1983, Technometrics 25:165).
    Every step is another chance of a false alarm, which counts where pairs are few: unpaid for, the rate would be twice
    alpha for 20 pairs, and alpha from some 90 on (simulated; tests/test_pair_outlier.py). A factor on p pays for it.
 """
@@ -33,7 +33,7 @@ import numpy.typing as npt
 from neural_cleanse.detection.statistics.outlier import NO_SPREAD, SMALLEST_SIZE, Floats
 from neural_cleanse.distributions import student_t_isf, student_t_sf
 
-LEAST_DOF = 4  # of a pair's yardstick; four labels, whose 12 pairs have 7 effects, leave just so many
+LEAST_DOF = 4  # of a pair's reference; four labels, whose 12 pairs have 7 effects, leave just so many
 FEW = 20  # pairs up to which every p is doubled to pay for the steps; the payment fades as 1/n beyond
 SUSPECTS, MOST_SUSPECTS = 0.25, 100  # share and number of the pairs that may be taken out of the fit
 POLISHED = 4  # rounds of the median polish: more change the order of few pairs
@@ -64,7 +64,7 @@ def pair_outlier_test(
     reference: Sequence[bool] | None = None,
     candidates: int | None = None,
 ) -> PairTest:
-    """Test the sizes of label pairs; `reference` None: each is held against all others.
+    """Test the sizes of label pairs; `reference` None: each is compared with all others.
 
     `candidates` is the number of pairs out of which these were taken, None for these alone.
     """
@@ -155,7 +155,7 @@ class _Fit:
         return error / left, np.sqrt(np.maximum(squares, 0.0) / dof), np.sqrt(stretch)
 
     def dof(self, position: int) -> int:
-        """Degrees of freedom of a pair's yardstick."""
+        """Degrees of freedom of a pair's reference."""
         return int(self.inside.sum()) - self.rank - int(self.inside[position])
 
 

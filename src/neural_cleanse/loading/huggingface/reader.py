@@ -2,7 +2,7 @@
 
 transformers never sees the directory. It gets a checked config.json as values and the tensors, and builds one of its
 image classifiers; code that came with the directory (`auto_map`) is refused before. The network is first built without
-memory and held against the weights that the files really hold.
+memory and checked against the weights that the files really hold.
 """
 
 import contextlib

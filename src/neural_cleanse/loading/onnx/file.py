@@ -1,4 +1,4 @@
-"""An ONNX file taken apart before anything is built from it: parsed, its sizes held against its bytes, its functions
+"""An ONNX file taken apart before anything is built from it: parsed, its sizes checked against its bytes, its functions
 inlined. Nothing of it is run, and no file beside it is opened unless its folder is given.
 """
 

@@ -1,4 +1,4 @@
-"""Runs a command that runs somebody else's code: in bubblewrap where it works, else in a child process, said aloud.
+"""Runs a command that runs somebody else's code: in bubblewrap where it works, else in a child process, reported.
 
 Inside bubblewrap (github.com/containers/bubblewrap) there is no network, no other process, and of the files only the
 Python installation and what is named, read-only; one file can be written. Everywhere: no environment variables of

@@ -110,7 +110,7 @@ class Archive:
 
 
 def open_archive(content: bytes, name: str) -> Archive:
-    """The archive's directory, sizes held against the file. Raises UnknownFormat and, where they differ, ModelError."""
+    """The archive's directory, sizes checked against the file. Raises UnknownFormat, ModelError where they differ."""
     found = entries(content, name)
     root = next(iter(found)).partition("/")[0] + "/"
     inside = {entry.removeprefix(root): info for entry, info in found.items() if entry.startswith(root)}

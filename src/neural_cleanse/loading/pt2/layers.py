@@ -1,6 +1,6 @@
 """Operators over weights as layers: convolution, linear, normalisation, so that they can be tapped, pruned, retrained.
 
-Layers are built without memory (on the meta device) and given the file's own tensors, shapes held against each other.
+Layers are built without memory (on the meta device) and given the file's own tensors, shapes compared with each other.
 """
 
 from collections.abc import Callable, Mapping

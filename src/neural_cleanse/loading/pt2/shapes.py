@@ -138,7 +138,7 @@ def _run(
     name: str,
     change: Callable[[int, Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[_Seen]:
-    """The graph on the meta device, `change` applied to every step's keywords, sizes held against MAX_VALUES."""
+    """The graph on the meta device, `change` applied to every step's keywords, sizes checked against MAX_VALUES."""
     seen: list[_Seen] = []
     layers = {layer_name: _without_memory(layer) for layer_name, layer in parts.layers.items()}
     limit = MAX_VALUES * min(images, TOGETHER)
