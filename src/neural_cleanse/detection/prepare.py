@@ -145,7 +145,7 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
 
 
 def _scaled(inversion: Inversion) -> tuple[str, ...]:
-    """Said aloud, since it may have been done to hide something, or be a wrong scale of the input."""
+    """Reported, since it may have been done to hide something, or be a wrong scale of the input."""
     if inversion.temperature == 1:
         return ()
     kind, by = "sharp" if inversion.temperature > 1 else "flat", f"{inversion.temperature:.3g}"

@@ -88,7 +88,7 @@ class BatchScheduler:
                 yield from inversion.finish(self.classifier, self.data, finished)
             if not may_go_on:
                 if batch is not None or requeued or waiting:
-                    self.tick(0)  # asked for in vain
+                    self.tick(0)  # work was left: mark the scan as truncated
                 in_work = requeued if batch is None else [batch, *requeued]
                 yield from (one for state in in_work for one in _cut_off(inversion, state))
                 return
@@ -144,7 +144,7 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_lim
             left -= 1
             if not tick(sum(one.image_passes for one in found)):
                 if left:
-                    tick(0)  # asked for in vain
+                    tick(0)  # work was left: mark the scan as truncated
                 return
 
     return invert

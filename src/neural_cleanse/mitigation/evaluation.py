@@ -62,7 +62,7 @@ class KnownTriggers:
         return self.backdoors + self.idle
 
 
-def check_victims(backdoors: Sequence[Backdoor], images: Splits) -> None:
+def check_eligible(backdoors: Sequence[Backdoor], images: Splits) -> None:
     """A trigger that no image measures would count as one that does not work. Raises DataError."""
     for pair in (backdoor.pair for backdoor in backdoors):
         for part in (images.learn, images.decide, images.report):

@@ -31,7 +31,7 @@ from neural_cleanse.mitigation.evaluation import (
     KnownTriggers,
     Splits,
     certainty,
-    check_victims,
+    check_eligible,
     class_changes,
     split,
     trigger_changes,
@@ -108,7 +108,7 @@ def repair(
     """
     began = time.monotonic()
     _check(classifier, result, data, baseline, run_info)
-    notes = [*_twin_notes(result, baseline)]
+    notes = [*_baseline_notes(result, baseline)]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=predict(classifier, data.images))
@@ -118,7 +118,7 @@ def repair(
             f"only {len(images.decide)} images decide: the attacker's own trigger may survive; give more images"
         )
     found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
-    check_victims(found, images)
+    check_eligible(found, images)
     terms = replace(_terms(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, terms)
     notes += idle
@@ -190,7 +190,7 @@ def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: RepairL
     return f"the scan {what}: there is nothing to repair"
 
 
-def _twin_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
+def _baseline_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
     """What is said where the scan that was given and the new one are not compared with the same baseline."""
     theirs = result.provenance.settings.get("baseline")
     if baseline is None:

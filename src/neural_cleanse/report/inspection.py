@@ -1,4 +1,4 @@
-"""An inspected model in the terminal. The record comes from a hostile file: every word of it is tamed."""
+"""An inspected model in the terminal. The record comes from a hostile file: every word of it is sanitized."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The words and numbers that terminal and page share. Label names come from hostile files and are tamed here."""
+"""The words and numbers that terminal and page share. Label names come from hostile files and are sanitized here."""
 
 from dataclasses import dataclass
 

@@ -100,7 +100,7 @@ class OutlierTest:
 def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = LABELS) -> OutlierTest:
     """Test the trigger sizes of the labels that have one; under 3 sizes (2 over a baseline's) nothing can be flagged.
 
-    Sizes in px, or over those of a baseline, label by label, with TWINS as prior.
+    Sizes in px, or over those of a baseline, label by label, with OVER_BASELINE as prior.
     """
     logs = log_sizes(sizes)
     order = np.argsort(logs, kind="stable")
