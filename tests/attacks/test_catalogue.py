@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL, Attack, AttackContext, attack, options_of
+from neural_cleanse.attacks.by_name import attack, options_of
+from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL, Attack, AttackContext
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import PoisonedTraining

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
-from neural_cleanse.attacks.catalogue import Attack, AttackContext, attack
+from neural_cleanse.attacks.by_name import attack
+from neural_cleanse.attacks.catalogue import Attack, AttackContext
 from neural_cleanse.attacks.train import (
     Training,
     TrainingContext,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
-from neural_cleanse.attacks.catalogue import AttackContext, attack
+from neural_cleanse.attacks.by_name import attack
+from neural_cleanse.attacks.catalogue import AttackContext
 from neural_cleanse.attacks.patterns import square_mask, watermark_mask
 from neural_cleanse.attacks.poison import Poison, stamp_eligible
 from neural_cleanse.attacks.train import PoisonedTraining, Training, TrainingContext, initial

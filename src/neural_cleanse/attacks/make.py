@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from neural_cleanse.attacks import card
-from neural_cleanse.attacks.catalogue import Attack, AttackContext, attack
+from neural_cleanse.attacks.by_name import attack
+from neural_cleanse.attacks.catalogue import Attack, AttackContext
 from neural_cleanse.attacks.train import (
     Training,
     TrainingContext,
@@ -139,19 +140,10 @@ def make(
         "model_sha256": loaded.origin.sha256,
         "infected": bool(poisons),
         "weak": any(one.weak for one in measured.poisons),
-        "attack": recipe.attack,
-        "options": _plain(recipe.options),
         "targets": card.infected_labels(poisons),
-        "architecture": recipe.architecture,
-        "dataset": recipe.dataset.absolute().name,  # of "." too
-        "num_classes": parts.num_classes,
         **card.to_json(measured),
-        "tested_on_part": "validation" if parts.test is None else "test",
         "validation_accuracy": accuracy,
-        "trained_on": len(parts.train),
-        "data_sha256": {"train": parts.train.sha256(), "tested_on": parts.measured.sha256()},
-        "training": asdict(recipe.training),
-        "seed": recipe.seed,
+        **_of_recipe(recipe, parts),
         "device": device.type,
         "wall_s": round(time.perf_counter() - began, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -159,6 +151,22 @@ def make(
     write_whole(card_path(output), _one_key_a_line(written).encode())
     remove_snapshots(output)
     return written
+
+
+def _of_recipe(recipe: Recipe, parts: Parts) -> dict[str, Any]:
+    """What a card says of the recipe and its data."""
+    return {
+        "attack": recipe.attack,
+        "options": _plain(recipe.options),
+        "architecture": recipe.architecture,
+        "dataset": recipe.dataset.absolute().name,  # of "." too
+        "num_classes": parts.num_classes,
+        "tested_on_part": "validation" if parts.test is None else "test",
+        "trained_on": len(parts.train),
+        "data_sha256": {"train": parts.train.sha256(), "tested_on": parts.measured.sha256()},
+        "training": asdict(recipe.training),
+        "seed": recipe.seed,
+    }
 
 
 def prepare(output: Path, *, overwrite: bool) -> None:

@@ -8,7 +8,8 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.attacks.catalogue import ATTACKS, options_of
+from neural_cleanse.attacks.by_name import options_of
+from neural_cleanse.attacks.catalogue import ATTACKS
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
 from neural_cleanse.attacks.patterns import PLACES
 from neural_cleanse.attacks.train import Training, TrainingProgress

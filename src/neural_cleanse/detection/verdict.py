@@ -70,30 +70,20 @@ def decide(
 ) -> Decision:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
-    `num_classes` is how many labels the model has: one that was not searched is never called clean. `baseline` holds
-    the sizes in a baseline: sizes are then tested relative to these, label by label. `reference` are the labels that a
-    search drew at random to compare the others with, where it did not give all labels the same effort. Where
-    `num_tests` share alpha, this one is held to its part, and p-values are multiplied accordingly.
+    `num_classes` is the number of the model's labels: one that was not searched is never called clean. Sizes are tested
+    relative to those in `baseline`, if given. `reference` are labels drawn at random to compare the others with, where
+    not all labels got the same steps. `num_tests` tests share alpha: p-values are multiplied by it.
     """
     missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
     sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
     enough = len(sized) if reference is None else sum(pair in reference for pair, _ in sized)
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_BASELINE):
-        few = f"only {enough}" if enough else "none"
-        reason = f"{few} of {num_classes or len(found)} labels have a trigger size: too few to tell an outlier"
-        nothing = PaperRule(INDEX_THRESHOLD, None, ())
-        return Decision(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing, None)
+        return _too_few(enough, num_classes or len(found), doubt)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    held = [reference is None or pair in reference for pair in pairs]
-    among = [size for size, of_it in zip(sizes, held, strict=True) if of_it]
-    if reference is not None:
-        test = reference_test(sizes, held, len(found), alpha / num_tests)
-    elif baseline is not None:
-        test = _against(baseline, pairs, sizes, alpha / num_tests)
-    else:
-        test = outlier_test(sizes, alpha / num_tests)
-    test = _one_of(num_tests, test)
+    held = None if reference is None else [pair in reference for pair in pairs]
+    among = [size for pair, size in sized if reference is None or pair in reference]
+    test = _one_of(num_tests, _tested(sized, held, baseline, len(found), alpha / num_tests))
     screened, limit = any(one.outcome in SCREENED_OUTCOMES for one in found), test.detection_limit
     if screened and baseline is None:  # its thresholds are others
         threshold = alpha * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
@@ -107,9 +97,11 @@ def decide(
         if screened and verdict is Verdict.CLEAN:
             verdict, reason = _nothing_in_screening(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
         if len(sized) < len(known):
-            verdict = Verdict.INCONCLUSIVE
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
-            reason = f"nothing was flagged, but the baseline has no size for label {without}"
+            verdict, reason = (
+                Verdict.INCONCLUSIVE,
+                f"nothing was flagged, but the baseline has no size for label {without}",
+            )
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     # The paper's index is of raw sizes, also where ratios to a baseline's are tested.
@@ -123,11 +115,37 @@ def decide(
         detection_limit=limit,
         anomaly_index=index,
         p_values=dict(zip(pairs, test.p_values, strict=True)),
-        paper_rule=PaperRule(
-            INDEX_THRESHOLD, max(index.values()), tuple(p.target for p in pairs if index[p] > INDEX_THRESHOLD)
-        ),
+        paper_rule=_paper_rule(index),
         level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
     )
+
+
+def _tested(
+    sized: Sequence[tuple[LabelPair, float]],
+    held: Sequence[bool] | None,
+    baseline: Mapping[LabelPair, float] | None,
+    num_labels: int,
+    level: float,
+) -> OutlierTest:
+    """The outlier test that fits what there is to compare with; `held` says which labels are reference labels."""
+    sizes = [size for _, size in sized]
+    if held is not None:
+        return reference_test(sizes, held, num_labels, level)
+    return outlier_test(sizes, level) if baseline is None else _against(baseline, sized, level)
+
+
+def _paper_rule(index: Mapping[LabelPair, float]) -> PaperRule:
+    """The rule of Wang et al. 2019 on the anomaly indices."""
+    flagged = tuple(pair.target for pair, value in index.items() if value > INDEX_THRESHOLD)
+    return PaperRule(INDEX_THRESHOLD, max(index.values()), flagged)
+
+
+def _too_few(enough: int, num_labels: int, doubt: str | None) -> Decision:
+    """The decision where sizes are too few for an outlier test."""
+    few = f"only {enough}" if enough else "none"
+    reason = f"{few} of {num_labels} labels have a trigger size: too few to tell an outlier"
+    nothing = PaperRule(INDEX_THRESHOLD, None, ())
+    return Decision(Verdict.INCONCLUSIVE, _joined(doubt, reason), (), None, None, {}, {}, nothing, None)
 
 
 def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
@@ -137,12 +155,11 @@ def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
 
 
 def _against(
-    baseline: Mapping[LabelPair, float], pairs: Sequence[LabelPair], sizes: Sequence[float], alpha: float
+    baseline: Mapping[LabelPair, float], sized: Sequence[tuple[LabelPair, float]], alpha: float
 ) -> OutlierTest:
-    """The test of sizes over the baseline's; its limit in px is that of the label that is smallest in the baseline."""
-    ratios = [size / baseline[pair] for pair, size in zip(pairs, sizes, strict=True)]
-    test = outlier_test(ratios, alpha, OVER_BASELINE)
-    limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair in pairs)
+    """The test of sizes relative to the baseline's; its limit in px is for the label that is smallest there."""
+    test = outlier_test([size / baseline[pair] for pair, size in sized], alpha, OVER_BASELINE)
+    limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair, _ in sized)
     return replace(test, detection_limit=limit)
 
 

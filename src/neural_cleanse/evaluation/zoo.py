@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.attacks.catalogue import options_of
+from neural_cleanse.attacks.by_name import options_of
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make
 from neural_cleanse.attacks.train import Training
 from neural_cleanse.engines import Engine

@@ -99,12 +99,12 @@ def repair(
     on_step: Callable[[str], None] = lambda _: None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Repaired:
-    """Disarm the backdoors that `result` found in `classifier` with clean images; labels are optional.
+    """Remove the backdoors that `result` found in `classifier` with clean images; labels are optional.
 
     `baseline` is the baseline scan that `result` was compared with, if any: the new scan uses it too. `verify` are the
     attacker's own triggers where they are known: measured before and after, used for nothing else. `as_written` gives a
     classifier as its file will hold it, rounded to its number formats. `on_step` is called with each step in words.
-    Raises DataError when the images do not fit or are too few, SettingsError on bounds that make no sense.
+    Raises DataError when images do not fit or are too few, SettingsError on impossible bounds.
     """
     began = time.monotonic()
     _check(classifier, result, data, baseline, run_info)
@@ -113,24 +113,18 @@ def repair(
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
-    if len(images.decide) < FEW_DECIDE:
-        notes.append(
-            f"only {len(images.decide)} images decide: the attacker's own trigger may survive; give more images"
-        )
+    notes += _few_images(len(images.decide))
     found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
     check_eligible(found, images)
     terms = replace(_terms(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, terms)
-    notes += idle
-    if known.backdoors:
-        notes += _how(settings)
+    notes += [*idle, *(_how(settings) if known.backdoors else ())]
     here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
     again = partial(
-        scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline,
-        progress=progress,
-    )  # fmt: skip
-    mitigations, given = METHODS[settings.method], settings.with_triggers
-    plan = Plan(mitigations, terms, settings.rounds, settings.seed, given, again, as_written)
+        scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
+    )
+    given = settings.with_triggers
+    plan = Plan(METHODS[settings.method], terms, settings.rounds, settings.seed, given, again, as_written)
     if known.backdoors:
         outcome = run_rounds(classifier, known, plan)
     else:
@@ -151,6 +145,12 @@ def repair(
         provenance=_provenance(data, settings, run_info, tuple(notes), result),
     )
     return Repaired(outcome.classifier, record, outcome.scan)
+
+
+def _few_images(deciding: int) -> list[str]:
+    if deciding >= FEW_DECIDE:
+        return []
+    return [f"only {deciding} images decide: the attacker's own trigger may survive; give more images"]
 
 
 def _check(
