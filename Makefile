@@ -28,11 +28,12 @@ test-browser: setup ## look at reports in headless Chromium, which is installed 
 		|| echo 'chromium is not here and apt-get cannot install it: the tests will be skipped'
 	$(BIN)/python -m pytest tests/browser -rs
 
-check: setup ## formatting, lint, types, architecture
+check: setup ## formatting, lint, types, architecture, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_sizes.py
 
 fix: setup ## format, and mend what lint can mend
 	$(BIN)/ruff format .
