@@ -24,12 +24,12 @@ from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
 from neural_cleanse.report.table import Table
+from pages import filled
 from resumable import add, lacking
 
 NEAREST = 3  # pairs beside those flagged that a row names
 SEED = 0
 IMAGES_A_LABEL = 40  # a pair needs 30 images of its source
-START, END = "<!-- rows -->", "<!-- end -->"
 
 
 def row(case: Case, budget: int) -> dict[str, Any]:
@@ -119,8 +119,7 @@ def tables(rows: Path) -> str:
 
 def page(text: str, rows: Path) -> str:
     """The page with its tables written anew."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{tables(rows)}{END}{rest.partition(END)[2]}"
+    return filled(text, {"rows": tables(rows)})
 
 
 def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ python benchmarks/repair_tables.py
 
 import argparse
 import json
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.report.table import Table
+from pages import filled
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
@@ -123,11 +123,9 @@ def targets(found: Sequence[Row]) -> str:
 
 def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
-    found, text = rows(), PAGE.read_text(encoding="utf-8")
+    found = rows()
     tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table}
-    for name, table in tables.items():
-        text = re.sub(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", table(found), text, flags=re.DOTALL)
-    return text
+    return filled(PAGE.read_text(encoding="utf-8"), {name: table(found) for name, table in tables.items()})
 
 
 if __name__ == "__main__":

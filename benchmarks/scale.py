@@ -33,6 +33,7 @@ from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.results import storage
+from pages import filled
 
 LABELS = (10, 43, 423, 901, 1283, 2622)  # MNIST, GTSRB; faces: 423, 901, YouTube Face, VGG-Face
 SIDES = (32, 64, 128, 224)
@@ -41,7 +42,6 @@ IMAGES = 300
 MIB = 1024**2 if sys.platform == "darwin" else 1024  # units of ru_maxrss in a MiB
 DEMO = Path(neural_cleanse.demo.__file__).parent
 
-MARKS = ("<!-- memory -->", "<!-- end of memory -->")
 
 Job = tuple[str, int, tuple[int, int, int]]
 
@@ -127,8 +127,7 @@ def page(written: str, rows: Path) -> str:
             f"| {row['network']} | {image} | {row['labels']:,} | {row['plan']} | {passes} "
             f"| {ratio:.2f} | {row['peak_memory_mib']} | {row['memory_before_mib']} |"
         )
-    head, _, rest = written.partition(MARKS[0])
-    return "\n".join([head + MARKS[0], *lines, MARKS[1] + rest.partition(MARKS[1])[2]])
+    return filled(written, {"memory": "\n".join(lines)})
 
 
 def main() -> None:

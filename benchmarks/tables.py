@@ -7,7 +7,6 @@ fills the marked places of README.md, docs/benchmarks.md, docs/zoo.md and docs/h
 
 import argparse
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from neural_cleanse.evaluation.rates_table import by_attack, by_rule, summary, t
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.zoo import read_cards
 from neural_cleanse.evaluation.zoo_table import zoo_table
+from pages import filled
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -114,18 +114,6 @@ def how_often_wrong() -> dict[str, str]:
         if found
     )
     return {"least clusters": str(MIN_CLUSTERS), "rates": "\n".join(sections)}
-
-
-def filled(text: str, places: Mapping[str, str]) -> str:
-    """`text` with each place between `<!-- NAME -->` and `<!-- end of NAME -->` filled anew."""
-    for name, content in places.items():
-        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(start)
-        if not found or end not in rest:
-            raise ValueError(f"no place {start} ... {end}")
-        gap = "\n" if "\n" in rest.partition(end)[0] else ""
-        text = f"{before}{start}{gap}{content.strip()}{gap}{end}{rest.partition(end)[2]}"
-    return text
 
 
 def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
