@@ -69,7 +69,7 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class TrainingContext:
+class OpenedCase:
     """A loaded case: the classifier, the images it is scanned with, and images for measuring."""
 
     case: Case
@@ -95,16 +95,16 @@ def train_if_missing(case: Case, data: Path, models: Path) -> Path:
     return path
 
 
-def open_case(case: Case, data: Path, models: Path) -> TrainingContext:
+def open_case(case: Case, data: Path, models: Path) -> OpenedCase:
     """Train the model if it is not there, and read its images."""
     classifier = load_model(train_if_missing(case, data, models)).classifier
     everything = load_data(data / case.dataset / "test.parquet", at_most=SCANNED + HELD_OUT, seed=SEED)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SEED))
     images = ScanImages.of(classifier, everything.take(order[:SCANNED]), SEED)
-    return TrainingContext(case, classifier, images, ScanImages.of(classifier, everything.take(order[SCANNED:]), SEED))
+    return OpenedCase(case, classifier, images, ScanImages.of(classifier, everything.take(order[SCANNED:]), SEED))
 
 
-def invert(bench: TrainingContext, inversion: Inversion, labels: Sequence[int]) -> tuple[list[InversionState], float]:
+def invert(bench: OpenedCase, inversion: Inversion, labels: Sequence[int]) -> tuple[list[InversionState], float]:
     """Final states of the default's search, in groups as a scan makes them, and the seconds they took."""
     began, states = time.perf_counter(), []
     group = max(1, 32 // inversion.restarts)
@@ -115,12 +115,12 @@ def invert(bench: TrainingContext, inversion: Inversion, labels: Sequence[int]) 
     return states, time.perf_counter() - began
 
 
-def finish(bench: TrainingContext, inversion: Inversion, states: Sequence[InversionState]) -> list[Recovered]:
+def finish(bench: OpenedCase, inversion: Inversion, states: Sequence[InversionState]) -> list[Recovered]:
     """The records of those states."""
     return [r for state in states for r in inversion.finish(bench.classifier, bench.images, state)]
 
 
-def compare(bench: TrainingContext) -> dict[str, Any]:
+def compare(bench: OpenedCase) -> dict[str, Any]:
     """Default and reference on one model."""
     every = range(bench.classifier.num_classes)
     labels = REFERENCE_LABELS[bench.case.dataset] or tuple(every)
@@ -169,7 +169,7 @@ def compare(bench: TrainingContext) -> dict[str, Any]:
 
 
 def _at_equal_asr(
-    bench: TrainingContext, default: Inversion, states: Sequence[InversionState], labels: set[int], asr: float
+    bench: OpenedCase, default: Inversion, states: Sequence[InversionState], labels: set[int], asr: float
 ) -> tuple[float, list[Recovered]]:
     """The default's records for `labels` under the choose level whose mean held-out ASR is nearest to `asr`.
 
@@ -185,7 +185,7 @@ def _at_equal_asr(
     return best, tried[best]
 
 
-def _rates(bench: TrainingContext, found: Sequence[Recovered]) -> dict[str, Any]:
+def _rates(bench: OpenedCase, found: Sequence[Recovered]) -> dict[str, Any]:
     return {
         "image_passes": sum(r.image_passes for r in found),
         "forward_passes": sum(r.forward_passes for r in found),
@@ -195,7 +195,7 @@ def _rates(bench: TrainingContext, found: Sequence[Recovered]) -> dict[str, Any]
     }
 
 
-def _summary(bench: TrainingContext, found: Sequence[Recovered], area: int) -> dict[str, Any]:
+def _summary(bench: OpenedCase, found: Sequence[Recovered], area: int) -> dict[str, Any]:
     decision = decide(found, 0.01, area, None)
     return _rates(bench, found) | {
         "verdict": decision.verdict.value,
@@ -205,7 +205,7 @@ def _summary(bench: TrainingContext, found: Sequence[Recovered], area: int) -> d
     }
 
 
-def steps(bench: TrainingContext) -> dict[str, Any]:
+def steps(bench: OpenedCase) -> dict[str, Any]:
     """The smallest label against the others after so many steps; one restart above ten labels, else three."""
     every = range(bench.classifier.num_classes)
     rows = []
@@ -234,7 +234,7 @@ def steps(bench: TrainingContext) -> dict[str, Any]:
     return {"model": bench.case.name, "true_target": bench.case.target if bench.case.patch else None, "rows": rows}
 
 
-def share(bench: TrainingContext) -> dict[str, Any]:
+def share(bench: OpenedCase) -> dict[str, Any]:
     """Seconds of a step of the default, advanced as a scan does, and of the model alone on as many images."""
     inversion = preset("default", bench.classifier.num_classes)
     labels = min(10, bench.classifier.num_classes)
@@ -271,7 +271,7 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-TABLES: dict[str, Callable[[TrainingContext], dict[str, Any]]] = {"compare": compare, "steps": steps, "share": share}
+TABLES: dict[str, Callable[[OpenedCase], dict[str, Any]]] = {"compare": compare, "steps": steps, "share": share}
 
 
 def main() -> None:

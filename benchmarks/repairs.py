@@ -192,10 +192,10 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
 
 def run(cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
-    on_step = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
-    around = {"budget": on_step, **run_info()}
+    budget_name = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
+    around = {"budget": budget_name, **run_info()}
     for done in Processes(workers).map(
-        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, on_step)
+        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, budget_name)
     ):
         add(done, rows)
         yield done

@@ -14,7 +14,7 @@ BANNED = {
     r"purse": "budget",
     r"acquit\w*": "clear",
     r"accus\w+": "flag",
-    r"(short|a|the) look": "screening",
+    r"(short|a|the)\s+look": "screening",
     r"held\s+against": "compared with",
     r"said\s+aloud": "reported",
     r"journal": "checkpoint",

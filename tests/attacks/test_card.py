@@ -278,10 +278,10 @@ def test_the_demos_backdoor_is_measured_as_its_card_says(
     infected: Classifier, clean: Classifier, digits: ImageSet
 ) -> None:
     one = Poison(patterns.square((1, 28, 28), 4), TargetMap.all_to_one(3, 10), 0.1)
-    found, baseline_sizes = (measure(classifier, [one], digits) for classifier in (infected, clean))
-    assert min(found.clean_accuracy, baseline_sizes.clean_accuracy) > 0.97
+    found, counterpart = (measure(classifier, [one], digits) for classifier in (infected, clean))
+    assert min(found.clean_accuracy, counterpart.clean_accuracy) > 0.97
     assert found.poisons[0].asr > 0.99 and not found.poisons[0].weak
-    assert baseline_sizes.poisons[0].asr < 0.1 and baseline_sizes.poisons[0].weak
+    assert counterpart.poisons[0].asr < 0.1 and counterpart.poisons[0].weak
     assert [row.source for row in found.poisons[0].by_source] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert all(row.trials == 50 for row in found.poisons[0].by_source)
 

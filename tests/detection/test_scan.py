@@ -153,19 +153,19 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     settings = ScanSettings(restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
         scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(restarts=1)))
-    baseline_sizes = scan(clean, digits, settings)
-    found = scan(infected, digits, settings, baseline=baseline_sizes)
+    baseline_scan = scan(clean, digits, settings)
+    found = scan(infected, digits, settings, baseline=baseline_scan)
     assert found.flagged == (3,)
     assert any("baseline" in note for note in found.provenance.notes)
     assert (
-        found.provenance.settings["baseline"] == baseline_record(baseline_sizes)
-        and "baseline" not in baseline_sizes.provenance.settings
+        found.provenance.settings["baseline"] == baseline_record(baseline_scan)
+        and "baseline" not in baseline_scan.provenance.settings
     )
     part = scan(clean, digits, replace(settings, labels=(0, 1, 2, 3)))
     with pytest.raises(SettingsError, match="not in the baseline: 4, 5"):
         scan(infected, digits, settings, baseline=part)
     renamed = replace(
-        baseline_sizes, labels=tuple(replace(row, name=f"cat{row.target}") for row in baseline_sizes.labels)
+        baseline_scan, labels=tuple(replace(row, name=f"cat{row.target}") for row in baseline_scan.labels)
     )
     with pytest.raises(SettingsError, match="'cat0' in the baseline"):
         scan(infected, replace(digits, names=tuple("0123456789")), settings, baseline=renamed)

@@ -12,8 +12,8 @@ from neural_cleanse.engines import Engine, InProcess, Processes
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.evaluation import zoo
 from neural_cleanse.evaluation.zoo import (
+    BuildJob,
     Built,
-    ScanJob,
     build,
     missing,
     model_path,
@@ -29,10 +29,10 @@ FAMILY = 'dataset = "digits"\narchitecture = "mnist_cnn_half"\nattack = "badnets
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Callable[..., tuple[ScanJob, ...]]:
+def spec(tmp_path: Path) -> Callable[..., tuple[BuildJob, ...]]:
     """Reads a spec of the given families, each the text of a table."""
 
-    def read(*families: str, data: Path = Path("data")) -> tuple[ScanJob, ...]:
+    def read(*families: str, data: Path = Path("data")) -> tuple[BuildJob, ...]:
         path = tmp_path / "spec.toml"
         path.write_text("".join(f"[[family]]\n{family}\n" for family in families))
         return read_spec(path, data)
@@ -40,14 +40,14 @@ def spec(tmp_path: Path) -> Callable[..., tuple[ScanJob, ...]]:
     return read
 
 
-def names(orders: tuple[ScanJob, ...]) -> list[str]:
+def names(orders: tuple[BuildJob, ...]) -> list[str]:
     return [order.name for order in orders]
 
 
 # --- specs ---
 
 
-def test_lists_are_crossed(spec: Callable[..., tuple[ScanJob, ...]]) -> None:
+def test_lists_are_crossed(spec: Callable[..., tuple[BuildJob, ...]]) -> None:
     orders = spec(
         'dataset = ["mnist", "digits"]\narchitecture = "mnist_cnn"\nattack = ["badnets", "noise"]\n'
         "size = [4, 6]\nseed = [0, 1, 2]\nepochs = 3"
@@ -61,7 +61,7 @@ def test_lists_are_crossed(spec: Callable[..., tuple[ScanJob, ...]]) -> None:
     assert all(order.recipe.half for order in orders)
 
 
-def test_families_follow_one_another(spec: Callable[..., tuple[ScanJob, ...]]) -> None:
+def test_families_follow_one_another(spec: Callable[..., tuple[BuildJob, ...]]) -> None:
     assert names(spec(FAMILY + "seed = [1, 0]", FAMILY + "size = 6")) == [
         "digits-mnist_cnn_half-badnets-seed1",
         "digits-mnist_cnn_half-badnets-seed0",
@@ -69,7 +69,7 @@ def test_families_follow_one_another(spec: Callable[..., tuple[ScanJob, ...]]) -
     ]
 
 
-def test_a_recipe_is_what_the_family_says(spec: Callable[..., tuple[ScanJob, ...]], tmp_path: Path) -> None:
+def test_a_recipe_is_what_the_family_says(spec: Callable[..., tuple[BuildJob, ...]], tmp_path: Path) -> None:
     every = FAMILY + 'target = 4\nsize = 5\nplace = "3,4"\ncolour = "1,1,0"\nrate = 0.2\nseed = 9\nepochs = 2\n'
     (order,) = spec(every + "batch_size = 32\nlearning_rate = 0.01")
     options = {"target": 4, "size": 5, "place": "3,4", "colour": (1.0, 1.0, 0.0), "rate": 0.2}
@@ -81,7 +81,7 @@ def test_a_recipe_is_what_the_family_says(spec: Callable[..., tuple[ScanJob, ...
     assert picture.name == "digits-mnist_cnn_half-picture-pictureglasses-seed0"
 
 
-def test_names_are_stable_and_hold_no_path(spec: Callable[..., tuple[ScanJob, ...]]) -> None:
+def test_names_are_stable_and_hold_no_path(spec: Callable[..., tuple[BuildJob, ...]]) -> None:
     """Whatever the order of the keys; a model's part hangs on its name."""
     one = FAMILY + 'size = 5\nplace = "3,4"\ntarget = 2\ncolour = 0.6'
     other = 'colour = 0.6\ntarget = 2\nplace = "3,4"\nsize = 5\n' + FAMILY
@@ -93,7 +93,7 @@ def test_names_are_stable_and_hold_no_path(spec: Callable[..., tuple[ScanJob, ..
     assert names(spec(FAMILY, data=Path("/elsewhere"))) == ["digits-mnist_cnn_half-badnets-seed0"]
 
 
-def test_models_listed_twice_are_refused(spec: Callable[..., tuple[ScanJob, ...]]) -> None:
+def test_models_listed_twice_are_refused(spec: Callable[..., tuple[BuildJob, ...]]) -> None:
     name = "digits-mnist_cnn_half-badnets-seed1"
     for families in ([FAMILY + "seed = [0, 1]", FAMILY + "seed = 1\nepochs = 3"], [FAMILY + "seed = [1, 1]"]):
         with pytest.raises(SettingsError, match=f"lists {name} twice"):
@@ -136,7 +136,7 @@ BAD_FAMILIES = {
 
 
 @pytest.mark.parametrize("case", BAD_FAMILIES)
-def test_a_family_that_makes_no_model_is_refused(spec: Callable[..., tuple[ScanJob, ...]], case: str) -> None:
+def test_a_family_that_makes_no_model_is_refused(spec: Callable[..., tuple[BuildJob, ...]], case: str) -> None:
     family, message = BAD_FAMILIES[case]
     with pytest.raises(SettingsError, match=message):
         spec(FAMILY + "seed = 99", family)
@@ -202,14 +202,14 @@ def test_the_small_zoo_can_show_a_low_rate_of_false_accusations() -> None:
 
 
 @pytest.fixture
-def orders(spec: Callable[..., tuple[ScanJob, ...]], data_root: Path) -> tuple[ScanJob, ...]:
+def orders(spec: Callable[..., tuple[BuildJob, ...]], data_root: Path) -> tuple[BuildJob, ...]:
     """A clean model and an infected one."""
     return spec(
         'dataset = "digits"\narchitecture = "mnist_cnn_half"\nattack = ["none", "badnets"]\nepochs = 1', data=data_root
     )
 
 
-def done(orders: tuple[ScanJob, ...], output: Path, engine: Engine = HERE) -> dict[str, Built]:
+def done(orders: tuple[BuildJob, ...], output: Path, engine: Engine = HERE) -> dict[str, Built]:
     return {built.name: built for built in build(orders, output, engine)}
 
 
@@ -217,7 +217,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("*.safetensors")}
 
 
-def test_what_is_missing_is_built_and_the_rest_stays(orders: tuple[ScanJob, ...], tmp_path: Path) -> None:
+def test_what_is_missing_is_built_and_the_rest_stays(orders: tuple[BuildJob, ...], tmp_path: Path) -> None:
     first, second = orders
     output = tmp_path / "zoo"
     assert set(done((first,), output)) == {first.name}
@@ -232,7 +232,7 @@ def test_what_is_missing_is_built_and_the_rest_stays(orders: tuple[ScanJob, ...]
     assert done(orders, output) == {}
 
 
-def test_a_zoo_rebuilt_elsewhere_has_the_same_bytes(orders: tuple[ScanJob, ...], tmp_path: Path) -> None:
+def test_a_zoo_rebuilt_elsewhere_has_the_same_bytes(orders: tuple[BuildJob, ...], tmp_path: Path) -> None:
     """Here in this process, there by a worker and in another order."""
     done(orders, tmp_path / "here")
     done(orders[::-1], tmp_path / "there", Processes(1))
@@ -240,7 +240,7 @@ def test_a_zoo_rebuilt_elsewhere_has_the_same_bytes(orders: tuple[ScanJob, ...],
     assert len(set(contents(tmp_path / "here").values())) == 2
 
 
-def test_a_model_without_its_card_is_built_anew(orders: tuple[ScanJob, ...], tmp_path: Path) -> None:
+def test_a_model_without_its_card_is_built_anew(orders: tuple[BuildJob, ...], tmp_path: Path) -> None:
     done(orders[:1], tmp_path)
     whole = contents(tmp_path)
     model = model_path(tmp_path, orders[0].name)
@@ -252,7 +252,7 @@ def test_a_model_without_its_card_is_built_anew(orders: tuple[ScanJob, ...], tmp
 
 
 def test_a_model_that_fails_stops_no_other(
-    orders: tuple[ScanJob, ...], spec: Callable[..., tuple[ScanJob, ...]], data_root: Path, tmp_path: Path
+    orders: tuple[BuildJob, ...], spec: Callable[..., tuple[BuildJob, ...]], data_root: Path, tmp_path: Path
 ) -> None:
     failing = spec(
         FAMILY.replace("digits", "absent"),
@@ -273,7 +273,7 @@ def test_a_model_that_fails_stops_no_other(
 
 
 def test_a_model_of_another_recipe_is_refused_before_any_is_built(
-    spec: Callable[..., tuple[ScanJob, ...]], data_root: Path, tmp_path: Path
+    spec: Callable[..., tuple[BuildJob, ...]], data_root: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "zoo"
     done(spec(FAMILY + "epochs = 1", data=data_root), output)
@@ -287,7 +287,7 @@ def test_a_model_of_another_recipe_is_refused_before_any_is_built(
 # --- cards ---
 
 
-def test_cards_are_read_from_everywhere_below(orders: tuple[ScanJob, ...], tmp_path: Path) -> None:
+def test_cards_are_read_from_everywhere_below(orders: tuple[BuildJob, ...], tmp_path: Path) -> None:
     done(orders[:1], tmp_path / "zoo" / "a")
     done(orders[1:], tmp_path / "zoo" / "b")
     assert [card["attack"] for card in read_cards(tmp_path / "zoo")] == ["none", "badnets"]

@@ -52,12 +52,12 @@ def test_a_checkpoint_keeps_nesting_names_and_what_lies_beside(tmp_path: Path, p
 
 
 def test_the_original_is_never_overwritten(tmp_path: Path) -> None:
-    path, link, baseline_sizes = tmp_path / "m.pt", tmp_path / "link.pt", tmp_path / "hard.pt"
+    path, link, hard_link = tmp_path / "m.pt", tmp_path / "link.pt", tmp_path / "hard.pt"
     torch.save(mnist_cnn(10).state_dict(), path)
     link.symlink_to(path)
-    baseline_sizes.hardlink_to(path)
+    hard_link.hardlink_to(path)
     loaded, before = load_model(path, architecture="mnist_cnn"), path.read_bytes()
-    for output in (path, link, baseline_sizes):
+    for output in (path, link, hard_link):
         with pytest.raises(OutputError, match="never overwritten"):
             save_like(loaded.origin, loaded.classifier.module.state_dict(), output)
     assert path.read_bytes() == before

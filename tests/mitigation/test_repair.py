@@ -218,8 +218,8 @@ def test_the_new_scan_is_held_against_the_twin_too(
 
     monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", screened)
     sized = tuple(replace(row, name=None) for row in found.labels)
-    baseline_sizes = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
-    record = {"baseline": baseline_record(baseline_sizes)}
+    baseline_scan = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
+    record = {"baseline": baseline_record(baseline_scan)}
     settings = {**found.provenance.settings, **record}
     held = replace(found, provenance=replace(found.provenance, settings=settings))
     other = {**settings, "baseline": {"path": "other", "sha256": "0"}}
@@ -229,11 +229,11 @@ def test_the_new_scan_is_held_against_the_twin_too(
         done = repair(infected, result, digits, RepairSettings(method="quick"), baseline=baseline)
         return " ".join(note for note in done.result.provenance.notes if "baseline" in note)
 
-    assert notes(held, baseline_sizes) == notes(found, None) == ""
+    assert notes(held, baseline_scan) == notes(found, None) == ""
     assert "--baseline" in notes(held, None)
-    assert "the scan that was given was not" in notes(found, baseline_sizes)
-    assert "another baseline" in notes(of_another, baseline_sizes)
-    assert seen == [baseline_sizes, None, None, baseline_sizes, baseline_sizes]
+    assert "the scan that was given was not" in notes(found, baseline_scan)
+    assert "another baseline" in notes(of_another, baseline_scan)
+    assert seen == [baseline_scan, None, None, baseline_scan, baseline_scan]
     with pytest.raises(SettingsError, match="found infected"):
         repair(infected, held, digits, baseline=found)
 

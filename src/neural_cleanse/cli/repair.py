@@ -94,7 +94,7 @@ def repair(
     )  # fmt: skip
     where = device_named(device)
     result = storage.load_result(scan)
-    baseline_sizes = None if baseline is None else storage.load_result(baseline)
+    baseline_scan = None if baseline is None else storage.load_result(baseline)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")
     pages = output.with_name(f"{output.name}.repair") if report is None else report
@@ -117,7 +117,7 @@ def repair(
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
     with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = run_repair(
-            loaded.classifier.to(where), result, images, settings, baseline=baseline_sizes, verify=known(verify_trigger),
+            loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=known(verify_trigger),
             run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
         )  # fmt: skip
         sink.close()

@@ -138,13 +138,13 @@ def scan(
         sarif.prepare(sarif_file)
     with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = _checkpoint(output, resume=resume, overwrite=overwrite)
-        baseline_sizes = None if baseline is None else storage.load_result(baseline)
+        baseline_scan = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, samples, seed)
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
                 result = scan_with_progress(
-                    loaded, images, settings, where, sink, baseline=baseline_sizes, notes=notes, checkpoint=checkpoint,
+                    loaded, images, settings, where, sink, baseline=baseline_scan, notes=notes, checkpoint=checkpoint,
                     engine=spread.for_one(where.type),
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:

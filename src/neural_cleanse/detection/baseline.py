@@ -26,7 +26,7 @@ def sizes_of(
     if baseline.image_shape != classifier.input_shape:
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
     if baseline.verdict is Verdict.INFECTED:
-        raise SettingsError("The baseline was found infected: it is no baseline.")
+        raise SettingsError("The baseline was found infected: it cannot be compared with.")
     if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
             "Labels of the baseline were only looked at briefly: their sizes are no reference.",

@@ -133,8 +133,8 @@ def prepare(
 def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_verdict: bool) -> Search:
     """The plan by name; over a baseline all labels get the same effort, as the baseline's did.
 
-    Where nothing can be settled, because labels are left out, there is no reference or the input is in doubt, a short
-    look would be for nothing.
+    Where nothing can be settled, because labels are left out, labels are too few to compare or the input is in doubt,
+    screening would be for nothing.
     """
     if over_baseline and settings.plan in ("auto", "full"):
         return FullSweep()

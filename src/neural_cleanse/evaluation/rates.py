@@ -96,7 +96,7 @@ class Answer:
     inconclusive: bool = False
 
 
-StopRule = Callable[[Row], Answer]
+Rule = Callable[[Row], Answer]
 
 
 def recorded(row: Row) -> Answer:
@@ -130,7 +130,7 @@ def known_sizes(row: Row) -> tuple[list[int], list[float]]:
     return [label for label, _ in pairs], [size for _, size in pairs]
 
 
-RULES: Mapping[str, StopRule] = {"scan": recorded, "Grubbs": grubbs, "paper, index above 2": paper}
+RULES: Mapping[str, Rule] = {"scan": recorded, "Grubbs": grubbs, "paper, index above 2": paper}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Rates:
     weak: int
 
 
-def rates(rows: Sequence[Row], rule: StopRule) -> Rates:
+def rates(rows: Sequence[Row], rule: Rule) -> Rates:
     """Rates over finished rows. Right label: something is flagged and every flagged label is a target."""
     clean = [(row, rule(row)) for row in rows if not row["truth"]["infected"]]
     strong = [(row, rule(row)) for row in rows if row["truth"]["infected"] and not row["truth"]["weak"]]

@@ -45,7 +45,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 
 @dataclass(frozen=True)
-class ScanJob:
+class BuildJob:
     """One model of a spec."""
 
     name: str
@@ -57,7 +57,7 @@ def part_of(name: str) -> str:
     return PARTS[hashlib.sha256(name.encode()).digest()[0] % 2]
 
 
-def read_spec(path: Path, data: Path) -> tuple[ScanJob, ...]:
+def read_spec(path: Path, data: Path) -> tuple[BuildJob, ...]:
     """The models that a spec lists, data sets under `data`. Raises SettingsError on what makes no model."""
     try:
         spec = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def read_spec(path: Path, data: Path) -> tuple[ScanJob, ...]:
     return tuple(orders)
 
 
-def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[ScanJob]:
+def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[BuildJob]:
     lists = [value if isinstance(value, list) else [value] for value in family.values()]
     if [] in lists:
         raise SettingsError(f"{path}: {list(family)[lists.index([])]} is an empty list, which makes no model.")
@@ -85,7 +85,7 @@ def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[ScanJ
         yield _order(dict(zip(family, values, strict=True)), path, data)
 
 
-def _order(values: dict[str, Any], path: Path, data: Path) -> ScanJob:
+def _order(values: dict[str, Any], path: Path, data: Path) -> BuildJob:
     try:
         dataset, network = str(values.pop("dataset")), str(values.pop("architecture"))
         name_of_attack = str(values.pop("attack"))
@@ -107,7 +107,7 @@ def _order(values: dict[str, Any], path: Path, data: Path) -> ScanJob:
     if "picture" in values:
         values["picture"] = path.parent / values["picture"]
     name = f"{dataset}-{network}-{name_of_attack}{said}-seed{seed}"
-    return ScanJob(name, Recipe(data / dataset, network, name_of_attack, values, training, seed, half=True))
+    return BuildJob(name, Recipe(data / dataset, network, name_of_attack, values, training, seed, half=True))
 
 
 def _colour(text: str, path: Path) -> tuple[float, ...]:
@@ -130,7 +130,7 @@ class Built:
     error: str | None = None
 
 
-def missing(orders: Sequence[ScanJob], output: Path) -> tuple[ScanJob, ...]:
+def missing(orders: Sequence[BuildJob], output: Path) -> tuple[BuildJob, ...]:
     """The models that `output` lacks. Raises OutputError when one there was built to another recipe."""
     lacking = []
     for order in orders:
@@ -153,7 +153,7 @@ def model_path(output: Path, name: str) -> Path:
 
 
 def build(
-    orders: Sequence[ScanJob], output: Path, engine: Engine, *, device: torch.device = torch.device("cpu")
+    orders: Sequence[BuildJob], output: Path, engine: Engine, *, device: torch.device = torch.device("cpu")
 ) -> Iterator[Built]:
     """Build the models that `output` lacks, and tell of each as it is done. One that fails stops no other.
 
@@ -164,7 +164,7 @@ def build(
     return engine.map(partial(_build_one, output=output, device=str(device)), todo)
 
 
-def _build_one(order: ScanJob, *, output: Path, device: str) -> Built:
+def _build_one(order: BuildJob, *, output: Path, device: str) -> Built:
     try:
         parts = _parts(order.recipe.dataset, order.recipe.architecture)
         # A model without its card was cut off between the two; a card without its model is of no use.

@@ -75,12 +75,12 @@ def open_file(
             return _read(container, content, path, architecture, allow_code=allow_code, input_shape=input_shape)
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
-    except CodeExecutionRefused as truncated:
+    except CodeExecutionRefused as refused:
         if not allow_code or container not in PROGRAMS:
             raise
         # Whoever names a network for weights allows that code, not what the file brings.
         if architecture is not None and not _is_code_alone(architecture):
-            raise CodeExecutionRefused(truncated.message, cure=CODE_OF_THE_FILE) from truncated
+            raise CodeExecutionRefused(refused.message, cure=CODE_OF_THE_FILE) from refused
     from neural_cleanse.loading.program import reader as program
 
     kind, code = PROGRAMS[container], None if architecture is None else Path(architecture)

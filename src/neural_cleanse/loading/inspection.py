@@ -117,11 +117,11 @@ def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
         return _inspected(Opened(open_file(content, path, architecture), sha256, len(content)), path)
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
-    except CodeExecutionRefused as truncated:
+    except CodeExecutionRefused as refused:
         if architecture is not None:  # the user's own file, which would run too
             raise
         return partly(
-            _title(container), PROGRAM, findings=_of_program(container, content, truncated), problem=str(truncated)
+            _title(container), PROGRAM, findings=_of_program(container, content, refused), problem=str(refused)
         )
     except ModelError as error:
         found = _of_graph(container, content, str(path))
@@ -163,10 +163,10 @@ def _weights_alone(container: Container, content: bytes, name: str) -> Checkpoin
     return found if found.description is None else None
 
 
-def _of_program(container: Container, content: bytes, truncated: CodeExecutionRefused) -> tuple[FileIssue, ...]:
+def _of_program(container: Container, content: bytes, refused: CodeExecutionRefused) -> tuple[FileIssue, ...]:
     """What would run, with its place, as far as it can be told from outside."""
     found = (*_of_graph(container, content, "it"), *program_parts.findings(container, content))
-    return found or (FileIssue("the file", truncated.message, runs_code=True),)
+    return found or (FileIssue("the file", refused.message, runs_code=True),)
 
 
 def _of_graph(container: Container, content: bytes, name: str) -> tuple[FileIssue, ...]:

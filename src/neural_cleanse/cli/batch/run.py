@@ -88,7 +88,7 @@ class ScanJob:
 
     def key(self) -> str:
         """What must be unchanged for an earlier answer to count. `command` and `device` change no answer."""
-        baseline_sizes = None if self.baseline is None else storage.dumps(self.baseline)
+        baseline_text = None if self.baseline is None else storage.dumps(self.baseline)
         file, suffix, _ = (self.form.architecture or "").partition(".py")
         code = Path(file + suffix).read_bytes() if suffix and Path(file + suffix).is_file() else b""
         return collection.settings_hash(
@@ -97,7 +97,7 @@ class ScanJob:
                 "form": asdict(self.form),
                 "architecture": hashlib.sha256(code).hexdigest(),
                 "data": [self.images.sha256(), self.images.names],
-                "baseline": baseline_sizes,
+                "baseline": baseline_text,
                 "version": version("neural-cleanse"),
             }
         )
@@ -143,9 +143,9 @@ def scan_batch(
     with directory.claimed(output, overwrite=overwrite or spread.resume):
         models = collection.find(where, leave_out=output)
         engine = spread.start(len(models), device)
-        baseline_sizes = None if baseline is None else storage.load_result(baseline)
+        baseline_scan = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.samples, settings.seed)
-        order = ScanJob(images, data, form, settings, device, baseline_sizes, running_command())
+        order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
         rows = _run(models, order, engine, output, resume=spread.resume, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")

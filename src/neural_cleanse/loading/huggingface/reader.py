@@ -142,8 +142,8 @@ def _without_private(value: Any, num_tensors: int, name: str, key: str = "") -> 
                 f"{name} brings its own Python code (auto_map in {CONFIG}), which would run. Nothing of it was run.",
                 cure="Use a network that transformers itself knows, or export it to ONNX or .pt2.",
             )
-        if truncated := sorted(inner for inner in keys if inner in REFUSED_KEYS and value[inner]):
-            raise ModelError(f"{CONFIG} of {name} sets {truncated[0]}, which is not read.")
+        if refused := sorted(inner for inner in keys if inner in REFUSED_KEYS and value[inner]):
+            raise ModelError(f"{CONFIG} of {name} sets {refused[0]}, which is not read.")
         return {
             inner: _without_private(part, num_tensors, name, str(inner))
             for inner, part in value.items()

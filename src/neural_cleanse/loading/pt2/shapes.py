@@ -159,7 +159,7 @@ def _run(
 
         return replace(step, call=run)
 
-    baseline_sizes = replace(
+    on_meta = replace(
         parts,
         steps=[watched(number, step) for number, step in enumerate(parts.steps)],
         constants={key: tensor.to("meta") for key, tensor in parts.constants.items()},
@@ -167,7 +167,7 @@ def _run(
     )
     try:
         with torch.no_grad():
-            baseline_sizes.network()(torch.empty(images, *shape, device="meta"))
+            on_meta.network()(torch.empty(images, *shape, device="meta"))
     except _TooLarge as error:
         raise ModelError(f"{name} makes a tensor of {error} values for one image: more than {MAX_VALUES}.") from error
     except Exception as error:  # whatever a broken graph makes torch raise
@@ -182,12 +182,10 @@ class _TooLarge(Exception):
 
 def _without_memory(layer: nn.Module) -> nn.Module:
     """The layer with the shapes of its weights and no values."""
-    baseline_sizes = copy.copy(layer)
-    baseline_sizes._parameters = {
+    on_meta = copy.copy(layer)
+    on_meta._parameters = {
         key: None if value is None else nn.Parameter(value.detach().to("meta"), requires_grad=False)
         for key, value in layer._parameters.items()
     }
-    baseline_sizes._buffers = {
-        key: None if value is None else value.to("meta") for key, value in layer._buffers.items()
-    }
-    return baseline_sizes.eval()
+    on_meta._buffers = {key: None if value is None else value.to("meta") for key, value in layer._buffers.items()}
+    return on_meta.eval()
