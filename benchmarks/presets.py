@@ -124,7 +124,7 @@ def compare(bench: OpenedCase) -> dict[str, Any]:
     """Default and reference on one model."""
     every = range(bench.classifier.num_classes)
     labels = REFERENCE_LABELS[bench.case.dataset] or tuple(every)
-    default = preset("default", len(every))
+    default = preset("default")
     states, search_s = invert(bench, default, every)
     began = time.perf_counter()
     found = finish(bench, default, states)
@@ -133,7 +133,7 @@ def compare(bench: OpenedCase) -> dict[str, Any]:
     began = time.perf_counter()
     pairs = [LabelPair(label) for label in labels]
     slots = BatchScheduler(bench.classifier, bench.images, BatchLimit(BATCH_IMAGES["cpu"]), lambda _: True)
-    reference = list(slots(preset("reference", len(every)), pairs))
+    reference = list(slots(preset("reference"), pairs))
     reference_s = time.perf_counter() - began
     reference.sort(key=lambda r: r.pair)
     asr = statistics.mean(bench.held_out_asr(r) for r in reference)
@@ -236,7 +236,7 @@ def steps(bench: OpenedCase) -> dict[str, Any]:
 
 def share(bench: OpenedCase) -> dict[str, Any]:
     """Seconds of a step of the default, advanced as a scan does, and of the model alone on as many images."""
-    inversion = preset("default", bench.classifier.num_classes)
+    inversion = preset("default")
     labels = min(10, bench.classifier.num_classes)
     state = inversion.start(bench.classifier, [LabelPair(label) for label in range(labels)], SEED)
     state = inversion.advance(bench.classifier, bench.images, state, 3)

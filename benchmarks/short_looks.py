@@ -121,7 +121,7 @@ def main() -> None:
             classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES), lambda _: True
         )
         pairs = [LabelPair(target) for target in range(classifier.num_classes)]
-        inversion = preset("default", len(pairs))
+        inversion = preset("default")
         sizes = {}
         for steps in STEPS:
             found = {one.pair: one.size for one in slots(replace(inversion, steps=steps), pairs, True)}

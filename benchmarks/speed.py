@@ -29,9 +29,8 @@ from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batch_size import choose_execution
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import bytes_per_image
+from neural_cleanse.inversion.memory import batch_images, bytes_per_image
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.loading.architectures import architecture
@@ -68,9 +67,9 @@ NETWORKS = (
 def measure(network: Network) -> dict[str, Any]:
     """The row of one network."""
     classifier, data = _random(network)
-    inversion = preset("default", network.num_classes)
-    execution = choose_execution(classifier, inversion, network.num_classes, batch_images=network.batch)
-    labels = max(1, execution.batch_images // inversion.batch_size // inversion.restarts)
+    inversion = preset("default")
+    at_once = batch_images(classifier.device, inversion, network.num_classes, network.batch)
+    labels = max(1, at_once // inversion.batch_size // inversion.restarts)
     pairs = [LabelPair(label) for label in range(network.num_classes)]
     pairs = [pair for pair in pairs if data.has_enough_images(pair, 1)][:labels]
     state = inversion.start(classifier, pairs, SEED)
@@ -99,7 +98,7 @@ def measure(network: Network) -> dict[str, Any]:
         "reference_passes_a_label": reference_passes,
         "reference_s_a_label_extrapolated": round(reference_s, 1),
         "ratio": round(reference_s / label_s, 1),
-        "execution": execution.describe(),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -141,7 +140,7 @@ def _forward_s(classifier: Classifier, data: ScanImages, inversion: Inversion) -
 
 def _reference(network: Network, classifier: Classifier, data: ScanImages, pair: LabelPair) -> tuple[float, int]:
     """Seconds and passes of one label under the authors' schedule, by itself in its batch."""
-    whole = preset("reference", network.num_classes)
+    whole = preset("reference")
     short = replace(whole, batches_per_step=network.reference_batches)
     state = short.start(classifier, [pair], SEED)
     seconds = min(_seconds(lambda: short.advance(classifier, data, state, 1)) for _ in range(2))

@@ -188,7 +188,7 @@ def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
     assert (LowCost().top, LowCost().overlap, LowCost().rounds) == (100, 50, 10)
     invert = Shrinking([5])
     search = LowCost()
-    inversion = preset("reference", len(PAIRS))
+    inversion = preset("reference")
     found = run(search, invert, inversion)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
     reference = search.reference_pairs(PAIRS, 0)
@@ -201,8 +201,8 @@ def test_the_papers_plan_stops_when_the_smallest_stay_the_same() -> None:
 
 
 def test_the_papers_first_phase_is_not_calm_while_nothing_works() -> None:
-    invert = Late(range(len(PAIRS)), until=30 * preset("reference", len(PAIRS)).batch_size, small=[5])
-    found = run(LowCost(), invert, replace(preset("reference", len(PAIRS)), steps=60))
+    invert = Late(range(len(PAIRS)), until=30 * preset("reference").batch_size, small=[5])
+    found = run(LowCost(), invert, replace(preset("reference"), steps=60))
     assert found[LabelPair(5)].outcome.has_size
     assert max(len(steps) for steps in invert.steps.values()) >= 40
 
@@ -295,7 +295,7 @@ def test_a_budget_that_ends_within_the_look_says_so() -> None:
 
 
 def test_a_budget_ends_the_papers_first_phase() -> None:
-    spent = run(LowCost(), Shrinking(most=3_000), preset("reference", len(PAIRS)))
+    spent = run(LowCost(), Shrinking(most=3_000), preset("reference"))
     assert all(one.outcome in (Outcome.SCREENED, Outcome.NOT_SEARCHED) for one in spent.values())
 
 

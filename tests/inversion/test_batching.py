@@ -51,7 +51,7 @@ def test_a_small_room_finds_what_a_large_one_finds(infected: Classifier, images:
 
 def test_pairs_that_stop_early_make_room(infected: Classifier, images: ScanImages) -> None:
     """The authors' schedule stops labels at different steps: the batch is refilled, each pair as if alone."""
-    setting = replace(preset("reference", 10), batch_size=4, batches_per_step=2, steps=60)
+    setting = replace(preset("reference"), batch_size=4, batches_per_step=2, steps=60)
     cost = replace(setting.cost, patience=1, stop_patience=3)
     setting = replace(setting, cost=cost)
     together = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(setting, PAIRS))

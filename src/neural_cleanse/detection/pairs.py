@@ -172,8 +172,8 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
 
 
 def pair_inversion(loss: str) -> Inversion:
-    """The search of a pair: that of a label in a scan of many, whatever the preset is of the labels' own."""
-    return replace(preset("default", 1_000_000, loss), choose_asr=CHOOSE_ASR)
+    """The search of a pair: one restart, whatever the preset is of the labels' own."""
+    return replace(preset("default", loss), restarts=1, race=(), choose_asr=CHOOSE_ASR)
 
 
 def search_pairs(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,12 +15,12 @@ from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.statistics.outlier import OVER_STUDENT
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
-from neural_cleanse.inversion.batch_size import choose_execution
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import BatchLimit, fit_to_memory
+from neural_cleanse.inversion.memory import BatchLimit, batch_images, fit_to_memory
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin, predict
@@ -59,6 +60,13 @@ class PreparedScan:
             NUM_TESTS if self.settings.pairs else 1,
         )
 
+    def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
+        """The verdict on sizes relative to a student's."""
+        return decide(
+            found, self.settings.alpha, self._area, self.doubt, self.classifier.num_classes, sizes,
+            num_tests=NUM_TESTS if self.settings.pairs else 1, prior=OVER_STUDENT,
+        )  # fmt: skip
+
     def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:
         """What screening settles."""
         decision = self.decide(screened)
@@ -87,7 +95,7 @@ def prepare(
     baseline_sizes = (
         None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
     )
-    inversion = preset(settings.preset, len(pairs), settings.loss, settings.restarts)
+    inversion = preset(settings.preset, settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, sampling = _sample(classifier, data, settings)
     forward = len(sampled)
@@ -105,15 +113,15 @@ def prepare(
     )
     no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
     search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
-    execution = choose_execution(classifier, inversion, len(pairs), batch_images=settings.batch_images)
+    at_once = batch_images(classifier.device, inversion, len(pairs), settings.batch_images)
     held = {} if baseline is None else {"baseline": baseline_record(baseline)}
     of_baseline = () if baseline is None else baseline_notes(baseline, asdict(settings))
-    plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": execution.describe()}
+    plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
     notes = (*run_info.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_baseline)
     provenance = provenance_of(
         classifier, sampled, held | asdict(settings) | plans, settings.seed, run_info, checked.accuracy, notes
     )
-    batch_limit = fit_to_memory(classifier, inversion, execution.batch_images, settings.memory)
+    batch_limit = fit_to_memory(classifier, inversion, at_once, settings.memory)
     return PreparedScan(
         classifier,
         settings,
@@ -128,6 +136,15 @@ def prepare(
         provenance,
         forward,
     )
+
+
+def _execution(classifier: Classifier, at_once: int) -> dict[str, Any]:
+    """How the scan runs on this machine, for the record."""
+    return {
+        "batch_images": at_once,
+        "threads": torch.get_num_threads(),
+        "memory_format": str(classifier.memory_format).removeprefix("torch."),
+    }
 
 
 def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_verdict: bool) -> Search:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.evidence import gather
@@ -11,13 +12,24 @@ from neural_cleanse.detection.prepare import PreparedScan, prepare
 from neural_cleanse.detection.progress import BudgetTracker, Progress, Reporter
 from neural_cleanse.detection.provenance import RunInfo, identity
 from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.student import StudentPlan
+from neural_cleanse.detection.student_test import compare, leaves_doubt
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import Invert, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
+from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, Refined, ScanResult
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a scan took beside the search for the model's own triggers."""
+
+    image_passes: int = 0
+    forward_passes: int = 0
 
 
 def scan(
@@ -49,6 +61,11 @@ def scan(
         checkpoint.begin(identity(prepared.provenance, classifier))
     tracker = BudgetTracker(settings.budget)
 
+    def invert_student(student: Classifier, images: ScanImages) -> Invert:
+        tick = report.tick
+        invert = inverter(engine, student, images, prepared.batch_limit, tick)
+        return invert if checkpoint is None else checkpoint.of_student().wrap(invert, tick)
+
     def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
         """Where the next part of the work is reported, and what does it."""
         report = Reporter(progress, planned, count, tracker)
@@ -59,9 +76,13 @@ def scan(
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)
-    decision = prepared.decide(found)
+    decision, extra = prepared.decide(found), Extra()
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said)
+    if settings.student and not tracker.truncated and leaves_doubt(prepared, found, decision):
+        compared = compare(prepared, found, decision, StudentPlan(), report.tick, invert_student)
+        decision, provenance = compared.decision, provenance.joined(compared.record, compared.notes)
+        extra = Extra(compared.image_passes, compared.forward_passes)
     if settings.pairs:
         across = scan_pairs(
             classifier, prepared.images, decision, [pair.target for pair in prepared.pairs], alpha=settings.alpha,
@@ -71,7 +92,7 @@ def scan(
         found, decision = found + across.found, across.decision
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     provenance = provenance.joined({}, _budget_notes(tracker, found))
-    return _result(prepared, found, decision, provenance, cut_off=tracker.truncated, began=began)
+    return _result(prepared, found, decision, provenance, extra, cut_off=tracker.truncated, began=began)
 
 
 def _result(
@@ -79,6 +100,7 @@ def _result(
     found: Sequence[Recovered],
     decision: Decision,
     provenance: Provenance,
+    extra: "Extra",
     *,
     cut_off: bool,
     began: float,
@@ -93,8 +115,8 @@ def _result(
         alpha=prepared.settings.alpha,
         level=decision.level,
         detection_limit=decision.detection_limit,
-        image_passes=sum(recovered.image_passes for recovered in found),
-        forward_passes=sum(recovered.forward_passes for recovered in found) + prepared.forward_passes,
+        image_passes=sum(recovered.image_passes for recovered in found) + extra.image_passes,
+        forward_passes=sum(one.forward_passes for one in found) + prepared.forward_passes + extra.forward_passes,
         wall_s=time.monotonic() - began,
         image_shape=prepared.classifier.input_shape,
         labels=_rows(found, decision, prepared.names),

@@ -14,6 +14,7 @@ class ScanSettings:
 
     `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
     is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
+    With `student`, sizes that leave doubt are compared with those of a student network (student.py).
     `pairs` also searches triggers that work from one class alone, once the labels themselves have been searched.
     """
 
@@ -32,6 +33,7 @@ class ScanSettings:
     memory: int | None = None
     batch_images: int | None = None
     precision: Precision = "fp32"
+    student: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

@@ -16,6 +16,7 @@ from neural_cleanse.detection.statistics.outlier import (
     SCREEN_CLEAR_P,
     SCREEN_SHARE,
     OutlierTest,
+    Prior,
     anomaly_index,
     detection_limit,
     outlier_test,
@@ -29,9 +30,11 @@ MAX_UNREACHED = 0.2
 FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
-# Shares of the image between which the median size after screening must lie: 1.6 to 2 % with a trigger in every
-# label, 11 to 32 % in clean models. Above, the search has hardly begun.
-SCREEN_MEDIANS = (0.05, 0.35)
+SCREEN_LEAST_MEDIAN = 0.05  # of the image: with a trigger in every label 1.6 to 2 %, in clean models 9 % and more
+# Share of the image above which a trigger has hardly begun to shrink (masks start at half of it), and share of labels
+# that may be there for screening to decide.
+NOT_BEGUN, MAX_NOT_BEGUN = 0.3, 0.05
+MAX_STILL_SHRINKING = 0.5  # of the labels with a size, for a model to be called clean
 SCREEN_SIZE = 0.4  # of the median: what screening flags is smaller; planted ones measured .02 to .32, a clean label .62
 
 
@@ -67,12 +70,14 @@ def decide(
     baseline: Mapping[LabelPair, float] | None = None,
     reference: frozenset[LabelPair] | None = None,
     num_tests: int = 1,
+    prior: Prior = OVER_BASELINE,
 ) -> Decision:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is the number of the model's labels: one that was not searched is never called clean. Sizes are tested
-    relative to those in `baseline`, if given. `reference` are labels drawn at random to compare the others with, where
-    not all labels got the same steps. `num_tests` tests share alpha: p-values are multiplied by it.
+    relative to those in `baseline`, if given, with `prior` on the spread of the ratios. `reference` are labels drawn at
+    random to compare the others with, where not all labels got the same steps. `num_tests` tests share alpha: p-values
+    are multiplied by it.
     """
     missing = (num_classes or len(found)) - len(found) + _count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
@@ -83,19 +88,24 @@ def decide(
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     held = None if reference is None else [pair in reference for pair in pairs]
     among = [size for pair, size in sized if reference is None or pair in reference]
-    test = _one_of(num_tests, _tested(sized, held, baseline, len(found), alpha / num_tests))
+    test = _one_of(num_tests, _tested(sized, held, baseline, len(found), alpha / num_tests, prior))
     screened, limit = any(one.outcome in SCREENED_OUTCOMES for one in found), test.detection_limit
     if screened and baseline is None:  # its thresholds are others
         threshold = alpha * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
         limit = detection_limit(sizes, test.flagged, threshold / num_tests)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
-    if small:
+    open_still = _screening_undecided(found, area) if screened and baseline is None else None
+    if small and open_still:
+        verdict, reason = Verdict.INCONCLUSIVE, f"{_named(small)} stands out after screening, but {open_still}"
+    elif small:
         verdict, reason = _found_something(small, among, test, alpha * SCREEN_SHARE if screened else None)
         reason += f"; {_unsearched(missing)}" if missing else ""
     else:
         verdict, reason = _found_nothing(found, reference, among, test.detection_limit, area, missing)
         if screened and verdict is Verdict.CLEAN:
-            verdict, reason = _nothing_in_screening(among, test, area, limit, _count(found, Outcome.ASR_NOT_REACHED))
+            verdict, reason = _nothing_in_screening(among, test, area, limit, open_still)
+        elif verdict is Verdict.CLEAN and baseline is None and reference is None and _still_shrinking(found):
+            verdict, reason = Verdict.INCONCLUSIVE, f"nothing was flagged, but {_still_shrinking(found)}"
         if len(sized) < len(known):
             without = ", ".join(str(pair.target) for pair, size in known if (pair, size) not in sized)
             verdict, reason = (
@@ -126,12 +136,13 @@ def _tested(
     baseline: Mapping[LabelPair, float] | None,
     num_labels: int,
     level: float,
+    prior: Prior,
 ) -> OutlierTest:
     """The outlier test that fits what there is to compare with; `held` says which labels are reference labels."""
     sizes = [size for _, size in sized]
     if held is not None:
         return reference_test(sizes, held, num_labels, level)
-    return outlier_test(sizes, level) if baseline is None else _against(baseline, sized, level)
+    return outlier_test(sizes, level) if baseline is None else _against(baseline, sized, level, prior)
 
 
 def _paper_rule(index: Mapping[LabelPair, float]) -> PaperRule:
@@ -155,10 +166,10 @@ def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
 
 
 def _against(
-    baseline: Mapping[LabelPair, float], sized: Sequence[tuple[LabelPair, float]], alpha: float
+    baseline: Mapping[LabelPair, float], sized: Sequence[tuple[LabelPair, float]], alpha: float, prior: Prior
 ) -> OutlierTest:
     """The test of sizes relative to the baseline's; its limit in px is for the label that is smallest there."""
-    test = outlier_test([size / baseline[pair] for pair, size in sized], alpha, OVER_BASELINE)
+    test = outlier_test([size / baseline[pair] for pair, size in sized], alpha, prior)
     limit = None if test.detection_limit is None else test.detection_limit * min(baseline[pair] for pair, _ in sized)
     return replace(test, detection_limit=limit)
 
@@ -171,7 +182,7 @@ def _found_something(
     After screening (`screen_level` given) each label must also be clear enough for that, and labels few enough that
     their tail does not decide: it is not known after screening.
     """
-    which = ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
+    which = _named(small)
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
             f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
@@ -223,7 +234,7 @@ def _found_nothing(
         if unreached > (MAX_UNREACHED * len(alike) if len(found) > MANY_LABELS else 0):
             return Verdict.INCONCLUSIVE, (
                 f"nothing was flagged, but no trigger works for {unreached:,} of {len(alike):,} labels: they may be "
-                "hard to reach or the search led astray there, and the others are no fair reference"
+                "hard to reach or the search failed there, and the other labels cannot stand for them"
             )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
@@ -231,18 +242,17 @@ def _found_nothing(
 
 
 def _nothing_in_screening(
-    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, without: int
+    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, undecided: str | None
 ) -> tuple[Verdict, str]:
-    """Clean only if all labels have a size and none is even near: a longer search is what decides between."""
-    middle, (low, high) = statistics.median(sizes), SCREEN_MEDIANS
-    if without:
-        have = "label has" if without == 1 else "labels have"
-        why = f"{without} {have} no trigger that works yet, and a longer search decides"
+    """Clean only if all triggers have begun to shrink and none is even near; in between a longer search decides."""
+    middle = statistics.median(sizes)
+    if undecided:
+        why = undecided
     elif test.p_value < SCREEN_CLEAR_P:
         why = f"p = {p_text(test.p_value)}, and under {SCREEN_CLEAR_P:g} a longer search decides"
-    elif not low * area <= middle <= high * area:
+    elif middle < SCREEN_LEAST_MEDIAN * area:
         why = (
-            f"the median of {middle:.1f} px is not between {low:.0%} and {high:.0%} of the image, and a longer search "
+            f"the median of {middle:.1f} px is under {SCREEN_LEAST_MEDIAN:.0%} of the image, and a longer search "
             "decides"
         )
     else:
@@ -251,6 +261,32 @@ def _nothing_in_screening(
             f"{limit or 0.0:.1f} px after it would have been searched on"
         )
     return Verdict.INCONCLUSIVE, f"nothing was flagged after screening, but not clearly: {why}"
+
+
+def _screening_undecided(found: Sequence[Recovered], area: int) -> str | None:
+    """Why screening decides nothing: triggers that do not work yet, or have not begun to shrink."""
+    without = _count(found, Outcome.ASR_NOT_REACHED)
+    if without:
+        have = "label has" if without == 1 else "labels have"
+        return f"{without} {have} no trigger that works yet, and a longer search decides"
+    sizes = [one.size for one in found if one.size is not None]
+    early = sum(size > NOT_BEGUN * area for size in sizes)
+    if early > MAX_NOT_BEGUN * len(sizes):
+        which = "trigger still covers" if early == 1 else "triggers still cover"
+        return f"{early} {which} over {NOT_BEGUN:.0%} of the image, and a longer search decides"
+    return None
+
+
+def _still_shrinking(found: Sequence[Recovered]) -> str | None:
+    """Why the sizes are not the last word: most triggers were still shrinking."""
+    shrinking, sized = _count(found, Outcome.STEP_LIMIT), sum(one.outcome.has_size for one in found)
+    if shrinking <= MAX_STILL_SHRINKING * sized:
+        return None
+    return f"{shrinking:,} of {sized:,} triggers were still shrinking when the search ended"
+
+
+def _named(small: Sequence[tuple[int, float]]) -> str:
+    return ", ".join(f"label {label} ({size:.1f} px)" for label, size in small)
 
 
 def _unsearched(missing: int) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.inversion.inversion import Inversion, InversionState
-from neural_cleanse.inversion.memory import BatchLimit, out_of_memory
+from neural_cleanse.inversion.memory import BatchLimit, bytes_for_suspended, out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
@@ -29,10 +31,13 @@ class Invert(Protocol):
     """Inverts label pairs, wherever that happens.
 
     When a budget is spent, pairs that were in work have the outcome NOT_SEARCHED and what they took; the others have
-    no record. With `resume` a later call for the same pairs and more steps continues where this one ended.
+    no record. With `resume` a later call for the same pairs and more steps continues where this one ended; its records
+    count the passes of both. A checkpoint keeps the records, unless `record` says that they are of no use later.
     """
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
+    def __call__(
+        self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
+    ) -> Iterator[Recovered]:
         """One record a pair, in no set order."""
 
 
@@ -42,7 +47,7 @@ class BatchScheduler:
     0 it asks before work begins, and once more where work is left when it said no.
 
     With `resume` the states of pairs that came to their last step are kept in `suspended`: a later call with more steps
-    continues there.
+    continues there. Where memory does not hold them all, it starts afresh, with the same result for more passes.
     """
 
     classifier: Classifier
@@ -50,12 +55,16 @@ class BatchScheduler:
     batch_limit: BatchLimit
     tick: Tick
     suspended: dict[LabelPair, InversionState] = field(default_factory=dict)
+    forgotten: dict[LabelPair, int] = field(default_factory=dict)  # batches of states that memory did not hold
 
-    def __call__(self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
+    def __call__(
+        self, inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
+    ) -> Iterator[Recovered]:
         """Yield one record a pair as it is finished, in no set order.
 
         When `tick` says no, pairs that were in work have a record that says what they took, the others none.
         """
+        del record
         waiting: deque[LabelPair] = deque()
         for pair in pairs:
             if self.data.has_enough_images(pair, MIN_IMAGES):
@@ -67,7 +76,7 @@ class BatchScheduler:
         if not waiting or not self.tick(0):
             return
         while (batch := self._fill(inversion, batch, waiting, requeued)) is not None:
-            before = int(batch.batches.sum())
+            before = batch.batches_taken
             try:
                 batch = inversion.advance(self.classifier, self.data, batch, _stride(inversion, batch))
             except (MemoryError, RuntimeError) as error:
@@ -78,7 +87,7 @@ class BatchScheduler:
                 requeued.append(batch)
                 batch = None
                 continue
-            may_go_on = self.tick((int(batch.batches.sum()) - before) * inversion.batch_size)
+            may_go_on = self.tick((batch.batches_taken - before) * inversion.batch_size)
             busy = _busy(inversion, batch)
             finished = _of_pairs(batch, busy, within=False)
             batch = _of_pairs(batch, busy, within=True)
@@ -101,9 +110,10 @@ class BatchScheduler:
         requeued: list[InversionState],
     ) -> InversionState | None:
         """The batch with what was set aside, then with new pairs, as far as there is room: at least one pair."""
-        limit = max(1, self.batch_limit.images // (inversion.batch_size * inversion.restarts))
         parts = [] if batch is None else [batch]
-        free = limit - sum(len(_pairs(part)) for part in parts)
+        rows = sum(len(part.rows) for part in parts)
+        free = (self.batch_limit.images // inversion.batch_size - rows) // inversion.restarts
+        free = max(free, 0 if parts else 1)
         while requeued and free > 0:
             part = requeued.pop()
             chosen = set(_pairs(part)[:free])
@@ -116,33 +126,46 @@ class BatchScheduler:
         fresh = [pair for pair in new if pair not in self.suspended]
         parts += [self.suspended.pop(pair) for pair in new if pair in self.suspended]
         if fresh:
-            parts.append(inversion.start(self.classifier, fresh, self.data.seed))
+            started = inversion.start(self.classifier, fresh, self.data.seed)
+            firsts = [self.forgotten.pop(row.pair, 0) if not row.restart else 0 for row in started.rows]
+            parts.append(replace(started, lost=started.lost + torch.tensor(firsts, device=started.lost.device)))
         return InversionState.join(parts) if parts else None
 
     def _suspend(self, finished: InversionState) -> None:
+        room = bytes_for_suspended(self.classifier.device)
         for pair in _pairs(finished):
-            self.suspended[pair] = _some(finished, {pair})
+            state = _some(finished, {pair})
+            held = sum(variables.nbytes for variables in state.candidates)
+            if held > room:
+                self.forgotten[pair] = state.batches_taken
+            else:
+                self.suspended[pair], room = state, room - held
 
 
 def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_limit: BatchLimit, tick: Tick) -> Invert:
-    """Slots in this process, or as many as the engine has elsewhere; what goes on stays in this process."""
+    """What inverts label pairs: this process, or the engine's workers, which get and give back suspended states."""
     here = BatchScheduler(classifier, data, batch_limit, tick)
     if isinstance(engine, InProcess):
         return here
 
-    def invert(inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
-        if resume:  # a state stays where it is: elsewhere more steps would start afresh
-            yield from here(inversion, pairs, resume=True)
-            return
+    def invert(
+        inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
+    ) -> Iterator[Recovered]:
+        del record
         size = max(1, min(batch_limit.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
         if not jobs or not tick(0):
             return
         left = len(jobs)
-        for found in engine.map(partial(_inverted, inversion, classifier, data, batch_limit.images), jobs):
+        work = partial(_inverted, inversion, classifier, data, batch_limit.images, resume)
+        states = here.suspended
+        given = [(job, {pair: states.pop(pair) for pair in job if pair in states}) for job in jobs]
+        taken = {pair: state.batches_taken * inversion.batch_size for _, held in given for pair, state in held.items()}
+        for found, suspended in engine.map(work, given):
+            states.update(suspended)
             yield from found
             left -= 1
-            if not tick(sum(one.image_passes for one in found)):
+            if not tick(sum(one.image_passes - taken.get(one.pair, 0) for one in found)):
                 if left:
                     tick(0)  # work was left: mark the scan as truncated
                 return
@@ -150,11 +173,16 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_lim
     return invert
 
 
+Job = tuple[tuple[LabelPair, ...], dict[LabelPair, InversionState]]
+
+
 def _inverted(
-    inversion: Inversion, classifier: Classifier, data: ScanImages, images: int, pairs: tuple[LabelPair, ...]
-) -> tuple[Recovered, ...]:
-    """One job: some pairs, to their end."""
-    return tuple(BatchScheduler(classifier, data, BatchLimit(images), lambda _: True)(inversion, pairs))
+    inversion: Inversion, classifier: Classifier, data: ScanImages, images: int, resume: bool, job: Job
+) -> tuple[tuple[Recovered, ...], dict[LabelPair, InversionState]]:
+    """One job: some pairs to their end, from their states where there are any; with the states that may go on."""
+    pairs, states = job
+    scheduler = BatchScheduler(classifier, data, BatchLimit(images), lambda _: True, dict(states))
+    return tuple(scheduler(inversion, pairs, resume)), scheduler.suspended
 
 
 def _pairs(state: InversionState) -> list[LabelPair]:
@@ -173,10 +201,9 @@ def _of_pairs(state: InversionState, pairs: set[LabelPair], *, within: bool) -> 
 
 def _cut_off(inversion: Inversion, state: InversionState) -> Iterator[Recovered]:
     """What the pairs of a state took, for nothing."""
-    batches = state.batches.tolist()
     for pair in _pairs(state):
-        taken = sum(count for row, count in zip(state.rows, batches, strict=True) if row.pair == pair)
-        yield replace(Recovered.skipped(pair, Outcome.NOT_SEARCHED), image_passes=taken * inversion.batch_size)
+        taken = _some(state, {pair}).batches_taken * inversion.batch_size
+        yield replace(Recovered.skipped(pair, Outcome.NOT_SEARCHED), image_passes=taken)
 
 
 def _steps_left(inversion: Inversion, state: InversionState) -> list[int]:

@@ -39,6 +39,10 @@ class Checkpoint:
         """The one of a scan that writes to `output`."""
         return cls(output / FOLDER)
 
+    def of_student(self) -> "Checkpoint":
+        """The records of the student's labels, within."""
+        return Checkpoint(self.directory / "student")
+
     def exists(self) -> bool:
         """Whether a scan was begun here and not finished."""
         return (self.directory / ABOUT_FILE).exists()
@@ -71,9 +75,12 @@ class Checkpoint:
         Suspended states (`resume`) are not written: they are large and cheap to repeat. `tick` is told the image passes
         of the records that are read: a budget counts them as if they had just been made.
         """
+        counted: dict[LabelPair, int] = {}
 
-        def remembering(inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False) -> Iterator[Recovered]:
-            if resume:
+        def remembering(
+            inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
+        ) -> Iterator[Recovered]:
+            if not record:
                 yield from invert(inversion, pairs, resume)
                 return
             lacking = []
@@ -82,9 +89,10 @@ class Checkpoint:
                 if found is None:
                     lacking.append(pair)
                 else:
-                    tick(found.image_passes)
+                    tick(found.image_passes - (counted.get(pair, 0) if resume else 0))
+                    counted[pair] = found.image_passes
                     yield found
-            for recovered in invert(inversion, lacking):
+            for recovered in invert(inversion, lacking, resume):
                 cut_off = recovered.outcome is Outcome.NOT_SEARCHED
                 yield recovered if cut_off else self._write(inversion, recovered)
 
@@ -117,6 +125,7 @@ class Checkpoint:
         values = {name: getattr(recovered, name) for name in PLAIN} | {"outcome": recovered.outcome.value}
         tensors = _tensors(recovered.trigger)
         path = self._path(inversion, recovered.pair)
+        path.parent.mkdir(exist_ok=True)
         write_whole(path, safetensors.torch.save(tensors, {RECORD: json.dumps(values)}))
         written = self._read(inversion, recovered.pair)
         return recovered if written is None else replace(recovered, trigger=written.trigger)

@@ -129,51 +129,66 @@ class ReferenceCost(CostSchedule):
 
 @dataclass(frozen=True)
 class BatchState(CostState):
-    """`weight` is the share of the moving average that batches have filled (Adam's bias correction)."""
+    """Two moving averages of the batch ASR: `mean` judges a trigger, `quick` moves the cost.
+
+    The weights are the share of each that batches have filled (Adam's bias correction).
+    """
 
     mean: Float[Tensor, " k"]
     weight: Float[Tensor, " k"]
+    quick: Float[Tensor, " k"]
+    quick_weight: Float[Tensor, " k"]
     reached: Bool[Tensor, " k"]
 
 
 @dataclass(frozen=True)
 class BatchCost(CostSchedule):
-    """Ours: an integral controller on log lambda that follows a moving average of the batch ASR.
+    """Ours: an integral controller on log lambda that follows a quick moving average of the batch ASR.
 
-    lambda stays at its start until the ASR comes near the target: lowering it for a mask that has just begun to work
-    would only have to be undone.
+    lambda starts low, so that a trigger is there before the mask shrinks, and rises fast once one is. It stays at its
+    start until the ASR comes near the target: lowering it for a mask that has just begun to work would only have to be
+    undone. Whether a trigger is kept is for the slower average: the quick one would keep lucky batches.
     """
 
-    start_cost: float = 8.0  # times 1 / area, so that it weighs a mask's share of the image
+    start_cost: float = 1.0  # times 1 / area, so that it weighs a mask's share of the image
     asr_target: float = 0.99
-    memory: float = 0.9  # of the moving average: about the last ten batches
-    near: float = 0.9  # moving ASR from which lambda follows
-    up: float = 1.1
-    down: float = 1.15
+    memory: float = 0.9  # of the average that judges: about the last ten batches
+    quick_memory: float = 0.5  # of the average that moves lambda: about the last two
+    near: float = 0.9  # quick average from which lambda follows
+    up: float = 1.2
+    down: float = 1.3
 
     def start(self, k: int, area: int, device: torch.device) -> BatchState:
         """k rows at the starting cost, none of which has reached the ASR."""
         zero = torch.zeros(k, device=device)
         no = torch.zeros(k, dtype=torch.bool, device=device)
-        return BatchState(torch.full_like(zero, self.start_cost / area), no, zero, zero, no)
+        return BatchState(torch.full_like(zero, self.start_cost / area), no, zero, zero, zero, zero, no)
 
     def judged(self, state: CostState, asr: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """The moving average, this batch included."""
+        """The slow average, this batch included."""
         assert isinstance(state, BatchState)
-        return (self.memory * state.mean + (1 - self.memory) * asr) / (self.memory * state.weight + 1 - self.memory)
+        return _moved(self.memory, state.mean, asr) / _moved(self.memory, state.weight, 1.0)
 
     def step(self, state: CostState, asr: Float[Tensor, " k"], best_size: Float[Tensor, " k"]) -> BatchState:
-        """One batch: lambda x `up` while the moving ASR holds, / `down` while it does not."""
+        """One batch: lambda x `up` while the quick average holds, / `down` while it does not."""
         assert isinstance(state, BatchState)
         del best_size
-        moving = self.judged(state, asr)
-        holds = moving >= self.asr_target
-        reached = state.reached | (moving >= self.near)
-        followed = torch.where(holds, state.cost * self.up, state.cost / self.down)
+        quick = _moved(self.quick_memory, state.quick, asr)
+        quick_weight = _moved(self.quick_memory, state.quick_weight, 1.0)
+        now = quick / quick_weight
+        reached = state.reached | (now >= self.near)
+        followed = torch.where(now >= self.asr_target, state.cost * self.up, state.cost / self.down)
         return BatchState(
             cost=torch.where(reached, followed, state.cost),
             done=state.done,
-            mean=self.memory * state.mean + (1 - self.memory) * asr,
-            weight=self.memory * state.weight + (1 - self.memory),
+            mean=_moved(self.memory, state.mean, asr),
+            weight=_moved(self.memory, state.weight, 1.0),
+            quick=quick,
+            quick_weight=quick_weight,
             reached=reached,
         )
+
+
+def _moved(memory: float, average: Float[Tensor, " k"], value: Float[Tensor, " k"] | float) -> Float[Tensor, " k"]:
+    """A moving average, with one more value."""
+    return memory * average + (1 - memory) * value

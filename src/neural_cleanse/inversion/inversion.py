@@ -25,8 +25,11 @@ from neural_cleanse.results.records import LabelPair, Recovered
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
-SETTLED_SHRINK = 0.95  # a row has settled when its best size is above this share of its trailing mean
-TRAILING_MEMORY = 0.95  # of that mean: about the last twenty steps
+# A row has settled when its log size, over about the last ten steps, is less than SETTLED_FALL under that over about
+# the last fifty: it then falls by less than a tenth in a hundred steps.
+RECENT_MEMORY, TRAILING_MEMORY, SETTLED_FALL = 0.9, 0.98, 0.04
+
+SMALLEST = 1e-3  # px, of which the logarithm is taken at least
 
 Precision = Literal["fp32", "bf16"]
 
@@ -36,8 +39,10 @@ class InversionState:
     """A search under way, first dimension k everywhere.
 
     `averaged` is the moving average of the free variables; `candidates` hold the free variables of the last `kept`
-    triggers that reached the ASR, each smaller than the one before, slot `num_kept % kept` being next; `batches` is
-    every row's own count of batches.
+    triggers that reached the ASR, slot `num_kept % kept` being next; `batches` is every row's own count of batches,
+    `lost` the batches of restarts of its pair that lost the race, counted in one row that goes on.
+    `best_size` is what a trigger must be smaller than to be kept; `recent` and `trailing` are moving averages of the
+    log size.
     """
 
     rows: tuple[Row, ...]
@@ -46,12 +51,19 @@ class InversionState:
     momentum: tuple[Tensor, ...]
     variance: tuple[Tensor, ...]
     batches: Int[Tensor, " k"]
+    lost: Int[Tensor, " k"]
     cost: CostState
     candidates: tuple[Tensor, ...]
     candidate_sizes: Float[Tensor, "k kept"]
     num_kept: Int[Tensor, " k"]
     best_size: Float[Tensor, " k"]
-    trailing_size: Float[Tensor, " k"]
+    recent: Float[Tensor, " k"]
+    trailing: Float[Tensor, " k"]
+
+    @property
+    def batches_taken(self) -> int:
+        """Of all rows, those that lost the race included."""
+        return int((self.batches + self.lost).sum())
 
     def take(self, index: Sequence[int]) -> "InversionState":
         """The state of some rows, in that order."""
@@ -89,6 +101,16 @@ class Inversion:
     the free variables (Polyak and Juditsky 1992) takes out the noise that small batches bring: `average` is its memory.
     `choose_asr` is asked of a candidate on images that the search did not see.
 
+    Restarts race (successive halving; Jamieson and Talwalkar 2016): an item (steps, n) of `race` says that after so
+    many steps only the n smallest restarts of a label pair go on. Several starts find what one may miss, and few take
+    all steps.
+
+    A label pair whose trigger is still shrinking after `steps` may take `extra_steps` more, as far as passes are left
+    (detection/plans).
+
+    The size that a trigger must undercut to be kept grows by `relax` a step: a trigger that was kept for a lucky batch
+    does not keep later ones out.
+
     The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
     it, not as it was measured; `all_images` searches on every image given, the target's own included.
 
@@ -101,16 +123,19 @@ class Inversion:
     cost: CostSchedule = BatchCost()
     loss: Loss = cross_entropy
     steps: int = 250
-    restarts: int = 3
+    restarts: int = 4
+    race: tuple[tuple[int, int], ...] = ((84, 2), (125, 1))
+    extra_steps: int = 250
     batch_size: int = 4
     batches_per_step: int = 1
-    learning_rate: float = 0.2
+    learning_rate: float = 0.3
     betas: tuple[float, float] = (0.5, 0.9)
     epsilon: float = 1e-7  # Keras' own
-    average: float = 0.9
+    average: float = 0.8
     asr_target: float = 0.99
     kept: int = 16
     shrink_to_keep: float = 0.97
+    relax: float = 1.005
     choose_asr: float | None = 0.95
     keep_after_step: bool = False
     all_images: bool = False
@@ -121,7 +146,11 @@ class Inversion:
     @property
     def passes(self) -> int:
         """Image passes that one label pair takes at most, all restarts together."""
-        return self.steps * self.batches_per_step * self.batch_size * self.restarts
+        total, racing, before = 0, self.restarts, 0
+        for until, keep in (*self.race, (self.steps, 0)):
+            until = min(until, self.steps)
+            total, racing, before = total + racing * (until - before), min(racing, keep), until
+        return total * self.batches_per_step * self.batch_size
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, for the record."""
@@ -144,17 +173,27 @@ class Inversion:
             averaged=free,
             momentum=zeros,
             variance=zeros,
-            batches=torch.zeros(k, dtype=torch.long, device=device),
+            batches=(none := torch.zeros(k, dtype=torch.long, device=device)),
+            lost=none,
             cost=self.cost.start(k, area, device),
             candidates=tuple(v.unsqueeze(1).repeat(1, self.kept, *[1] * (v.dim() - 1)) for v in free),
             candidate_sizes=torch.full((k, self.kept), torch.inf, device=device),
             num_kept=torch.zeros(k, dtype=torch.long, device=device),
             best_size=infinite,
-            trailing_size=infinite,
+            recent=(size := self.trigger.size_of(free).log()),
+            trailing=size,
         )
 
     def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
-        """Go on for `steps` steps. A row that is done stays as it is."""
+        """Go on for `steps` steps. A row that is done stays as it is; one that lost the race leaves the state."""
+        while steps > 0:
+            state = self._drop(state)
+            stride = min([steps, *self._steps_to_next_drop(state)])
+            state = self._moved(classifier, data, state, stride)
+            steps -= stride
+        return state
+
+    def _moved(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
         drawn = self._draw(data, state, steps)
         targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
         # A copy of the candidates here, so that every step may write its few rows in place: they are most of a state.
@@ -164,6 +203,37 @@ class Inversion:
             for step in range(steps):
                 state = self._step(classifier, data, drawn[:, step], targets, state)
         return state
+
+    def _steps_to_next_drop(self, state: InversionState) -> list[int]:
+        """Of the rows that have one before them."""
+        marks = [after * self.batches_per_step for after, _ in self.race if after < self.steps]
+        return [
+            min(mark - count for mark in marks if mark > count) // self.batches_per_step
+            for count in state.batches.tolist()
+            if any(mark > count for mark in marks)
+        ]
+
+    def _drop(self, state: InversionState) -> InversionState:
+        """The state without the restarts that have lost the race."""
+        marks = {after * self.batches_per_step: keep for after, keep in self.race if after < self.steps}
+        counts = state.batches.tolist()
+        racing: dict[LabelPair, list[int]] = {}
+        for index, (row, count) in enumerate(zip(state.rows, counts, strict=True)):
+            if count in marks:
+                racing.setdefault(row.pair, []).append(index)
+        # A row that kept nothing comes after all that did, by the size that its mask has now.
+        kept = state.best_size.isfinite()
+        order = torch.where(kept, state.best_size, state.recent.exp() + state.free[0][0].numel()).tolist()
+        lost, gone = state.lost.clone(), set[int]()
+        for indices in racing.values():
+            keep = marks[counts[indices[0]]]
+            first, *others = sorted(indices, key=order.__getitem__)
+            losers = others[keep - 1 :]
+            lost[first] += sum(counts[index] for index in losers) + int(lost[losers].sum())
+            gone.update(losers)
+        if not gone:
+            return state
+        return replace(state, lost=lost).take([index for index in range(len(counts)) if index not in gone])
 
     def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:
         """The images of the next steps, each row's from its own shuffle."""
@@ -234,34 +304,33 @@ class Inversion:
     def _keep(
         self, state: InversionState, free: Sequence[Tensor], size: Float[Tensor, " k"], holds: Bool[Tensor, " k"]
     ) -> InversionState:
-        """Put the triggers into the next slot where the ASR holds and they are smaller than the last one kept.
+        """Put the triggers into the next slot where the ASR holds and they are smaller than what was kept.
 
         Writes the candidates in place: they are the copy that `advance` made.
         """
-        better = holds & (size < self.shrink_to_keep * state.best_size)
+        bar = self.relax * state.best_size
+        better = holds & (size < self.shrink_to_keep * bar)
         next_slot = torch.arange(len(size), device=size.device), state.num_kept % self.kept
         for kept, new in zip((*state.candidates, state.candidate_sizes), (*free, size), strict=True):
             kept[next_slot] = torch.where(_per_row(better, new), new, kept[next_slot])
-        best = torch.where(better, size, state.best_size)
-        trailing = torch.where(
-            state.trailing_size.isfinite(), TRAILING_MEMORY * state.trailing_size + (1 - TRAILING_MEMORY) * best, best
-        )
+        log_size = size.clamp_min(SMALLEST).log()
         return replace(
             state,
             num_kept=state.num_kept + better,
-            best_size=best,
-            trailing_size=trailing,
+            best_size=torch.where(better, size, bar),
+            recent=state.recent.lerp(log_size, 1 - RECENT_MEMORY),
+            trailing=state.trailing.lerp(log_size, 1 - TRAILING_MEMORY),
         )
 
     def finish(self, classifier: Classifier, data: ScanImages, state: InversionState) -> tuple[Recovered, ...]:
         """One record a pair: restarts merged, the ASR measured again on images that nothing was chosen on."""
-        chosen = [self._choose(classifier, data, state, index) for index in range(len(state.rows))]
         records = []
         for pair in dict.fromkeys(row.pair for row in state.rows):
             mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
-            passes = int(state.batches[mine].sum()) * self.batch_size
+            passes = state.take(mine).batches_taken * self.batch_size
             confirm = self._judges(data, pair, Split.TEST)
-            records.append(merge(classifier, confirm, pair, [chosen[index] for index in mine], passes))
+            choices = [self._choose(classifier, data, state, index) for index in mine]
+            records.append(merge(classifier, confirm, pair, choices, passes))
         return tuple(records)
 
     def _judges(self, data: ScanImages, pair: LabelPair, part: Split) -> UInt8[Tensor, "n c h w"]:
@@ -280,7 +349,7 @@ class Inversion:
                 forward += len(images)
                 if attack_hits(classifier, trigger, images, row.pair.target) < self.choose_asr * len(images):
                     continue
-            settled = bool(state.best_size[index] >= SETTLED_SHRINK * state.trailing_size[index])
+            settled = bool(state.recent[index] > state.trailing[index] - SETTLED_FALL)
             return Choice(
                 trigger, sizes[slot].item(), settled if self.choose_asr else bool(state.cost.done[index]), forward
             )

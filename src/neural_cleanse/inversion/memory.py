@@ -14,6 +14,8 @@ from neural_cleanse.inversion.inversion import Inversion
 USABLE = 0.8  # of the free memory: others want some too
 COPIES = 2  # of a row's state: the old one and the one that a step makes of it
 FLOAT = 4  # bytes
+# Images in one forward pass where memory holds them. A GPU wants all it can get (its figures were not tried).
+BATCH_IMAGES = {"cpu": 128, "cuda": 8192, "mps": 1024}
 
 
 @dataclass
@@ -32,6 +34,13 @@ class BatchLimit:
             )
         self.images = max(1, tried // 2)
         self.notes.append(f"memory ran out with {tried} images at once: the scan went on with {self.images}")
+
+
+def batch_images(device: torch.device, inversion: Inversion, num_pairs: int, asked: int | None = None) -> int:
+    """Images in one pass: those asked for, or by device; no more than all rows have, no fewer than one row has."""
+    most = inversion.batch_size * inversion.restarts * max(1, num_pairs)
+    usual = BATCH_IMAGES.get(device.type, BATCH_IMAGES["cpu"])
+    return max(inversion.batch_size, min(asked or usual, most))
 
 
 def fit_to_memory(classifier: Classifier, inversion: Inversion, wanted: int, cap: int | None = None) -> BatchLimit:
@@ -83,6 +92,12 @@ def bytes_a_row(classifier: Classifier, inversion: Inversion) -> int:
     """Memory that the state of one row takes: variables, their averages, and the candidates that are kept."""
     channels, height, width = classifier.input_shape
     return COPIES * (4 + inversion.kept) * (channels + 1) * height * width * FLOAT
+
+
+def bytes_for_suspended(device: torch.device) -> float:
+    """What searches that may go on later can take: half of what is free, or a gibibyte where nobody says."""
+    free = _free(device)
+    return 2.0**30 if free is None else free / 2
 
 
 def out_of_memory(error: Exception) -> bool:

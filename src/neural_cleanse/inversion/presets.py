@@ -7,16 +7,13 @@ from neural_cleanse.inversion.cost import ReferenceCost
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.losses import LOSSES
 
-# Up to so many labels three restarts pay for themselves: fewer labels mean a noisier reference.
-LABELS_WITH_RESTARTS = 43
-MIN_STEPS = 80  # of screening as well; after 60 some labels have no working trigger yet (docs/speed.md)
 PASSES_PER_LABEL = 3000  # image passes of the default preset, all restarts together
 
 PRESETS = ("default", "reference")
 
 
-def preset(name: str, num_labels: int, loss: str = "ce", restarts: int | None = None) -> Inversion:
-    """The inversion of that preset for a scan of `num_labels` labels.
+def preset(name: str, loss: str = "ce", restarts: int | None = None) -> Inversion:
+    """The inversion of that preset.
 
     `default`: one batch of 4 images a step. `reference`: Wang et al. 2019 as released, constants of their GTSRB script,
     with the paper's loss (`ce`) or the one their code computes (`swapped`). Raises SettingsError.
@@ -26,28 +23,30 @@ def preset(name: str, num_labels: int, loss: str = "ce", restarts: int | None = 
     if restarts is not None and restarts < 1:
         raise SettingsError(f"restarts must be at least 1, got {restarts}.")
     if name == "default":
-        wanted = restarts or (3 if num_labels <= LABELS_WITH_RESTARTS else 1)
-        whole = Inversion(loss=LOSSES[loss], restarts=wanted)
-        # More restarts share the same passes, so that asking for them never breaks the promise on cost.
-        steps = min(whole.steps, PASSES_PER_LABEL // (wanted * whole.batch_size))
-        if steps < MIN_STEPS:
+        whole = Inversion(loss=LOSSES[loss])
+        whole = replace(whole, restarts=restarts or whole.restarts)
+        if whole.passes > PASSES_PER_LABEL:
+            one_more = replace(whole, restarts=whole.restarts + 1).passes - whole.passes
             raise SettingsError(
-                f"{wanted} restarts leave {steps} steps each: a label has {PASSES_PER_LABEL:,} image passes in all.",
-                cure=f"Ask for at most {PASSES_PER_LABEL // (MIN_STEPS * whole.batch_size)} restarts.",
+                f"{whole.restarts} restarts take {whole.passes:,} image passes a label; it has {PASSES_PER_LABEL:,}.",
+                cure=f"Ask for at most {whole.restarts - -(-(whole.passes - PASSES_PER_LABEL) // one_more)} restarts.",
             )
-        return replace(whole, steps=steps)
+        return whole
     if name == "reference":
         return Inversion(
             cost=ReferenceCost(),
             loss=LOSSES[loss],
             steps=1000,  # STEPS
             restarts=restarts or 1,
+            race=(),
+            extra_steps=0,
             batch_size=32,  # BATCH_SIZE
             batches_per_step=31,  # NB_SAMPLE // BATCH_SIZE
             learning_rate=0.1,  # LR
             average=0.0,
             kept=1,
             shrink_to_keep=1.0,
+            relax=1.0,
             choose_asr=None,
             keep_after_step=True,
             all_images=True,

@@ -31,28 +31,21 @@ def merge(
     choices: Sequence[Choice],
     passes: int,
 ) -> Recovered:
-    """The median of the log sizes over restarts; the restart nearest to it stands for the label.
+    """The smallest restart stands for the label: a search ends above the smallest trigger, never under it.
 
     Its ASR is measured on the `confirm` images.
     """
+    smallest = min(choices, key=lambda choice: math.inf if choice.size is None else choice.size)
     logs = [math.log(choice.size) for choice in choices if choice.size is not None]
-    reached = 2 * len(logs) > len(choices)
-    middle = statistics.median(logs) if reached else None
-    nearest = min(choices, key=lambda choice: _distance(choice.size, middle))
-    settled = all(choice.settled for choice in choices if choice.size is not None)
-    outcome = Outcome.CONVERGED if settled else Outcome.STEP_LIMIT
+    outcome = Outcome.CONVERGED if smallest.settled else Outcome.STEP_LIMIT
     return Recovered(
         pair=pair,
-        trigger=nearest.trigger,
-        size=None if middle is None else math.exp(middle),
-        log_size_sd=statistics.stdev(logs) if reached and len(logs) > 1 else None,
-        hits=attack_hits(classifier, nearest.trigger, confirm, pair.target),
+        trigger=smallest.trigger,
+        size=smallest.size,
+        log_size_sd=statistics.stdev(logs) if len(logs) > 1 else None,
+        hits=attack_hits(classifier, smallest.trigger, confirm, pair.target),
         trials=len(confirm),
-        outcome=outcome if reached else Outcome.ASR_NOT_REACHED,
+        outcome=Outcome.ASR_NOT_REACHED if smallest.size is None else outcome,
         image_passes=passes,
         forward_passes=sum(choice.forward_passes for choice in choices) + len(confirm),
     )
-
-
-def _distance(size: float | None, middle: float | None) -> float:
-    return abs(math.log(size) - middle) if size is not None and middle is not None else math.inf

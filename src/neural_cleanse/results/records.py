@@ -71,7 +71,7 @@ class Verdict(enum.Enum):
 class Recovered:
     """The smallest trigger found for one label pair.
 
-    `size` is the median over restarts in px (None when no trigger worked), `trigger` the restart nearest to it (k = 1);
+    `size` is the smallest over restarts in px (None when no trigger worked), `trigger` that restart's (k = 1);
     `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images. Where the
     outcome is REFINED, all this is of screening, and `refined` what all steps came to.
     """

@@ -47,7 +47,7 @@ class LowCost(Search):
         before: set[LabelPair] = set()
         calm = 0
         for step in range(1, inversion.steps + 1):
-            found = {one.pair: one for one in invert(replace(inversion, steps=step), pairs, resume=True)}
+            found = {one.pair: one for one in invert(replace(inversion, steps=step), pairs, resume=True, record=False)}
             if unfinished(found, pairs):
                 yield from map(mark_screened, with_cost_of(seen or found, found))
                 return
@@ -128,7 +128,7 @@ class Adaptive(Search):
         return min(self.reference, max(64, num_labels // 10))
 
     def _screening_config(self, inversion: Inversion, steps: int) -> Inversion:
-        return replace(screening_config(inversion, steps), restarts=1)
+        return replace(screening_config(inversion, steps), restarts=1, race=())
 
     def _whole(self, inversion: Inversion) -> Inversion:
         """What finalists and references get."""
@@ -137,6 +137,7 @@ class Adaptive(Search):
             steps=min(self.last or inversion.steps, inversion.steps),
             batch_size=self.last_batch or inversion.batch_size,
             restarts=self.restarts or inversion.restarts,
+            race=(),
         )
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:

@@ -18,6 +18,7 @@ from neural_cleanse.detection.plans.base import (
 )
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.presets import PASSES_PER_LABEL
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 
@@ -26,9 +27,13 @@ class FullSweep(Search):
     """Every pair gets the full number of steps, as in the paper."""
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
-        """Yield one record a pair."""
+        """Yield one record a pair, and a second one of a pair that took extra steps."""
         del seed, rule
-        return invert(inversion, pairs)
+        found = {}
+        for one in invert(inversion, pairs, resume=bool(inversion.extra_steps)):
+            found[one.pair] = one
+            yield one
+        yield from _extended(inversion, pairs, invert, found)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """All steps of all labels."""
@@ -37,27 +42,26 @@ class FullSweep(Search):
 
 @dataclass(frozen=True)
 class Sequential(Search):
-    """Screen all pairs with few steps, which often decides; where it does not, all pairs get all steps, afresh.
+    """Screen all pairs with few steps, which often decides; where it does not, all pairs go on to all steps.
 
     Screening decides by the sizes after `screen_steps` steps, with thresholds of its own (verdict.py): a planted
     trigger is small early (docs/speed.md). Flagged labels then get all steps, for a tighter trigger. The test still
     compares the sizes after screening.
     """
 
-    screen_steps: int = 80
+    screen_steps: int = 84
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield what screening saw of every pair, or what all steps came to."""
-        del seed
         if inversion.steps <= self.screen_steps:
-            yield from invert(inversion, pairs)
+            yield from FullSweep().run(inversion, pairs, invert, seed)
             return
-        screened = {
-            one.pair: mark_screened(one) for one in invert(screening_config(inversion, self.screen_steps), pairs)
-        }
+        screening = screening_config(inversion, self.screen_steps)
+        screened = {one.pair: mark_screened(one) for one in invert(screening, pairs, resume=True)}
         early = EarlyDecision() if unfinished(screened, pairs) else rule(list(screened.values()))
         if early.flagged_pairs:
-            yield from _refined(screened, {one.pair: one for one in invert(inversion, early.flagged_pairs)})
+            flagged = invert(inversion, early.flagged_pairs, resume=True)
+            yield from _refined(screened, {one.pair: one for one in flagged})
         elif unfinished(screened, pairs) or early.clear:
             yield from screened.values()
         else:
@@ -65,14 +69,12 @@ class Sequential(Search):
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """With all steps for all, which most models do not take."""
-        if inversion.steps <= self.screen_steps:
-            return inversion.passes * num_labels
-        return (inversion.passes + replace(inversion, steps=self.screen_steps).passes) * num_labels
+        return inversion.passes * num_labels
 
 
 def _refined(screened: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:
     """Everything as screening saw it, with the triggers of those that were searched on and found smaller ones."""
-    for one in with_cost_of(screened, {pair: one.after(screened[pair]) for pair, one in whole.items()}):
+    for one in with_cost_of(screened, whole):
         tight = whole.get(one.pair)
         if tight is None or tight.size is None:
             yield one
@@ -84,10 +86,28 @@ def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Map
     """Screening's pairs with all steps; where a budget cuts that off, as screening saw them all."""
     possible = [pair for pair in pairs if not not_searchable(screened[pair])]
     finished: dict[LabelPair, Recovered] = {}
-    for one in invert(inversion, possible):
-        finished[one.pair] = one.after(screened[one.pair])
-        yield finished[one.pair]
+    for one in invert(inversion, possible, resume=True):
+        finished[one.pair] = one
+        yield one
     if unfinished(finished, possible):
         yield from with_cost_of(screened, finished)
-    else:
-        yield from (one for pair, one in screened.items() if pair not in finished)
+        return
+    yield from (one for pair, one in screened.items() if pair not in finished)
+    yield from _extended(inversion, possible, invert, finished)
+
+
+def _extended(inversion: Inversion, pairs: Pairs, invert: Invert, found: Mapping[LabelPair, Recovered]) -> Found:
+    """Extra steps for pairs whose trigger was still shrinking, shared alike, within PASSES_PER_LABEL for all together.
+
+    A pair that a spent budget cuts off stays as it was.
+    """
+    shrinking = [one.pair for one in found.values() if one.outcome is Outcome.STEP_LIMIT]
+    if not inversion.extra_steps or not shrinking or unfinished(found, pairs):
+        return
+    spare = PASSES_PER_LABEL * len(found) - sum(one.image_passes for one in found.values())
+    steps = min(inversion.extra_steps, spare // (len(shrinking) * inversion.batch_size * inversion.batches_per_step))
+    if steps < 1:
+        return
+    for one in invert(replace(inversion, steps=inversion.steps + steps), shrinking, resume=True):
+        if one.outcome is not Outcome.NOT_SEARCHED:
+            yield one

@@ -44,7 +44,7 @@ MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
 # After screening (docs/speed.md): it flags at that share of alpha, and clears from that p-value on.
-SCREEN_SHARE, SCREEN_CLEAR_P = 0.1, 0.2
+SCREEN_SHARE, SCREEN_CLEAR_P = 0.005, 0.2
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no reference
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.
 FIRST_STEP, LATER_STEPS, FEW = 0.5, 1.25, 10
@@ -78,6 +78,8 @@ LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see abo
 # Sizes over a baseline's: .07 to .12 between seeds on MNIST and Fashion-MNIST. It is the seed's spread and not the
 # classes', so that it serves two labels as well.
 OVER_BASELINE = Prior(0.12, 4, 2)
+# Sizes over a student's: a student of a few hundred images is rougher than a model that was trained like the suspect.
+OVER_STUDENT = Prior(0.18, 4, 3)
 
 
 @dataclass(frozen=True)
