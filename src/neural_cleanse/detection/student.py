@@ -1,0 +1,157 @@
+"""A student: a network of the suspect's own architecture with fresh weights, taught by the suspect's answers.
+
+Knowledge distillation (Hinton, Vinyals, Dean 2015) on the user's clean images. The student has never seen a trigger, so
+it takes on what belongs to the classes and not what was planted in the model. Trigger sizes are then compared with the
+student's, label by label, as with those of a clean model of the same classes.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.metrics import pixels, predict
+
+SHIFT = 2  # px that a batch is moved by at most, in each direction
+LAST_RATE = 0.05  # of the learning rate, at the end
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """How a student is made. Under `least_agreement` with the suspect it decides nothing."""
+
+    steps: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    temperature: float = 2.0
+    least_agreement: float = 0.85
+
+    @property
+    def passes(self) -> int:
+        """Image passes forward and backward; the suspect takes as many forward only."""
+        return self.steps * self.batch_size
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for the record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student, and on how many of `trials` images that it did not learn from it answers as the suspect does."""
+
+    classifier: Classifier
+    hits: int
+    trials: int
+
+    @property
+    def agreement(self) -> float:
+        """The share of them."""
+        return self.hits / self.trials
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The exact 95 % interval of that share."""
+        return clopper_pearson(self.hits, self.trials)
+
+
+def make_student(
+    suspect: Classifier,
+    images: UInt8[Tensor, "n c h w"],
+    unseen: UInt8[Tensor, "m c h w"],
+    seed: int,
+    plan: StudentPlan = StudentPlan(),
+    tick: Callable[[int], bool] = lambda _: True,
+) -> Student | None:
+    """A student that learnt from `images` and was tried on `unseen`.
+
+    `tick(image passes)` is told of the work and says whether to go on; None where it said no, or where the network
+    cannot be trained: nothing in it that can be drawn anew, or a step that fails.
+    """
+    module = fresh(suspect.module, seed)
+    if module is None:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(parameters, plan.learning_rate)
+    devices = [suspect.device] if suspect.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        torch.manual_seed(seed)  # for dropout
+        module.train()
+        for step in range(plan.steps):
+            batch = _batch(images, step, plan.batch_size, generator).to(suspect.device)
+            try:
+                loss = _loss(suspect, module, batch, plan.temperature)
+                optimizer.zero_grad()
+                loss.backward()
+            except RuntimeError:  # a graph made for answering only
+                return None
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * _rate(step / plan.steps)
+            optimizer.step()
+            if not tick(plan.batch_size):
+                return None
+    student = Classifier(
+        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer
+    )
+    hits = int((predict(student, unseen) == predict(suspect, unseen)).sum())
+    return Student(student, hits, len(unseen))
+
+
+def fresh(module: nn.Module, seed: int) -> nn.Module | None:
+    """A copy with weights drawn anew: by each layer's own rule, else the values of a tensor in another order.
+
+    A permutation keeps a tensor's scale and destroys what it does. None where the network has no weights.
+    """
+    found = copy.deepcopy(module)
+    devices = [weight.device for weight in found.parameters() if weight.device.type == "cuda"][:1]
+    drawn: set[int] = set()
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        for layer in found.modules():
+            own = [*layer.parameters(recurse=False)]
+            if own and hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+                drawn.update(map(id, own))
+        for weight in found.parameters():
+            if weight.is_floating_point():
+                weight.requires_grad_(True)
+                if id(weight) not in drawn:
+                    order = torch.randperm(weight.numel(), device=weight.device)
+                    weight.copy_(weight.flatten()[order].view_as(weight))
+    return found if any(weight.requires_grad for weight in found.parameters()) else None
+
+
+def _loss(suspect: Classifier, module: nn.Module, images: Float[Tensor, "n c h w"], temperature: float) -> Tensor:
+    """Cross entropy with the suspect's soft answers."""
+    with torch.no_grad():
+        taught = F.softmax(suspect(images) / temperature, 1)
+    answers = suspect.as_logits(module(suspect.normalize(images)))
+    return -(taught * F.log_softmax(answers / temperature, 1)).sum(1).mean()
+
+
+def _rate(done: float) -> float:
+    """The share of the learning rate after that share of the steps: a cosine."""
+    return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _batch(
+    images: UInt8[Tensor, "n c h w"], step: int, size: int, generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Random images, every second batch shifted by some pixels.
+
+    Mixing images in pairs, pasting pieces, and noise made students agree better and separate a planted label worse.
+    """
+    batch = pixels(images[torch.randint(len(images), (size,), generator=generator).to(images.device)])
+    if step % 2:
+        down, right = (torch.randint(2 * SHIFT + 1, (2,), generator=generator) - SHIFT).tolist()
+        batch = torch.roll(batch, (down, right), (2, 3))
+    return batch

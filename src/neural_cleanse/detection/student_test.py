@@ -1,0 +1,115 @@
+"""Where the sizes alone leave doubt, they are compared with those of a student (student.py), searched alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.input_check import temperature
+from neural_cleanse.detection.plans import FullSweep
+from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
+from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, SCREEN_SHARE
+from neural_cleanse.detection.student import StudentPlan, make_student
+from neural_cleanse.detection.verdict import MIN_LABELS, Decision, p_text
+from neural_cleanse.inversion.batching import Invert
+from neural_cleanse.inversion.sampling import ScanImages, Split
+from neural_cleanse.metrics import attack_hits, margin, predict_checked
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+
+FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the student said: the decision, what the report says of it, what it took, and the record of it."""
+
+    decision: Decision
+    notes: tuple[str, ...] = ()
+    image_passes: int = 0
+    forward_passes: int = 0
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+InvertStudent = Callable[[Classifier, ScanImages], Invert]  # what searches its labels, on images with its answers
+
+
+def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: Decision) -> bool:
+    """Whether a student is asked: all labels took all steps, and their sizes settle nothing clearly.
+
+    Clearly means as clearly as screening must: a p-value of at most SCREEN_SHARE of alpha, or of SCREEN_CLEAR_P and
+    more.
+    """
+    sized = sum(one.outcome in FULL for one in found)
+    if prepared.doubt or prepared.baseline_sizes is not None or sized < max(MIN_LABELS, len(found) - 1):
+        return False
+    if len(found) < prepared.classifier.num_classes or decision.p_value is None:
+        return False
+    if decision.verdict is Verdict.INFECTED:
+        return decision.p_value > prepared.settings.alpha * SCREEN_SHARE
+    return decision.verdict is Verdict.INCONCLUSIVE or decision.p_value < SCREEN_CLEAR_P
+
+
+def compare(
+    prepared: PreparedScan,
+    found: Sequence[Recovered],
+    decision: Decision,
+    plan: StudentPlan,
+    tick: Callable[[int], bool],
+    invert_student: InvertStudent,
+) -> Compared:
+    """Make a student, search its labels, and decide by the sizes relative to its own where it is a good one."""
+    images = prepared.images
+    unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
+    seed = prepared.settings.seed
+    student = make_student(prepared.classifier, images.images[images.parts[Split.OPTIMISE]], unseen, seed, plan, tick)
+    if student is None:
+        return Compared(decision, ("no student network could be made of this model, to compare it with",))
+    passes, forward = plan.passes, plan.passes + 2 * len(unseen)
+    low, high = student.interval
+    agreement = f"{student.agreement:.1%} ({low:.1%} to {high:.1%})"
+    record: dict[str, Any] = {"agreement": student.agreement, "trials": student.trials, "plan": plan.describe()}
+    if student.agreement < plan.least_agreement:
+        note = (
+            f"a student network answers as the model does on only {agreement} of the images: it takes "
+            f"{plan.least_agreement:.0%} to be compared with"
+        )
+        return Compared(decision, (note,), passes, forward, {"student": record | {"decides": False}})
+    theirs = replace(images, answers=predict_checked(student.classifier, images.images))
+    seen = images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
+    inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
+    searched: dict[LabelPair, Recovered] = {}
+    for one in FullSweep().run(inversion, prepared.pairs, invert_student(student.classifier, theirs), seed):
+        searched[one.pair] = one
+    passes += sum(one.image_passes for one in searched.values())
+    forward += sum(one.forward_passes for one in searched.values()) + len(images.images) + len(seen)
+    sizes = {pair: one.size for pair, one in searched.items() if one.size is not None}
+    if len(sizes) < len(found) or any(one.outcome is Outcome.NOT_SEARCHED for one in searched.values()):
+        note = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
+        return Compared(decision, (note,), passes, forward, {"student": record | {"decides": False}})
+    over = prepared.over_student(found, sizes)
+    record |= {"decides": True, "sizes": {str(pair.target): size for pair, size in sizes.items()}}
+    record["own_p_value"] = decision.p_value
+    notes = (
+        "the sizes alone left doubt (p = "
+        f"{p_text(decision.p_value or 1.0)}), so they were compared with those of a student: a network of the same "
+        f"architecture that learnt the model's answers on clean images and agrees with it on {agreement} of others",
+        *_tried(student.classifier, theirs, found, over),
+    )
+    return Compared(over, notes, passes, forward, {"student": record})
+
+
+def _tried(student: Classifier, images: ScanImages, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
+    """How often the flagged triggers work on the student: one that does belongs to the classes, or was passed on."""
+    notes = []
+    for one in found:
+        trigger = one.shown.trigger
+        if one.pair not in decision.flagged_pairs or trigger is None:
+            continue
+        rows = images.images[images.eligible(one.pair, Split.TEST)]
+        hits = attack_hits(student, trigger, rows, one.pair.target)
+        notes.append(
+            f"the trigger of label {one.pair.target} sends {hits:,} of {len(rows):,} images there in the student"
+        )
+    return tuple(notes)
