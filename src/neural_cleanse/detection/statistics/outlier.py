@@ -1,4 +1,4 @@
-"""Which labels need an abnormally small trigger: the anomaly index of the paper, and a test with a known error rate.
+"""Which labels have a trigger too small for chance: the anomaly index of the paper, and a test with a known error rate.
 
 The paper (Wang et al., S&P 2019, section IV) flags a label whose anomaly index (median - size) / (1.4826 MAD) is
 above 2. That is a rate per label, not per model: a clean model breaks it by chance in 33 % of cases at 10 labels and
