@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from neural_cleanse.detection.statistics.outlier import INDEX_THRESHOLD, Floats, anomaly_index, outlier_test
+from pages import filled
 
 NUM_LABELS = (2, 3, 5, 10, 20, 43, 100, 423, 1283)
 ALPHAS = (0.01, 0.05)
@@ -107,8 +108,8 @@ def main() -> None:
         }
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.page is not None:
-        text, _, _ = options.page.read_text(encoding="utf-8").partition("| shape |")
-        options.page.write_text(text + markdown(rows) + "\n", encoding="utf-8")
+        written = options.page.read_text(encoding="utf-8")
+        options.page.write_text(filled(written, {"false alarms": markdown(rows)}), encoding="utf-8")
     print(markdown(rows))
 
 

@@ -9,7 +9,7 @@ from neural_cleanse.inversion.losses import LOSSES
 
 # Up to so many labels three restarts pay for themselves: fewer labels mean a noisier reference.
 LABELS_WITH_RESTARTS = 43
-MIN_STEPS = 80  # of screening as well; after 60 some labels have no working trigger yet (docs/speed.md)
+MIN_STEPS = 80  # of screening as well; after 60 some labels have no working trigger yet (docs/scale.md)
 PASSES_PER_LABEL = 3000  # image passes of the default preset, all restarts together
 
 PRESETS = ("default", "reference")
