@@ -75,13 +75,14 @@ def measure(labels: int, shape: str, draws: int, seed: int) -> Iterator[Row]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """One line a shape and number of labels; an inconclusive share stands behind a plus sign."""
-    heads = [f"ours, alpha {alpha:g}" for alpha in ALPHAS]
-    lines = [f"| shape | labels | paper, index > {INDEX_THRESHOLD:g} | {' | '.join(heads)} |", "|---|--:|--:|--:|--:|"]
+    """One line a shape and rule, one column a number of labels; an inconclusive share stands behind a plus sign."""
+    columns = " | ".join(f"{labels:,} labels" for labels in NUM_LABELS)
+    lines = [f"| sizes | rule | {columns} |", "|---|---|" + "--:|" * len(NUM_LABELS)]
+    rules = {None: f"paper, index > {INDEX_THRESHOLD:g}"} | {alpha: f"ours, alpha {alpha:g}" for alpha in ALPHAS}
     for shape in SHAPES:
-        for labels in NUM_LABELS:
-            cells = [_cell(row) for row in rows if (row.shape, row.labels) == (shape, labels)]
-            lines.append(f"| {shape} | {labels:,} | {' | '.join(cells)} |")
+        for alpha, rule in rules.items():
+            cells = [_cell(row) for row in rows if (row.shape, row.alpha) == (shape, alpha)]
+            lines.append(f"| {shape} | {rule} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

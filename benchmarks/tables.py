@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
-from neural_cleanse.evaluation.rates_table import by_attack, by_rule, summary, tables
+from neural_cleanse.evaluation.rates_table import by_attack, by_rule, finished, summary, tables, wrong
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.zoo import read_cards
 from neural_cleanse.evaluation.zoo_table import zoo_table
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo" / "cards"
 ZOOS = ("small", "standard")
+BRIEF = ("small, full", "reference")  # suites of which a page shows the rules and the errors alone
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def hardware() -> str:
 
 def evaluation() -> dict[str, str]:
     """The marked places of docs/evaluation.md; those of simulated false alarms and of pairs have their own scripts."""
-    scanned = {name: _scanned(found) for name, found in suites().items()}
+    scanned = {name: _scanned(found, brief=name in BRIEF) for name, found in suites().items()}
     zoos = {f"zoo {name}": _zoo(name) for name in ZOOS}
     return scanned | zoos | {"compare": compare(), "hardware": hardware(), "least clusters": str(MIN_CLUSTERS)}
 
@@ -93,8 +94,9 @@ def scale() -> dict[str, str]:
     return {"steps": steps(), "share": share()}
 
 
-def _scanned(found: list[dict[str, Any]]) -> str:
-    made = "\n".join(table.markdown() for table in tables(found))
+def _scanned(found: list[dict[str, Any]], brief: bool) -> str:
+    shown = (by_rule(finished(found)), wrong(found)) if brief else tables(found)
+    made = "\n".join(table.markdown() for table in shown if table.rows)
     return f"{summary(found)}\n\n{made.replace('### ', '#### ')}"
 
 
