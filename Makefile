@@ -16,13 +16,13 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-demo: setup ## scan an infected digit classifier and its clean twin
+demo: setup ## scan an infected digit classifier and its clean counterpart
 	$(BIN)/neural-cleanse demo --output out/demo --overwrite
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
-test-browser: setup ## look at reports in headless Chromium, which is installed where apt-get is
+test-browser: setup ## check reports in headless Chromium, which is installed where apt-get is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| echo 'chromium is not here and apt-get cannot install it: the tests will be skipped'

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from neural_cleanse.detection.statistics.outlier import INDEX_THRESHOLD, Floats, anomaly_index, outlier_test
+from pages import filled
 
 NUM_LABELS = (2, 3, 5, 10, 20, 43, 100, 423, 1283)
 ALPHAS = (0.01, 0.05)
@@ -74,13 +75,14 @@ def measure(labels: int, shape: str, draws: int, seed: int) -> Iterator[Row]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """One line a shape and number of labels; an inconclusive share stands behind a plus sign."""
-    heads = [f"ours, alpha {alpha:g}" for alpha in ALPHAS]
-    lines = [f"| shape | labels | paper, index > {INDEX_THRESHOLD:g} | {' | '.join(heads)} |", "|---|--:|--:|--:|--:|"]
+    """One line a shape and rule, one column a number of labels; an inconclusive share stands behind a plus sign."""
+    columns = " | ".join(f"{labels:,} labels" for labels in NUM_LABELS)
+    lines = [f"| sizes | rule | {columns} |", "|---|---|" + "--:|" * len(NUM_LABELS)]
+    rules = {None: f"paper, index > {INDEX_THRESHOLD:g}"} | {alpha: f"ours, alpha {alpha:g}" for alpha in ALPHAS}
     for shape in SHAPES:
-        for labels in NUM_LABELS:
-            cells = [_cell(row) for row in rows if (row.shape, row.labels) == (shape, labels)]
-            lines.append(f"| {shape} | {labels:,} | {' | '.join(cells)} |")
+        for alpha, rule in rules.items():
+            cells = [_cell(row) for row in rows if (row.shape, row.alpha) == (shape, alpha)]
+            lines.append(f"| {shape} | {rule} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -107,8 +109,8 @@ def main() -> None:
         }
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.page is not None:
-        text, _, _ = options.page.read_text(encoding="utf-8").partition("| shape |")
-        options.page.write_text(text + markdown(rows) + "\n", encoding="utf-8")
+        written = options.page.read_text(encoding="utf-8")
+        options.page.write_text(filled(written, {"false alarms": markdown(rows)}), encoding="utf-8")
     print(markdown(rows))
 
 

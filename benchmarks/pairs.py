@@ -7,7 +7,7 @@
 A suite is what `neural-cleanse benchmark` takes; the scan sees 1000 of the test images, or 40 a label if that is more.
 One JSON row a model and budget (image passes a label for the pairs); what is there already is not done again. `--budget
 6000` is half of what all pairs of ten labels take, so that a reference is drawn, the others get a few steps, and
-finalists are chosen. `--page` writes the tables of docs/pairs.md from the rows.
+finalists are chosen. `--page` writes the tables of docs/evaluation.md from the rows.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def tables(rows: Path) -> str:
 
 def page(text: str, rows: Path) -> str:
     """The page with its tables written anew."""
-    return filled(text, {"rows": tables(rows)})
+    return filled(text, {"pairs": tables(rows)})
 
 
 def run(cases: Sequence[Case], rows: Path, budget: int) -> Iterator[dict[str, Any]]:

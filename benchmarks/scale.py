@@ -1,7 +1,7 @@
 """What a scan costs as labels and pixels grow: image passes, time and peak memory, each scan in a process of its own.
 
     python benchmarks/scale.py --rows benchmarks/results/scale.jsonl
-    python benchmarks/scale.py --rows benchmarks/results/scale.jsonl --page docs/endurance.md
+    python benchmarks/scale.py --rows benchmarks/results/scale.jsonl --page docs/scale.md
 
 For cost, not for verdicts: the demo's network with a random last layer for that many labels on the demo's digits, and
 a small VGG with random weights on noise. A scan writes its finished labels to disk as `scan --output` does. What is

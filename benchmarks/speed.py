@@ -1,7 +1,7 @@
 """How much of a search's time is the model's own, and what a label costs beside the authors' schedule.
 
     python benchmarks/speed.py --output benchmarks/results/speed.jsonl [--networks mnist_cnn,deepid]
-    python benchmarks/speed.py --output benchmarks/results/speed.jsonl --networks ''   (the table of docs/speed.md)
+    python benchmarks/speed.py --output benchmarks/results/speed.jsonl --networks ''   (the table of docs/scale.md)
 
 A row a network, each measured in a process of its own. Weights and images are random: they cost what real ones cost.
 Times are processor seconds of one thread, so that other work on the machine counts little; a step of the default and
@@ -156,7 +156,7 @@ def _reference(network: Network, classifier: Classifier, data: ScanImages, pair:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of docs/speed.md."""
+    """The table of docs/scale.md."""
     lines = [
         "| network | labels | images a step | step, ms | model alone, ms | share | image passes a second "
         "| peak memory, MiB | seconds a label, default / reference | ratio |",

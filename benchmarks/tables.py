@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py
 
-fills the marked places of README.md, docs/benchmarks.md, docs/zoo.md and docs/how-often-wrong.md; the prose is theirs.
+fills the marked places of README.md, docs/evaluation.md and docs/scale.md; the prose is theirs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
-from neural_cleanse.evaluation.rates_table import by_attack, by_rule, summary, tables
+from neural_cleanse.evaluation.rates_table import by_attack, by_rule, finished, summary, tables, wrong
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.zoo import read_cards
 from neural_cleanse.evaluation.zoo_table import zoo_table
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo" / "cards"
 ZOOS = ("small", "standard")
+BRIEF = ("small, full", "reference")  # suites of which a page shows the rules and the errors alone
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -81,70 +82,45 @@ def hardware() -> str:
     return "; ".join(sorted(seen)) or "not recorded"
 
 
-def benchmarks() -> dict[str, str]:
-    """The marked places of docs/benchmarks.md."""
-    return {"hardware": hardware(), "compare": compare(), "steps": steps(), "share": share()}
+def evaluation() -> dict[str, str]:
+    """The marked places of docs/evaluation.md; those of simulated false alarms and of pairs have their own scripts."""
+    scanned = {name: _scanned(found, brief=name in BRIEF) for name, found in suites().items()}
+    zoos = {f"zoo {name}": _zoo(name) for name in ZOOS}
+    return scanned | zoos | {"compare": compare(), "hardware": hardware(), "least clusters": str(MIN_CLUSTERS)}
 
 
-def zoo() -> dict[str, str]:
-    """The marked place of docs/zoo.md."""
-    built = {name: read_cards(CARDS / name) for name in ZOOS}
-    sections = (
-        f"""## {name}: {len(cards)} models, {sum(not card["infected"] for card in cards)} of them clean
-
-`neural-cleanse zoo build benchmarks/zoo/{name}.toml --data DATA --output zoo/{name}`
-
-{zoo_table(cards).markdown()}"""
-        for name, cards in built.items()
-    )
-    return {"zoos": "\n".join(sections)}
+def scale() -> dict[str, str]:
+    """The marked places of docs/scale.md; memory, kills and speed have their own scripts."""
+    return {"steps": steps(), "share": share()}
 
 
-def how_often_wrong() -> dict[str, str]:
-    """The marked places of docs/how-often-wrong.md."""
-    sections = (
-        f"""## {title}
-
-`{command}`
-
-{summary(found)}
-
-{chr(10).join(table.markdown() for table in tables(found))}"""
-        for title, command, found in _suites()
-        if found
-    )
-    return {"least clusters": str(MIN_CLUSTERS), "rates": "\n".join(sections)}
+def _scanned(found: list[dict[str, Any]], brief: bool) -> str:
+    shown = (by_rule(finished(found)), wrong(found)) if brief else tables(found)
+    made = "\n".join(table.markdown() for table in shown if table.rows)
+    return f"{summary(found)}\n\n{made.replace('### ', '#### ')}"
 
 
-def _suites() -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Title, command and rows of what was scanned."""
-    line = "neural-cleanse benchmark {} --data DATA --rows benchmarks/results/{}"
+def _zoo(name: str) -> str:
+    cards = read_cards(CARDS / name)
+    clean = sum(not card["infected"] for card in cards)
+    return f"{len(cards)} models, {clean} of them clean.\n\n{zoo_table(cards).markdown()}"
+
+
+def suites() -> dict[str, list[dict[str, Any]]]:
+    """The recorded rows of every suite, by the name of its marked place."""
     small, sequential, standard, published, reference = (
         list(read_rows(RESULTS / f"scans_{name}.jsonl"))
         for name in ("small", "sequential", "standard", "published", "reference")
     )
     faces = [row for row in sequential if row["truth"]["dataset"] == "lfw"]
     signs = [row for row in standard if row["model"] not in {face["model"] for face in faces}]  # by --plan full
-    there = "benchmarks/published --models PUBLISHED --allow-code"
-    return [
-        (
-            "The final part of the small zoo (MNIST and Fashion-MNIST, three widths of network)",
-            line.format("zoo/small", "scans_sequential.jsonl --part final"),
-            [row for row in sequential if row["truth"]["dataset"] != "lfw"],
-        ),
-        (
-            "The same with all steps for every label (`--plan full`)",
-            line.format("zoo/small", "scans_small.jsonl --part final --plan full"),
-            [row for row in small if row["part"] == "final"],
-        ),
-        ("Traffic signs and faces (both parts)", line.format("zoo/standard", "scans_sequential.jsonl"), faces + signs),
-        ("Models that other people infected", line.format(there, "scans_published.jsonl"), published),
-        (
-            "The authors' schedule, on a clean and an infected model",
-            line.format("DIR", "scans_reference.jsonl --preset reference"),
-            reference,
-        ),
-    ]
+    return {
+        "small": [row for row in sequential if row["truth"]["dataset"] != "lfw"],
+        "small, full": [row for row in small if row["part"] == "final"],
+        "standard": faces + signs,
+        "published": published,
+        "reference": reference,
+    }
 
 
 def readme() -> dict[str, str]:
@@ -152,13 +128,12 @@ def readme() -> dict[str, str]:
     rows_compared = rows("compare")
     ratios = sorted(row["passes_ratio"] for row in rows_compared)
     larger = sorted(row["equal_asr"]["size_ratio_median"] for row in rows_compared)
-    _, command, final = _suites()[0]
+    final = suites()["small"]
     counted = rates(final, recorded)
     return {
         "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),
-        "command": f"`{command}`",
         "by rule": replace(by_rule(final), heading="").markdown(),
         "by attack": replace(by_attack(final), heading="").markdown(),
         "passes ratio": f"{ratios[0]:g} to {ratios[-1]:g}",
@@ -168,9 +143,8 @@ def readme() -> dict[str, str]:
 
 PAGES = {
     ROOT / "README.md": readme,
-    ROOT / "docs" / "benchmarks.md": benchmarks,
-    ROOT / "docs" / "zoo.md": zoo,
-    ROOT / "docs" / "how-often-wrong.md": how_often_wrong,
+    ROOT / "docs" / "evaluation.md": evaluation,
+    ROOT / "docs" / "scale.md": scale,
 }
 
 

@@ -45,10 +45,36 @@ def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.Mo
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run: python docs/make_cli.py"
 
 
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a Markdown page."""
+    lines = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE).splitlines()
+    heads = [line.lstrip("#").strip().lower() for line in lines if re.match("#+ ", line)]
+    return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in heads}
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+
+
 def test_links_inside_the_documentation_lead_somewhere() -> None:
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
+    found = 0
+    for path in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+            if target.startswith("http"):
+                continue
+            page = path.parent / target if target else path
+            assert page.exists(), f"{path.name}: {target}"
+            found += 1
+            if anchor:
+                assert anchor in anchors(page.read_text(encoding="utf-8")), f"{path.name}: {target}#{anchor}"
+    assert found > 50
+
+
+def test_every_page_that_code_or_tests_name_is_there() -> None:
+    named = re.compile(r"\bdocs/([\w-]+\.md)")
+    files = [file for folder in ("src", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    names = {(file.name, name) for file in files for name in named.findall(file.read_text(encoding="utf-8"))}
+    assert len(names) > 10
+    assert [(file, name) for file, name in names if not (ROOT / "docs" / name).exists()] == []
 
 
 def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:
@@ -76,7 +102,7 @@ def test_the_false_alarm_table_is_that_of_the_recorded_rows(monkeypatch: pytest.
 
     record = json.loads((ROOT / "benchmarks" / "results" / "false_alarms.json").read_text())
     table = false_alarms.markdown([false_alarms.Row(**row) for row in record["rows"]])
-    assert table in (ROOT / "docs" / "false-alarms.md").read_text(encoding="utf-8")
+    assert table in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +117,9 @@ def test_the_table_of_scale_is_that_of_the_recorded_rows(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import scale
 
-    written = (ROOT / "docs" / "endurance.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     rows = ROOT / "benchmarks" / "results" / "scale.jsonl"
-    assert written == scale.page(written, rows), "run: python benchmarks/scale.py ... --page docs/endurance.md"
+    assert written == scale.page(written, rows), "run: python benchmarks/scale.py ... --page docs/scale.md"
 
 
 def test_the_tables_of_pairs_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +127,6 @@ def test_the_tables_of_pairs_are_those_of_the_recorded_rows(monkeypatch: pytest.
     sys.modules.pop("pairs", None)
     import pairs
 
-    written = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     rows = ROOT / "benchmarks" / "results" / "pairs.jsonl"
-    assert written == pairs.page(written, rows), "run: python benchmarks/pairs.py ... --page docs/pairs.md"
+    assert written == pairs.page(written, rows), "run: python benchmarks/pairs.py ... --page docs/evaluation.md"

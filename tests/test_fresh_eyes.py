@@ -73,7 +73,7 @@ def test_a_caller_under_no_grad_gets_the_same_result(infected: Classifier, digit
     assert [row.size for row in inside.labels] == [row.size for row in scan(infected, digits, settings).labels]
 
 
-def test_repeated_images_vouch_for_nothing(infected: Classifier, digits: ImageSet) -> None:
+def test_repeated_images_confirm_nothing(infected: Classifier, digits: ImageSet) -> None:
     """Ten images, each forty times, are ten images: too few to search with."""
     repeated = digits.take(torch.arange(0, 500, 50).repeat(40))
     result = scan(infected, repeated, ScanSettings(restarts=1))

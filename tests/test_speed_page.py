@@ -1,4 +1,4 @@
-"""The table of docs/speed.md is that of the recorded rows."""
+"""The table of docs/scale.md is that of the recorded rows."""
 
 import sys
 from pathlib import Path
@@ -15,4 +15,4 @@ def test_the_speed_table_is_that_of_the_recorded_rows(monkeypatch: pytest.Monkey
 
     rows = speed.read(ROOT / "benchmarks" / "results" / "speed.jsonl")
     assert rows
-    assert speed.markdown(rows) in (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert speed.markdown(rows) in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")

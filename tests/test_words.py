@@ -23,6 +23,9 @@ BANNED = {
     r"victims?": "eligible images",
     r"tame[ds]?": "sanitize",
     r"in\s+vain": "truncated",
+    r"vouch\w*": "confirm",
+    r"led\s+astray": "optimisation failed",
+    r"abnormally\s+small\s+triggers?": "the size in pixels, the median and p",
 }
 FILES = sorted(
     [

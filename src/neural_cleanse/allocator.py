@@ -1,7 +1,7 @@
 """Have the C library keep what torch frees, instead of handing it back to the system and asking for it again.
 
 A forward and backward pass allocates and frees some hundred megabytes. glibc maps such blocks afresh each time, and the
-system zeroes every page of them: up to a quarter of a scan's time on a CPU went there (docs/speed.md).
+system zeroes every page of them: up to a quarter of a scan's time on a CPU went there (docs/scale.md).
 """
 
 import contextlib

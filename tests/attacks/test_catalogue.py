@@ -106,7 +106,7 @@ def test_random_targets_are_all_labels() -> None:
     ("shape", "side"), [((1, 28, 28), 4), ((3, 32, 32), 4), ((3, 55, 47), 5), ((3, 224, 224), 24), ((1, 16, 16), 4)]
 )
 def test_the_default_patch_is_the_papers(name: str, shape: Shape, side: int) -> None:
-    """4x4 on MNIST and GTSRB, 5x5 on YouTube Face, 24x24 on PubFig (docs/method.md, 5.2)."""
+    """4x4 on MNIST and GTSRB, 5x5 on YouTube Face, 24x24 on PubFig."""
     (one,) = attack(name, context(shape), {}).poisons
     assert mask_of(one).sum().item() == side**2
     assert mask_of(one)[0, 0, -side - 1 : -1, -side - 1 : -1].sum().item() == side**2  # bottom right, margin 1

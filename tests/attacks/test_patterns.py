@@ -86,7 +86,7 @@ def test_row_and_column_place_exactly(shape: Shape, data: st.DataObject) -> None
 
 
 def test_the_authors_square_lies_at_27_to_30() -> None:
-    """4x4 white at rows and columns 27 to 30 of 32x32: the injection script (docs/method.md, 5.4)."""
+    """4x4 white at rows and columns 27 to 30 of 32x32: the injection script."""
     trigger = patterns.square(COLOUR, 4)
     assert box(trigger) == (27, 27, 31, 31)
     assert trigger.size().item() == 16

@@ -295,7 +295,7 @@ def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) ->
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
     assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "baseline").code == 3
     truncated = run("scan", *clean, "--baseline", tmp_path / "baseline")
-    assert truncated.code == 2 and "cannot vouch for itself" in truncated.err
+    assert truncated.code == 2 and "must be a different model" in truncated.err
 
 
 def test_a_used_directory_is_refused_before_any_work(

@@ -11,7 +11,7 @@ from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.results.records import Verdict
 from neural_cleanse.results.repair import RepairStatus
 
-PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def commands() -> dict[str, str]:

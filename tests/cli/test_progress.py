@@ -14,7 +14,7 @@ from neural_cleanse.cli.progress import JsonLines, ProgressLine
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
-PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 NUMBER = (int, float)
 EVENTS: dict[str, dict[str, Any]] = {
     "step": {"text": str},

@@ -207,7 +207,7 @@ def test_the_papers_first_phase_is_not_calm_while_nothing_works() -> None:
     assert max(len(steps) for steps in invert.steps.values()) >= 40
 
 
-def test_a_label_without_a_trigger_after_the_look_is_looked_at_for_longer() -> None:
+def test_a_label_without_a_trigger_after_screening_is_searched_further() -> None:
     reference = Adaptive().reference_pairs(PAIRS, 0)
     others = [pair.target for pair in PAIRS if pair not in reference]
     small, late = others[0], others[1:40]

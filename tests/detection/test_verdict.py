@@ -31,7 +31,7 @@ def test_nothing_small_is_clean_and_says_what_would_have_been_seen() -> None:
 def test_a_small_label_is_infected_and_named() -> None:
     decision = decide(recovered([*usual(9), 9.0]), 0.01, AREA, None)
     assert decision.verdict is Verdict.INFECTED and decision.flagged == (9,)
-    assert "label 9 (9.0 px)" in decision.reason
+    assert "label 9 is reached by a 9.0-pixel trigger" in decision.reason
     assert decision.p_values[LabelPair(9)] == decision.p_value
 
 
@@ -106,7 +106,7 @@ def test_many_labels_with_a_slow_tail_are_inconclusive() -> None:
     """Normal log sizes, then a tail that thins out exponentially: the smallest is no outlier of that tail."""
     tail = [100 * np.exp(-0.35 * step) for step in (0.6, 0.8, 1.1, 1.4, 1.8, 2.3, 3.0, 4.0, 5.0)]
     decision = decide(recovered([*usual(80), *tail]), 0.01, AREA, None)
-    assert decision.verdict is Verdict.INCONCLUSIVE and "thin out too slowly" in decision.reason
+    assert decision.verdict is Verdict.INCONCLUSIVE and "heavy-tailed" in decision.reason
 
 
 def test_the_papers_rule_stands_beside() -> None:

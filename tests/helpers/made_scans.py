@@ -73,7 +73,7 @@ def result(names: tuple[str | None, ...] = HOSTILE, verdict: Verdict = Verdict.I
     infected = verdict is Verdict.INFECTED
     return ScanResult(
         verdict=verdict,
-        reason="label 0 (4.5 px) needs an abnormally small trigger",
+        reason="label 0 is reached by a 4.5-pixel trigger",
         flagged=(0,) if infected else (),
         p_value=1e-20,
         alpha=0.01,

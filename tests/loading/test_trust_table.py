@@ -1,4 +1,4 @@
-"""The table of docs/loading-and-trust.md: every cell is what this version does with a small model in that container."""
+"""The table of docs/formats.md: every cell is what this version does with a small model in that container."""
 
 import re
 import warnings
@@ -17,7 +17,7 @@ from neural_cleanse.loading.inspection import layers_of
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.loading.save import save_like
 
-PAGE = Path(__file__).parents[2] / "docs" / "loading-and-trust.md"
+PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 SHAPE = (3, 8, 8)
 TRUST = {"tensors": "tensors only", "graph": "graph of known operators", "program": "program"}
 # What loading needs besides the file, where it needs anything.

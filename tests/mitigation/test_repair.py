@@ -296,7 +296,7 @@ def test_a_reason_names_the_bound_that_failed(
     assert re.search(r"clean accuracy of \d+\.\d% .* under the floor of 1\d\d\.\d%", reason), reason
 
 
-def test_few_images_vouch_for_little(repaired: Repaired) -> None:
+def test_few_images_confirm_little(repaired: Repaired) -> None:
     """Of some 112 images not one is sent to the label; three in a hundred may be all the same."""
     told = re.search(
         r"more often than ([\d.]+)% \(it may be ([\d.]+)%, at 95 % confidence: too few", repaired.result.reason

@@ -86,7 +86,7 @@ def test_identity_is_of_the_weights_and_the_label_and_of_nothing_else() -> None:
 
 def test_pairs_and_many_labels_are_valid() -> None:
     (found,) = run(pairs())["results"]
-    assert found["message"]["text"].startswith("Label 3 -> 8 class 8 needs")
+    assert found["message"]["text"].startswith("Label 3 -> 8 class 8 is reached by")
     assert found["properties"]["source"] == 3
     assert len(run(many())["results"]) == 1
 

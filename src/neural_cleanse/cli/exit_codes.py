@@ -1,4 +1,4 @@
-"""Exit codes of all commands; docs/ci.md has the table. Keys are the values of Verdict and RepairStatus."""
+"""Exit codes of all commands; docs/results.md has the table. Keys are the values of Verdict and RepairStatus."""
 
 from enum import StrEnum
 

@@ -18,7 +18,7 @@ from neural_cleanse.results.records import Recovered
 SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
 SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
-LOG_SCHEMA = 1  # docs/ci.md says what the events hold; names are a contract within a number
+LOG_SCHEMA = 1  # docs/results.md says what the events hold; names are a contract within a number
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ def sizes_of(
     """
     if model_sha256 is not None and baseline.provenance.model.get("sha256") == model_sha256:
         raise SettingsError(
-            "The baseline is a scan of this very model, which cannot vouch for itself.",
+            "The baseline is a scan of the same model file; it must be a different model.",
             cure="Scan another model of the same classes, one that is known to be clean.",
         )
     if baseline.image_shape != classifier.input_shape:
@@ -29,7 +29,7 @@ def sizes_of(
         raise SettingsError("The baseline was found infected: it cannot be compared with.")
     if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
-            "Labels of the baseline were only looked at briefly: their sizes are no reference.",
+            "The baseline stopped after screening: its sizes cannot be compared with those of a full search.",
             cure="Scan the baseline with --plan full.",
         )
     theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}

@@ -35,7 +35,7 @@ def judge_pairs(
     """The verdict on triggers of label pairs, for images of `area` pixels, at the level alpha / 2.
 
     `reference` are the pairs that make the reference, `candidates` is how many the found ones were taken from;
-    `unsearched` says which pairs nobody looked at.
+    `unsearched` says which pairs were not screened.
     """
     sized = [(one.pair, one.size) for one in found if one.size is not None]
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
@@ -63,13 +63,13 @@ def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> st
         f"images of label {pair.source} go to label {pair.target} with a trigger of {size:.1f} px"
         for pair, size in small
     )
-    return f"{which}, abnormally small for that source and that target (p = {p_text(p_value)})"
+    return f"{which}, smaller than source and target explain (p = {p_text(p_value)})"
 
 
 def _found_nothing(
     found: Sequence[Recovered], test: PairTest, area: int, unsearched: str | None
 ) -> tuple[Verdict, str]:
-    """No pair was flagged: clean only if a backdoor would have been seen in most pairs, and all were looked at."""
+    """No pair was flagged: clean only if a backdoor would have been seen in most pairs, and all were screened."""
     limits = [limit for limit in test.limits if limit is not None]
     least = MIN_LIMIT_SHARE * area
     if not limits:
@@ -86,7 +86,7 @@ def _found_nothing(
     if unsearched is not None:
         return Verdict.INCONCLUSIVE, f"no pair of labels was flagged, but {unsearched}"
     return Verdict.CLEAN, (
-        "no pair of labels has an abnormally small trigger: half of the pairs would have been flagged under "
+        "no backdoor found between two labels; half of the pairs would have been flagged under "
         f"{statistics.median(limits):.1f} px"
     )
 
@@ -117,7 +117,7 @@ def combine(labels: Decision, pairs: PairDecision, doubt: str | None) -> Decisio
 def unsearched_words(
     lacking: Sequence[int], untried: int, candidates: int, least: int, already: Sequence[LabelPair] = ()
 ) -> str | None:
-    """Which pairs nobody looked at, None when all were; `already` are those whose source is mostly answered as the
+    """Which pairs were not screened, None when all were; `already` are those whose source is mostly answered as the
     target without any trigger, which is how a planted one may leak into clean images.
     """
     parts = []

@@ -3,7 +3,7 @@
 A scan of N labels has N (N - 1) pairs from one class to another. Within a budget of image passes that grows as N:
 
 1. All of them with all steps, where the budget allows it (up to 13 labels).
-2. Else `reference` pairs, drawn at random before anything was looked at, every label being as often a source as a
+2. Else `reference` pairs, drawn at random before anything was searched, every label being as often a source as a
    target, get all steps: they are the reference. The others get a few steps each, in the order of how near their source
    comes to their target on clean images, beyond what source and target explain (K-Arm, Shen et al., ICML 2021, screens
    by logits too), as far as the budget goes. The finalists, the pairs whose size after those steps lies furthest under
@@ -72,7 +72,7 @@ class PairsFound:
     plan: PairPlan
 
     def unsearched(self, untried: int) -> str | None:
-        """Which pairs nobody looked at, in words; `untried` of them for want of a budget."""
+        """Which pairs were not screened, in words; `untried` of them for want of a budget."""
         everything = (*self.found, *self.screened)
         already = [one.pair for one in everything if one.outcome is Outcome.NOT_ENOUGH_IMAGES]
         return unsearched_words(self.lacking, untried, self.candidates, MIN_IMAGES, already)

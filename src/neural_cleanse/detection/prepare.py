@@ -185,7 +185,7 @@ def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> t
     """At most `samples` different images, balanced by label or by the model's own answers; what was done, in words."""
     different, notes = data.distinct(), []
     if len(different) < len(data):
-        # The same image in two parts would let it vouch for what it chose.
+        # The same image in two splits would let it confirm what it chose.
         notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
     if different.labels is None:
         notes.append("the images have no labels: they were balanced by the model's own answers")

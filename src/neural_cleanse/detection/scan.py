@@ -143,7 +143,7 @@ def _budget_notes(tracker: BudgetTracker, found: Sequence[Recovered]) -> tuple[s
     labels = [one for one in found if one.pair.source is None]
     seen = sum(one.outcome is not Outcome.NOT_SEARCHED for one in labels)
     passes = sum(one.image_passes for one in found)
-    return (f"the budget was spent after {passes:,} image passes: {seen} of {len(labels)} labels were looked at",)
+    return (f"the budget was spent after {passes:,} image passes: {seen} of {len(labels)} labels were searched",)
 
 
 def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:

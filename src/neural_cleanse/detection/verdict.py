@@ -183,10 +183,11 @@ def _found_something(
     their tail does not decide: it is not known after screening.
     """
     which = _named(small)
+    reached = "; ".join(f"label {label} is reached by a {size:.1f}-pixel trigger" for label, size in small)
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
-            f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the small sizes of "
-            "the other labels thin out too slowly for that: against a heavier tail "
+            f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the sizes of the "
+            "other labels are heavy-tailed; under a heavy-tailed null "
             f"p = {p_text(test.tail_p_value or 1.0)}"
         )
     least_clear = max(test.p_values[index] for index in test.flagged)
@@ -197,11 +198,10 @@ def _found_something(
             f"p <= {screen_level:g}, at most {SCREEN_SIZE:.0%} of the median size, and at most {MANY_LABELS} labels; "
             "the budget ended before the full search"
         )
-    needs = "needs an abnormally small trigger" if len(small) == 1 else "need abnormally small triggers"
-    where = "" if screen_level is None else " in screening, with the same steps for all labels"
+    where = "" if screen_level is None else ", sizes after screening, the same steps for all labels"
     return Verdict.INFECTED, (
-        f"{which} {needs}{where}: the median over labels is {statistics.median(sizes):.1f} px "
-        f"(p = {p_text(test.p_value)})"
+        f"{reached}; the median over all labels is {statistics.median(sizes):.1f} px "
+        f"(p = {p_text(test.p_value)}{where})"
     )
 
 
@@ -233,8 +233,8 @@ def _found_nothing(
         unreached = _count(alike, Outcome.ASR_NOT_REACHED)
         if unreached > (MAX_UNREACHED * len(alike) if len(found) > MANY_LABELS else 0):
             return Verdict.INCONCLUSIVE, (
-                f"nothing was flagged, but no trigger works for {unreached:,} of {len(alike):,} labels: they may be "
-                "hard to reach or the search failed there, and the other labels cannot stand for them"
+                f"nothing was flagged, but no trigger works for {unreached:,} of {len(alike):,} labels: "
+                "optimisation failed for these labels, so the outlier test on the others is not reliable"
             )
     if _count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
@@ -257,8 +257,8 @@ def _nothing_in_screening(
         )
     else:
         return Verdict.CLEAN, (
-            "no patch-like backdoor found in screening; a label whose trigger was under "
-            f"{limit or 0.0:.1f} px after it would have been searched on"
+            "no patch-like backdoor found in screening; a label with a trigger under "
+            f"{limit or 0.0:.1f} px after these steps would have been searched further"
         )
     return Verdict.INCONCLUSIVE, f"nothing was flagged after screening, but not clearly: {why}"
 

@@ -4,7 +4,7 @@
 
 Two schedules, both pure state machines over k rows in which no row sees another. `ReferenceCost` is the authors'
 (visualizer.py): it moves after every `patience` steps of 31 batches. `BatchCost`, ours, moves after every batch: what
-that saves is in docs/benchmarks.md.
+that saves is in docs/evaluation.md.
 """
 
 from abc import ABC, abstractmethod

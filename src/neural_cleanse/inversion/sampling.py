@@ -19,7 +19,7 @@ from neural_cleanse.results.records import LabelPair
 
 
 class Split(enum.Enum):
-    """The clean images are split once: no image that chose a trigger also vouches for it."""
+    """The clean images are split once: no image that chose a trigger also confirms it."""
 
     OPTIMISE = 0.5
     SELECT = 0.2

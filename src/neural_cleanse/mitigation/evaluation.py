@@ -97,7 +97,7 @@ def certainty(changes: Sequence[TriggerChange], max_asr: float) -> str:
     rows = [change for change in changes if change.trials]
     worst = max(change.hits_after / change.trials for change in rows)
     possible = max(clopper_pearson(change.hits_after, change.trials)[1] for change in rows)
-    few = f": too few images to vouch for {max_asr:.1%}" if possible > max_asr else ""
+    few = f": too few images to confirm {max_asr:.1%}" if possible > max_asr else ""
     return (
         f"on {min(change.trials for change in rows)} images that decided nothing, no trigger that a scan recovered "
         f"works more often than {worst:.1%} (it may be {possible:.1%}, at 95 % confidence{few})"

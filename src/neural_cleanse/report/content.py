@@ -116,8 +116,8 @@ def looked_for(result: ScanResult) -> str:
         what = f"{what}, and for {from_one}" if labels else from_one
         whose = f"{whose}, or of that one class" if labels else "images of that class to it"
     return (
-        f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. One that "
-        "needs an abnormally small patch has a backdoor."
+        f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. A label "
+        "whose patch is far smaller than those of the other labels has a backdoor."
     )
 
 

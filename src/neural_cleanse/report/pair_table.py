@@ -1,4 +1,4 @@
-"""The pairs of labels that a scan looked at, as a table: those flagged, and the few that come nearest."""
+"""The pairs of labels that a scan searched, as a table: those flagged, and the few that come nearest."""
 
 from neural_cleanse.report.table import Table
 from neural_cleanse.report.text import MARK, asr_text, label_title, number, p_text

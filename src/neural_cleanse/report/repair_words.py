@@ -15,8 +15,8 @@ TRIGGERS = "How often each trigger works, on images that decided nothing."
 CLASSES = "Clean accuracy of the classes that changed most, on the same images."
 TRIES = "Every try, on images that decide and are not learned from: a learning rate, or the share of neurons pruned."
 CAUTION = (
-    "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works says "
-    "much and proves nothing of the attacker's own, which only --verify-trigger measures, for who has it."
+    "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works does "
+    "not prove that the attacker's own fails; --verify-trigger measures that one, if you have it."
 )
 
 

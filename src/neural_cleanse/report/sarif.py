@@ -27,10 +27,10 @@ RULES: tuple[Mapping[str, Any], ...] = (
     {
         "id": "NC001",
         "name": "BackdoorTrigger",
-        "shortDescription": {"text": "A label needs an abnormally small trigger"},
+        "shortDescription": {"text": "A label is reached by a far smaller trigger than the others"},
         "fullDescription": {
-            "text": "One small patch, the same for every image, sends images of other classes to this label. Such a "
-            "patch is abnormally small against those of the model's other labels: the mark of a backdoor."
+            "text": "One small patch, the same for every image, sends images of other classes to this label. Its "
+            "size is far below that of the patches for the model's other labels: the mark of a backdoor."
         },
         "help": {"text": account.NATURAL + " neural-cleanse repair disarms it; report.html shows the evidence."},
         "defaultConfiguration": {"level": "error"},
@@ -136,7 +136,7 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
         text = (
-            f"Label {titles.pair(pair)} needs an abnormally small trigger: {wording.found_at(by_pair[pair])}."
+            f"Label {titles.pair(pair)} is reached by an unusually small trigger: {wording.found_at(by_pair[pair])}."
             f"{success}{thin}"
         )
         found.append(_result(result, BACKDOOR, text, pair, row))

@@ -51,7 +51,7 @@ class Outcome(enum.Enum):
             Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
             Outcome.NOT_SEARCHED: "the budget was spent before its turn",
-            Outcome.SCREENED_OUT: "looked at with a few steps, and not among the pairs that looked small",
+            Outcome.SCREENED_OUT: "screened with a few steps, and not among the pairs with the smallest triggers",
         }[self]
 
 
@@ -207,7 +207,7 @@ class Provenance:
 class ScanResult:
     """The answer, its reasons and its evidence.
 
-    `labels` has a row for every label, and after those one for every pair of labels that was looked at, if any.
+    `labels` has a row for every label, and after those one for every pair of labels that was searched, if any.
     `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
     `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
     `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the

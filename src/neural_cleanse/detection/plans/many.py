@@ -80,7 +80,7 @@ class Adaptive(Search):
     reference labels (a tenth, at least 64 and at most `reference`) get `last` steps of `last_batch` images with
     `restarts` (None: what the inversion has). Steps are a statistical choice: with many labels the sizes soon after the
     attack works lie closest together, and a planted trigger stands out most; more images a step make them less noisy
-    (docs/many-labels.md). Every search starts afresh, which costs some passes and keeps memory small.
+    (docs/scale.md). Every search starts afresh, which costs some passes and keeps memory small.
 
     Screening can clear the model, as in `Sequential`. Where the budget ends before all reference labels are done, the
     sizes are those of screening, which had the same steps for all labels.

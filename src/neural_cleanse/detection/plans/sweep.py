@@ -45,7 +45,7 @@ class Sequential(Search):
     """Screen all pairs with few steps, which often decides; where it does not, all pairs go on to all steps.
 
     Screening decides by the sizes after `screen_steps` steps, with thresholds of its own (verdict.py): a planted
-    trigger is small early (docs/speed.md). Flagged labels then get all steps, for a tighter trigger. The test still
+    trigger is small early (docs/scale.md). Flagged labels then get all steps, for a tighter trigger. The test still
     compares the sizes after screening.
     """
 

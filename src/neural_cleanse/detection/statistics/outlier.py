@@ -1,8 +1,8 @@
-"""Which labels need an abnormally small trigger: the anomaly index of the paper, and a test with a known error rate.
+"""Which labels have a trigger too small for chance: the anomaly index of the paper, and a test with a known error rate.
 
 The paper (Wang et al., S&P 2019, section IV) flags a label whose anomaly index (median - size) / (1.4826 MAD) is
 above 2. That is a rate per label, not per model: a clean model breaks it by chance in 33 % of cases at 10 labels and
-nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question for the model instead, on log sizes:
+nearly always at 1,283 (docs/evaluation.md). `outlier_test` asks the question for the model instead, on log sizes:
 
 1. A one-sided generalised ESD (Rosner 1983, Technometrics 25:165). Take the smallest label away, then the next, up to
    half of the labels. Each is compared with the n' - 1 that are still there, by the leave-one-out t and its Bonferroni
@@ -26,7 +26,7 @@ nearly always at 1,283 (docs/false-alarms.md). `outlier_test` asks the question 
 
    The gap is held at a level of its own, 5 %: at 1 % it would hide every other backdoor of 1.5 log units (a factor of
    4.5 in size) at 43 labels. A smaller gap will do where the labels not flagged give no sign of a tail heavier than
-   the normal: neither left-skewed nor peaked. What all this costs under other tails is in docs/false-alarms.md.
+   the normal: neither left-skewed nor peaked. What all this costs under other tails is in docs/evaluation.md.
 """
 
 import math
@@ -43,7 +43,7 @@ Floats = npt.NDArray[np.float64]
 MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
 SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
-# After screening (docs/speed.md): it flags at that share of alpha, and clears from that p-value on.
+# After screening (docs/scale.md): it flags at that share of alpha, and clears from that p-value on.
 SCREEN_SHARE, SCREEN_CLEAR_P = 0.005, 0.2
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no reference
 # Added to 1 for up to 10 labels, fading as 1/n beyond: factors on the p of the first step and of every other one.

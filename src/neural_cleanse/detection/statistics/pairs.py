@@ -1,7 +1,7 @@
-"""Which label pairs need an abnormally small trigger, given how easily the source is left and the target reached.
+"""Which label pairs have a trigger smaller than source and target explain.
 
 Sizes of triggers from one class to another differ by their source and their target far more than by anything else:
-a class that is easily left is so on the way to every other. What both explain is taken out (a two-way layout without
+some source classes are easy to perturb whatever the target. What both explain is taken out (a two-way layout without
 interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapter 4), and what is left is tested:
 
     log size_st = m + a_s + b_t + e_st
@@ -14,7 +14,7 @@ interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapt
 
    by Bonferroni over all M pairs that could have been the smallest (Stefansky 1972, Technometrics 14:469, and Cook and
    Weisberg 1982, Residuals and Influence in Regression, 2.2). M counts every pair that anything was chosen from. A
-   pair that was chosen because it looked small is thereby held to the level that all of them together would have had,
+   pair that was chosen because it was small is thereby held to the level that all of them together would have had,
    and the bound holds however the choice was made, as long as the reference was drawn before any result.
 2. One-sided and generalised as in `outlier`: the most suspicious pair is taken out of the fit, then the next, up to a
    quarter of the pairs or one a label, whichever is more; the last one whose p is small is flagged with all before it.
