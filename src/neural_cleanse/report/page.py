@@ -3,10 +3,8 @@
 import base64
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
@@ -16,10 +14,10 @@ from neural_cleanse.report import content as account
 from neural_cleanse.report import text as wording
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import png, trigger_pictures
+from neural_cleanse.report.templates import render
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.results.storage import to_json
-from neural_cleanse.text import escape
 
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded
@@ -27,20 +25,17 @@ ROWS_OPEN = 50  # labels; a longer table is folded
 
 def html(result: ScanResult, repair: RepairResult | None = None) -> str:
     """The page; with `repair`, what was done stands first and the scan is the one of the model as it is now."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
-    )
-    template = environment.from_string(files("neural_cleanse.report").joinpath("report.html").read_text("utf-8"))
     titles = wording.Titles(result)
     bars = wording.bars(result)
-    return template.render(
+    return render(
+        "report.html",
         result=result,
         repair=None if repair is None else _repair(repair),
         headline=wording.HEADLINE[result.verdict],
         sentence=wording.sentence(result),
         account=account,
         flagged_pairs=[_flagged(result, finding, titles) for finding in account.findings(result)],
-        chart=Markup(charts.sizes(result)),
+        chart=charts.sizes(result),
         bars=bars,
         without_size=sum(bar.row.size is None for bar in bars),
         rows_open=ROWS_OPEN,
@@ -69,7 +64,7 @@ def _repair(repair: RepairResult) -> dict[str, Any]:
         "triggers": Markup(repair_words.trigger_table(repair).html()),
         "classes": Markup(repair_words.class_table(repair).html()),
         "tries": Markup(repair_words.try_table(repair).html()),
-        "curves": [Markup(charts.pruning(points, name)) for name, points in _prunings(repair)],
+        "curves": [charts.pruning(points, name) for name, points in _prunings(repair)],
         "notes": repair.provenance.notes,
         "command": repair.provenance.command,
     }
@@ -82,13 +77,6 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
         for done in repair.rounds
         for method in dict.fromkeys(point.method for point in done.trace if point.method.startswith("pruning"))
     ]
-
-
-def _visible(value: object) -> object:
-    """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
-    if isinstance(value, Markup):  # tables and charts of ours, in lines
-        return Markup("\n".join(map(escape, value.split("\n"))))
-    return escape(value) if isinstance(value, str) else value
 
 
 def _flagged(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
