@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
+from neural_cleanse.cli import options
+from neural_cleanse.cli.options import Inputs
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
@@ -29,6 +31,27 @@ class InputOptions:
     ignore_labels: bool = False
     skip_unreadable: bool = False
     features: str | None = None
+
+
+def parsed(inputs: Inputs) -> InputOptions:
+    """What was typed, as values. Raises SettingsError."""
+    return InputOptions(
+        architecture=inputs.architecture,
+        allow_code=inputs.allow_code,
+        normalize=options.normalization(inputs.mean, inputs.std, inputs.scale, inputs.bgr),
+        resize=options.size(inputs.resize),
+        crop_roi=inputs.crop is not None,
+        ignore_labels=inputs.ignore_labels,
+        skip_unreadable=inputs.skip_unreadable,
+        features=inputs.features,
+    )
+
+
+def named_data(data: Path | None) -> Path:
+    """Where the images are. Raises SettingsError when nothing says it."""
+    if data is None:
+        raise SettingsError("Nothing says which clean images to use.", cure="Name them with --data.")
+    return data
 
 
 def open_both(

@@ -8,9 +8,6 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.cli import exit_codes
-from neural_cleanse.loading.architectures import ARCHITECTURES
-from neural_cleanse.loading.inspection import inspect_model
-from neural_cleanse.report import inspection
 
 
 def inspect(
@@ -19,7 +16,9 @@ def inspect(
     ],
     architecture: Annotated[
         str | None,
-        typer.Option(help=f"For weights alone: {', '.join(sorted(ARCHITECTURES))}; nobody's code is run."),
+        typer.Option(
+            help="Network of a file that holds weights only, by name; a wrong name lists all. No code is run."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON on stdout.")] = False,
 ) -> None:
@@ -29,6 +28,9 @@ def inspect(
 
     Example: neural-cleanse inspect model.onnx
     """
+    from neural_cleanse.loading.inspection import inspect_model
+    from neural_cleanse.report import inspection
+
     record = inspect_model(model, architecture).as_record()
     if as_json:
         print(json.dumps(record, indent=2, allow_nan=False))

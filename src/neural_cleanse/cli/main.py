@@ -17,6 +17,7 @@ from rich.console import Console
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import streams
 from neural_cleanse.cli.exit_codes import ERROR
+from neural_cleanse.cli.options import Command
 from neural_cleanse.errors import NeuralCleanseError
 from neural_cleanse.text import escape
 
@@ -41,7 +42,7 @@ def load_command(name: str) -> Any:
     if hasattr(module, "app"):
         single = module.app
     else:
-        single.command(name)(getattr(module, name))
+        single.command(name, cls=Command)(getattr(module, name))
     command = typer.main.get_command(single)
     command.name = name
     return command

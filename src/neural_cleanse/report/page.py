@@ -9,12 +9,22 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.report import charts, repair_words
-from neural_cleanse.report import content as account
-from neural_cleanse.report import text as wording
+from neural_cleanse.report import charts, content, repair_words
 from neural_cleanse.report.pair_table import pair_table
 from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.report.templates import render
+from neural_cleanse.report.text import (
+    HEADLINE,
+    Titles,
+    asr_text,
+    bars,
+    found_at,
+    mark,
+    number,
+    p_text,
+    paper_sentence,
+    sentence,
+)
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.results.storage import to_json
@@ -25,30 +35,30 @@ ROWS_OPEN = 50  # labels; a longer table is folded
 
 def html(result: ScanResult, repair: RepairResult | None = None) -> str:
     """The page; with `repair`, what was done stands first and the scan is the one of the model as it is now."""
-    titles = wording.Titles(result)
-    bars = wording.bars(result)
+    titles = Titles(result)
+    drawn = bars(result)
     return render(
         "report.html",
         result=result,
         repair=None if repair is None else _repair(repair),
-        headline=wording.HEADLINE[result.verdict],
-        sentence=wording.sentence(result),
-        account=account,
-        flagged_pairs=[_flagged(result, finding, titles) for finding in account.findings(result)],
+        headline=HEADLINE[result.verdict],
+        sentence=sentence(result),
+        content=content,
+        flagged_pairs=[_flagged(result, finding, titles) for finding in content.findings(result)],
         chart=charts.sizes(result),
-        bars=bars,
-        without_size=sum(bar.row.size is None for bar in bars),
+        bars=drawn,
+        without_size=sum(bar.row.size is None for bar in drawn),
         rows_open=ROWS_OPEN,
-        refined=any(bar.row.refined is not None for bar in bars),
-        paper=wording.paper_sentence(result),
+        refined=any(bar.row.refined is not None for bar in drawn),
+        paper=paper_sentence(result),
         pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         provenance=_flat(to_json(result)["provenance"]),
         titles=titles,
-        number=wording.number,
-        p_text=wording.p_text,
-        found_at=wording.found_at,
-        asr_text=wording.asr_text,
-        mark=wording.mark,
+        number=number,
+        p_text=p_text,
+        found_at=found_at,
+        asr_text=asr_text,
+        mark=mark,
     )
 
 
@@ -79,7 +89,7 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
     ]
 
 
-def _flagged(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
+def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)

@@ -1,0 +1,62 @@
+"""Options stand in groups, are the same for all commands that open a model, and reach the loader as values."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neural_cleanse.classifier import Normalize
+from neural_cleanse.cli import inputs, options
+from neural_cleanse.cli.main import load_command
+from neural_cleanse.cli.options import Inputs
+from neural_cleanse.errors import SettingsError
+
+COMMANDS = [("scan",), ("repair",), ("guard", "fit"), ("guard", "check")]
+
+
+def command(words: tuple[str, ...]) -> Any:
+    """The command that these words call."""
+    found = load_command(words[0])
+    for word in words[1:]:
+        found = found.commands[word]
+    return found
+
+
+def shown(words: tuple[str, ...]) -> dict[str, list[str]]:
+    """The options of a command by the group that --help shows them in, in its order."""
+    import typer
+
+    found = command(words)
+    groups: dict[str, list[str]] = {}
+    for known in found.get_params(typer.Context(found)):
+        if known.param_type_name == "option":
+            groups.setdefault(known.rich_help_panel, []).append(known.name)
+    return groups
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_first_group_has_at_most_twelve_options_and_holds_the_help(words: tuple[str, ...]) -> None:
+    groups = shown(words)
+    assert next(iter(groups)) == options.COMMON and None not in groups
+    assert len(groups[options.COMMON]) <= 12 and "help" in groups[options.COMMON]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_that_opens_a_model_has_every_option_for_it(words: tuple[str, ...]) -> None:
+    left_out = {"scan": {"features"}, "fit": {"ignore_labels"}, "check": {"ignore_labels", "features"}}
+    has = {name for names in shown(words).values() for name in names}
+    assert {field.name for field in fields(Inputs)} - has == left_out.get(words[-1], set())
+
+
+def test_what_is_typed_becomes_values() -> None:
+    form = inputs.parsed(Inputs(architecture="resnet18", mean="0.5", std="0.25", resize="32x24", bgr=True))
+    assert form.normalize == Normalize((0.5,), (0.25,), 1.0, True)
+    assert form.architecture == "resnet18" and form.resize == (32, 24) and not form.crop_roi
+
+
+def test_without_images_the_message_names_the_option() -> None:
+    with pytest.raises(SettingsError, match="clean images") as caught:
+        inputs.named_data(None)
+    assert caught.value.cure is not None and "--data" in caught.value.cure
+    assert inputs.named_data(Path("x")) == Path("x")
