@@ -189,7 +189,7 @@ def _row(data: "ImageSet", checked: "Checked", row: int) -> dict[str, Any]:
 
 
 def _show(data: "ImageSet", checked: "Checked", rejected: list[int]) -> None:
-    from neural_cleanse.report.table import Table
+    from neural_cleanse.report.tables import Table
     from neural_cleanse.report.terminal import show_table
 
     console = Console()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from neural_cleanse.report import terminal
 from neural_cleanse.report.output_dir import REPORT_FILE
-from neural_cleanse.report.table import Table
+from neural_cleanse.report.tables import Table
 from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import HEADLINE, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from neural_cleanse.report import content, repair_words
-from neural_cleanse.report.table import Table
+from neural_cleanse.report import content, tables
+from neural_cleanse.report.tables import Table
 from neural_cleanse.report.text import (
     HEADLINE,
     Titles,
@@ -72,13 +72,13 @@ def code(value: str) -> str:
 
 def _repair(repair: RepairResult) -> list[str]:
     return [
-        f"# {repair_words.HEADLINE[repair.status]}",
-        f"**{text(repair_words.sentence(repair))}**",
-        text(repair_words.accuracy_sentence(repair)),
-        _inert(repair_words.trigger_table(repair)),
-        text(repair_words.caution(repair)),
-        _folded("Classes that changed most", _inert(repair_words.class_table(repair))) if repair.rounds else "",
-        _folded("What was tried", _inert(repair_words.try_table(repair))) if repair.rounds else "",
+        f"# {tables.REPAIR_HEADLINE[repair.status]}",
+        f"**{text(tables.repair_sentence(repair))}**",
+        text(tables.accuracy_sentence(repair)),
+        _inert(tables.trigger_table(repair)),
+        text(tables.caution(repair)),
+        _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
+        _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
         *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),
     ]

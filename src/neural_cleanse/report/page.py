@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.report import charts, content, repair_words
-from neural_cleanse.report.pair_table import pair_table
+from neural_cleanse.report import charts, content, tables
 from neural_cleanse.report.pictures import png, trigger_pictures
+from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import (
     HEADLINE,
@@ -65,15 +65,15 @@ def html(result: ScanResult, repair: RepairResult | None = None) -> str:
 def _repair(repair: RepairResult) -> dict[str, Any]:
     """What the page shows of a repair. Tables and curves escape what they hold."""
     return {
-        "headline": repair_words.HEADLINE[repair.status],
+        "headline": tables.REPAIR_HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
-        "sentence": repair_words.sentence(repair),
-        "accuracy": repair_words.accuracy_sentence(repair),
+        "sentence": tables.repair_sentence(repair),
+        "accuracy": tables.accuracy_sentence(repair),
         "tried": bool(repair.rounds),
-        "caution": repair_words.caution(repair),
-        "triggers": Markup(repair_words.trigger_table(repair).html()),
-        "classes": Markup(repair_words.class_table(repair).html()),
-        "tries": Markup(repair_words.try_table(repair).html()),
+        "caution": tables.caution(repair),
+        "triggers": Markup(tables.trigger_table(repair).html()),
+        "classes": Markup(tables.class_table(repair).html()),
+        "tries": Markup(tables.try_table(repair).html()),
         "curves": [charts.pruning(points, name) for name, points in _prunings(repair)],
         "notes": repair.provenance.notes,
         "command": repair.provenance.command,
