@@ -31,10 +31,13 @@ class InputOptions:
     ignore_labels: bool = False
     skip_unreadable: bool = False
     features: str | None = None
+    no_sandbox: bool = False
 
 
 def parsed(inputs: Inputs) -> InputOptions:
     """What was typed, as values. Raises SettingsError."""
+    if inputs.no_sandbox and not inputs.allow_code:
+        raise SettingsError("--no-sandbox allows nothing by itself.", cure="Add --allow-code, or leave it out.")
     return InputOptions(
         architecture=inputs.architecture,
         allow_code=inputs.allow_code,
@@ -44,6 +47,7 @@ def parsed(inputs: Inputs) -> InputOptions:
         ignore_labels=inputs.ignore_labels,
         skip_unreadable=inputs.skip_unreadable,
         features=inputs.features,
+        no_sandbox=inputs.no_sandbox,
     )
 
 
@@ -80,6 +84,7 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
         model,
         architecture=form.architecture,
         allow_code=form.allow_code,
+        no_sandbox=form.no_sandbox,
         normalize=form.normalize,
         input_shape=images.shape,
     )

@@ -155,7 +155,15 @@ class Inputs:
         bool,
         typer.Option(
             "--allow-code",
-            help="Run code: that of the architecture file, or of a program (TorchScript, pickled module, Keras Lambda) in a process of its own.",
+            help="Run code: that of the architecture file, or, in bubblewrap, that of a program (TorchScript, pickled module, Keras Lambda).",
+            rich_help_panel=INPUTS,
+        ),
+    ] = False
+    no_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--no-sandbox",
+            help="With --allow-code: run a program with all of your rights where bubblewrap (bwrap) does not work.",
             rich_help_panel=INPUTS,
         ),
     ] = False

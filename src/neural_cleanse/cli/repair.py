@@ -103,6 +103,7 @@ def repair(
         allow_code=form.allow_code,
         normalize=form.normalize,
         input_shape=images.shape,
+        no_sandbox=form.no_sandbox,
     )
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
