@@ -87,7 +87,7 @@ def test_output_holds_the_result_and_its_evidence(scanned: Scanned) -> None:
         pictures
     )
     assert all(name.startswith("label_3/") and written[name].startswith(b"\x89PNG") for name in pictures)
-    assert set(written) == {"scan.json", "triggers.safetensors", "report.html", "report.md", *pictures}
+    assert set(written) == {"scan.json", "triggers.safetensors", "report.html", "report.md", "options.json", *pictures}
     tensors = safetensors.torch.load(written["triggers.safetensors"])
     assert tensors["trigger.3.mask"].shape == (1, 1, 28, 28)
 

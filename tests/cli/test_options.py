@@ -1,16 +1,18 @@
 """Options stand in groups, are the same for all commands that open a model, and reach the loader as values."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import inputs, options
 from neural_cleanse.cli.main import load_command
 from neural_cleanse.cli.options import Inputs
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 
 COMMANDS = [("scan",), ("repair",), ("guard", "fit"), ("guard", "check")]
 
@@ -46,7 +48,7 @@ def test_the_first_group_has_at_most_twelve_options_and_holds_the_help(words: tu
 def test_a_command_that_opens_a_model_has_every_option_for_it(words: tuple[str, ...]) -> None:
     left_out = {"scan": {"features"}, "fit": {"ignore_labels"}, "check": {"ignore_labels", "features"}}
     has = {name for names in shown(words).values() for name in names}
-    assert {field.name for field in fields(Inputs)} - has == left_out.get(words[-1], set())
+    assert {field.name for field in fields(Inputs)} - {"typed"} - has == left_out.get(words[-1], set())
 
 
 def test_what_is_typed_becomes_values() -> None:
@@ -60,3 +62,30 @@ def test_without_images_the_message_names_the_option() -> None:
         inputs.named_data(None)
     assert caught.value.cure is not None and "--data" in caught.value.cure
     assert inputs.named_data(Path("x")) == Path("x")
+
+
+@pytest.mark.parametrize("text", ["cat\ndog\n", '["cat", "dog"]', "\ufeffcat\r\n dog\n\n"])
+def test_the_order_of_classes_is_read_from_lines_or_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names").write_text(text, encoding="utf-8")
+    assert inputs.read_classes(tmp_path / "names") == ("cat", "dog")
+
+
+@pytest.mark.parametrize("text", ["", "cat\n\ndog", "cat\ncat", "[1, 2]", "[", '["a", ""]'])
+def test_what_is_no_list_of_classes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match="names"):
+        inputs.read_classes(tmp_path / "names")
+
+
+def test_images_are_numbered_in_the_models_order_of_classes(tmp_path: Path, demo_files: Path, digits: ImageSet) -> None:
+    model, labels = demo_files / "clean.safetensors", digits.labels
+    assert labels is not None
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    order = tuple(sorted(words))  # as folders of these names would be numbered
+    moved = torch.tensor([order.index(words[label]) for label in labels.tolist()])
+    images = replace(digits, labels=moved, names=order)
+    loaded, ordered = inputs.open_for(images, model, inputs.InputOptions(classes=words))
+    assert ordered.labels is not None and ordered.labels.equal(labels)
+    assert loaded.origin.label_names == words
+    with pytest.raises(SettingsError, match="--classes names 2 classes"):
+        inputs.open_for(images, model, inputs.InputOptions(classes=("a", "b")))

@@ -52,17 +52,19 @@ def fit(
     import torch
 
     from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed
     from neural_cleanse.mitigation.base import known_backdoors
     from neural_cleanse.mitigation.guard_fitting import fit_guard
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
-    form = parsed(replace(inputs, ignore_labels=True))
+    inputs, kept_data = recorded.completed(inputs, data, scan)
+    form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
     where = device_named(device)
     with output_dir.claimed(output, overwrite=overwrite):
         result = storage.load_result(scan)
-        loaded, images = open_both(model, named_data(data), form, samples, seed)
+        loaded, images = open_both(model, data, form, samples, seed)
         check_same_model(result, loaded, scan)
         wanted = result.flagged if labels is None else options.labels(labels)
         backdoors = known_backdoors(result, wanted)
@@ -82,6 +84,7 @@ def fit(
             "measured": measured,
         }
         guard.save(output, about)
+        recorded.write(output, replace(inputs, ignore_labels=False, features=None))
     if as_json:
         print(json.dumps(about | {"threshold": guard.threshold}, indent=2))
         return
@@ -140,6 +143,7 @@ def check(
     Example: neural-cleanse guard check incoming/ --model model.safetensors --guard out/guard
     """
     from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import open_both, parsed
     from neural_cleanse.detection.input_check import check_shape
     from neural_cleanse.mitigation.guard import Guard, read_description
@@ -148,6 +152,7 @@ def check(
     if not 0 <= at_most <= 1:  # nor nan
         raise SettingsError(f"--at-most is a share between 0 and 1, got {at_most}.")
     described = read_description(guard)
+    inputs, _ = recorded.completed(inputs, None, guard)
     form = parsed(replace(inputs, ignore_labels=True, features=described.get("features_layer")))
     where = device_named(device)
     if copy_rejected is not None:

@@ -1,5 +1,6 @@
 """From what the command line says of model and images to both of them, in each other's form."""
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
 
+MAX_CLASSES_BYTES = 10_000_000
+
 
 @dataclass(frozen=True)
 class InputOptions:
@@ -32,6 +35,7 @@ class InputOptions:
     skip_unreadable: bool = False
     features: str | None = None
     no_sandbox: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 def parsed(inputs: Inputs) -> InputOptions:
@@ -48,7 +52,28 @@ def parsed(inputs: Inputs) -> InputOptions:
         skip_unreadable=inputs.skip_unreadable,
         features=inputs.features,
         no_sandbox=inputs.no_sandbox,
+        classes=None if inputs.classes is None else read_classes(inputs.classes),
     )
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names in a file: one per line, or a JSON list. Raises SettingsError."""
+    try:
+        if path.stat().st_size > MAX_CLASSES_BYTES:
+            raise ValueError(f"it has more than {MAX_CLASSES_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"The classes in {path} cannot be read: {error}.") from error
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise SettingsError(f"{path} is not a list of names.", cure="Write one name per line, or a JSON list of names.")
+    stripped = tuple(name.strip() for name in names)
+    twice = (
+        next((name for name in stripped if stripped.count(name) > 1), None) if len(set(stripped)) < len(names) else None
+    )
+    if twice is not None:
+        raise SettingsError(f"{path} names the class {twice!r} twice.")
+    return stripped
 
 
 def named_data(data: Path | None) -> Path:
@@ -91,6 +116,13 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
         assert loaded.classifier.layers  # a layer that is not there fails before any work
+    if form.classes is not None:
+        if len(form.classes) != loaded.classifier.num_classes:
+            raise SettingsError(
+                f"--classes names {len(form.classes)} classes, {model} has {loaded.classifier.num_classes}.",
+                cure="Give one name for each output of the model, in their order.",
+            )
+        loaded = replace(loaded, origin=replace(loaded.origin, label_names=form.classes))
     names = loaded.origin.label_names
     return loaded, images if names is None else images.in_order_of(names)
 

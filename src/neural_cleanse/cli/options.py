@@ -145,6 +145,13 @@ class Inputs:
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=INPUTS)
     ] = False
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the model's classes in its order: one name per line, or a JSON list.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None
     features: Annotated[
         str | None,
         typer.Option(
@@ -167,21 +174,25 @@ class Inputs:
             rich_help_panel=INPUTS,
         ),
     ] = False
+    typed: frozenset[str] = frozenset()  # which options of the command, these and others, stand on the command line
 
 
 def takes_inputs(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of Inputs, but for some, in place of its parameter `inputs`."""
-    shared = [known for name, known in inspect.signature(Inputs).parameters.items() if name not in without]
+    shared = [known for name, known in inspect.signature(Inputs).parameters.items() if name not in (*without, "typed")]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         parameters: list[inspect.Parameter] = []
         for own in inspect.signature(command).parameters.values():
             parameters += shared if own.name == "inputs" else [own]
+        parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
         parameters = [known.replace(kind=inspect.Parameter.KEYWORD_ONLY) for known in parameters]
 
         @functools.wraps(command)
-        def run(**values: Any) -> None:
-            inputs = Inputs(**{known.name: values.pop(known.name) for known in shared})
+        def run(context: Any, **values: Any) -> None:
+            sources = {name: context.get_parameter_source(name) for name in values}
+            typed = frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+            inputs = Inputs(**{known.name: values.pop(known.name) for known in shared}, typed=typed)
             command(**values, inputs=inputs)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

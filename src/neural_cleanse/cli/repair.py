@@ -71,6 +71,7 @@ def repair(
     Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
     """
     from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed, run_info_of
     from neural_cleanse.cli.progress import watching
     from neural_cleanse.cli.triggers import read_backdoors
@@ -80,14 +81,15 @@ def repair(
     from neural_cleanse.report import output_dir, terminal
     from neural_cleanse.results import storage
 
-    form = parsed(inputs)
+    inputs, kept_data = recorded.completed(inputs, data, scan)
+    form, data = parsed(inputs), named_data(kept_data)
     where = device_named(device)
     result = storage.load_result(scan)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")
     pages = output.with_name(f"{output.name}.repair") if report is None else report
-    loaded, images = open_both(model, named_data(data), form, samples, seed)
+    loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
     _refuse_place(output, pages, overwrite=overwrite)
@@ -98,13 +100,9 @@ def repair(
         with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
     )  # fmt: skip
     reload = partial(
-        load_model,
-        architecture=form.architecture,
-        allow_code=form.allow_code,
-        normalize=form.normalize,
-        input_shape=images.shape,
-        no_sandbox=form.no_sandbox,
-    )
+        load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
+        input_shape=images.shape, no_sandbox=form.no_sandbox,
+    )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
     with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:

@@ -55,6 +55,7 @@ def scan(
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.COMMON)] = None,
     overwrite: options.Overwrite = False,
     samples: options.Samples = 1000,
+    like: Annotated[Path | None, typer.Option(help="Earlier scan (its --output). Network, normalisation, resizing and images are taken from it where they are not typed here.", rich_help_panel=options.INPUTS)] = None,
     preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.default,
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = Loss.ce,
     restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the median size is used. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.SEARCH)] = None,
@@ -86,7 +87,7 @@ def scan(
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
     from neural_cleanse.classifier import device_named
-    from neural_cleanse.cli import scanning
+    from neural_cleanse.cli import recorded, scanning
     from neural_cleanse.cli.batch.models import is_batch
     from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
     from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed
@@ -100,7 +101,8 @@ def scan(
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
         max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
     )  # fmt: skip
-    form, data = parsed(inputs), named_data(data)
+    inputs, kept_data = recorded.completed(inputs, data, like)
+    form, data = parsed(inputs), named_data(kept_data)
     spread = EngineOptions(workers, engine, address, resume)
     if is_batch(model):
         if log_json or sarif_file is not None:
@@ -129,7 +131,7 @@ def scan(
         try:
             scanning.answer(result, as_json=as_json)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
-            scanning.keep(result, output, sarif_file)
+            scanning.keep(result, output, sarif_file, inputs, data)
             if checkpoint is not None and not result.cut_off:
                 checkpoint.remove()
         if not quiet:

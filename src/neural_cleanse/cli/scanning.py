@@ -9,8 +9,9 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli import exit_codes
+from neural_cleanse.cli import exit_codes, recorded
 from neural_cleanse.cli.inputs import run_info_of
+from neural_cleanse.cli.options import Inputs
 from neural_cleanse.cli.progress import ProgressSink
 from neural_cleanse.detection.scan import scan as run_scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -35,12 +36,13 @@ def answer(result: ScanResult, *, as_json: bool) -> None:
         terminal.show(result, Console())
 
 
-def keep(result: ScanResult, output: Path | None, sarif_file: Path | None) -> None:
+def keep(result: ScanResult, output: Path | None, sarif_file: Path | None, inputs: Inputs, data: Path) -> None:
     """The answer in files."""
     if sarif_file is not None:
         sarif.write(result, sarif_file)
     if output is not None:
         output_dir.write(result, output)
+        recorded.write(output, inputs, data)
 
 
 def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:

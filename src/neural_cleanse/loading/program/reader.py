@@ -1,7 +1,7 @@
 """Files that are programs: TorchScript, pickled modules, Keras networks with code in them. Never run unless allowed.
 
-With the user's leave the program runs in a child process, in a sandbox, and is turned there into a torch.export archive.
-That file is all that comes back, and it is read like any file of a stranger. Without a sandbox nothing is run unless
+With the user's leave the program runs in a child process, in a sandbox, and becomes a torch.export archive there. That
+file is all that comes back, and it is read like any file of a stranger. Without a sandbox nothing is run unless
 the user allows that too.
 """
 
@@ -47,9 +47,8 @@ def read(
     """The network of a program of `kind` (a key of KINDS), converted in a child process that may run `seconds`.
 
     `input_shape` (c, h, w) is needed where the file does not say it: for all but Keras. `code` is the user's own file
-    with the classes that a pickle names. `no_sandbox` lets the program run where bubblewrap does not work. Raises
-    CodeExecutionRefused without `allow_code` or a sandbox, before anything is run, and ModelError when the program
-    fails, hangs, or hands back something other than a network.
+    with the classes that a pickle names; `no_sandbox` lets the program run where bubblewrap does not work. Raises
+    CodeExecutionRefused before anything runs unless allowed, and ModelError when no network comes back.
     """
     container, ending = KINDS[kind]
     if not allow_code:
@@ -84,16 +83,18 @@ def read(
                 cure=WITHOUT_SANDBOX,
             ) from why
         converted = _converted(ran, output, limits.file_bytes, name)
-    network = pt2.read(converted, f"What became of {name}")
-    how = "run in a sandbox (bubblewrap)" if ran.isolated else "run without a sandbox"
-    alone = (
-        () if ran.isolated else ("no sandbox: bubblewrap (bwrap) does not work here, the program ran with your rights",)
-    )
+    return _described(pt2.read(converted, f"What became of {name}"), container, isolated=ran.isolated)
+
+
+def _described(network: Network, container: str, *, isolated: bool) -> Network:
+    """The network that came back, with what it was read from and how that was run."""
+    how = "run in a sandbox (bubblewrap)" if isolated else "run without a sandbox"
+    alone = "no sandbox: bubblewrap (bwrap) does not work here, the program ran with your rights"
     return replace(
         network,
         container=container,
         trust=f"{PROGRAM}, {how}",
-        assumed=(*network.assumed, *alone),
+        assumed=(*network.assumed, *(() if isolated else (alone,))),
         findings=(FileIssue(container, "a program, which runs code when loaded", runs_code=True), *network.findings),
     )
 
