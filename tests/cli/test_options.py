@@ -89,3 +89,11 @@ def test_images_are_numbered_in_the_models_order_of_classes(tmp_path: Path, demo
     assert loaded.origin.label_names == words
     with pytest.raises(SettingsError, match="--classes names 2 classes"):
         inputs.open_for(images, model, inputs.InputOptions(classes=("a", "b")))
+
+
+def test_a_preset_gives_size_and_normalisation_unless_they_are_typed() -> None:
+    form = inputs.parsed(Inputs(preset_transform=options.PresetTransform.imagenet, std="0.5"))
+    assert form.centre_crop == (256, 224)
+    assert form.normalize == Normalize((0.485, 0.456, 0.406), (0.5,))
+    with pytest.raises(SettingsError, match="brings the images to size"):
+        inputs.parsed(Inputs(preset_transform=options.PresetTransform.imagenet, resize="32x32"))

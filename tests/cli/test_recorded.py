@@ -8,7 +8,7 @@ import pytest
 from shell import run
 
 from neural_cleanse.cli import recorded
-from neural_cleanse.cli.options import Crop, Inputs
+from neural_cleanse.cli.options import Crop, Inputs, PresetTransform
 from neural_cleanse.errors import OutputError
 
 TYPED = Inputs(
@@ -94,3 +94,14 @@ def test_repair_and_guard_and_a_second_scan_need_no_options_again(tmp_path: Path
     assert fitted.code == 0, fitted.err
     checked = run("guard", "check", digits, "--model", model, "--guard", str(tmp_path / "g"), "--at-most", "1")
     assert checked.code == 0, checked.err
+
+
+def test_a_typed_size_replaces_a_kept_preset_and_the_other_way_round(tmp_path: Path) -> None:
+    preset = PresetTransform.imagenet
+    recorded.write(tmp_path, Inputs(preset_transform=preset))
+    found, _ = recorded.completed(Inputs(resize="8x8", typed=frozenset({"resize"})), None, tmp_path)
+    assert (found.resize, found.preset_transform) == ("8x8", None)
+    assert recorded.completed(Inputs(), None, tmp_path)[0].preset_transform is preset
+    recorded.write(tmp_path, Inputs(resize="8x8"))
+    typed = Inputs(preset_transform=preset, typed=frozenset({"preset_transform"}))
+    assert recorded.completed(typed, None, tmp_path)[0].resize is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import options
-from neural_cleanse.cli.options import Inputs
+from neural_cleanse.cli.options import Inputs, PresetTransform
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
@@ -19,6 +19,18 @@ from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
 
+
+@dataclass(frozen=True)
+class Preset:
+    """How the networks of a kind expect their images: shorter side and square kept, in pixels; mean and std, typed."""
+
+    centre_crop: tuple[int, int]
+    mean: str
+    std: str
+
+
+# As torchvision's weights of most ImageNet classifiers, IMAGENET1K_V1.
+PRESETS = {PresetTransform.imagenet: Preset((256, 224), "0.485,0.456,0.406", "0.229,0.224,0.225")}
 MAX_CLASSES_BYTES = 10_000_000
 
 
@@ -36,15 +48,24 @@ class InputOptions:
     features: str | None = None
     no_sandbox: bool = False
     classes: tuple[str, ...] | None = None
+    centre_crop: tuple[int, int] | None = None
 
 
 def parsed(inputs: Inputs) -> InputOptions:
     """What was typed, as values. Raises SettingsError."""
     if inputs.no_sandbox and not inputs.allow_code:
         raise SettingsError("--no-sandbox allows nothing by itself.", cure="Add --allow-code, or leave it out.")
+    preset = None if inputs.preset_transform is None else PRESETS[inputs.preset_transform]
+    if preset is not None:
+        if inputs.resize is not None or inputs.crop is not None:
+            raise SettingsError(
+                "--preset-transform brings the images to size itself.", cure="Leave out --resize and --crop."
+            )
+        inputs = replace(inputs, mean=inputs.mean or preset.mean, std=inputs.std or preset.std)
     return InputOptions(
         architecture=inputs.architecture,
         allow_code=inputs.allow_code,
+        centre_crop=None if preset is None else preset.centre_crop,
         normalize=options.normalization(inputs.mean, inputs.std, inputs.scale, inputs.bgr),
         resize=options.size(inputs.resize),
         crop_roi=inputs.crop is not None,
@@ -98,6 +119,7 @@ def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) 
         seed=seed,
         resize=form.resize,
         crop="roi" if form.crop_roi else None,
+        centre_crop=form.centre_crop,
         ignore_labels=form.ignore_labels,
         skip_unreadable=form.skip_unreadable,
     )

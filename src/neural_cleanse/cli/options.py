@@ -31,6 +31,12 @@ class Crop(StrEnum):
     roi = "roi"
 
 
+class PresetTransform(StrEnum):
+    """Names of the usual preparations of images."""
+
+    imagenet = "imagenet"
+
+
 class EngineName(StrEnum):
     """Where the models of a batch are scanned."""
 
@@ -145,6 +151,13 @@ class Inputs:
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=INPUTS)
     ] = False
+    preset_transform: Annotated[
+        PresetTransform | None,
+        typer.Option(
+            help="imagenet: as torchvision prepares images. Shorter side to 256, centre crop to 224x224; mean and std of ImageNet where none are given.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None
     classes: Annotated[
         Path | None,
         typer.Option(

@@ -16,8 +16,8 @@ OWN_FILE, PROJECT_FILE, TABLE = "neural-cleanse.toml", "pyproject.toml", "neural
 # Options that stand outside the tables of commands: every command that has one takes it.
 FOR_ALL = frozenset(
     {
-        "architecture", "bgr", "classes", "crop", "data", "device", "features", "ignore-labels", "mean", "quiet",
-        "resize", "scale", "seed", "skip-unreadable", "std",
+        "architecture", "bgr", "classes", "crop", "data", "device", "features", "ignore-labels", "mean",
+        "preset-transform", "quiet", "resize", "scale", "seed", "skip-unreadable", "std",
     }
 )  # fmt: skip
 # Options that stand on the command line alone.

@@ -5,11 +5,12 @@ taken: --allow-code, --no-sandbox and architecture files stand on the command li
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.cli.options import Crop, Inputs
+from neural_cleanse.cli.options import Crop, Inputs, PresetTransform
 from neural_cleanse.errors import OutputError
 
 FILE = "options.json"
@@ -18,8 +19,11 @@ MAX_BYTES = 1_000_000
 # What a file may hold, and of which kind.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "data": str, "architecture": str, "mean": str, "std": str, "scale": (int, float), "bgr": bool, "resize": str,
-    "crop": str, "classes": str, "features": str, "ignore_labels": bool, "skip_unreadable": bool,
+    "crop": str, "classes": str, "features": str, "preset_transform": str,
+    "ignore_labels": bool, "skip_unreadable": bool,
 }  # fmt: skip
+
+MADE: dict[str, Callable[[str], Any]] = {"classes": Path, "crop": Crop, "preset_transform": PresetTransform}
 
 
 def write(directory: Path, inputs: Inputs, data: Path | None = None) -> None:
@@ -46,10 +50,11 @@ def completed(inputs: Inputs, data: Path | None, directory: Path | None) -> tupl
         return inputs, data
     kept = {name: value for name, value in _read(directory).items() if name not in inputs.typed}
     images = kept.pop("data", None)
-    if "crop" in kept:
-        kept["crop"] = Crop(kept["crop"])
-    if "classes" in kept:
-        kept["classes"] = Path(kept["classes"])
+    if "preset_transform" in inputs.typed:
+        kept = {name: value for name, value in kept.items() if name not in ("resize", "crop")}
+    elif inputs.typed & {"resize", "crop"}:
+        kept.pop("preset_transform", None)
+    kept |= {name: make(kept[name]) for name, make in MADE.items() if name in kept}
     return replace(inputs, **kept), data if images is None else Path(images)
 
 
@@ -83,4 +88,5 @@ def _fits(name: str, value: object) -> bool:
         return False
     if name == "architecture":
         return not names_code(str(value))
-    return name != "crop" or value in list(Crop)
+    names: dict[str, list[str]] = {"crop": list(Crop), "preset_transform": list(PresetTransform)}
+    return name not in names or value in names[name]
