@@ -69,7 +69,10 @@ ScannedModel = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Clean images: a folder, an .npz file, or parquet (file or folder).", rich_help_panel=COMMON),
+    typer.Option(
+        help="Clean images: a folder, an .npz file, or parquet (file or folder). With an earlier scan, by default those of it.",
+        rich_help_panel=COMMON,
+    ),
 ]
 Samples = Annotated[int, typer.Option(min=1, help="Number of images used, balanced by label.", rich_help_panel=INPUTS)]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.", rich_help_panel=SEARCH)]

@@ -108,7 +108,7 @@ def scan(
         if log_json or sarif_file is not None:
             raise SettingsError("--log-json and --sarif need a single model.", cure="Give one, or read summary.json.")
         scan_batch(
-            model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
+            model, data, inputs, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
             fail_on=fail_on, quiet=quiet,
         )  # fmt: skip
     where = device_named(device)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,12 +17,20 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import exit_codes
+from neural_cleanse.cli import exit_codes, recorded
 from neural_cleanse.cli.batch.models import INDEX_FILE, ModelEntry, find, run, settings_hash, write_summary
 from neural_cleanse.cli.batch.progress import BatchProgress, Note
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import InputOptions, crop_advice, open_for, open_images, run_info_of, running_command
-from neural_cleanse.cli.options import EngineName
+from neural_cleanse.cli.inputs import (
+    InputOptions,
+    crop_advice,
+    open_for,
+    open_images,
+    parsed,
+    run_info_of,
+    running_command,
+)
+from neural_cleanse.cli.options import EngineName, Inputs
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -123,7 +131,7 @@ def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> Scan
 def scan_batch(
     where: Path,
     data: Path,
-    form: InputOptions,
+    inputs: Inputs,
     settings: ScanSettings,
     device: str,
     spread: EngineOptions,
@@ -140,12 +148,14 @@ def scan_batch(
     if output is None and spread.resume:
         raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")
     with output_dir.claimed(output, overwrite=overwrite or spread.resume):
+        form = parsed(inputs)
         models = find(where, leave_out=output)
         engine = spread.start(len(models), device)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.samples, settings.seed)
         order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
-        rows = _run(models, order, engine, output, resume=spread.resume, quiet=quiet)
+        keep = partial(recorded.write, inputs=inputs, data=data)
+        rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
     else:
@@ -174,9 +184,19 @@ def _device(name: str, engine: EngineName | None) -> str:
 
 
 def _run(
-    models: tuple[ModelEntry, ...], order: ScanJob, engine: Engine, output: Path | None, *, resume: bool, quiet: bool
+    models: tuple[ModelEntry, ...],
+    order: ScanJob,
+    engine: Engine,
+    output: Path | None,
+    keep: Callable[[Path], None],
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> list[words.BatchRow]:
-    """The rows, told of on stderr as they come. Whatever ends the run, `output` has the summary of what was done."""
+    """The rows, told of on stderr as they come; `keep` writes the options beside each result.
+
+    Whatever ends the run, `output` has the summary of what was done.
+    """
     rows: list[words.BatchRow] = []
     with contextlib.ExitStack() as stack:
         notes = None
@@ -192,6 +212,8 @@ def _run(
         job = partial(scan_model, order=order, notes=notes)
         for row in run(models, job, engine, output=output, key=order.key(), resume=resume):
             rows.append(row)
+            if output is not None and row.verdict is not None:
+                keep(output / row.name)
             if board is not None:
                 board.finished(row)
     return rows
