@@ -23,7 +23,7 @@ from neural_cleanse.detection.pairs import PairPlan
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
-from neural_cleanse.report.table import Table
+from neural_cleanse.report.tables import Table
 from pages import filled
 from resumable import add, lacking
 

@@ -29,10 +29,9 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.statistics.outlier import outlier_test
 from neural_cleanse.detection.verdict import decide
 from neural_cleanse.evaluation.suite import run_info
-from neural_cleanse.inversion.batch_size import BATCH_IMAGES
 from neural_cleanse.inversion.batching import BATCHES_BETWEEN_CHECKS, BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion, InversionState
-from neural_cleanse.inversion.memory import BatchLimit
+from neural_cleanse.inversion.memory import BATCH_IMAGES, BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.loading.images.load import load_data

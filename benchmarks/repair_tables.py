@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neural_cleanse.report.table import Table
+from neural_cleanse.report.tables import Table
 from pages import filled
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
-from neural_cleanse.evaluation.rates_table import by_attack, by_rule, finished, summary, tables, wrong
 from neural_cleanse.evaluation.suite import read_rows
+from neural_cleanse.evaluation.tables import by_attack, by_rule, finished, summary, tables, wrong, zoo_table
 from neural_cleanse.evaluation.zoo import read_cards
-from neural_cleanse.evaluation.zoo_table import zoo_table
 from pages import filled
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ import pytest
 
 import neural_cleanse as nc
 
-EDGE = ("PIL", "pyarrow", "rich", "typer", "jinja2", "scipy", "pandas", "click", "matplotlib")
+EDGE = ("PIL", "pyarrow", "rich", "typer", "jinja2", "scipy", "pandas", "click")
 
 OPTIONAL = (
-    "onnx", "onnxruntime", "onnxscript", "transformers", "keras", "h5py", "pyarrow", "matplotlib", "bokeh", "ray",
+    "onnx", "onnxruntime", "onnxscript", "transformers", "keras", "h5py", "pyarrow", "bokeh", "ray",
     "scipy", "pandas",
 )  # fmt: skip
 

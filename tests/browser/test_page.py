@@ -85,7 +85,7 @@ def test_nothing_runs_nothing_leaves_and_nothing_sticks_out(browser: Any, tmp_pa
         assert page.locator(UNWANTED).count() == 0
         assert page.locator("h1").count() == 1
         chart = page.locator("#sizes ~ figure.chart svg")
-        assert chart.locator("use > title").count() > 0
+        assert chart.locator(".point > title").count() > 0
         assert chart.bounding_box()["width"] > 300
         assert seen.complaints == []
         assert [url for url in seen.requests if not url.startswith("data:")] == [seen.address]
@@ -135,7 +135,7 @@ def test_the_policy_stops_what_would_get_in(browser: Any, tmp_path: Path) -> Non
 
 def test_a_point_can_be_hovered(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, "hostile").page
-    point = page.locator("#sizes ~ figure.chart svg use", has=page.locator("title")).last
+    point = page.locator("#sizes ~ figure.chart svg .point").last
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     place = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]

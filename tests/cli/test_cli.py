@@ -87,7 +87,7 @@ def test_output_holds_the_result_and_its_evidence(scanned: Scanned) -> None:
         pictures
     )
     assert all(name.startswith("label_3/") and written[name].startswith(b"\x89PNG") for name in pictures)
-    assert set(written) == {"scan.json", "triggers.safetensors", "report.html", "report.md", *pictures}
+    assert set(written) == {"scan.json", "triggers.safetensors", "report.html", "report.md", "options.json", *pictures}
     tensors = safetensors.torch.load(written["triggers.safetensors"])
     assert tensors["trigger.3.mask"].shape == (1, 1, 28, 28)
 
@@ -251,7 +251,7 @@ def test_an_interrupted_scan_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neural_cleanse.cli.scan.run_scan", interrupt)
+    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", interrupt)
     ran = run("scan", *shipped, "--output", tmp_path / "out")
     assert ran.code == 130
     assert list(tmp_path.iterdir()) == []

@@ -91,7 +91,7 @@ def test_fitted_is_exit_code_0_and_json(fitted: tuple[Ran, Path]) -> None:
     assert rejected["trials"] == 600 and rejected["interval"][0] <= 0.03
     (passed,) = told["measured"]["triggered_passed"]
     assert passed["target"] == 3 and passed["share"] < 0.05
-    assert set(files_under(directory)) == {"guard.json", "guard.safetensors"}
+    assert set(files_under(directory)) == {"guard.json", "guard.safetensors", "options.json"}
     kept = strict((directory / "guard.json").read_text())
     assert kept["model_sha256"] == told["model_sha256"] and kept["false_positive_rate"] == 0.02
 
@@ -113,7 +113,7 @@ def test_a_directory_in_use_needs_overwrite(demo_files: Path, scanned_infected: 
     assert (
         ran.code == 0 and "asked for 5.0%" in ran.out and "trigger recovered for label 3" in " ".join(ran.out.split())
     )
-    assert set(files_under(tmp_path)) == {"mine.txt", "guard.json", "guard.safetensors"}
+    assert set(files_under(tmp_path)) == {"mine.txt", "guard.json", "guard.safetensors", "options.json"}
 
 
 @pytest.mark.parametrize(

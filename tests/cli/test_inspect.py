@@ -213,3 +213,31 @@ def test_layers_are_listed_with_their_sizes() -> None:
         ("0", "convolution", 3, 8),
         ("2.0", "linear", 8, 4),
     ]
+
+
+def test_of_a_directory_every_model_is_a_row(tmp_path: Path, demo_files: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes((demo_files / "clean.safetensors").read_bytes())
+    clean = run("inspect", str(folder), "--json")
+    assert clean.code == 0 and [record["num_classes"] for record in json.loads(clean.out)] == [10]
+    (folder / "broken.onnx").write_bytes(b"no model")
+    assert run("inspect", str(folder)).code == 2
+    write_program(folder / "program.pt", "torchscript", tmp_path / "marker")
+    ran = run("inspect", str(folder))
+    assert ran.code == 1 and "3 models: 1 with findings, 1 could not be read." in ran.out
+    records = {Path(record["path"]).name: record for record in json.loads(run("inspect", str(folder), "--json").out)}
+    assert "error" in records["broken.onnx"] and records["program.pt"]["findings"]
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_code_of_a_torchscript_archive_is_one_finding(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    network = nn.Sequential(Branching(), nn.ReLU(), nn.Sequential(nn.Linear(3, 3), nn.Dropout()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(network), path)
+    found = inspect_model(path).findings
+    assert [finding.what for finding in found].count("TorchScript code") == 1
+    assert "more files" in next(finding.place for finding in found if finding.what == "TorchScript code")
+    assert len({finding.place.partition(", line")[0] for finding in found}) == len(found)

@@ -74,7 +74,7 @@ def ended(done: Done, monkeypatch: pytest.MonkeyPatch) -> Ended:
                     parameter.mul_(0.5)
             return Repaired(classifier, dataclasses.replace(kept, status=status, **changes), scan)
 
-        monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", at_once)
+        monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", at_once)
         return calls
 
     return end
@@ -240,7 +240,7 @@ def test_an_output_that_exists_needs_overwrite(asked: list[object], ended: Ended
 def test_places_that_cannot_be_written_are_refused_before_the_work(
     asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", lambda *_, **__: pytest.fail("work began"))
     truncated(run(*asked[:-1], tmp_path / "absent" / "m"), "no directory")
     truncated(run(*asked[:-1], tmp_path / "out", "--overwrite"), "is a directory")
     truncated(run(*asked[:-1], ".", "--overwrite"), "is a directory")
@@ -282,7 +282,7 @@ def test_an_interrupted_repair_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", interrupt)
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", interrupt)
     assert run(*asked).code == 130
     assert files_under(tmp_path / "out") == {}
 
@@ -324,7 +324,7 @@ def test_a_container_that_cannot_be_written_says_so_before_the_work(
     def refuse(*_: object, **__: object) -> bytes:
         raise OutputError("A program cannot be written back.")
 
-    monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", lambda *_, **__: pytest.fail("work began"))
     monkeypatch.setattr("neural_cleanse.loading.save.rewrite_file", refuse)
     truncated(run(*asked), "cannot be written back")
     assert files_under(tmp_path / "out") == {}
@@ -419,7 +419,7 @@ def test_a_damaged_scan_is_refused(
 def test_a_card_that_does_not_fit_is_refused_before_the_work(
     asked: list[object], demo_files: Path, tmp_path: Path, card: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neural_cleanse.cli.repair.run_repair", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", lambda *_, **__: pytest.fail("work began"))
     raw = json.loads((demo_files / "infected.card.json").read_text())
     if card == "size":
         raw["poisons"][0]["trigger"]["image"] = [1, 32, 32]

@@ -43,3 +43,15 @@ def test_completion_of_a_command_loads_nothing_heavy() -> None:
 def test_the_line_of_help_is_the_first_of_the_commands_own(name: str) -> None:
     own = load_command(name).help or ""
     assert own.split("\n\n")[0].replace("\n", " ").strip() == COMMANDS[name]
+
+
+@pytest.mark.parametrize("words", [("scan",), ("repair",), ("inspect",), ("guard", "fit"), ("guard", "check")])
+def test_the_help_of_a_command_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    printed, heavy = loaded_by(*words, "--help")
+    assert "--architecture" in printed and heavy == ""
+
+
+def test_completion_of_an_option_loads_nothing_heavy() -> None:
+    asked = {"_NEURAL_CLEANSE_COMPLETE": "complete_bash", "COMP_WORDS": "neural-cleanse scan --bat", "COMP_CWORD": "2"}
+    printed, heavy = loaded_by(**asked)
+    assert printed.split() == ["--batch-images"] and heavy == ""

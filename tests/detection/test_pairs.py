@@ -30,7 +30,7 @@ from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.page import html
-from neural_cleanse.report.pair_table import pair_table
+from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.text import bars
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict

@@ -6,7 +6,7 @@ import pytest
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, RULES, Rate, auc, calibration, grubbs, paper, rates, recorded
-from neural_cleanse.evaluation.rates_table import markdown, misses
+from neural_cleanse.evaluation.tables import markdown, misses
 
 SPREAD = [90.0, 95.0, 100.0, 104.0, 110.0, 98.0, 102.0, 93.0, 107.0]
 

@@ -35,7 +35,9 @@ class Own(nn.Module):
 
 
 def read(content: bytes, kind: str, **options: Any) -> Network:
-    return program.read(content, "model.pt", kind, **{"allow_code": True, "input_shape": SHAPE, **options})
+    return program.read(
+        content, "model.pt", kind, **{"allow_code": True, "no_sandbox": True, "input_shape": SHAPE, **options}
+    )
 
 
 def saved(value: object) -> bytes:
@@ -138,6 +140,23 @@ def test_without_bubblewrap_it_is_said_aloud(
     assert torch.allclose(found.module(images), network(images), atol=1e-6)
     assert found.trust == "program, run without a sandbox"
     assert any("no sandbox" in note for note in found.assumed)
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["missing", "not allowed"])
+def test_without_bubblewrap_nothing_is_run_unless_that_is_asked_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    tools, marker = tmp_path / "tools", tmp_path / "marker"
+    tools.mkdir()
+    if installed:
+        (tools / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+        (tools / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(CodeExecutionRefused, match="Nothing was run") as caught:
+        read(saved(Payload(marker)), "pickle", no_sandbox=False)
+    assert ("not allowed" if installed else "not installed") in caught.value.message
+    assert caught.value.cure is not None and "--no-sandbox" in caught.value.cure
+    assert not marker.exists()
 
 
 def test_a_hostile_pickle_reaches_nothing_outside_the_sandbox(tmp_path: Path) -> None:

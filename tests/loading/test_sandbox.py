@@ -41,6 +41,7 @@ def run(script: str, tmp_path: Path, readable: tuple[Path, ...] = (), **limits: 
         readable=readable,
         writable=home / "output",
         limits=Limits(**{"seconds": 60.0, **limits}),  # type: ignore[arg-type]
+        no_sandbox=True,
     )
 
 

@@ -112,19 +112,19 @@ def as_keras(name: str, *, code: bool = False, weights: bool = False) -> Callabl
             keras_model.save_weights(directory / name)
             return directory / name, own_file(directory)
         keras_model.save(directory / name)
-        return directory / name, {"allow_code": True} if code else {}
+        return directory / name, {"allow_code": True, "no_sandbox": True} if code else {}
 
     return make
 
 
 def as_torchscript(directory: Path) -> tuple[Path, dict[str, Any]]:
     torch.jit.save(torch.jit.script(network()), directory / "m")
-    return directory / "m", {"allow_code": True, "input_shape": SHAPE}
+    return directory / "m", {"allow_code": True, "no_sandbox": True, "input_shape": SHAPE}
 
 
 def as_pickled_module(directory: Path) -> tuple[Path, dict[str, Any]]:
     torch.save(network(), directory / "m")
-    return directory / "m", {"allow_code": True, "input_shape": SHAPE}
+    return directory / "m", {"allow_code": True, "no_sandbox": True, "input_shape": SHAPE}
 
 
 WRITERS: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {

@@ -26,7 +26,7 @@ from neural_cleanse.mitigation.evaluation import Splits, split
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _terms, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
-from neural_cleanse.report import repair_words
+from neural_cleanse.report import tables
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus, TracePoint
@@ -306,7 +306,7 @@ def test_few_images_confirm_little(repaired: Repaired) -> None:
     written = json.loads(storage.repair_dumps(repaired.result))
     for change in (*written["triggers"], *written["verified"]):
         assert change["asr_after_interval"] == list(clopper_pearson(change["hits_after"], change["trials"]))
-    table = repair_words.trigger_table(repaired.result)
+    table = tables.trigger_table(repaired.result)
     low, high = clopper_pearson(repaired.result.triggers[0].hits_after, repaired.result.triggers[0].trials)
     assert f"({low:.1%} to {high:.1%}, " in table.rows[0][-1]
 

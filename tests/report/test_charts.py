@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 import pytest
 from made_scans import HOSTILE, many, pairs, repaired, result
 
-from neural_cleanse.report import charts
-from neural_cleanse.report import svg as figure
-from neural_cleanse.report import text as wording
+from neural_cleanse.report import charts, plot
+from neural_cleanse.report.text import Titles
 from neural_cleanse.results.records import ScanResult
+
+COLOURS = (plot.INK, plot.SOFT, plot.LINE, plot.BAR, plot.ALARM, plot.GOOD)
 
 
 def drawn(text: str) -> ElementTree.Element:
@@ -24,10 +25,18 @@ def notes(text: str) -> list[str]:
     return [node.text or "" for node in drawn(text).iter("title")]
 
 
-def places(text: str, gid: str) -> list[tuple[float, float]]:
-    """Where the points are whose notes end so."""
-    points = [node for node in drawn(text).iter() if (title := node.find("title")) is not None and gid in title.text]
-    return [(float(node.get("x", "nan")), float(node.get("y", "nan"))) for node in points]
+def places(text: str, note: str) -> list[tuple[float, float]]:
+    """Where the points are whose notes contain this."""
+    points = [node for node in drawn(text).iter() if (title := node.find("title")) is not None and note in title.text]
+    return [place(node) for node in points]
+
+
+def place(node: ElementTree.Element) -> tuple[float, float]:
+    """The middle of a circle, or of a diamond."""
+    if node.tag == "circle":
+        return float(node.get("cx", "nan")), float(node.get("cy", "nan"))
+    x, y = node.get("d", "").partition("m")[0].removeprefix("M").split()
+    return float(x), float(y)
 
 
 def test_every_label_with_a_size_is_a_point_that_says_its_numbers() -> None:
@@ -52,17 +61,7 @@ def test_names_are_text_and_never_markup_or_formulas() -> None:
     assert "1 $\\frac{1}{2…" in texts
     assert "3 日本" in texts
     assert "2 \N{REPLACEMENT CHARACTER}abc" in texts
-    assert {node.tag for node in root.iter()} <= {
-        "svg",
-        "g",
-        "path",
-        "use",
-        "text",
-        "title",
-        "defs",
-        "clipPath",
-        "rect",
-    }
+    assert {node.tag for node in root.iter()} <= {"svg", "g", "path", "rect", "circle", "text", "title"}
 
 
 def test_the_limit_and_the_median_are_drawn_where_they_are_known() -> None:
@@ -79,9 +78,9 @@ def test_colours_are_the_pages_own(made: ScanResult) -> None:
     text = charts.sizes(made)
     assert "var(--alarm)" in text
     assert "var(--bar)" in text
-    assert not set(re.findall(r"#[0-9a-f]{6}\b", text)) - {"#000000"}, "black only where it cannot be seen"
-    for style in re.findall(r'style="([^"]*#000000[^"]*)"', text):
-        assert "stroke-opacity:0" in style
+    assert not re.findall(r"#[0-9a-f]{3,6}\b|rgb", text.split(">", 1)[1].partition("<title>")[0])
+    colours = {found for style in re.findall(r'(?:fill|stroke):([^;"]+)', text) for found in [style]}
+    assert colours <= {"none", "transparent", *(f"var(--{name})" for name in COLOURS)}
 
 
 def test_pairs_keep_their_numbers_when_names_are_long() -> None:
@@ -106,7 +105,7 @@ def test_where_nothing_has_a_size_nothing_is_drawn() -> None:
     assert charts.sizes(dataclasses.replace(bare, labels=none)) == ""
 
 
-@pytest.mark.parametrize("sizes", [(0.0, 50.0), (50.0, 50.0), (1e-9, 1e9)])
+@pytest.mark.parametrize("sizes", [(0.0, 50.0), (50.0, 50.0), (1e-9, 1e9), (5e-324, 1e308)])
 def test_odd_sizes_are_drawn_all_the_same(sizes: tuple[float, float]) -> None:
     bare = result(("a", "b"))
     rows = tuple(dataclasses.replace(row, size=size) for row, size in zip(bare.labels, sizes, strict=True))
@@ -117,13 +116,22 @@ def test_the_same_scan_is_drawn_the_same() -> None:
     assert charts.sizes(result()) == charts.sizes(result())
 
 
-def test_the_users_own_style_changes_nothing() -> None:
-    import matplotlib
+def test_a_logarithmic_axis_has_round_ticks_few_enough_to_read() -> None:
+    assert plot.logarithmic_ticks(4.0, 120.0) == [5, 10, 20, 50, 100]
+    assert plot.logarithmic_ticks(40.0, 65.0) == [40, 45, 50, 55, 60, 65]
+    assert plot.logarithmic_ticks(0.5, 2e4) == [1, 10, 100, 1000, 10_000]
+    for low, high in ((1e-2, 1e12), (9.9, 10.1), (1.0, 999.0), (0.011, 0.013)):
+        found = plot.logarithmic_ticks(low, high)
+        assert 2 <= len(found) <= 12 and found == sorted(set(found)) and low <= found[0] and found[-1] <= high
 
-    before = charts.sizes(result())
-    with matplotlib.rc_context({"text.usetex": True, "svg.fonttype": "path", "font.size": 30}):
-        assert charts.sizes(result()) == before
-        assert matplotlib.rcParams["font.size"] == 30
+
+def test_ticks_stand_where_points_of_their_value_are() -> None:
+    bare = result(("a", "b", "c"))
+    rows = tuple(dataclasses.replace(row, size=size) for row, size in zip(bare.labels, (5.0, 50.0, 20.0), strict=True))
+    text = charts.sizes(dataclasses.replace(bare, labels=rows))
+    ticks = {node.text: float(node.get("x", "nan")) for node in drawn(text).iter("text")}
+    for size, (x, _) in ((size, places(text, f": {size}.0 px")[0]) for size in (5, 20, 50)):
+        assert ticks[str(size)] == pytest.approx(x)
 
 
 def test_the_pruning_curve_holds_every_try_twice() -> None:
@@ -136,22 +144,23 @@ def test_the_pruning_curve_holds_every_try_twice() -> None:
     assert charts.pruning(trace[:1]) == ""
 
 
-def test_two_drawings_of_a_page_share_no_name() -> None:
-    trace = repaired().rounds[0].trace
-    texts = [charts.sizes(result()), charts.pruning(trace, "round 1"), charts.pruning(trace, "round 2")]
-    names = [set(re.findall(r'\bid="([^"]+)"', text)) for text in texts]
-    assert all(names)
-    assert not names[0] & names[1] | names[1] & names[2]
+def test_drawings_have_no_names_that_could_clash_on_a_page() -> None:
+    assert " id=" not in charts.sizes(result()) + charts.pruning(repaired().rounds[0].trace)
+
+
+def test_tries_of_one_amount_are_drawn_too() -> None:
+    trace = tuple(dataclasses.replace(point, amount=0.25) for point in repaired().rounds[0].trace)
+    assert len({x for x, _ in places(charts.pruning(trace), "clean accuracy")}) == 1
 
 
 def test_every_variable_of_the_drawing_is_one_of_the_pages() -> None:
     from importlib.resources import files
 
     page = files("neural_cleanse.report").joinpath("report.html").read_text("utf-8")
-    for variable in figure.VARIABLES.values():
+    for variable in COLOURS:
         assert page.count(f"--{variable}:") >= 2, "in light and in dark"
 
 
 def test_a_short_name_is_left_whole() -> None:
-    titles = wording.Titles(pairs())
+    titles = Titles(pairs())
     assert titles.short(pairs().labels[0], 40) == titles.of(pairs().labels[0])

@@ -94,7 +94,7 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
         write(result, to)
         truncated("written")
 
-    monkeypatch.setattr("neural_cleanse.cli.scan.run_scan", scan)
+    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", scan)
     monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
     ran = run("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--output", out)
     assert (ran.code, seen) == (1, ["searching", "written"]), ran.err

@@ -14,7 +14,7 @@ from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
 from neural_cleanse.evaluation import page as rates_page
 from neural_cleanse.evaluation import suite as runner
-from neural_cleanse.evaluation.rates_table import markdown
+from neural_cleanse.evaluation.tables import markdown
 from neural_cleanse.evaluation.zoo import PARTS, part_of
 from neural_cleanse.files import write_whole
 from neural_cleanse.text import escape

@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
+from neural_cleanse.cli import exit_codes
 from neural_cleanse.cli.progress import watching
-from neural_cleanse.cli.scan import scan_with_progress
+from neural_cleanse.cli.scanning import scan_with_progress
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report import terminal
+from neural_cleanse.report import output_dir, terminal
 from neural_cleanse.results.records import ScanResult, Verdict
 
 MODELS = ("infected", "clean")
@@ -35,8 +35,8 @@ def demo(
     where = device_named(device)
     right = True
     with (
-        directory.claimed(output / MODELS[0], overwrite=overwrite),
-        directory.claimed(output / MODELS[1], overwrite=overwrite),
+        output_dir.claimed(output / MODELS[0], overwrite=overwrite),
+        output_dir.claimed(output / MODELS[1], overwrite=overwrite),
         as_file(files("neural_cleanse.demo")) as shipped,
     ):
         images = load_data(shipped / "digits.npz")
@@ -45,13 +45,13 @@ def demo(
             loaded = load_model(shipped / f"{name}.safetensors")
             with watching(quiet=False, log_json=False) as sink:
                 result = scan_with_progress(loaded, images, ScanSettings(), where, sink)
-            directory.write(result, output / name)
+            output_dir.write(result, output / name)
             terminal.show(result, console)
             card = json.loads((shipped / f"{name}.card.json").read_text(encoding="utf-8"))
             right &= _report_truth(console, result, card)
-            console.print(f"report: {output / name / directory.REPORT_FILE}\n", highlight=False, soft_wrap=True)
+            console.print(f"report: {output / name / output_dir.REPORT_FILE}\n", highlight=False, soft_wrap=True)
     if not right:
-        raise typer.Exit(1)
+        raise typer.Exit(exit_codes.WRONG)
 
 
 def _report_truth(console: Console, result: ScanResult, card: dict[str, Any]) -> bool:

@@ -2,8 +2,11 @@
 
 from enum import StrEnum
 
+OK = 0
 ERROR = 2  # every fault, the user's or ours
 FINDINGS = 1  # of inspect
+REJECTED = 1  # of guard check: more images than --at-most
+WRONG = 1  # of demo: an answer that its card contradicts
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 SCAN = {"clean": 0, "infected": 1, "inconclusive": 3}
 REPAIR = {"repaired": 0, "failed": 3, "nothing_to_repair": 3}

@@ -2,59 +2,42 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import options
-from neural_cleanse.cli.inputs import InputOptions, check_same_model, open_both
-from neural_cleanse.detection.input_check import check_shape
-from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.cli import exit_codes, options
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.files import write_whole
-from neural_cleanse.images import ImageSet
-from neural_cleanse.mitigation.base import Backdoor, known_backdoors
-from neural_cleanse.mitigation.guard import Checked, Guard, read_description
-from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
-from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report.pictures import png
-from neural_cleanse.report.table import Table
-from neural_cleanse.report.terminal import show_table
-from neural_cleanse.results import storage
 from neural_cleanse.text import escape
 
+if TYPE_CHECKING:
+    from neural_cleanse.images import ImageSet
+    from neural_cleanse.mitigation.base import Backdoor
+    from neural_cleanse.mitigation.guard import Checked
+    from neural_cleanse.mitigation.guard_fitting import GuardReport
+
 ROWS_SHOWN = 20
-GUARD = "The guard"
 
 app = typer.Typer(no_args_is_help=True, help="Reject images that carry a trigger which a scan recovered.")
 
 
-@app.command()
+@app.command(cls=options.Command)
+@options.takes_inputs("ignore_labels")
 def fit(
     model: options.ModelFile,
-    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=GUARD)],
-    data: options.Data,
-    output: Annotated[Path, typer.Option(help="Directory for guard.json and guard.safetensors.", rich_help_panel=options.RESULT)],
-    fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=GUARD)] = 0.05,
-    labels: Annotated[str | None, typer.Option(help="Guard against the triggers that the scan has for these labels, flagged or not, like 3,7. \\[default: the flagged ones]", rich_help_panel=GUARD)] = None,
-    architecture: options.Architecture = None,
-    allow_code: options.AllowCode = False,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    scale: options.Scale = None,
-    bgr: options.Bgr = False,
-    features: options.Features = None,
-    resize: options.Resize = None,
-    crop: options.CropTo = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    samples: Annotated[int, typer.Option(min=1, help="Use at most four times so many images, drawn at random.", rich_help_panel=options.DATA)] = 2000,
-    seed: options.Seed = 0,
+    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=options.COMMON)],
+    output: Annotated[Path, typer.Option(help="Directory for guard.json and guard.safetensors.", rich_help_panel=options.COMMON)],
+    data: options.Data = None,
+    inputs: options.Inputs = options.Inputs(),
+    fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=options.COMMON)] = 0.05,
+    labels: Annotated[str | None, typer.Option(help="Guard against the triggers of these labels, flagged or not, for example 3,7. \\[default: the flagged ones]", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
+    samples: Annotated[int, typer.Option(min=1, help="A quarter of the number of images used, drawn at random.", rich_help_panel=options.INPUTS)] = 2000,
+    seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Fit an input filter with clean images, labels or not.
@@ -66,12 +49,20 @@ def fit(
 
     Example: neural-cleanse guard fit model.safetensors --scan out/scan --data images/ --output out/guard
     """
-    form = InputOptions(
-        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        True, skip_unreadable, features,
-    )  # fmt: skip
+    import torch
+
+    from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
+    from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed
+    from neural_cleanse.mitigation.base import known_backdoors
+    from neural_cleanse.mitigation.guard_fitting import fit_guard
+    from neural_cleanse.report import output_dir
+    from neural_cleanse.results import storage
+
+    inputs, kept_data = recorded.completed(inputs, data, scan)
+    form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
     where = device_named(device)
-    with directory.claimed(output, overwrite=overwrite):
+    with output_dir.claimed(output, overwrite=overwrite):
         result = storage.load_result(scan)
         loaded, images = open_both(model, data, form, samples, seed)
         check_same_model(result, loaded, scan)
@@ -88,11 +79,12 @@ def fit(
             "model_sha256": loaded.origin.sha256,
             "normalisation": str(loaded.classifier.normalize),
             "input_shape": list(loaded.classifier.input_shape),
-            "features_layer": features,
+            "features_layer": form.features,
             "seed": seed,
             "measured": measured,
         }
         guard.save(output, about)
+        recorded.write(output, replace(inputs, ignore_labels=False, features=None))
     if as_json:
         print(json.dumps(about | {"threshold": guard.threshold}, indent=2))
         return
@@ -107,7 +99,7 @@ def fit(
     console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _measured(report: GuardReport, backdoors: tuple[Backdoor, ...]) -> dict[str, Any]:
+def _measured(report: "GuardReport", backdoors: "tuple[Backdoor, ...]") -> dict[str, Any]:
     """What the guard does on images that chose nothing."""
     return {
         "clean_rejected": _rate(report.clean_rejected, report.clean_trials),
@@ -119,6 +111,8 @@ def _measured(report: GuardReport, backdoors: tuple[Backdoor, ...]) -> dict[str,
 
 
 def _rate(hits: int, trials: int) -> dict[str, Any]:
+    from neural_cleanse.distributions import clopper_pearson
+
     share = hits / trials if trials else 0.0
     return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
 
@@ -128,22 +122,15 @@ def _interval(rate: dict[str, Any]) -> str:
     return f"{low:.1%} to {high:.1%}, {rate['hits']} of {rate['trials']}"
 
 
-@app.command()
+@app.command(cls=options.Command)
+@options.takes_inputs("ignore_labels", "features")
 def check(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Images to check: a folder, an .npz file, or parquet.", show_default=False)],
-    model: Annotated[Path, typer.Option(help="The model that the guard was fitted to.", rich_help_panel=options.MODEL)],
-    guard: Annotated[Path, typer.Option(help="The directory that guard fit wrote.", rich_help_panel=GUARD)],
-    at_most: Annotated[float, typer.Option(help="Share of images that may be rejected without exit code 1; for a script, some twice the --fpr of guard fit.", rich_help_panel=GUARD)] = 0.0,
-    copy_rejected: Annotated[Path | None, typer.Option(help="Copy the rejected images into this directory, to be made.", rich_help_panel=options.RESULT)] = None,
-    architecture: options.Architecture = None,
-    allow_code: options.AllowCode = False,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    scale: options.Scale = None,
-    bgr: options.Bgr = False,
-    resize: options.Resize = None,
-    crop: options.CropTo = None,
-    skip_unreadable: options.SkipUnreadable = False,
+    model: Annotated[Path, typer.Option(help="The model that the guard was fitted to.", rich_help_panel=options.COMMON)],
+    guard: Annotated[Path, typer.Option(help="The directory that guard fit wrote.", rich_help_panel=options.COMMON)],
+    inputs: options.Inputs = options.Inputs(),
+    at_most: Annotated[float, typer.Option(help="Share of images that may be rejected with exit code 0; for a script, about twice the --fpr of guard fit.", rich_help_panel=options.COMMON)] = 0.0,
+    copy_rejected: Annotated[Path | None, typer.Option(help="New directory for copies of the rejected images.", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -155,18 +142,23 @@ def check(
 
     Example: neural-cleanse guard check incoming/ --model model.safetensors --guard out/guard
     """
+    from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
+    from neural_cleanse.cli.inputs import open_both, parsed
+    from neural_cleanse.detection.input_check import check_shape
+    from neural_cleanse.mitigation.guard import Guard, read_description
+    from neural_cleanse.report import output_dir
+
     if not 0 <= at_most <= 1:  # nor nan
         raise SettingsError(f"--at-most is a share between 0 and 1, got {at_most}.")
     described = read_description(guard)
-    form = InputOptions(
-        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        True, skip_unreadable, described.get("features_layer"),
-    )  # fmt: skip
+    inputs, _ = recorded.completed(inputs, None, guard)
+    form = parsed(replace(inputs, ignore_labels=True, features=described.get("features_layer")))
     where = device_named(device)
     if copy_rejected is not None:
         if copy_rejected.is_dir() and any(copy_rejected.iterdir()):
             raise OutputError(f"{copy_rejected} is not empty.", cure="Name another directory for --copy-rejected.")
-        directory.prepare(copy_rejected, overwrite=False)
+        output_dir.prepare(copy_rejected, overwrite=False)
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
     classifier = loaded.classifier.to(where)
@@ -189,10 +181,10 @@ def check(
         sys.stdout.write("\n")
     else:
         _show(data, checked, rejected)
-    raise typer.Exit(1 if share > at_most else 0)
+    raise typer.Exit(exit_codes.REJECTED if share > at_most else exit_codes.OK)
 
 
-def _row(data: ImageSet, checked: Checked, row: int) -> dict[str, Any]:
+def _row(data: "ImageSet", checked: "Checked", row: int) -> dict[str, Any]:
     return {
         "image": row if data.files is None else data.files[row],
         "label": int(checked.logits[row].argmax()),
@@ -201,7 +193,10 @@ def _row(data: ImageSet, checked: Checked, row: int) -> dict[str, Any]:
     }
 
 
-def _show(data: ImageSet, checked: Checked, rejected: list[int]) -> None:
+def _show(data: "ImageSet", checked: "Checked", rejected: list[int]) -> None:
+    from neural_cleanse.report.tables import Table
+    from neural_cleanse.report.terminal import show_table
+
     console = Console()
     worst = sorted(rejected, key=lambda row: -checked.score[row].item())[:ROWS_SHOWN]
     rows = [
@@ -214,8 +209,11 @@ def _show(data: ImageSet, checked: Checked, rejected: list[int]) -> None:
     console.print(f"{len(rejected)} of {len(data)} images rejected ({len(rejected) / len(data):.1%})", highlight=False)
 
 
-def _copy(data: ImageSet, rejected: list[int], to: Path) -> None:
+def _copy(data: "ImageSet", rejected: list[int], to: Path) -> None:
     """The files themselves where there are some, else the pixels as PNG; numbered, so that no name is lost."""
+    from neural_cleanse.files import write_whole
+    from neural_cleanse.report.pictures import png
+
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,11 +1,14 @@
 """From what the command line says of model and images to both of them, in each other's form."""
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
+from neural_cleanse.cli import options
+from neural_cleanse.cli.options import Inputs, PresetTransform
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
@@ -15,6 +18,20 @@ from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How the networks of a kind expect their images: shorter side and square kept, in pixels; mean and std, typed."""
+
+    centre_crop: tuple[int, int]
+    mean: str
+    std: str
+
+
+# As torchvision's weights of most ImageNet classifiers, IMAGENET1K_V1.
+PRESETS = {PresetTransform.imagenet: Preset((256, 224), "0.485,0.456,0.406", "0.229,0.224,0.225")}
+MAX_CLASSES_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,62 @@ class InputOptions:
     ignore_labels: bool = False
     skip_unreadable: bool = False
     features: str | None = None
+    no_sandbox: bool = False
+    classes: tuple[str, ...] | None = None
+    centre_crop: tuple[int, int] | None = None
+
+
+def parsed(inputs: Inputs) -> InputOptions:
+    """What was typed, as values. Raises SettingsError."""
+    if inputs.no_sandbox and not inputs.allow_code:
+        raise SettingsError("--no-sandbox allows nothing by itself.", cure="Add --allow-code, or leave it out.")
+    preset = None if inputs.preset_transform is None else PRESETS[inputs.preset_transform]
+    if preset is not None:
+        if inputs.resize is not None or inputs.crop is not None:
+            raise SettingsError(
+                "--preset-transform brings the images to size itself.", cure="Leave out --resize and --crop."
+            )
+        inputs = replace(inputs, mean=inputs.mean or preset.mean, std=inputs.std or preset.std)
+    return InputOptions(
+        architecture=inputs.architecture,
+        allow_code=inputs.allow_code,
+        centre_crop=None if preset is None else preset.centre_crop,
+        normalize=options.normalization(inputs.mean, inputs.std, inputs.scale, inputs.bgr),
+        resize=options.size(inputs.resize),
+        crop_roi=inputs.crop is not None,
+        ignore_labels=inputs.ignore_labels,
+        skip_unreadable=inputs.skip_unreadable,
+        features=inputs.features,
+        no_sandbox=inputs.no_sandbox,
+        classes=None if inputs.classes is None else read_classes(inputs.classes),
+    )
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names in a file: one per line, or a JSON list. Raises SettingsError."""
+    try:
+        if path.stat().st_size > MAX_CLASSES_BYTES:
+            raise ValueError(f"it has more than {MAX_CLASSES_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"The classes in {path} cannot be read: {error}.") from error
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise SettingsError(f"{path} is not a list of names.", cure="Write one name per line, or a JSON list of names.")
+    stripped = tuple(name.strip() for name in names)
+    twice = (
+        next((name for name in stripped if stripped.count(name) > 1), None) if len(set(stripped)) < len(names) else None
+    )
+    if twice is not None:
+        raise SettingsError(f"{path} names the class {twice!r} twice.")
+    return stripped
+
+
+def named_data(data: Path | None) -> Path:
+    """Where the images are. Raises SettingsError when nothing says it."""
+    if data is None:
+        raise SettingsError("Nothing says which clean images to use.", cure="Name them with --data.")
+    return data
 
 
 def open_both(
@@ -46,6 +119,7 @@ def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) 
         seed=seed,
         resize=form.resize,
         crop="roi" if form.crop_roi else None,
+        centre_crop=form.centre_crop,
         ignore_labels=form.ignore_labels,
         skip_unreadable=form.skip_unreadable,
     )
@@ -57,12 +131,20 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
         model,
         architecture=form.architecture,
         allow_code=form.allow_code,
+        no_sandbox=form.no_sandbox,
         normalize=form.normalize,
         input_shape=images.shape,
     )
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
         assert loaded.classifier.layers  # a layer that is not there fails before any work
+    if form.classes is not None:
+        if len(form.classes) != loaded.classifier.num_classes:
+            raise SettingsError(
+                f"--classes names {len(form.classes)} classes, {model} has {loaded.classifier.num_classes}.",
+                cure="Give one name for each output of the model, in their order.",
+            )
+        loaded = replace(loaded, origin=replace(loaded.origin, label_names=form.classes))
     names = loaded.origin.label_names
     return loaded, images if names is None else images.in_order_of(names)
 

@@ -15,8 +15,9 @@ import typer.main
 from rich.console import Console
 
 from neural_cleanse.allocator import keep_freed_memory
-from neural_cleanse.cli import streams
+from neural_cleanse.cli import project_file, streams
 from neural_cleanse.cli.exit_codes import ERROR
+from neural_cleanse.cli.options import Command
 from neural_cleanse.errors import NeuralCleanseError
 from neural_cleanse.text import escape
 
@@ -41,7 +42,7 @@ def load_command(name: str) -> Any:
     if hasattr(module, "app"):
         single = module.app
     else:
-        single.command(name)(getattr(module, name))
+        single.command(name, cls=Command)(getattr(module, name))
     command = typer.main.get_command(single)
     command.name = name
     return command
@@ -51,9 +52,14 @@ class LazyGroup(typer.core.TyperGroup):
     """Lists commands by name and one line of help; loads the one that is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """As typer does it, with the real command in place of its line of help."""
+        """As typer does it, with the real command in place of its line of help, and the project's options."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if command is not None and name is not None else None, rest
+        if command is None or name is None:
+            return name, None, rest
+        loaded = load_command(name)
+        if not ctx.resilient_parsing and not {"--help", "--show-completion"} & set(rest):
+            ctx.default_map = {name: project_file.defaults(name, loaded, COMMANDS)}
+        return name, loaded, rest
 
 
 app = typer.Typer(

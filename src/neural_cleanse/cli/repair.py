@@ -6,29 +6,20 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.inputs import InputOptions, check_same_model, open_both, run_info_of
-from neural_cleanse.cli.progress import watching
-from neural_cleanse.cli.triggers import read_backdoors
 from neural_cleanse.errors import OutputError
-from neural_cleanse.loading.load import LoadedModel, load_model
-from neural_cleanse.loading.save import as_written, refuse_original, save_like
-from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.repair import Repaired, RepairSettings
-from neural_cleanse.mitigation.repair import repair as run_repair
-from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report import terminal
-from neural_cleanse.results import storage
-from neural_cleanse.results.records import ScanResult
-from neural_cleanse.results.repair import RepairStatus
 
-REPAIR = "The repair"
+if TYPE_CHECKING:
+    from neural_cleanse.loading.load import LoadedModel
+    from neural_cleanse.mitigation.repair import Repaired
+    from neural_cleanse.results.records import ScanResult
+
+REPAIR = "Repair"
 
 
 class Method(StrEnum):
@@ -46,36 +37,27 @@ class Labels(StrEnum):
     every = "all"
 
 
+@options.takes_inputs()
 def repair(
     model: options.ModelFile,
-    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=REPAIR)],
-    data: options.Data,
-    output: Annotated[Path, typer.Option(help="The repaired model; in the container it came in, never over the original.", rich_help_panel=options.RESULT)],
-    method: Annotated[Method, typer.Option(help="unlearn: fine-tune on the trigger with right labels; prune: silence its neurons; auto: the first, and the second where it fails.", rich_help_panel=REPAIR)] = Method.auto,
-    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of the labels it flagged; all: that of every label it has one for.", rich_help_panel=REPAIR)] = Labels.flagged,
-    max_drop: Annotated[float, typer.Option(help="Clean accuracy that may be lost; what costs more is rolled back.", rich_help_panel=REPAIR)] = 0.02,
-    max_asr: Annotated[float, typer.Option(help="Success a trigger may keep, beyond how often the model says its label anyway.", rich_help_panel=REPAIR)] = 0.02,
-    rounds: Annotated[int, typer.Option(min=1, help="Repair and scan again at most so often: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
-    baseline: Annotated[Path | None, typer.Option(help="Scan of the baseline that --scan was compared with (its --output): the new scan is compared with it too.", rich_help_panel=REPAIR)] = None,
-    with_: Annotated[str, typer.Option("--with", help="For comparison: clean (fine-tune without any trigger), or the card or picture of the attacker's own trigger.", rich_help_panel=REPAIR)] = "recovered",
-    verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger: measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
-    verify_target: Annotated[int | None, typer.Option(help="Label that a trigger given as a picture leads to.", rich_help_panel=REPAIR)] = None,
-    architecture: options.Architecture = None,
-    allow_code: options.AllowCode = False,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    scale: options.Scale = None,
-    bgr: options.Bgr = False,
-    features: options.Features = None,
-    resize: options.Resize = None,
-    crop: options.CropTo = None,
-    ignore_labels: options.IgnoreLabels = False,
-    skip_unreadable: options.SkipUnreadable = False,
-    samples: options.Samples = 10_000,
-    seed: options.Seed = 0,
+    scan: Annotated[Path, typer.Option(help="The scan of this model (its --output).", rich_help_panel=options.COMMON)],
+    output: Annotated[Path, typer.Option(help="File for the repaired model, in the format of the original, which stays as it is.", rich_help_panel=options.COMMON)],
+    data: options.Data = None,
+    inputs: options.Inputs = options.Inputs(),
+    method: Annotated[Method, typer.Option(help="unlearn: fine-tune on triggered images with their right labels; prune: remove neurons that react to the trigger; auto: unlearn, then prune if that fails.", rich_help_panel=options.COMMON)] = Method.auto,
+    max_drop: Annotated[float, typer.Option(help="Largest loss of clean accuracy; a step that costs more is rolled back.", rich_help_panel=options.COMMON)] = 0.02,
     device: options.Device = "auto",
-    report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: the whole name of --output with .repair behind it, beside it]", rich_help_panel=options.RESULT)] = None,
     overwrite: options.Overwrite = False,
+    samples: options.Samples = 10_000,
+    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of flagged labels; all: those of every label.", rich_help_panel=REPAIR)] = Labels.flagged,
+    max_asr: Annotated[float, typer.Option(help="Largest success rate that a trigger may keep, above the rate of the label on clean images.", rich_help_panel=REPAIR)] = 0.02,
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of repairs, each followed by a new scan: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
+    baseline: Annotated[Path | None, typer.Option(help="Baseline that --scan was compared with (its --output); the new scan is compared with it too.", rich_help_panel=REPAIR)] = None,
+    with_: Annotated[str, typer.Option("--with", help="For comparison. clean: fine-tune without a trigger; or the card or picture of the attacker's own trigger.", rich_help_panel=REPAIR)] = "recovered",
+    verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger; it is measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
+    verify_target: Annotated[int | None, typer.Option(help="Target label of a trigger that is given as a picture.", rich_help_panel=REPAIR)] = None,
+    seed: options.Seed = 0,
+    report: Annotated[Path | None, typer.Option(help="Directory for repair.json, report.html and the new scan. \\[default: --output with .repair appended]", rich_help_panel=options.OUTPUT)] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
@@ -88,10 +70,19 @@ def repair(
 
     Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
     """
-    form = InputOptions(
-        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        ignore_labels, skip_unreadable, features,
-    )  # fmt: skip
+    from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded
+    from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed, run_info_of
+    from neural_cleanse.cli.progress import watching
+    from neural_cleanse.cli.triggers import read_backdoors
+    from neural_cleanse.loading.load import load_model
+    from neural_cleanse.loading.save import as_written, refuse_original
+    from neural_cleanse.mitigation import repair as repairs
+    from neural_cleanse.report import output_dir, terminal
+    from neural_cleanse.results import storage
+
+    inputs, kept_data = recorded.completed(inputs, data, scan)
+    form, data = parsed(inputs), named_data(kept_data)
     where = device_named(device)
     result = storage.load_result(scan)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
@@ -103,21 +94,20 @@ def repair(
     refuse_original(loaded.origin, output)
     _refuse_place(output, pages, overwrite=overwrite)
 
-    def known(path: Path | None) -> tuple[Backdoor, ...]:
-        return () if path is None else read_backdoors(path, loaded.classifier, verify_target)
-
-    settings = RepairSettings(
+    verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)
+    settings = repairs.RepairSettings(
         method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
-        with_triggers=None if with_ == "recovered" else known(None if with_ == "clean" else Path(with_)),
+        with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
     )  # fmt: skip
     reload = partial(
-        load_model, architecture=architecture, allow_code=allow_code, normalize=form.normalize, input_shape=images.shape
-    )
+        load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
+        input_shape=images.shape, no_sandbox=form.no_sandbox,
+    )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
-    with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
-        repaired = run_repair(
-            loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=known(verify_trigger),
+    with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
+        repaired = repairs.repair(
+            loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=verify,
             run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
         )  # fmt: skip
         sink.close()
@@ -133,9 +123,17 @@ def repair(
 
 
 def _write(
-    loaded: LoadedModel, repaired: Repaired, before: ScanResult, output: Path, pages: Path, console: Console | None
+    loaded: "LoadedModel",
+    repaired: "Repaired",
+    before: "ScanResult",
+    output: Path,
+    pages: Path,
+    console: Console | None,
 ) -> None:
     """Write the model, where it is repaired, and the report, and say so on the console."""
+    from neural_cleanse.loading.save import save_like
+    from neural_cleanse.report import output_dir
+    from neural_cleanse.results.repair import RepairStatus
 
     def say(text: str) -> None:
         if console is not None:
@@ -147,8 +145,8 @@ def _write(
         written = {**after.provenance.model, "path": str(output), "sha256": digest}
         after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
     say(done)
-    directory.write(after, pages, repaired.result)
-    say(f"report: {pages / directory.REPORT_FILE}")
+    output_dir.write(after, pages, repaired.result)
+    say(f"report: {pages / output_dir.REPORT_FILE}")
 
 
 def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
@@ -161,5 +159,5 @@ def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
         raise OutputError(f"Nothing can be written into {output.parent}.")
     if pages.resolve() == output.resolve():
         raise OutputError(
-            f"The report cannot lie where the model does, at {output}.", cure="Name a --report directory."
+            f"The report cannot lie where the model does, at {output}.", cure="Name a --report output_dir."
         )

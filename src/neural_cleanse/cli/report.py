@@ -11,8 +11,7 @@ from rich.console import Console
 
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.files import write_whole
-from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report import sarif, terminal
+from neural_cleanse.report import output_dir, sarif, terminal
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
@@ -82,7 +81,7 @@ def _show(result: ScanResult, repair: RepairResult | None, scan_directory: Path)
     terminal.show(result, console)
     if repair is not None:
         terminal.show_repair(repair, console)
-    path = directory.render(result, scan_directory, repair)
+    path = output_dir.render(result, scan_directory, repair)
     console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

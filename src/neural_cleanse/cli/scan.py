@@ -1,37 +1,16 @@
 """`neural-cleanse scan`: from a model file and clean images to a verdict with evidence."""
 
 import contextlib
-import shlex
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
 
-from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.batch.models import is_batch
-from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import InputOptions, crop_advice, open_both, run_info_of
-from neural_cleanse.cli.progress import ProgressSink, watching
-from neural_cleanse.detection.scan import scan as run_scan
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.engines import Engine, InProcess
-from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.checkpoint import Checkpoint
-from neural_cleanse.loading.load import LoadedModel
-from neural_cleanse.report import output_dir as directory
-from neural_cleanse.report import sarif, terminal
-from neural_cleanse.results import storage
-from neural_cleanse.results.records import ScanResult
-
-BUDGETS = ("--budget", "--max-passes")
+from neural_cleanse.errors import SettingsError
 
 
 class Preset(StrEnum):
@@ -65,45 +44,38 @@ class Loss(StrEnum):
     swapped = "swapped"
 
 
+@options.takes_inputs("features")
 def scan(
     model: options.ScannedModel,
-    data: options.Data,
-    architecture: options.Architecture = None,
-    allow_code: options.AllowCode = False,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    scale: options.Scale = None,
-    bgr: options.Bgr = False,
-    resize: options.Resize = None,
-    crop: options.CropTo = None,
-    ignore_labels: options.IgnoreLabels = False,
-    skip_unreadable: options.SkipUnreadable = False,
-    samples: options.Samples = 1000,
-    labels: Annotated[str | None, typer.Option(help="Search only these labels, like 0-9,33. \\[default: all]", rich_help_panel=options.METHOD)] = None,
-    preset: Annotated[Preset, typer.Option(help="Ours, or the authors' schedule to the letter (some 20 to 100 times dearer).", rich_help_panel=options.METHOD)] = Preset.default,
-    loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.METHOD)] = Loss.ce,
-    restarts: Annotated[int | None, typer.Option(min=1, help="Independent searches a label, their median counts. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.METHOD)] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Also search triggers that work from one class alone: seven to ten times the image passes.", rich_help_panel=options.METHOD)] = False,
-    alpha: Annotated[float, typer.Option(help="Accepted chance of flagging a clean model.", rich_help_panel=options.METHOD)] = 0.01,
-    plan: Annotated[Plan, typer.Option(help="full: every label to its end; sequential: all briefly, and to their end unless that settles it; adaptive: all briefly, the smallest to their end; low-cost: the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.METHOD, show_default=False)] = Plan.auto,
-    budget: Annotated[str | None, typer.Option(help="Stop searching after 90s, 10m or 2h, with what was reached.", rich_help_panel=options.EFFORT)] = None,
-    max_passes: Annotated[int | None, typer.Option(min=1, help="Stop searching after so many image passes.", rich_help_panel=options.EFFORT)] = None,
-    memory: Annotated[str | None, typer.Option(help="What the process may take, like 2G. \\[default: what is free]", rich_help_panel=options.EFFORT)] = None,
-    batch_images: Annotated[int | None, typer.Option(min=1, help="Images in one pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.EFFORT)] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Of the model in the search; what is reported is measured in fp32.", rich_help_panel=options.EFFORT)] = PrecisionName.fp32,
-    baseline: Annotated[Path | None, typer.Option(help="Earlier scan of a baseline with --plan full (its --output): sizes are compared with the baseline's.", rich_help_panel=options.METHOD)] = None,
-    seed: options.Seed = 0,
+    data: options.Data = None,
+    inputs: options.Inputs = options.Inputs(),
+    labels: Annotated[str | None, typer.Option(help="Search these labels only, for example 0-9,33. \\[default: all]", rich_help_panel=options.COMMON)] = None,
+    budget: Annotated[str | None, typer.Option(help="Time limit such as 90s, 10m or 2h; the result says what was not finished.", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot read the images; the answer is then inconclusive.", rich_help_panel=options.METHOD)] = False,
-    output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.RESULT)] = None,
-    resume: options.Resume = False,
-    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="File for a SARIF 2.1.0 log of one model, which dashboards of security findings read.", rich_help_panel=options.RESULT)] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.COMMON)] = None,
     overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
+    samples: options.Samples = 1000,
+    like: Annotated[Path | None, typer.Option(help="Earlier scan (its --output). Network, normalisation, resizing and images are taken from it where they are not typed here.", rich_help_panel=options.INPUTS)] = None,
+    preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.default,
+    loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = Loss.ce,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the median size is used. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.SEARCH)] = None,
+    plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.auto,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Also search for triggers that work from one source class only; 7 to 10 times the cost.", rich_help_panel=options.SEARCH)] = False,
+    alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
+    baseline: Annotated[Path | None, typer.Option(help="Scan of a known-clean model with --plan full (its --output), to compare trigger sizes with.", rich_help_panel=options.SEARCH)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot classify the images; the verdict is then inconclusive.", rich_help_panel=options.SEARCH)] = False,
+    seed: options.Seed = 0,
+    max_passes: Annotated[int | None, typer.Option(min=1, help="Limit on image passes through the model.", rich_help_panel=options.SCALE)] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory limit of the process, for example 2G. \\[default: what is free]", rich_help_panel=options.SCALE)] = None,
+    batch_images: Annotated[int | None, typer.Option(min=1, help="Images per forward pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.SCALE)] = None,
+    precision: Annotated[PrecisionName, typer.Option(help="Precision of the model in the search; reported figures are measured in fp32.", rich_help_panel=options.SCALE)] = PrecisionName.fp32,
     workers: options.Workers = None,
     engine: options.EngineChoice = None,
     address: options.Address = None,
-    fail_on: Annotated[FailOn, typer.Option(help="The mildest verdict that fails a job: with infected, inconclusive is exit code 0 too.", rich_help_panel=options.RESULT)] = FailOn.inconclusive,
+    resume: options.Resume = False,
+    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="Write a SARIF 2.1.0 log of one model to this file, for dashboards of security findings.", rich_help_panel=options.OUTPUT)] = None,
+    as_json: options.Json = False,
+    fail_on: Annotated[FailOn, typer.Option(help="Lowest verdict with a non-zero exit code.", rich_help_panel=options.OUTPUT)] = FailOn.inconclusive,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:  # fmt: skip
@@ -114,142 +86,56 @@ def scan(
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
+    from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli import recorded, scanning
+    from neural_cleanse.cli.batch.models import is_batch
+    from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
+    from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed
+    from neural_cleanse.cli.progress import watching
+    from neural_cleanse.detection.settings import ScanSettings
+    from neural_cleanse.report import output_dir, sarif
+    from neural_cleanse.results import storage
+
     settings = ScanSettings(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
         max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
     )  # fmt: skip
-    form = InputOptions(
-        architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        ignore_labels, skip_unreadable,
-    )  # fmt: skip
+    inputs, kept_data = recorded.completed(inputs, data, like)
+    form, data = parsed(inputs), named_data(kept_data)
     spread = EngineOptions(workers, engine, address, resume)
     if is_batch(model):
         if log_json or sarif_file is not None:
-            raise SettingsError(
-                "--log-json and --sarif tell of one scan.", cure="Give one model, or read summary.json."
-            )
+            raise SettingsError("--log-json and --sarif need a single model.", cure="Give one, or read summary.json.")
         scan_batch(
-            model, data, form, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
+            model, data, inputs, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
             fail_on=fail_on, quiet=quiet,
         )  # fmt: skip
     where = device_named(device)
     if sarif_file is not None:
         sarif.prepare(sarif_file)
-    with directory.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
-        checkpoint = _checkpoint(output, resume=resume, overwrite=overwrite)
+    with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
+        checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, samples, seed)
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
-                result = scan_with_progress(
+                result = scanning.scan_with_progress(
                     loaded, images, settings, where, sink, baseline=baseline_scan, notes=notes, checkpoint=checkpoint,
                     engine=spread.for_one(where.type),
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:
-            raise _interrupted(checkpoint) from interrupt
+            raise scanning.interrupted(checkpoint) from interrupt
         sink.close()
         try:
-            _answer(result, as_json=as_json)
+            scanning.answer(result, as_json=as_json)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
-            _keep(result, output, sarif_file)
+            scanning.keep(result, output, sarif_file, inputs, data)
             if checkpoint is not None and not result.cut_off:
                 checkpoint.remove()
-        if output is not None and not as_json and not quiet:
-            report = output / directory.REPORT_FILE
-            Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
-        if checkpoint is not None and result.cut_off and not quiet:
-            kept = "go on" if checkpoint.has_records() else "no label was finished, begin again"
-            _say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
+        if not quiet:
+            scanning.say_what_is_kept(result, None if as_json else output, checkpoint)
         code = exit_codes.of_scan(result.verdict.value, fail_on)
         sink.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)
-
-
-def _answer(result: ScanResult, *, as_json: bool) -> None:
-    """The answer on stdout."""
-    if as_json:
-        sys.stdout.write(storage.dumps(result))
-        sys.stdout.flush()
-    else:
-        terminal.show(result, Console())
-
-
-def _keep(result: ScanResult, output: Path | None, sarif_file: Path | None) -> None:
-    """The answer in files."""
-    if sarif_file is not None:
-        sarif.write(result, sarif_file)
-    if output is not None:
-        directory.write(result, output)
-
-
-def _checkpoint(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
-    if output is None:
-        if resume:
-            raise SettingsError("--resume goes on with a scan in a directory.", cure="Name it with --output.")
-        return None
-    checkpoint = Checkpoint.within(output)
-    if checkpoint.exists() and not overwrite and not resume:
-        raise OutputError(
-            f"The output directory {output} holds an unfinished scan.",
-            cure="Go on with it: --resume. Or start anew: --overwrite.",
-        )
-    if resume and checkpoint.exists():
-        return checkpoint
-    if resume and not overwrite and (output / storage.JSON_FILE).exists():
-        raise OutputError(
-            f"The output directory {output} holds a finished scan: there is nothing to go on with.",
-            cure="Read it with `neural-cleanse report`. To scan anew, name another directory, or pass --overwrite.",
-        )
-    if not overwrite:
-        directory.refuse_occupied(output)
-    checkpoint.remove()
-    return checkpoint
-
-
-def _say_how_to_go_on(why: str, *without: str) -> None:
-    """The command that goes on with this scan, on stderr; without some options and their values."""
-    words = iter(sys.argv[1:])
-    command = []
-    for word in words:
-        if word in without:
-            next(words, None)
-        elif word not in ("--resume", "--overwrite") and not word.startswith(tuple(f"{name}=" for name in without)):
-            command.append(word)
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(why, highlight=False)
-    console.print(f"  {shlex.join(['neural-cleanse', *command, '--resume'])}", markup=False, highlight=False)
-
-
-def _interrupted(checkpoint: Checkpoint | None) -> typer.Exit:
-    """What to do next, on stderr."""
-    console = Console(stderr=True, soft_wrap=True)
-    if checkpoint is None or not checkpoint.exists():
-        console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
-    else:
-        _say_how_to_go_on("interrupted; go on with:")
-    return typer.Exit(exit_codes.INTERRUPTED)
-
-
-def scan_with_progress(
-    loaded: LoadedModel,
-    images: ImageSet,
-    settings: ScanSettings,
-    device: torch.device,
-    sink: ProgressSink,
-    *,
-    baseline: ScanResult | None = None,
-    notes: tuple[str, ...] = (),
-    checkpoint: Checkpoint | None = None,
-    engine: Engine = InProcess(),
-) -> ScanResult:
-    """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
-    classifier = loaded.classifier.to(device)
-    around = run_info_of(loaded)
-    around = replace(around, notes=(*around.notes, *notes))
-    return run_scan(
-        classifier, images, settings, run_info=around, baseline=baseline, checkpoint=checkpoint, engine=engine,
-        progress=sink,
-    )  # fmt: skip

@@ -13,7 +13,7 @@ from neural_cleanse.classifier import device_named
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation import zoo
-from neural_cleanse.evaluation.zoo_table import zoo_table
+from neural_cleanse.evaluation.tables import zoo_table
 from neural_cleanse.text import escape
 
 app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and show them.")

@@ -7,8 +7,7 @@ from typing import Any
 
 import jinja2
 
-from neural_cleanse.evaluation.rates_table import finished, misses, summary, tables
-from neural_cleanse.evaluation.zoo_table import kind
+from neural_cleanse.evaluation.tables import finished, kind, misses, summary, tables
 
 Row = Mapping[str, Any]
 

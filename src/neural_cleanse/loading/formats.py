@@ -63,6 +63,7 @@ def open_file(
     *,
     allow_code: bool = False,
     input_shape: tuple[int, int, int] | None = None,
+    no_sandbox: bool = False,
 ) -> Network:
     """The network in the file that was read from `path`, by the reader its content asks for.
 
@@ -84,7 +85,9 @@ def open_file(
     from neural_cleanse.loading.program import reader as program
 
     kind, code = PROGRAMS[container], None if architecture is None else Path(architecture)
-    return program.read(content, str(path), kind, allow_code=allow_code, input_shape=input_shape, code=code)
+    return program.read(
+        content, str(path), kind, allow_code=allow_code, input_shape=input_shape, code=code, no_sandbox=no_sandbox
+    )
 
 
 def _is_code_alone(architecture: str) -> bool:

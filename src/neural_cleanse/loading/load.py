@@ -68,11 +68,14 @@ def open_model(
     *,
     allow_code: bool = False,
     input_shape: tuple[int, int, int] | None = None,
+    no_sandbox: bool = False,
 ) -> Opened:
     """Read a file, or a Hugging Face directory. Raises ModelError and its kinds."""
     if not path.is_dir():
         content = read_whole(path)
-        network = open_file(content, path, architecture, allow_code=allow_code, input_shape=input_shape)
+        network = open_file(
+            content, path, architecture, allow_code=allow_code, input_shape=input_shape, no_sandbox=no_sandbox
+        )
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface
 
@@ -93,16 +96,18 @@ def load_model(
     allow_code: bool = False,
     normalize: Normalize | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    no_sandbox: bool = False,
 ) -> LoadedModel:
     """Load a model file of any container, or a Hugging Face directory.
 
     `architecture` is a name or FILE.py:FUNCTION (the user's own code, only with `allow_code`), for files that hold
     weights alone. `input_shape` (c, h, w) serves networks that do not say theirs. `allow_code` also opens programs
-    (TorchScript, pickled modules, Keras with code), in a process of their own. Raises ModelError and its kinds; without
+    (TorchScript, pickled modules, Keras with code), in bubblewrap; where that does not work they are refused unless
+    `no_sandbox` is given too. Raises ModelError and its kinds; without
     `allow_code` nothing of the file is ever executed.
     """
     path = Path(path)
-    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape)
+    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape, no_sandbox=no_sandbox)
     return complete(opened, path, normalize=normalize, input_shape=input_shape)
 
 

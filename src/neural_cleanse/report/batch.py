@@ -3,16 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.text import Text
 
 from neural_cleanse.report import terminal
 from neural_cleanse.report.output_dir import REPORT_FILE
-from neural_cleanse.report.table import Table
+from neural_cleanse.report.tables import Table
+from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import HEADLINE, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 from neural_cleanse.text import escape
@@ -128,14 +127,8 @@ def show(rows: Sequence[BatchRow], console: Console) -> None:
 
 def html(rows: Sequence[BatchRow], command: str | None) -> str:
     """The page: no script, no request, every name escaped; links lead to the reports in the directories beside it."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        finalize=lambda value: escape(value) if isinstance(value, str) else value,
-    )
-    template = environment.from_string(files("neural_cleanse.report").joinpath("batch.html").read_text("utf-8"))
-    return template.render(
+    return render(
+        "batch.html",
         rows=ordered(rows),
         sentence=sentence(rows),
         words=WORDS,

@@ -2,166 +2,182 @@
 
 import math
 import statistics
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from neural_cleanse.report import svg as figure
-from neural_cleanse.report import text as wording
+from markupsafe import Markup
+
+from neural_cleanse.report import plot
+from neural_cleanse.report.plot import ALARM, BAR, GOOD, SOFT, Chart, Frame, Group, Line, Point, Shade, Text
+from neural_cleanse.report.text import Titles, bars, p_is, pair_of
 from neural_cleanse.results.records import LabelResult, ScanResult
 from neural_cleanse.results.repair import TracePoint
 
 MANY_LABELS = 43  # above, rows have no room for a name
 WIDTH = 460.0  # points
 ROW = 18.0
-TOP = 40.0  # room for two lines over the frame
+TOP = 40.0  # space for two lines over the frame
+BELOW = 44.0  # and for the axis and its title under it
 NAME_SHOWN = 14  # characters of a label beside its row
 FLAGGED_NAMED = 10  # flagged labels with their name in a chart of many
 LETTER = 8.5  # width of one in a name; on a phone the page enlarges it
 TALL = 330.0
-ROOM = 1.2  # between the outermost point and the frame
-SMALLEST = 1e-2  # px: where a trigger of no size is drawn on a logarithmic axis
+MARGIN = 1.2  # factor between the outermost point and the frame
+SMALLEST, LARGEST = 1e-2, 1e12  # px: where a trigger of no size, or of an absurd one, is drawn on a logarithmic axis
+
+Row = tuple[float, LabelResult]  # y, and what is drawn there
 
 
-def sizes(result: ScanResult) -> str:
+def sizes(result: ScanResult) -> Markup:
     """Size of every label on a logarithmic axis, smallest on top; empty where none has a size.
 
     A dashed line is the detection limit, a dotted one the median; a thin line through a point is one standard deviation
     over restarts.
     """
-    rows = [bar.row for bar in wording.bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
+    rows = [bar.row for bar in bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
     if not rows:
-        return ""
-    flagged = result.flagged_pairs
+        return Markup()
     named = len(rows) <= MANY_LABELS
-    titles = wording.Titles(result)
-    groups = {
-        "label": [(place, row) for place, row in enumerate(rows) if wording.pair(row) not in flagged],
-        "flagged": [(place, row) for place, row in enumerate(rows) if wording.pair(row) in flagged],
-    }
-
-    def paint(axes: Any) -> None:
-        _axes(axes, rows, result.detection_limit, named)
-        _reference_lines(axes, result.detection_limit, statistics.median(_size(row) for row in rows))
-        for gid, members in groups.items():
-            _points(axes, gid, members, small=not named)
-        if named:
-            axes.set_yticks(range(len(rows)), names)
-            axes.tick_params(axis="y", length=0)
-        else:
-            axes.set_ylabel("labels, smallest first")
-            for line, (place, row) in enumerate(groups["flagged"][:FLAGGED_NAMED]):
-                text = f"{titles.short(row, 2 * NAME_SHOWN)}, {_size(row):.1f} px"
-                place_of_text = (10, 2 - 2 * ROW * line / 3)
-                axes.annotate(text, (_size(row), place), place_of_text, textcoords="offset points", color=figure.ALARM)
-
-    height = len(rows) * ROW if named else TALL
+    titles = Titles(result)
     names = [titles.short(row, NAME_SHOWN) for row in rows] if named else []
-    margins = (24.0 + LETTER * max(map(len, names), default=4), 20.0, 44.0, TOP)
-    notes = {gid: [_note(row, titles, gid) for _, row in members] for gid, members in groups.items() if members}
-    name = f"trigger size of {len(rows)} labels in pixels, smallest first; the table holds the same numbers"
-    return figure.draw(paint, size=(WIDTH, height + 44.0 + TOP), margins=margins, name=name, notes=notes)
+    height = len(rows) * ROW if named else TALL
+    left = 24.0 + LETTER * max(map(len, names), default=4)
+    frame = Frame(left, TOP, WIDTH - 20.0, TOP + height)
+    low, high = _limits(rows, result.detection_limit)
+    across = plot.scale(math.log(low), math.log(high), frame.left, frame.right)
+    first = 0.5 if named else 0.5 + 0.06 * len(rows)  # space for names over the first of many points
+    down = plot.scale(-first, len(rows) - 0.5, frame.top, frame.bottom)
+    placed = [(down(number), row) for number, row in enumerate(rows)]
 
+    def x_of(value: float) -> float:
+        return across(math.log(_drawable(value)))
 
-def _axes(axes: Any, rows: Sequence[LabelResult], limit: float | None, named: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    spread = [row.log_size_sd or 0.0 for row in rows]
-    values = [_size(row) * math.exp(sign * sd) for row, sd in zip(rows, spread, strict=True) for sign in (-1, 1)]
-    values += [] if limit is None else [max(limit, SMALLEST)]
-    low, high = min(values) / ROOM, max(values) * ROOM
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.set_ylim(len(rows) - 0.5, -0.5 - (0.0 if named else 0.06 * len(rows)))
-    decades = math.log10(high / low)
-    axes.xaxis.set_major_locator(
-        MaxNLocator(5, min_n_ticks=2)
-        if decades < 1
-        else LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,), numticks=20)
+    lines, texts = plot.axis_across(
+        frame,
+        [(x_of(tick), f"{tick:g}") for tick in plot.logarithmic_ticks(low, high)],
+        "trigger size, px (logarithmic)",
     )
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("trigger size, px (logarithmic)")
-    axes.grid(axis="both" if named else "x", linewidth=0.6)
-    axes.set_axisbelow(True)
+    if named:
+        y_ticks = [(y, name) for (y, _), name in zip(placed, names, strict=True)]
+    else:
+        y_ticks = [(down(tick), f"{tick:g}") for tick in plot.linear_ticks(0.0, float(len(rows)))]
+    more_lines, more_texts = plot.axis_down(frame, y_ticks, grid=named)
+    if not named:
+        y = plot.rounded((frame.top + frame.bottom) / 2)
+        more_texts.append(Text(12.0, y, "labels, smallest first", anchor="middle", upright=True))
+    shades, limits, limit_texts = _reference_lines(frame, x_of, result.detection_limit, rows)
+    flagged = [(y, row) for y, row in placed if pair_of(row) in result.flagged_pairs]
+    others = [(y, row) for y, row in placed if pair_of(row) not in result.flagged_pairs]
+    return Chart(
+        f"trigger size of {len(rows)} labels in pixels, smallest first; the table holds the same numbers",
+        WIDTH,
+        height + BELOW + TOP,
+        shades,
+        [*lines, *more_lines, *limits, *_deviations(others, x_of, BAR), *_deviations(flagged, x_of, ALARM)],
+        [*texts, *more_texts, *limit_texts, *([] if named else _names(flagged, x_of, titles))],
+        [
+            Group([_point(y, row, x_of, titles) for y, row in others], BAR, 3.2 if named else 2.0),
+            Group([_point(y, row, x_of, titles, ", flagged") for y, row in flagged], ALARM, 4.6, diamond=True),
+        ],
+    ).svg()
 
 
-def _reference_lines(axes: Any, limit: float | None, middle: float) -> None:
-    """The detection limit and the median, each with its name on a line of its own above the frame."""
-    axes.axvline(middle, color=figure.SOFT, linestyle=":", linewidth=1.2)
-    _above(axes, middle, f"median {middle:.1f}", 4, figure.SOFT)
-    if limit is None or limit <= 0:
-        return
-    axes.axvspan(axes.get_xlim()[0], limit, color=figure.ALARM, alpha=0.07, linewidth=0)
-    axes.axvline(limit, color=figure.ALARM, linestyle="--", linewidth=1.4)
-    _above(axes, limit, f"detection limit {limit:.1f}", 20, figure.ALARM)
+def _limits(rows: Sequence[LabelResult], limit: float | None) -> tuple[float, float]:
+    """Ends of the axis in pixels: all points, their deviations and the detection limit lie between them."""
+    values = [_drawable(end) for row in rows for end in _deviation(row)]
+    values += [] if limit is None else [_drawable(limit)]
+    return min(values) / MARGIN, max(values) * MARGIN
 
 
-def _above(axes: Any, value: float, text: str, height: float, colour: str) -> None:
-    """Text over the frame at a value, towards the middle, so that it stays on the drawing."""
-    low, high = axes.get_xlim()
-    left = math.log(value / low) < 0.5 * math.log(high / low)
-    axes.annotate(
-        text, (value, 1), (0, height), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-        ha="left" if left else "right", color=colour,
-    )  # fmt: skip
+def _deviation(row: LabelResult) -> tuple[float, float]:
+    """One standard deviation below and above, in pixels."""
+    factor = math.exp(min(row.log_size_sd or 0.0, 20.0))
+    return _size(row) / factor, _size(row) * factor
 
 
-def _points(axes: Any, gid: str, members: Sequence[tuple[int, LabelResult]], *, small: bool) -> None:
-    if not members:
-        return
-    flagged = gid == "flagged"
-    colour = figure.ALARM if flagged else figure.BAR
-    spread = [(place, row, row.log_size_sd) for place, row in members if row.log_size_sd]
-    if spread:
-        ends = [(_size(row) * math.exp(-sd), _size(row) * math.exp(sd)) for _, row, sd in spread]
-        axes.hlines(
-            [place for place, _, _ in spread], [low for low, _ in ends], [high for _, high in ends],
-            colors=colour, linewidths=1.5,
-        )  # fmt: skip
-    axes.scatter(
-        [_size(row) for _, row in members], [place for place, _ in members], gid=gid, color=colour, zorder=3,
-        marker="D" if flagged else "o", s=42 if flagged else 14 if small else 36, **figure.HOVER,
-    )  # fmt: skip
-
-
-def _note(row: LabelResult, titles: wording.Titles, gid: str) -> str:
-    flagged = ", flagged" if gid == "flagged" else ""
-    return f"{titles.of(row)}: {_size(row):.1f} px, {wording.p_is(row.p_value)}{flagged}"
+def _drawable(value: float) -> float:
+    return min(max(value, SMALLEST), LARGEST)
 
 
 def _size(row: LabelResult) -> float:
     assert row.size is not None, "only rows with a size are drawn"
-    return max(row.size, SMALLEST)
+    return _drawable(row.size)
 
 
-def pruning(points: Sequence[TracePoint], name: str = "pruning") -> str:
+def _reference_lines(
+    frame: Frame, x_of: Callable[[float], float], limit: float | None, rows: Sequence[LabelResult]
+) -> tuple[list[Shade], list[Line], list[Text]]:
+    """The detection limit and the median, each with its name on a line of its own above the frame."""
+    middle = statistics.median(_size(row) for row in rows)
+    lines = [Line(plot.straight(x_of(middle), frame.top, x_of(middle), frame.bottom), SOFT, 1.2, "1.2 2")]
+    texts = [_above(frame, x_of(middle), f"median {middle:.1f}", 4.0, SOFT)]
+    if limit is None or limit <= 0:
+        return [], lines, texts
+    x = x_of(limit)
+    shade = Shade(frame.left, frame.top, plot.rounded(x - frame.left), frame.bottom - frame.top, ALARM)
+    lines.append(Line(plot.straight(x, frame.top, x, frame.bottom), ALARM, 1.4, "5 2.5"))
+    return [shade], lines, [*texts, _above(frame, x, f"detection limit {limit:.1f}", 20.0, ALARM)]
+
+
+def _above(frame: Frame, x: float, text: str, height: float, colour: str) -> Text:
+    """Text over the frame, towards the middle, so that it stays on the drawing."""
+    left = x < (frame.left + frame.right) / 2
+    return Text(x, frame.top - height, text, colour, "start" if left else "end")
+
+
+def _deviations(rows: Sequence[Row], x_of: Callable[[float], float], colour: str) -> list[Line]:
+    """A line through each point that has a standard deviation, all of them one path."""
+    ends = [(y, _deviation(row)) for y, row in rows if row.log_size_sd]
+    path = "".join(plot.straight(x_of(low), y, x_of(high), y) for y, (low, high) in ends)
+    return [Line(path, colour, 1.5)] if path else []
+
+
+def _names(flagged: Sequence[Row], x_of: Callable[[float], float], titles: Titles) -> list[Text]:
+    """Names of the first flagged labels beside their points, each a bit higher than the last."""
+    return [
+        Text(
+            x_of(_size(row)) + 10.0,
+            plot.rounded(y - 2.0 + 2 * ROW * number / 3),
+            f"{titles.short(row, 2 * NAME_SHOWN)}, {_size(row):.1f} px",
+            ALARM,
+        )
+        for number, (y, row) in enumerate(flagged[:FLAGGED_NAMED])
+    ]
+
+
+def _point(y: float, row: LabelResult, x_of: Callable[[float], float], titles: Titles, remark: str = "") -> Point:
+    return Point(x_of(_size(row)), y, f"{titles.of(row)}: {_size(row):.1f} px, {p_is(row.p_value)}{remark}")
+
+
+def pruning(points: Sequence[TracePoint], name: str = "pruning") -> Markup:
     """Success of the trigger and clean accuracy against the share of neurons pruned; empty under two points."""
     if len(points) < 2:
-        return ""
+        return Markup()
     amounts = [point.amount for point in points]
-    lines = {
-        "accuracy": ("clean accuracy", [point.accuracy for point in points], figure.GOOD, "-", "o"),
-        "success": ("success of the trigger", [point.worst_asr for point in points], figure.ALARM, "--", "D"),
-    }
-
-    def paint(axes: Any) -> None:
-        from matplotlib.ticker import PercentFormatter
-
-        for gid, (label, values, colour, style, marker) in lines.items():
-            axes.plot(amounts, values, color=colour, linestyle=style, linewidth=1.6, marker=marker, ms=5, label=label)
-            axes.scatter(amounts, values, gid=gid, color=(0.0, 0.0, 0.0, 0.0), s=20, **figure.HOVER)
-        axes.set_ylim(-0.04, 1.04)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("share of neurons pruned")
-        axes.grid(linewidth=0.6)
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, columnspacing=6.0, frameon=False, borderaxespad=0.2
-        )
-
-    notes = {
-        gid: [f"{amount:.1%} pruned: {label} {value:.1%}" for amount, value in zip(amounts, values, strict=True)]
-        for gid, (label, values, *_) in lines.items()
-    }
+    frame = Frame(52.0, 32.0, WIDTH - 16.0, 196.0)
+    border = 0.05 * (max(amounts) - min(amounts)) or 0.05
+    low, high = min(amounts) - border, max(amounts) + border
+    x_of = plot.scale(low, high, frame.left, frame.right)
+    y_of = plot.scale(1.04, -0.04, frame.top, frame.bottom)
+    lines, texts = plot.axis_across(
+        frame,
+        [(x_of(tick), f"{100 * tick:g}%") for tick in plot.linear_ticks(low, high) if tick >= 0],
+        "share of neurons pruned",
+    )
+    more_lines, more_texts = plot.axis_down(frame, [(y_of(tick / 5), f"{20 * tick}%") for tick in range(6)])
+    lines, texts, groups = [*lines, *more_lines], [*texts, *more_texts], []
+    curves = (
+        ("clean accuracy", [point.accuracy for point in points], GOOD, "", False, frame.left + 8.0),
+        ("success of the trigger", [point.worst_asr for point in points], ALARM, "5 2.5", True, frame.left + 172.0),
+    )
+    for label, values, colour, dashes, diamond, x in curves:
+        places = [(x_of(amount), y_of(value)) for amount, value in zip(amounts, values, strict=True)]
+        notes = [f"{amount:.1%} pruned: {label} {value:.1%}" for amount, value in zip(amounts, values, strict=True)]
+        lines += [
+            Line(plot.joined(places), colour, 1.6, dashes),
+            Line(plot.straight(x, 20, x + 20, 20), colour, 1.6, dashes),
+        ]
+        texts.append(Text(x + 28.0, 20.0 + plot.DESCENT, label))
+        drawn = [Point(x + 10.0, 20.0, ""), *(Point(*place, note) for place, note in zip(places, notes, strict=True))]
+        groups.append(Group(drawn, colour, 4.0 if diamond else 2.8, diamond))
     described = f"{name}: success of the trigger and clean accuracy against the share of neurons pruned"
-    return figure.draw(paint, size=(WIDTH, 240.0), margins=(52.0, 16.0, 44.0, 32.0), name=described, notes=notes)
+    return Chart(described, WIDTH, 240.0, (), lines, texts, groups).svg()

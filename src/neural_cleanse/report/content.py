@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report import text as wording
+from neural_cleanse.report.text import Titles, p_is, pair_of
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
@@ -69,7 +69,7 @@ class FlaggedLabel:
 
 def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     """Every flagged label that has evidence."""
-    titles, rows = wording.Titles(result), {wording.pair(row): row for row in result.labels}
+    titles, rows = Titles(result), {pair_of(row): row for row in result.labels}
     found = []
     for evidence in result.evidence:
         pair = evidence.pair
@@ -86,7 +86,7 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
     """Where the evidence against one label is thin, in sentences."""
     found = []
     if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
-        found.append(f"{wording.p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
+        found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
     trials = sum(source.trials for source in sources)
     if trials < FEW_IMAGES:
         found.append(f"Its success was measured on {trials} images only.")
@@ -157,7 +157,7 @@ def sureness(result: ScanResult) -> str:
     if result.p_value is None:
         return "No p-value: there is no reference to test against."
     meaning = (
-        f"{wording.p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
+        f"{p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
         "suspicious, where log sizes are normal."
     )
     if settled_by_screening(result):

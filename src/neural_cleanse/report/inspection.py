@@ -1,12 +1,14 @@
 """An inspected model in the terminal. The record comes from a hostile file: every word of it is sanitized."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from neural_cleanse.text import escape, sanitize
+from neural_cleanse.report.tables import Table
+from neural_cleanse.report.terminal import show_table
+from neural_cleanse.text import escape, sanitize, truncate
 
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10
@@ -30,6 +32,28 @@ def show(record: Mapping[str, Any], console: Console) -> None:
         _print(console, f"finding: {finding['place']}: {runs}{finding['what']}", "bold red")
     if not record["findings"]:
         _print(console, "No findings: nothing in it would run, and no control flow was seen.", "bold green")
+
+
+def show_many(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print one row a model, and how many have findings or could not be read (`error` in the record)."""
+    rows = [_row(record) for record in records]
+    show_table(Table("", ("model", "format", "input", "classes", "findings"), rows, frozenset({"classes"})), console)
+    flagged, failed = (sum(bool(record.get(key)) for record in records) for key in ("findings", "error"))
+    console.print()
+    _print(console, f"{len(records)} models: {flagged} with findings, {failed} could not be read.", "bold")
+    if flagged:
+        _print(console, "Inspect a model by itself for its findings.", "")
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    path = escape(record["path"])
+    if "error" in record:
+        return path, "could not be read", "", "", escape(truncate(record["error"], MAX_WIDTH))
+    runs = sum(finding["runs_code"] for finding in record["findings"])
+    found = f"{len(record['findings'])}, {runs} would run code" if record["findings"] else "none"
+    shape = "x".join(map(str, record["input_shape"] or ())) or "not said"
+    classes = "not said" if record["num_classes"] is None else f"{record['num_classes']:,}"
+    return path, escape(record["container"]), shape, classes, found
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,10 +3,21 @@
 import re
 from collections.abc import Iterable
 
-from neural_cleanse.report import content as account
-from neural_cleanse.report import repair_words
-from neural_cleanse.report import text as wording
-from neural_cleanse.report.table import Table
+from neural_cleanse.report import content, tables
+from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import (
+    HEADLINE,
+    Titles,
+    asr_text,
+    bars,
+    folder_name,
+    found_at,
+    mark,
+    number,
+    p_text,
+    paper_sentence,
+    sentence,
+)
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult
 from neural_cleanse.text import escape
@@ -24,16 +35,16 @@ def markdown(result: ScanResult, repair: RepairResult | None = None, *, pictures
     level = "#" if repair is None else "##"
     what = "" if repair is None else "The last scan: "
     parts += [
-        f"{level} {what}{wording.HEADLINE[result.verdict]}",
-        f"**{text(wording.sentence(result))}**",
+        f"{level} {what}{HEADLINE[result.verdict]}",
+        f"**{text(sentence(result))}**",
         _facts(result),
         *(f"> Note: {text(note)}." for note in result.provenance.notes),
     ]
-    for finding in account.findings(result):
+    for finding in content.findings(result):
         parts += _finding(finding, pictures)
     parts += [
         _folded(f"Trigger size of every label ({len(result.label_rows or result.labels):,})", _sizes(result)),
-        text(wording.paper_sentence(result)),
+        text(paper_sentence(result)),
         _folded("What was and was not checked", _checked(result)),
         _folded("How to repeat it", _repeat(result)),
     ]
@@ -61,13 +72,13 @@ def code(value: str) -> str:
 
 def _repair(repair: RepairResult) -> list[str]:
     return [
-        f"# {repair_words.HEADLINE[repair.status]}",
-        f"**{text(repair_words.sentence(repair))}**",
-        text(repair_words.accuracy_sentence(repair)),
-        _inert(repair_words.trigger_table(repair)),
-        text(repair_words.caution(repair)),
-        _folded("Classes that changed most", _inert(repair_words.class_table(repair))) if repair.rounds else "",
-        _folded("What was tried", _inert(repair_words.try_table(repair))) if repair.rounds else "",
+        f"# {tables.REPAIR_HEADLINE[repair.status]}",
+        f"**{text(tables.repair_sentence(repair))}**",
+        text(tables.accuracy_sentence(repair)),
+        _inert(tables.trigger_table(repair)),
+        text(tables.caution(repair)),
+        _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
+        _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
         *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),
     ]
@@ -76,9 +87,9 @@ def _repair(repair: RepairResult) -> list[str]:
 def _facts(result: ScanResult) -> str:
     model = result.provenance.model
     rows = [
-        ("Looked for", text(account.looked_for(result))),
-        ("Detection limit", text(account.limit(result))),
-        ("How sure", text(account.sureness(result))),
+        ("Looked for", text(content.looked_for(result))),
+        ("Detection limit", text(content.limit(result))),
+        ("How sure", text(content.sureness(result))),
         (
             "Model",
             code(str(model.get("path", "unnamed"))) + f" sha256 {code(str(model.get('sha256', 'unknown'))[:12])}",
@@ -87,15 +98,15 @@ def _facts(result: ScanResult) -> str:
     return Table("", ("", ""), rows).markdown()
 
 
-def _finding(finding: account.FlaggedLabel, pictures: bool) -> list[str]:
+def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
         f"## Label {text(finding.title)}",
-        f"{text(wording.found_at(row))}. On images that the search never saw it "
-        f"succeeds for {wording.asr_text(row.shown)} of them (95 % interval).",
+        f"{text(found_at(row))}. On images that the search never saw it "
+        f"succeeds for {asr_text(row.shown)} of them (95 % interval).",
     ]
     if pictures:
-        folder = wording.folder_name(finding.pair)
+        folder = folder_name(finding.pair)
         parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
     if finding.weak:
         parts += ["Where this is weak:", _bullets(finding.weak)]
@@ -109,20 +120,20 @@ def _finding(finding: account.FlaggedLabel, pictures: bool) -> list[str]:
 
 
 def _sizes(result: ScanResult) -> str:
-    titles, bars = wording.Titles(result), wording.bars(result)
+    titles, drawn = Titles(result), bars(result)
     rows = []
-    for bar in bars[:ROWS_SHOWN]:
+    for bar in drawn[:ROWS_SHOWN]:
         row, strong = bar.row, "**" if bar.flagged else ""
         rows.append(
             (
-                f"{strong}{text(titles.of(row))}{strong}", wording.number(row.size),
-                wording.number(row.anomaly_index, 2), text(wording.p_text(row.p_value)), wording.asr_text(row),
-                wording.mark(bar),
+                f"{strong}{text(titles.of(row))}{strong}", number(row.size),
+                number(row.anomaly_index, 2), text(p_text(row.p_value)), asr_text(row),
+                mark(bar),
             )
         )  # fmt: skip
     columns = ("label", "size, px", "index", "p", "success on unseen images", "remark")
     table = Table("", columns, rows, frozenset(columns[1:4])).markdown()
-    return table + _more(bars, ROWS_SHOWN, "labels with larger triggers or no size")
+    return table + _more(drawn, ROWS_SHOWN, "labels with larger triggers or no size")
 
 
 def _more(rows: Iterable[object], shown: int, what: str) -> str:
@@ -131,13 +142,13 @@ def _more(rows: Iterable[object], shown: int, what: str) -> str:
 
 
 def _checked(result: ScanResult) -> str:
-    checked, not_checked = _bullets(account.checked(result)), _bullets(account.not_checked(result))
-    return f"Checked:\n\n{checked}\n\nNot checked:\n\n{not_checked}\n\n{text(account.NATURAL)}"
+    checked, not_checked = _bullets(content.checked(result)), _bullets(content.not_checked(result))
+    return f"Checked:\n\n{checked}\n\nNot checked:\n\n{not_checked}\n\n{text(content.NATURAL)}"
 
 
 def _repeat(result: ScanResult) -> str:
-    rows = [(name, code(value)) for name, value in account.repeat(result)]
-    return Table("", ("what", "value"), rows).markdown() + f"\n{text(account.cost(result))}"
+    rows = [(name, code(value)) for name, value in content.repeat(result)]
+    return Table("", ("what", "value"), rows).markdown() + f"\n{text(content.cost(result))}"
 
 
 def _bullets(lines: Iterable[str]) -> str:

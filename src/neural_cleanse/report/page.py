@@ -3,23 +3,31 @@
 import base64
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from jaxtyping import UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from neural_cleanse.report import charts, repair_words
-from neural_cleanse.report import content as account
-from neural_cleanse.report import text as wording
-from neural_cleanse.report.pair_table import pair_table
+from neural_cleanse.report import charts, content, tables
 from neural_cleanse.report.pictures import png, trigger_pictures
+from neural_cleanse.report.tables import pair_table
+from neural_cleanse.report.templates import render
+from neural_cleanse.report.text import (
+    HEADLINE,
+    Titles,
+    asr_text,
+    bars,
+    found_at,
+    mark,
+    number,
+    p_text,
+    paper_sentence,
+    sentence,
+)
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.results.storage import to_json
-from neural_cleanse.text import escape
 
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded
@@ -27,49 +35,46 @@ ROWS_OPEN = 50  # labels; a longer table is folded
 
 def html(result: ScanResult, repair: RepairResult | None = None) -> str:
     """The page; with `repair`, what was done stands first and the scan is the one of the model as it is now."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
-    )
-    template = environment.from_string(files("neural_cleanse.report").joinpath("report.html").read_text("utf-8"))
-    titles = wording.Titles(result)
-    bars = wording.bars(result)
-    return template.render(
+    titles = Titles(result)
+    drawn = bars(result)
+    return render(
+        "report.html",
         result=result,
         repair=None if repair is None else _repair(repair),
-        headline=wording.HEADLINE[result.verdict],
-        sentence=wording.sentence(result),
-        account=account,
-        flagged_pairs=[_flagged(result, finding, titles) for finding in account.findings(result)],
-        chart=Markup(charts.sizes(result)),
-        bars=bars,
-        without_size=sum(bar.row.size is None for bar in bars),
+        headline=HEADLINE[result.verdict],
+        sentence=sentence(result),
+        content=content,
+        flagged_pairs=[_flagged(result, finding, titles) for finding in content.findings(result)],
+        chart=charts.sizes(result),
+        bars=drawn,
+        without_size=sum(bar.row.size is None for bar in drawn),
         rows_open=ROWS_OPEN,
-        refined=any(bar.row.refined is not None for bar in bars),
-        paper=wording.paper_sentence(result),
+        refined=any(bar.row.refined is not None for bar in drawn),
+        paper=paper_sentence(result),
         pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         provenance=_flat(to_json(result)["provenance"]),
         titles=titles,
-        number=wording.number,
-        p_text=wording.p_text,
-        found_at=wording.found_at,
-        asr_text=wording.asr_text,
-        mark=wording.mark,
+        number=number,
+        p_text=p_text,
+        found_at=found_at,
+        asr_text=asr_text,
+        mark=mark,
     )
 
 
 def _repair(repair: RepairResult) -> dict[str, Any]:
     """What the page shows of a repair. Tables and curves escape what they hold."""
     return {
-        "headline": repair_words.HEADLINE[repair.status],
+        "headline": tables.REPAIR_HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
-        "sentence": repair_words.sentence(repair),
-        "accuracy": repair_words.accuracy_sentence(repair),
+        "sentence": tables.repair_sentence(repair),
+        "accuracy": tables.accuracy_sentence(repair),
         "tried": bool(repair.rounds),
-        "caution": repair_words.caution(repair),
-        "triggers": Markup(repair_words.trigger_table(repair).html()),
-        "classes": Markup(repair_words.class_table(repair).html()),
-        "tries": Markup(repair_words.try_table(repair).html()),
-        "curves": [Markup(charts.pruning(points, name)) for name, points in _prunings(repair)],
+        "caution": tables.caution(repair),
+        "triggers": Markup(tables.trigger_table(repair).html()),
+        "classes": Markup(tables.class_table(repair).html()),
+        "tries": Markup(tables.try_table(repair).html()),
+        "curves": [charts.pruning(points, name) for name, points in _prunings(repair)],
         "notes": repair.provenance.notes,
         "command": repair.provenance.command,
     }
@@ -84,14 +89,7 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
     ]
 
 
-def _visible(value: object) -> object:
-    """Paths and notes may hold what names may: nothing on the page hides or turns the text around it."""
-    if isinstance(value, Markup):  # tables and charts of ours, in lines
-        return Markup("\n".join(map(escape, value.split("\n"))))
-    return escape(value) if isinstance(value, str) else value
-
-
-def _flagged(result: ScanResult, finding: account.FlaggedLabel, titles: wording.Titles) -> dict[str, Any]:
+def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)

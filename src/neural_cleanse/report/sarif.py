@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole
-from neural_cleanse.report import content as account
-from neural_cleanse.report import text as wording
+from neural_cleanse.report import content
+from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
 from neural_cleanse.text import escape
@@ -32,7 +32,7 @@ RULES: tuple[Mapping[str, Any], ...] = (
             "text": "One small patch, the same for every image, sends images of other classes to this label. Its "
             "size is far below that of the patches for the model's other labels: the mark of a backdoor."
         },
-        "help": {"text": account.NATURAL + " neural-cleanse repair disarms it; report.html shows the evidence."},
+        "help": {"text": content.NATURAL + " neural-cleanse repair disarms it; report.html shows the evidence."},
         "defaultConfiguration": {"level": "error"},
         "properties": {
             "precision": "high",
@@ -124,11 +124,11 @@ def _invocation(result: ScanResult) -> dict[str, Any]:
 
 def _results(result: ScanResult) -> list[dict[str, Any]]:
     if result.verdict is Verdict.INCONCLUSIVE:
-        text = f"Could not tell whether the model has a backdoor. {wording.sentence(result)}"
+        text = f"Could not tell whether the model has a backdoor. {sentence(result)}"
         return [_result(result, UNCLEAR, text, None, {})]
-    titles, weak = wording.Titles(result), {found.pair: found.weak for found in account.findings(result)}
+    titles, weak = Titles(result), {found.pair: found.weak for found in content.findings(result)}
     rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
-    by_pair = {wording.pair(row): row for row in result.labels}
+    by_pair = {pair_of(row): row for row in result.labels}
     found = []
     for pair in result.flagged_pairs:
         row = rows[pair]
@@ -136,7 +136,7 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
         text = (
-            f"Label {titles.pair(pair)} is reached by an unusually small trigger: {wording.found_at(by_pair[pair])}."
+            f"Label {titles.pair(pair)} is reached by an unusually small trigger: {found_at(by_pair[pair])}."
             f"{success}{thin}"
         )
         found.append(_result(result, BACKDOOR, text, pair, row))

@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.report import repair_words
-from neural_cleanse.report.pair_table import pair_table
-from neural_cleanse.report.table import Table as PlainTable
+from neural_cleanse.report import tables
+from neural_cleanse.report.tables import Table as PlainTable
+from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.text import HEADLINE, Titles, bars, mark, number, p_text, paper_sentence, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
@@ -67,12 +67,12 @@ REPAIR_COLOUR = {
 
 def show_repair(result: RepairResult, console: Console) -> None:
     """Print what a repair did."""
-    show_table(repair_words.trigger_table(result), console)
+    show_table(tables.trigger_table(result), console)
     console.print()
-    console.print(Text(repair_words.HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
-    for line in (repair_words.sentence(result), repair_words.accuracy_sentence(result)):
+    console.print(Text(tables.REPAIR_HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
+    for line in (tables.repair_sentence(result), tables.accuracy_sentence(result)):
         console.print(escape(line), markup=False, highlight=False)
-    if caution := repair_words.caution(result):
+    if caution := tables.caution(result):
         console.print(caution, style="dim", markup=False, highlight=False)
     for note in result.provenance.notes:
         console.print(escape(f"note: {note}"), style="yellow", markup=False, highlight=False)

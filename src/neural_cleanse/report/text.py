@@ -17,7 +17,7 @@ def label_title(target: int, name: str | None) -> str:
     return str(target) if name is None or name == str(target) else f"{target} {sanitize(name)}"
 
 
-def pair(row: LabelResult) -> LabelPair:
+def pair_of(row: LabelResult) -> LabelPair:
     """What the row is of."""
     return LabelPair(row.target, row.source)
 
@@ -46,7 +46,7 @@ class Titles:
 
     def of(self, row: LabelResult) -> str:
         """A row of the table."""
-        return self.pair(pair(row))
+        return self.pair(pair_of(row))
 
 
 def folder_name(pair: LabelPair) -> str:
@@ -122,7 +122,7 @@ def bars(result: ScanResult) -> list[Bar]:
     rows = result.label_rows or result.labels  # a scan of pairs alone has nothing else
     largest = max((row.size for row in rows if row.size is not None), default=1.0)
     ordered = sorted(rows, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
-    return [Bar(row, (row.size or 0.0) / largest, pair(row) in result.flagged_pairs) for row in ordered]
+    return [Bar(row, (row.size or 0.0) / largest, pair_of(row) in result.flagged_pairs) for row in ordered]
 
 
 def mark(bar: Bar) -> str:

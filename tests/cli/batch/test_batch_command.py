@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from shell import Ran, files_under, run
 
+from neural_cleanse.cli import recorded
 from neural_cleanse.cli.batch.progress import BatchProgress, Note
 from neural_cleanse.cli.batch.run import EngineOptions, ScanJob, exit_code
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.cli.inputs import InputOptions
-from neural_cleanse.cli.options import EngineName
+from neural_cleanse.cli.options import EngineName, Inputs
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engine_ray import RayEngine
@@ -65,6 +66,12 @@ def test_a_shelf_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Pat
     assert {path.name for path in output.iterdir()} == {
         "index.html", "summary.json", "clean.safetensors", "infected.safetensors"
     }  # fmt: skip
+
+
+def test_every_result_of_a_batch_keeps_the_options(scanned: tuple[Ran, Path], demo_files: Path) -> None:
+    for name in ("clean.safetensors", "infected.safetensors"):
+        inputs, data = recorded.completed(Inputs(), None, scanned[1] / name)
+        assert (inputs, data) == (Inputs(), demo_files / "digits.npz")
 
 
 def test_a_model_of_a_shelf_gets_the_answer_that_it_gets_alone(

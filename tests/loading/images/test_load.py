@@ -527,3 +527,32 @@ def test_every_set_there_is(path: Path) -> None:
     assert int(data.labels.max()) < len(data.names)
     assert data.shape[0] in (1, 3)
     assert data.images.float().std() > 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 40), (30, 30), (41, 30), (7, 5)])
+def test_a_centre_crop_keeps_the_middle_of_the_resized_picture(tmp_path: Path, width: int, height: int) -> None:
+    """As torchvision: shorter side to 20, then the middle 15x15; a ramp says which pixels were kept."""
+    across = np.linspace(0, 250, width).astype(np.uint8)
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.broadcast_to(across, (height, width)).copy()).save(folder / "0.png")
+    found = load_data(tmp_path / "images", centre_crop=(20, 15)).images
+    assert found.shape == (1, 1, 15, 15)
+    wide = 20 if width <= height else int(20 * width / height)
+    whole = Image.fromarray(np.broadcast_to(across, (height, width)).copy()).resize(
+        (wide, 20 if height <= width else int(20 * height / width)), Image.Resampling.BILINEAR
+    )
+    left = round((wide - 15) / 2)
+    assert found[0, 0, 7].tolist() == np.asarray(whole)[10, left : left + 15].tolist()
+    np.savez(tmp_path / "same.npz", images=np.broadcast_to(across, (1, height, width)), labels=np.zeros(1, np.int64))
+    assert load_data(tmp_path / "same.npz", centre_crop=(20, 15)).images.equal(found)
+
+
+def test_a_picture_too_narrow_for_a_centre_crop_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    Image.new("L", (30_000, 2)).save(folder / "0.png")
+    np.savez(tmp_path / "same.npz", images=np.zeros((1, 2, 30_000), np.uint8), labels=np.zeros(1, np.int64))
+    for path in (tmp_path / "images", tmp_path / "same.npz"):
+        with pytest.raises(DataError, match="too long and narrow"):
+            load_data(path, centre_crop=(256, 224))

@@ -22,7 +22,7 @@ from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
 from neural_cleanse.loading.huggingface.files import CONFIG, INDEX, WEIGHTS, read_directory
-from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import output_dir
 from neural_cleanse.report.batch import BatchRow, counts, html
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
@@ -199,7 +199,7 @@ def _write(result: ScanResult, place: Path, key: str) -> None:
         (place / KEY_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror}.") from error
-    directory.write(result, place)
+    output_dir.write(result, place)
     values = {"schema_version": SCHEMA_VERSION, "key": key}
     write_whole(place / KEY_FILE, (json.dumps(values) + "\n").encode())
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,13 +17,20 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import exit_codes
-from neural_cleanse.cli.batch import models as collection
-from neural_cleanse.cli.batch.models import ModelEntry
+from neural_cleanse.cli import exit_codes, recorded
+from neural_cleanse.cli.batch.models import INDEX_FILE, ModelEntry, find, run, settings_hash, write_summary
 from neural_cleanse.cli.batch.progress import BatchProgress, Note
 from neural_cleanse.cli.exit_codes import FailOn
-from neural_cleanse.cli.inputs import InputOptions, crop_advice, open_for, open_images, run_info_of, running_command
-from neural_cleanse.cli.options import EngineName
+from neural_cleanse.cli.inputs import (
+    InputOptions,
+    crop_advice,
+    open_for,
+    open_images,
+    parsed,
+    run_info_of,
+    running_command,
+)
+from neural_cleanse.cli.options import EngineName, Inputs
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -33,7 +40,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.memory_limit import physical_memory
 from neural_cleanse.report import batch as words
-from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report import output_dir
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
 
@@ -91,7 +98,7 @@ class ScanJob:
         baseline_text = None if self.baseline is None else storage.dumps(self.baseline)
         file, suffix, _ = (self.form.architecture or "").partition(".py")
         code = Path(file + suffix).read_bytes() if suffix and Path(file + suffix).is_file() else b""
-        return collection.settings_hash(
+        return settings_hash(
             {
                 "settings": asdict(self.settings),
                 "form": asdict(self.form),
@@ -124,7 +131,7 @@ def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> Scan
 def scan_batch(
     where: Path,
     data: Path,
-    form: InputOptions,
+    inputs: Inputs,
     settings: ScanSettings,
     device: str,
     spread: EngineOptions,
@@ -140,20 +147,22 @@ def scan_batch(
     device = _device(device, spread.engine)
     if output is None and spread.resume:
         raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")
-    with directory.claimed(output, overwrite=overwrite or spread.resume):
-        models = collection.find(where, leave_out=output)
+    with output_dir.claimed(output, overwrite=overwrite or spread.resume):
+        form = parsed(inputs)
+        models = find(where, leave_out=output)
         engine = spread.start(len(models), device)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.samples, settings.seed)
         order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
-        rows = _run(models, order, engine, output, resume=spread.resume, quiet=quiet)
+        keep = partial(recorded.write, inputs=inputs, data=data)
+        rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
     else:
         console = Console()
         words.show(rows, console)
         if output is not None and not quiet:
-            console.print(f"index: {output / collection.INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"index: {output / INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(exit_code(rows, fail_on))
 
 
@@ -175,9 +184,19 @@ def _device(name: str, engine: EngineName | None) -> str:
 
 
 def _run(
-    models: tuple[ModelEntry, ...], order: ScanJob, engine: Engine, output: Path | None, *, resume: bool, quiet: bool
+    models: tuple[ModelEntry, ...],
+    order: ScanJob,
+    engine: Engine,
+    output: Path | None,
+    keep: Callable[[Path], None],
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> list[words.BatchRow]:
-    """The rows, told of on stderr as they come. Whatever ends the run, `output` has the summary of what was done."""
+    """The rows, told of on stderr as they come; `keep` writes the options beside each result.
+
+    Whatever ends the run, `output` has the summary of what was done.
+    """
     rows: list[words.BatchRow] = []
     with contextlib.ExitStack() as stack:
         notes = None
@@ -185,14 +204,16 @@ def _run(
             notes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neural-cleanse-")))
         if output is not None:
             stack.callback(
-                lambda: collection.write_summary(rows, output, models=len(models), command=order.command)
+                lambda: write_summary(rows, output, models=len(models), command=order.command)
             )  # fmt: skip
         # stdout is for the answer alone, and Ray tells there of lost nodes
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         board = None if quiet else stack.enter_context(BatchProgress(len(models), notes))
         job = partial(scan_model, order=order, notes=notes)
-        for row in collection.run(models, job, engine, output=output, key=order.key(), resume=resume):
+        for row in run(models, job, engine, output=output, key=order.key(), resume=resume):
             rows.append(row)
+            if output is not None and row.verdict is not None:
+                keep(output / row.name)
             if board is not None:
                 board.finished(row)
     return rows

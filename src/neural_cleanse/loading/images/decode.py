@@ -5,6 +5,7 @@ import io
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from neural_cleanse.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_RATIO = 100  # of the longer to the shorter side: more would take far more memory than the picture itself
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored picture
 
 
@@ -29,14 +34,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shape:
-    """What to make of every picture: `size` (height, width) or as stored; the region of interest alone or not."""
+    """What to make of every picture: `size` (height, width), or a centre crop, of its region of interest or of all."""
 
     size: tuple[int, int] | None = None
     crop_roi: bool = False
+    centre_crop: tuple[int, int] | None = None  # the shorter side first brought to, the side of the square then kept
 
     def __str__(self) -> str:
         parts = ["cropped to the region of interest"] if self.crop_roi else []
         parts += [f"resized to {self.size[0]}x{self.size[1]}"] if self.size else []
+        if self.centre_crop:
+            shorter, side = self.centre_crop
+            parts.append(f"shorter side resized to {shorter}, the centre {side}x{side} kept")
         return ", ".join(parts) or "as stored"
 
 
@@ -89,24 +98,45 @@ def _pixels(picture: Picture, shape: Shape) -> npt.NDArray[np.uint8]:
     if shape.size is not None or box is not None:
         height, width = shape.size or (image.height, image.width)
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if shape.centre_crop is not None:
+        image = _centre(image, *shape.centre_crop)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def resized(images: UInt8[Tensor, "n c h w"], size: tuple[int, int]) -> UInt8[Tensor, "n c height width"]:
-    """Pixels already in memory brought to (height, width), by the same filter as pictures."""
+def resized(images: UInt8[Tensor, "n c h w"], shape: Shape) -> UInt8[Tensor, "n c height width"]:
+    """Pixels already in memory brought to the size of `shape`, by the same filter as pictures."""
     from PIL import Image
 
-    height, width = size
-    arrays = [
-        np.asarray(
-            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
-        )
-        for image in images.permute(0, 2, 3, 1).contiguous().numpy()
-    ]
-    return _stack([array[..., None] if array.ndim == 2 else array for array in arrays])
+    arrays = []
+    for pixels in images.permute(0, 2, 3, 1).contiguous().numpy():
+        image: Image.Image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        if shape.size is not None:
+            image = image.resize((shape.size[1], shape.size[0]), Image.Resampling.BILINEAR)
+        if shape.centre_crop is not None:
+            try:
+                image = _centre(image, *shape.centre_crop)
+            except ValueError as error:
+                raise DataError(f"The images cannot be brought to size: {error}.") from error
+        array = np.asarray(image)
+        arrays.append(array[..., None] if array.ndim == 2 else array)
+    return _stack(arrays)
+
+
+def _centre(image: "Image.Image", shorter: int, side: int) -> "Image.Image":
+    """The shorter side brought to `shorter` pixels, and the square of `side` pixels in the middle.
+
+    Positions are rounded as torchvision's Resize and CenterCrop round them.
+    """
+    from PIL import Image
+
+    least, most = sorted(image.size)
+    if most > MAX_RATIO * least:
+        raise ValueError(f"{image.width}x{image.height} pixels are too long and narrow for a centre crop")
+    width, height = (shorter if length == least else int(shorter * length / least) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _box(picture: Picture, width: int, height: int) -> Box:

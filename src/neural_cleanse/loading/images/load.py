@@ -27,6 +27,7 @@ def load_data(
     seed: int = 0,
     resize: tuple[int, int] | None = None,
     crop: Literal["roi"] | None = None,
+    centre_crop: tuple[int, int] | None = None,
     ignore_labels: bool = False,
     skip_unreadable: bool = False,
 ) -> ImageSet:
@@ -34,14 +35,15 @@ def load_data(
 
     `at_most` images are read, drawn by `seed` and balanced by label; without labels four times as many, since a
     scan balances those by the model's own answers. `resize` is (height, width); `crop="roi"` keeps the region of
-    interest where the data have one. Raises DataError with the file's name.
+    interest where the data have one; `centre_crop=(256, 224)` brings the shorter side to 256 pixels and keeps the
+    224x224 in the middle. Raises DataError with the file's name.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"There is no {path}.", cure="Give a folder of images, an .npz file or a parquet file.")
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.")
-    shape = Shape(resize, crop == "roi")
+    shape = Shape(resize, crop == "roi", centre_crop)
     if path.is_file() and _magic(path) == b"PK\x03\x04":
         return _from_npz(path, shape, at_most, seed, ignore_labels)
     source = _open(path, ignore_labels)
@@ -87,7 +89,8 @@ def _from_npz(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_l
         raise DataError(f"{path} holds pixel arrays without a region of interest.", cure="Leave out --crop roi.")
     whole = read_npz(path, ignore_labels=ignore_labels)
     data = whole.take(_choose(len(whole), whole.labels, at_most, seed))
-    images = data.images if shape.size is None else resized(data.images, shape.size)
+    as_stored = shape.size is None and shape.centre_crop is None
+    images = data.images if as_stored else resized(data.images, shape)
     return replace(data, images=images, origin=f"{path} ({len(whole)} images, {shape})")
 
 

@@ -4,13 +4,14 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neural_cleanse.loading.detect import Container
 from neural_cleanse.loading.network import FileIssue
 from neural_cleanse.loading.program.pickles import imported
 
 MAX_FINDINGS = 100
+LINES_SHOWN = 5  # of the control flow in one file
 # What a state_dict's pickle names; everything else is more than tensors.
 TENSORS_ALONE = re.compile(
     r"collections\.OrderedDict|(__builtin__|builtins)\.(set|bytearray|complex)|torch\.(\w+Storage|storage\.\w+Storage|Size|device|\w*Tensor|b?float\d+|u?int\d+|bool|"
@@ -29,7 +30,7 @@ def findings(container: Container, content: bytes) -> tuple[FileIssue, ...]:
         found = [one for name, part in _parts(content, ".pkl") for one in _imports(name, part, ())]
     elif container is Container.TORCHSCRIPT:
         found = [one for name, part in _parts(content, ".pkl") for one in _imports(name, part, TORCHSCRIPT_TYPES)]
-        found += [one for name, part in _parts(content, ".py") for one in _source(name, part)]
+        found += _sources(list(_parts(content, ".py")))
     else:
         found = []
     return tuple(found[:MAX_FINDINGS])
@@ -64,9 +65,20 @@ def _imports(place: str, pickled: bytes, ignored: tuple[str, ...]) -> Iterator[F
         yield FileIssue(place, f"a pickled module, of {len(layers)} kinds of torch.nn", runs_code=True)
 
 
-def _source(place: str, source: bytes) -> Iterator[FileIssue]:
-    yield FileIssue(place, "TorchScript code", runs_code=True)
-    for branch in BRANCH.finditer(source):
-        line = source.count(b"\n", 0, branch.start()) + 1
-        text = branch.group().strip().decode("utf-8", "replace")
-        yield FileIssue(f"{place}, line {line}", f"control flow that may depend on the image: {text}")
+def _sources(files: Sequence[tuple[str, bytes]]) -> Iterator[FileIssue]:
+    """One finding for all of the code, and one for the control flow of each file."""
+    if not files:
+        return
+    others = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    yield FileIssue(files[0][0] + others, "TorchScript code", runs_code=True)
+    for place, source in files:
+        branches = list(BRANCH.finditer(source))
+        if not branches:
+            continue
+        lines = [str(source.count(b"\n", 0, branch.start()) + 1) for branch in branches[:LINES_SHOWN]]
+        more = f" and {len(branches) - LINES_SHOWN} more" if len(branches) > LINES_SHOWN else ""
+        where = f"{place}, line{'s' if len(branches) > 1 else ''} {', '.join(lines)}{more}"
+        text = branches[0].group().strip().decode("utf-8", "replace")
+        yield FileIssue(
+            where, f"control flow that may depend on the image: {text}{' ...' if len(branches) > 1 else ''}"
+        )

@@ -1,7 +1,8 @@
 """Files that are programs: TorchScript, pickled modules, Keras networks with code in them. Never run unless allowed.
 
-With the user's leave the program runs in a child process, in a sandbox where there is one, and is turned there into
-a torch.export archive. That file is all that comes back, and it is read like any file of a stranger.
+With the user's leave the program runs in a child process, in a sandbox, and becomes a torch.export archive there. That
+file is all that comes back, and it is read like any file of a stranger. Without a sandbox nothing is run unless
+the user allows that too.
 """
 
 import importlib.util
@@ -25,6 +26,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
 }
 MAX_GROWTH, ALWAYS_ALLOWED = 4, 64 * 1024**2  # what comes back: times the file, and bytes on top
 SECONDS = 600.0
+WITHOUT_SANDBOX = (
+    "Make bubblewrap work; or pass --no-sandbox (no_sandbox=True) to run the program with all of your rights, on a "
+    "machine that you can lose."
+)
 ASK_FOR_TENSORS = "Ask its author for safetensors, a state_dict or ONNX, or pass --allow-code if you trust them."
 
 
@@ -37,12 +42,13 @@ def read(
     input_shape: tuple[int, int, int] | None,
     code: Path | None = None,
     seconds: float = SECONDS,
+    no_sandbox: bool = False,
 ) -> Network:
     """The network of a program of `kind` (a key of KINDS), converted in a child process that may run `seconds`.
 
     `input_shape` (c, h, w) is needed where the file does not say it: for all but Keras. `code` is the user's own file
-    with the classes that a pickle names. Raises CodeExecutionRefused without `allow_code`, and ModelError when the
-    program fails, hangs, or hands back something other than a network.
+    with the classes that a pickle names; `no_sandbox` lets the program run where bubblewrap does not work. Raises
+    CodeExecutionRefused before anything runs unless allowed, and ModelError when no network comes back.
     """
     container, ending = KINDS[kind]
     if not allow_code:
@@ -62,24 +68,33 @@ def read(
         shape = "-" if input_shape is None else ",".join(str(size) for size in input_shape)
         own = [] if code is None else [code.resolve()]
         command = [sys.executable, "-P", str(script), kind.split()[0], str(model), str(output), shape]
-        limit = MAX_GROWTH * len(content) + ALWAYS_ALLOWED
-        ran = sandbox.run(
-            [*command, str(own[0]) if own else "-"],
-            readable=[script, model, *(path.parent for path in own)],
-            writable=output,
-            limits=sandbox.Limits(seconds=seconds, file_bytes=limit),
-        )
-        converted = _converted(ran, output, limit, name)
-    network = pt2.read(converted, f"What became of {name}")
-    how = "run in a sandbox (bubblewrap)" if ran.isolated else "run without a sandbox"
-    alone = (
-        "" if ran.isolated else "no sandbox: bubblewrap (bwrap) does not work here, the program ran with your rights"
-    )
+        limits = sandbox.Limits(seconds=seconds, file_bytes=MAX_GROWTH * len(content) + ALWAYS_ALLOWED)
+        try:
+            ran = sandbox.run(
+                [*command, str(own[0]) if own else "-"],
+                readable=[script, model, *(path.parent for path in own)],
+                writable=output,
+                limits=limits,
+                no_sandbox=no_sandbox,
+            )
+        except sandbox.NoSandbox as why:
+            raise CodeExecutionRefused(
+                f"{name} is a {container}, and bubblewrap (bwrap), which would confine it, {why}. Nothing was run.",
+                cure=WITHOUT_SANDBOX,
+            ) from why
+        converted = _converted(ran, output, limits.file_bytes, name)
+    return _described(pt2.read(converted, f"What became of {name}"), container, isolated=ran.isolated)
+
+
+def _described(network: Network, container: str, *, isolated: bool) -> Network:
+    """The network that came back, with what it was read from and how that was run."""
+    how = "run in a sandbox (bubblewrap)" if isolated else "run without a sandbox"
+    alone = "no sandbox: bubblewrap (bwrap) does not work here, the program ran with your rights"
     return replace(
         network,
         container=container,
         trust=f"{PROGRAM}, {how}",
-        assumed=(*network.assumed, *([alone] if alone else [])),
+        assumed=(*network.assumed, *(() if isolated else (alone,))),
         findings=(FileIssue(container, "a program, which runs code when loaded", runs_code=True), *network.findings),
     )
 

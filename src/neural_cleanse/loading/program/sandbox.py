@@ -1,4 +1,4 @@
-"""Runs a command that runs somebody else's code: in bubblewrap where it works, else in a child process, reported.
+"""Runs a command that runs somebody else's code: in bubblewrap, or, on request, in a child process alone.
 
 Inside bubblewrap (github.com/containers/bubblewrap) there is no network, no other process, and of the files only the
 Python installation and what is named, read-only; one file can be written. Everywhere: no environment variables of
@@ -45,6 +45,10 @@ class Limits:
     file_bytes: int = 2**30
 
 
+class NoSandbox(Exception):
+    """Bubblewrap cannot confine the command; the message says why."""
+
+
 @dataclass(frozen=True)
 class Ran:
     """How a command ended. `log` is the end of what it said: text from a stranger, made printable."""
@@ -55,16 +59,21 @@ class Ran:
     log: str
 
 
-def run(command: Sequence[str], *, readable: Sequence[Path], writable: Path, limits: Limits) -> Ran:
+def run(
+    command: Sequence[str], *, readable: Sequence[Path], writable: Path, limits: Limits, no_sandbox: bool = False
+) -> Ran:
     """Run `command` (an absolute path and arguments) so that it reads `readable` and writes the file `writable`.
 
-    `writable` must exist; the directory it lies in is the command's home. Raises ModelError where no command can be
-    run with limits (Windows).
+    `writable` must exist; the directory it lies in is the command's home. Raises NoSandbox, before anything is run,
+    where bubblewrap does not work, unless `no_sandbox`; ModelError where no command can be run with limits (Windows).
     """
     if sys.platform == "win32":
         raise ModelError("Programs are run on Linux and macOS only.", cure="Ask the model's author for ONNX.")
     limited = [sys.executable, "-I", "-c", LAUNCH, str(limits.memory), str(limits.file_bytes), *command]
     isolation = _bubblewrap(readable, writable)
+    if not isolation and not no_sandbox:
+        missing = shutil.which("bwrap") is None
+        raise NoSandbox("is not installed" if missing else "is not allowed to make its namespaces here")
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*isolation, *limited],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neural_cleanse.evaluation.zoo_table import COLUMNS, kind, zoo_table
+from neural_cleanse.evaluation.tables import COLUMNS, kind, zoo_table
 
 
 def card(attack: str = "badnets", accuracy: float = 0.9, *rates: float, **other: Any) -> dict[str, Any]:

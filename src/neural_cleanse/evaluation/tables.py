@@ -1,14 +1,22 @@
-"""Benchmark rows to tables: how often a scan is wrong, by rule, attack, data set and network."""
+"""Benchmark rows and model cards to tables: how often a scan is wrong, and which attacks it was tried on."""
 
+import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neural_cleanse.evaluation.rates import RULES, Rate, Rates, calibration, median_of, rates, recorded
-from neural_cleanse.evaluation.zoo_table import kind
-from neural_cleanse.report.table import Table
+from neural_cleanse.report.tables import Table
 
 Row = Mapping[str, Any]
+Card = Mapping[str, Any]
+
 PAPER = "paper, index above 2"
+COLUMNS = (
+    "data set", "network", "attack", "models", "weak", "clean accuracy, %", "drop, points", "attack success, %",
+)  # fmt: skip
+# Options that make another attack of it for the reader; places, targets and seeds are pooled.
+TELLING = ("size", "colour", "count", "share", "area", "training_data")
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -153,3 +161,46 @@ def _over_clusters(rate: Rate) -> str:
 def _clusters(rate: Rate) -> str:
     low, high = rate.cluster_interval
     return f"{rate.cluster_hits} of {rate.clusters} ({low:.0%} to {high:.0%})" if rate.trials else ""
+
+
+def zoo_table(cards: Sequence[Card]) -> Table:
+    """Medians over the models of a row, the lowest success beside. The drop is against the clean counterparts' mean."""
+    rows: dict[tuple[str, str, str], list[Card]] = defaultdict(list)
+    for card in cards:
+        rows[card["dataset"], card["architecture"], kind(card)].append(card)
+    return Table("", COLUMNS, [_zoo_row(key, rows[key], cards) for key in sorted(rows)], frozenset(COLUMNS[3:]))
+
+
+def kind(card: Card) -> str:
+    """The attack with the options that matter to a reader."""
+    given = {name: card["options"][name] for name in TELLING if name in card["options"]}
+    told = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in given.items()]
+    return ", ".join([card["attack"], *told])
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _zoo_row(key: tuple[str, str, str], group: Sequence[Card], cards: Sequence[Card]) -> list[str]:
+    dataset, network, attack = key
+    accuracies = [card["clean_accuracy"] for card in group]
+    rates = [min(one["asr"] for one in card["poisons"]) for card in group if card["poisons"]]
+    counterparts = [
+        card["clean_accuracy"]
+        for card in cards
+        if not card["infected"] and (card["dataset"], card["architecture"]) == (dataset, network)
+    ]
+    weak = sum(card["weak"] for card in group)
+    return [
+        dataset,
+        network,
+        attack,
+        str(len(group)),
+        str(weak or ""),
+        f"{100 * statistics.median(accuracies):.2f}",
+        f"{100 * (statistics.mean(counterparts) - statistics.median(accuracies)):z.2f}"
+        if counterparts and rates
+        else "",
+        f"{100 * statistics.median(rates):.2f} ({100 * min(rates):.2f})" if rates else "",
+    ]

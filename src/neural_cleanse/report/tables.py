@@ -1,11 +1,16 @@
-"""A repair in words and tables, for terminal and page."""
+"""Tables as values, for terminal, Markdown and HTML: pairs of labels, and a repair with its words."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.table import Table
-from neural_cleanse.report.text import label_title
+from neural_cleanse.report.text import MARK, asr_text, label_title, number, p_text
+from neural_cleanse.results.records import LabelPair, ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TriggerChange
 
-HEADLINE = {
+PAIRS_SHOWN = 5  # pairs beside those flagged; scan.json holds all
+REPAIR_HEADLINE = {
     RepairStatus.REPAIRED: "Repaired",
     RepairStatus.FAILED: "Not repaired",
     RepairStatus.NOTHING_TO_REPAIR: "Nothing to repair",
@@ -20,12 +25,85 @@ CAUTION = (
 )
 
 
+@dataclass(frozen=True)
+class Table:
+    """A heading, column names, and rows of text; columns named in `numbers` are set flush right."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[str] = frozenset()
+    caption: str = ""
+
+    def markdown(self) -> str:
+        """A pipe table under its heading; without a heading the table alone."""
+        lines = [_pipes(self.columns), _pipes("--:" if name in self.numbers else "---" for name in self.columns)]
+        lines += [_pipes(row) for row in self.rows]
+        return "".join(f"{line}\n" for line in ([f"### {self.heading}", ""] if self.heading else []) + lines)
+
+    def html(self) -> str:
+        """A table element with its heading and caption, a header cell to every row; everything in it escaped."""
+        flush = [' class="number"' if name in self.numbers else "" for name in self.columns]
+        head = "".join(
+            f'<th scope="col"{right}>{escape(name)}</th>' for name, right in zip(self.columns, flush, strict=True)
+        )
+        body = "".join(
+            f'<tr><th scope="row"{flush[0]}>{escape(row[0])}</th>'
+            + "".join(f"<td{right}>{escape(cell)}</td>" for cell, right in zip(row[1:], flush[1:], strict=True))
+            + "</tr>\n"
+            for row in self.rows
+        )
+        heading = f"<h2>{escape(self.heading)}</h2>\n" if self.heading else ""
+        caption = f"<caption>{escape(self.caption)}</caption>\n" if self.caption else ""
+        return f"{heading}<table>\n{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def pair_table(result: ScanResult) -> Table:
+    """Flagged pairs first, then by p-value and size."""
+    names = {row.target: row.name for row in result.label_rows}
+    flagged_pairs = set(result.flagged_pairs)
+
+    def title(label: int | None) -> str:
+        return "any" if label is None else label_title(label, names.get(label))
+
+    rows = sorted(
+        (row for row in result.pair_rows if row.size is not None),
+        key=lambda row: (
+            LabelPair(row.target, row.source) not in flagged_pairs,
+            1.0 if row.p_value is None else row.p_value,
+            row.size or 0.0,
+        ),
+    )
+    flagged = sum(pair.source is not None for pair in flagged_pairs)
+    return Table(
+        f"Pairs of labels: {len(rows)} with a trigger, those nearest to a backdoor",
+        ("from", "to", "size px", "p", "success", "remark"),
+        [
+            (
+                title(row.source),
+                title(row.target),
+                number(row.size),
+                p_text(row.p_value),
+                asr_text(row),
+                "flagged" if LabelPair(row.target, row.source) in flagged_pairs else MARK[row.outcome],
+            )
+            for row in rows[: flagged + PAIRS_SHOWN]
+        ],
+        frozenset({"size px", "p"}),
+        "p: the chance that a model without a backdoor has a pair so far under what source and target explain.",
+    )
+
+
 def caution(result: RepairResult) -> str:
     """What a repair does not prove; nothing where none was made."""
     return "" if result.status is RepairStatus.NOTHING_TO_REPAIR else CAUTION
 
 
-def sentence(result: RepairResult) -> str:
+def repair_sentence(result: RepairResult) -> str:
     """Why it ended as it did."""
     return result.reason[0].upper() + result.reason[1:] + "."
 

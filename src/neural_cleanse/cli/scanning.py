@@ -1,0 +1,125 @@
+"""What `neural-cleanse scan` does around the scan itself: the checkpoint, the answer, the files, how to go on."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+
+from neural_cleanse.cli import exit_codes, recorded
+from neural_cleanse.cli.inputs import run_info_of
+from neural_cleanse.cli.options import Inputs
+from neural_cleanse.cli.progress import ProgressSink
+from neural_cleanse.detection.scan import scan as run_scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.engines import Engine, InProcess
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.checkpoint import Checkpoint
+from neural_cleanse.loading.load import LoadedModel
+from neural_cleanse.report import output_dir, sarif, terminal
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import ScanResult
+
+BUDGETS = ("--budget", "--max-passes")
+
+
+def answer(result: ScanResult, *, as_json: bool) -> None:
+    """The answer on stdout."""
+    if as_json:
+        sys.stdout.write(storage.dumps(result))
+        sys.stdout.flush()
+    else:
+        terminal.show(result, Console())
+
+
+def keep(result: ScanResult, output: Path | None, sarif_file: Path | None, inputs: Inputs, data: Path) -> None:
+    """The answer in files."""
+    if sarif_file is not None:
+        sarif.write(result, sarif_file)
+    if output is not None:
+        output_dir.write(result, output)
+        recorded.write(output, inputs, data)
+
+
+def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
+    if output is None:
+        if resume:
+            raise SettingsError("--resume goes on with a scan in a output_dir.", cure="Name it with --output.")
+        return None
+    checkpoint = Checkpoint.within(output)
+    if checkpoint.exists() and not overwrite and not resume:
+        raise OutputError(
+            f"The output directory {output} holds an unfinished scan.",
+            cure="Go on with it: --resume. Or start anew: --overwrite.",
+        )
+    if resume and checkpoint.exists():
+        return checkpoint
+    if resume and not overwrite and (output / storage.JSON_FILE).exists():
+        raise OutputError(
+            f"The output directory {output} holds a finished scan: there is nothing to go on with.",
+            cure="Read it with `neural-cleanse report`. To scan anew, name another directory, or pass --overwrite.",
+        )
+    if not overwrite:
+        output_dir.refuse_occupied(output)
+    checkpoint.remove()
+    return checkpoint
+
+
+def say_how_to_go_on(why: str, *without: str) -> None:
+    """The command that goes on with this scan, on stderr; without some options and their values."""
+    words = iter(sys.argv[1:])
+    command = []
+    for word in words:
+        if word in without:
+            next(words, None)
+        elif word not in ("--resume", "--overwrite") and not word.startswith(tuple(f"{name}=" for name in without)):
+            command.append(word)
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(why, highlight=False)
+    console.print(f"  {shlex.join(['neural-cleanse', *command, '--resume'])}", markup=False, highlight=False)
+
+
+def say_what_is_kept(result: ScanResult, output: Path | None, checkpoint: Checkpoint | None) -> None:
+    """Where the report is, and how to go on with a search that its budget ended."""
+    if output is not None:
+        Console().print(f"report: {output / output_dir.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
+    if checkpoint is not None and result.cut_off:
+        kept = "go on" if checkpoint.has_records() else "no label was finished, begin again"
+        say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
+
+
+def interrupted(checkpoint: Checkpoint | None) -> typer.Exit:
+    """What to do next, on stderr."""
+    console = Console(stderr=True, soft_wrap=True)
+    if checkpoint is None or not checkpoint.exists():
+        console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
+    else:
+        say_how_to_go_on("interrupted; go on with:")
+    return typer.Exit(exit_codes.INTERRUPTED)
+
+
+def scan_with_progress(
+    loaded: LoadedModel,
+    images: ImageSet,
+    settings: ScanSettings,
+    device: torch.device,
+    sink: ProgressSink,
+    *,
+    baseline: ScanResult | None = None,
+    notes: tuple[str, ...] = (),
+    checkpoint: Checkpoint | None = None,
+    engine: Engine = InProcess(),
+) -> ScanResult:
+    """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
+    classifier = loaded.classifier.to(device)
+    around = run_info_of(loaded)
+    around = replace(around, notes=(*around.notes, *notes))
+    return run_scan(
+        classifier, images, settings, run_info=around, baseline=baseline, checkpoint=checkpoint, engine=engine,
+        progress=sink,
+    )  # fmt: skip
