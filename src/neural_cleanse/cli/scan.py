@@ -58,7 +58,8 @@ def scan(
     like: Annotated[Path | None, typer.Option(help="Earlier scan (its --output). Network, normalisation, resizing and images are taken from it where they are not typed here.", rich_help_panel=options.INPUTS)] = None,
     preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.default,
     loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = Loss.ce,
-    restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the median size is used. \\[default: 3 up to 43 labels, else 1]", rich_help_panel=options.SEARCH)] = None,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the smallest trigger counts. \\[default: 4; reference: 1]", rich_help_panel=options.SEARCH)] = None,
+    student: Annotated[bool, typer.Option(help="Where the sizes leave doubt, compare them with those of a student network trained on the model's answers.", rich_help_panel=options.SEARCH)] = True,
     plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.auto,
     pairs: Annotated[bool, typer.Option("--pairs", help="Also search for triggers that work from one source class only; 7 to 10 times the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
@@ -100,6 +101,7 @@ def scan(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
         max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
+        student=student,
     )  # fmt: skip
     inputs, kept_data = recorded.completed(inputs, data, like)
     form, data = parsed(inputs), named_data(kept_data)
@@ -117,7 +119,7 @@ def scan(
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
-        loaded, images = open_both(model, data, form, samples, seed)
+        loaded, images = open_both(model, data, form, settings.images_wanted, seed)
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_notes, baseline_record, sizes_of
@@ -14,7 +16,7 @@ from neural_cleanse.detection.pair_verdict import NUM_TESTS
 from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
-from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.statistics.outlier import OVER_STUDENT
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
@@ -31,13 +33,17 @@ MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """All that is settled before the first step: what is searched, how, on which images, and against what."""
+    """All that is settled before the first step: what is searched, how, on which images, and against what.
+
+    `others` are images given that the scan does not use: a student may learn from them.
+    """
 
     classifier: Classifier
     settings: ScanSettings
     pairs: tuple[LabelPair, ...]
     names: tuple[str, ...] | None
     images: ScanImages
+    others: UInt8[Tensor, "n c h w"]
     doubt: str | None
     baseline_sizes: Mapping[LabelPair, float] | None
     inversion: Inversion
@@ -97,7 +103,7 @@ def prepare(
     )
     inversion = preset(settings.preset, settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
-    sampled, sampling = _sample(classifier, data, settings)
+    sampled, others, sampling = _sample(classifier, data, settings)
     forward = len(sampled)
     if settings.preset == "default":  # the other is the authors' to the letter
         seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
@@ -128,6 +134,7 @@ def prepare(
         pairs,
         names,
         images,
+        others,
         checked.doubt,
         baseline_sizes,
         inversion,
@@ -181,8 +188,10 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
     return tuple(LabelPair(target) for target in sorted(set(labels)))
 
 
-def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> tuple[ImageSet, tuple[str, ...]]:
-    """At most `samples` different images, balanced by label or by the model's own answers; what was done, in words."""
+def _sample(
+    classifier: Classifier, data: ImageSet, settings: ScanSettings
+) -> tuple[ImageSet, UInt8[Tensor, "n c h w"], tuple[str, ...]]:
+    """At most `samples` different images, balanced by label or by the model's own answers; others; what was done."""
     different, notes = data.distinct(), []
     if len(different) < len(data):
         # The same image in two splits would let it confirm what it chose.
@@ -192,4 +201,7 @@ def _sample(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> t
         classes = predict(classifier, different.images)
     else:
         classes = different.labels
-    return different.take(balanced(classes, settings.samples, settings.seed)), tuple(notes)
+    rows = balanced(classes, settings.samples, settings.seed)
+    left = torch.ones(len(different), dtype=torch.bool)
+    left[rows] = False
+    return different.take(rows), different.images[left][: STUDENT_IMAGES * settings.samples], tuple(notes)

@@ -7,6 +7,8 @@ from neural_cleanse.detection.progress import Budget
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.inversion import Precision
 
+STUDENT_IMAGES = 2  # times `samples`: images that a scan takes beside its own, for a student to learn from
+
 
 @dataclass(frozen=True)
 class ScanSettings:
@@ -48,6 +50,11 @@ class ScanSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{name} must be above 0, got {value}.")
+
+    @property
+    def images_wanted(self) -> int:
+        """How many clean images it is worth to load."""
+        return self.samples * (1 + STUDENT_IMAGES if self.student and self.preset == "default" else 1)
 
     @property
     def budget(self) -> Budget:

@@ -63,7 +63,10 @@ def compare(
     images = prepared.images
     unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
     seed = prepared.settings.seed
-    student = make_student(prepared.classifier, images.images[images.parts[Split.OPTIMISE]], unseen, seed, plan, tick)
+    own = images.images[images.parts[Split.OPTIMISE]]
+    student = make_student(
+        prepared.classifier, torch.cat([own, prepared.others.to(own.device)]), unseen, seed, plan, tick
+    )
     if student is None:
         return Compared(decision, ("no student network could be made of this model, to compare it with",))
     passes, forward = plan.passes, plan.passes + 2 * len(unseen)

@@ -154,7 +154,7 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
     truth = {key: case.card.get(key) for key in KEPT_OF_CARD}
     row = {"model": case.name, "part": part_of(case.name), "settings": _settings(settings), "truth": truth}
     try:
-        loaded, images = open_case(case, at_most=settings.samples, seed=settings.seed)
+        loaded, images = open_case(case, at_most=settings.images_wanted, seed=settings.seed)
         names = loaded.origin.label_names
         result = scan(
             loaded.classifier,

@@ -182,7 +182,7 @@ def checked(result: ScanResult) -> tuple[str, ...]:
         lines.append(f"The model answers {accuracy:.1%} of them rightly as it was read ({_form(result)}).")
     restarts = _inside(result.provenance.settings, "inversion", "restarts")
     if isinstance(restarts, int):
-        searches = "1 search" if restarts == 1 else f"{restarts} independent searches, the median counts"
+        searches = "1 search" if restarts == 1 else f"{restarts} independent searches, the smallest trigger counts"
         lines.append(f"A label has {searches}; success is measured on images that no search saw.")
     return tuple(lines)
 

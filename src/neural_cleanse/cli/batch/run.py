@@ -152,7 +152,7 @@ def scan_batch(
         models = find(where, leave_out=output)
         engine = spread.start(len(models), device)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
-        images = open_images(data, form, settings.samples, settings.seed)
+        images = open_images(data, form, settings.images_wanted, settings.seed)
         order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
         keep = partial(recorded.write, inputs=inputs, data=data)
         rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=quiet)
