@@ -42,6 +42,7 @@ def fit(
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=GUARD)] = 0.05,
     labels: Annotated[str | None, typer.Option(help="Guard against the triggers that the scan has for these labels, flagged or not, like 3,7. \\[default: the flagged ones]", rich_help_panel=GUARD)] = None,
     architecture: options.Architecture = None,
+    weights: options.Weights = None,
     allow_code: options.AllowCode = False,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -68,7 +69,7 @@ def fit(
     """
     form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        True, skip_unreadable, features,
+        True, skip_unreadable, features, weights,
     )  # fmt: skip
     where = device_named(device)
     with directory.claimed(output, overwrite=overwrite):
@@ -136,6 +137,7 @@ def check(
     at_most: Annotated[float, typer.Option(help="Share of images that may be rejected without exit code 1; for a script, some twice the --fpr of guard fit.", rich_help_panel=GUARD)] = 0.0,
     copy_rejected: Annotated[Path | None, typer.Option(help="Copy the rejected images into this directory, to be made.", rich_help_panel=options.RESULT)] = None,
     architecture: options.Architecture = None,
+    weights: options.Weights = None,
     allow_code: options.AllowCode = False,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -160,7 +162,7 @@ def check(
     described = read_description(guard)
     form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        True, skip_unreadable, described.get("features_layer"),
+        True, skip_unreadable, described.get("features_layer"), weights,
     )  # fmt: skip
     where = device_named(device)
     if copy_rejected is not None:

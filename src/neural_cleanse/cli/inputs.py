@@ -29,6 +29,7 @@ class InputOptions:
     ignore_labels: bool = False
     skip_unreadable: bool = False
     features: str | None = None
+    weights: str | None = None
 
 
 def open_both(
@@ -59,6 +60,7 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
         allow_code=form.allow_code,
         normalize=form.normalize,
         input_shape=images.shape,
+        weights=form.weights,
     )
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
@@ -100,6 +102,12 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
             f"The scan in {where} is of {theirs.get('path', 'another model')} (sha256 "
             f"{str(theirs.get('sha256'))[:12]}), not of {loaded.origin.path} ({loaded.origin.sha256[:12]}).",
             cure="Scan this model first.",
+        )
+    if theirs.get("nested_under") != loaded.origin.nested_under:
+        raise SettingsError(
+            f"The scan in {where} is of the weights {theirs.get('nested_under')}, now they are "
+            f"{loaded.origin.nested_under}.",
+            cure="Pass the same --weights.",
         )
     if theirs.get("normalisation") != str(loaded.classifier.normalize):
         raise SettingsError(

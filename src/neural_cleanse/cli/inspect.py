@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli import exit_codes
-from neural_cleanse.loading.architectures import ARCHITECTURES
+from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.loading.architecture import NAMES
 from neural_cleanse.loading.inspection import inspect_model
 from neural_cleanse.report import inspection
 
@@ -19,8 +19,9 @@ def inspect(
     ],
     architecture: Annotated[
         str | None,
-        typer.Option(help=f"For weights alone: {', '.join(sorted(ARCHITECTURES))}; nobody's code is run."),
+        typer.Option(help=f"For weights alone: {', '.join(NAMES)}; nobody's code is run."),
     ] = None,
+    weights: options.Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON on stdout.")] = False,
 ) -> None:
     """Say what a model file is and holds, what in it would run, and what a scan could not see.
@@ -29,7 +30,7 @@ def inspect(
 
     Example: neural-cleanse inspect model.onnx
     """
-    record = inspect_model(model, architecture).as_record()
+    record = inspect_model(model, architecture, weights).as_record()
     if as_json:
         print(json.dumps(record, indent=2, allow_nan=False))
     else:

@@ -8,7 +8,7 @@ import typer
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.loading.architectures import ARCHITECTURES
+from neural_cleanse.loading.architecture import NAMES
 
 MODEL, DATA, METHOD, RESULT = "The model", "The images", "The search", "The result"
 EFFORT = "The effort"
@@ -48,9 +48,13 @@ Data = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(sorted(ARCHITECTURES))}, or FILE.py:FUNCTION with --allow-code; for weights alone. FILE.py: the classes that a pickled module names.",
+        help=f"{', '.join(NAMES)}, or FILE.py:FUNCTION with --allow-code; for weights alone. FILE.py: the classes that a pickled module names.",
         rich_help_panel=MODEL,
     ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Of several sets of weights in one file the one to read, like model_ema.", rich_help_panel=MODEL),
 ]
 AllowCode = Annotated[
     bool,

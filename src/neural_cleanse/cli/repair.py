@@ -61,6 +61,7 @@ def repair(
     verify_trigger: Annotated[Path | None, typer.Option(help="Card or picture of the attacker's own trigger: measured before and after, and used for nothing else.", rich_help_panel=REPAIR)] = None,
     verify_target: Annotated[int | None, typer.Option(help="Label that a trigger given as a picture leads to.", rich_help_panel=REPAIR)] = None,
     architecture: options.Architecture = None,
+    weights: options.Weights = None,
     allow_code: options.AllowCode = False,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -90,7 +91,7 @@ def repair(
     """
     form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        ignore_labels, skip_unreadable, features,
+        ignore_labels, skip_unreadable, features, weights,
     )  # fmt: skip
     where = device_named(device)
     result = storage.load_result(scan)
@@ -111,8 +112,9 @@ def repair(
         with_triggers=None if with_ == "recovered" else known(None if with_ == "clean" else Path(with_)),
     )  # fmt: skip
     reload = partial(
-        load_model, architecture=architecture, allow_code=allow_code, normalize=form.normalize, input_shape=images.shape
-    )
+        load_model, architecture=architecture, allow_code=allow_code, normalize=form.normalize,
+        input_shape=images.shape, weights=loaded.origin.nested_under,
+    )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
     with directory.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:

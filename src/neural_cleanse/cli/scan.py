@@ -69,6 +69,7 @@ def scan(
     model: options.ScannedModel,
     data: options.Data,
     architecture: options.Architecture = None,
+    weights: options.Weights = None,
     allow_code: options.AllowCode = False,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -121,7 +122,7 @@ def scan(
     )  # fmt: skip
     form = InputOptions(
         architecture, allow_code, options.normalization(mean, std, scale, bgr), options.size(resize), crop is not None,
-        ignore_labels, skip_unreadable,
+        ignore_labels, skip_unreadable, weights=weights,
     )  # fmt: skip
     spread = EngineOptions(workers, engine, address, resume)
     if is_batch(model):

@@ -14,7 +14,7 @@ from torch import nn
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
-from neural_cleanse.loading.formats import NO_ARCHITECTURE, open_file, read_whole
+from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network
@@ -68,17 +68,22 @@ def open_model(
     *,
     allow_code: bool = False,
     input_shape: tuple[int, int, int] | None = None,
+    weights: str | None = None,
 ) -> Opened:
     """Read a file, or a Hugging Face directory. Raises ModelError and its kinds."""
     if not path.is_dir():
         content = read_whole(path)
-        network = open_file(content, path, architecture, allow_code=allow_code, input_shape=input_shape)
+        network = open_file(
+            content, path, architecture, allow_code=allow_code, input_shape=input_shape, weights=weights
+        )
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface
 
     snapshot = read_directory(path)
     if architecture is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it names its network itself.", cure=NO_ARCHITECTURE)
+    if weights is not None:
+        raise ModelError(f"{path} is a {huggingface.CONTAINER}: it holds one set of weights.", cure=NO_WEIGHTS)
     try:
         with at_most(allowance(snapshot.num_bytes)):
             return Opened(huggingface.read(snapshot, str(path)), snapshot.sha256, snapshot.num_bytes)
@@ -93,16 +98,18 @@ def load_model(
     allow_code: bool = False,
     normalize: Normalize | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    weights: str | None = None,
 ) -> LoadedModel:
     """Load a model file of any container, or a Hugging Face directory.
 
     `architecture` is a name or FILE.py:FUNCTION (the user's own code, only with `allow_code`), for files that hold
-    weights alone. `input_shape` (c, h, w) serves networks that do not say theirs. `allow_code` also opens programs
+    weights alone; `weights` names one of several sets of them in the file, like "model_ema". `input_shape` (c, h, w)
+    serves networks that do not say theirs. `allow_code` also opens programs
     (TorchScript, pickled modules, Keras with code), in a process of their own. Raises ModelError and its kinds; without
     `allow_code` nothing of the file is ever executed.
     """
     path = Path(path)
-    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape)
+    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape, weights=weights)
     return complete(opened, path, normalize=normalize, input_shape=input_shape)
 
 
