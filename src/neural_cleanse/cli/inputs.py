@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neural_cleanse.classifier import Normalize
+from neural_cleanse.detection.class_order import in_fitting_order
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
-from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
@@ -53,20 +54,49 @@ def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) 
 
 
 def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
-    """A model that takes these images, and they in the order of its label names."""
-    loaded = load_model(
-        model,
-        architecture=form.architecture,
-        allow_code=form.allow_code,
-        normalize=form.normalize,
-        input_shape=images.shape,
-        weights=form.weights,
-    )
+    """A model that takes these images, and they in the order of its label names and with its channels."""
+    loaded, images = _loaded_for(images, model, form)
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
         assert loaded.classifier.layers  # a layer that is not there fails before any work
     names = loaded.origin.label_names
-    return loaded, images if names is None else images.in_order_of(names)
+    if names is not None:
+        return loaded, images.in_order_of(names)
+    ordered, said = in_fitting_order(loaded.classifier, images, 0)
+    if said is not None:
+        loaded = replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said)))
+    return loaded, ordered
+
+
+def _loaded_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
+    """The model for images of this shape, or for the same grey images with one channel or three."""
+
+    def load(shape: tuple[int, int, int]) -> LoadedModel:
+        return load_model(
+            model,
+            architecture=form.architecture,
+            allow_code=form.allow_code,
+            normalize=form.normalize,
+            input_shape=shape,
+            weights=form.weights,
+        )
+
+    other = images.in_channels(1 if images.shape[0] == 3 else 3)
+    try:
+        loaded = load(images.shape)
+    except UnusableOutputs:
+        if other is None:
+            raise
+        try:
+            loaded = load(other.shape)
+        except UnusableOutputs:
+            other = None
+        if other is None:
+            raise
+    if other is None or loaded.classifier.input_shape[0] != other.shape[0]:
+        return loaded, images
+    said = f"grey images with {other.shape[0]} channel{'s' if other.shape[0] > 1 else ''}, as the model takes them"
+    return replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said))), other
 
 
 def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: InputOptions, seed: int) -> tuple[str, ...]:
