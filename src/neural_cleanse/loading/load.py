@@ -162,7 +162,7 @@ def _classifier(network: Network, shape: tuple[int, int, int], normalize: Normal
         raise UnusableOutputs(
             f"{name} needs more than half of this machine's memory for {PROBE_IMAGES} images."
         ) from error
-    if network.num_classes not in (None, num_classes):
+    if network.num_classes not in (None, num_classes) and (network.num_classes, num_classes) != (1, 2):
         raise CheckpointMismatch(f"{name} says it has {network.num_classes} classes, the network {num_classes}.")
     if num_classes > MAX_CLASSES:
         raise UnusableOutputs(f"{name} has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
