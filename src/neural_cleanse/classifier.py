@@ -19,15 +19,23 @@ from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
 
 # How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
 PROBABILITY_TOLERANCE = 1e-3
+STRESS = (-20.0, 20.0)  # times the input, to tell a sigmoid from logits that happen to be small
 LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
 
 
 class OutputKind(enum.Enum):
-    """What the rows of the module are. Log-probabilities already are logits; probabilities are logged."""
+    """What the rows of the module are. Log-probabilities already are logits; of probabilities the log is taken.
+
+    SIGMOID is a probability for each class by itself: rows do not sum to 1. ONE_LOGIT and ONE_SIGMOID are a single
+    value for two classes: label 1 where it is above 0, or above one half.
+    """
 
     LOGITS = "logits"
     LOG_PROBABILITIES = "log-probabilities"
     PROBABILITIES = "probabilities"
+    SIGMOID = "sigmoid"
+    ONE_LOGIT = "one logit for two classes"
+    ONE_SIGMOID = "one sigmoid for two classes"
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,17 @@ class Classifier:
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
 
-    def as_logits(self, rows: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    def as_logits(self, rows: Float[Tensor, " n *outputs"]) -> Float[Tensor, "n classes"]:
         """What the module returned, as logits."""
         if self.outputs is OutputKind.PROBABILITIES:
             # The smallest normal float32 keeps log and its gradient finite where a class has underflowed.
             return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+        if self.outputs in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID):
+            limits = torch.finfo(rows.dtype)
+            rows = rows.clamp(limits.tiny, 1 - limits.eps).logit()
+        if self.outputs in (OutputKind.ONE_LOGIT, OutputKind.ONE_SIGMOID):
+            one = rows.reshape(-1, 1)
+            return torch.cat([torch.zeros_like(one), one], dim=1)
         return rows
 
     @cached_property
@@ -176,10 +190,11 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             f"The network returns a {type(first).__name__}, a scan needs one tensor (images x classes).",
             cure="Name an architecture function that returns the classification head alone.",
         )
-    if first.dim() != 2 or first.shape[0] != images.shape[0] or first.shape[1] < 2:
+    if first.dim() not in (1, 2) or first.shape[0] != images.shape[0] or first.numel() == 0:
         raise UnusableOutputs(
-            f"The network answers {tuple(first.shape)} to {images.shape[0]} images: "
-            f"a scan needs {images.shape[0]} x at least 2 classes."
+            f"The network answers {tuple(first.shape)} to {images.shape[0]} images: a scan needs "
+            f"{images.shape[0]} x the number of classes, or one value an image for two classes.",
+            cure="Name an architecture function that returns the classification head alone.",
         )
     if not first.is_floating_point():
         raise UnusableOutputs(f"The network answers with {first.dtype}: a scan needs logits or probabilities.")
@@ -193,7 +208,17 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             cure="Remove what is random in its forward pass: a scan needs one answer for one image.",
         )
     _check_gradient(frozen, normalized)
-    return first.shape[1], _output_kind(first)
+    kind = _output_kind(first.reshape(len(first), -1))
+    if kind in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID) and not _stays_bounded(frozen, normalized):
+        kind = OutputKind.LOGITS if kind is OutputKind.SIGMOID else OutputKind.ONE_LOGIT
+    return max(2, first.numel() // len(first)), kind
+
+
+def _stays_bounded(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> bool:
+    """Whether the outputs stay in [0, 1] on inputs far outside the images' range, where logits leave it."""
+    with torch.no_grad():
+        answers = torch.cat([module(normalized * factor) for factor in STRESS])
+    return bool(((answers >= 0) & (answers <= 1)).all())
 
 
 def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> None:
@@ -212,12 +237,17 @@ def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> 
         raise UnusableOutputs("The gradient at the pixels holds NaN or Inf: the network cannot be searched.")
 
 
-def _output_kind(rows: Float[Tensor, "n classes"]) -> OutputKind:
+def _output_kind(rows: Float[Tensor, "n outputs"]) -> OutputKind:
+    bounded = bool(((rows >= 0) & (rows <= 1)).all())
+    if rows.shape[1] == 1:
+        return OutputKind.ONE_SIGMOID if bounded else OutputKind.ONE_LOGIT
     one = torch.ones(len(rows), device=rows.device)
     if bool((rows >= 0).all()) and torch.allclose(rows.sum(1).float(), one, atol=PROBABILITY_TOLERANCE):
         return OutputKind.PROBABILITIES
     if bool((rows <= 0).all()) and torch.allclose(rows.exp().sum(1).float(), one, atol=PROBABILITY_TOLERANCE):
         return OutputKind.LOG_PROBABILITIES
+    if bounded and bool(((rows > 0) & (rows < 1)).any(1).all()):
+        return OutputKind.SIGMOID
     return OutputKind.LOGITS
 
 

@@ -12,11 +12,20 @@ from neural_cleanse.errors import DataError
 
 
 @dataclass(frozen=True)
+class ClassOrder:
+    """Another usual numbering of the same classes: label `old` is `index[old]` there; `names` in that order."""
+
+    what: str
+    index: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """n images of one size. `labels` are class indices; `names[i]` is the name of class i.
 
     `origin` says where the images come from and what was done to them, for the report; `files` which file each was
-    read from, where each has one.
+    read from, where each has one. `orders` are numberings that a model may have been trained with instead.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -24,6 +33,7 @@ class ImageSet:
     names: tuple[str, ...] | None = None
     origin: str = "memory"
     files: tuple[str, ...] | None = None
+    orders: tuple[ClassOrder, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -74,7 +84,20 @@ class ImageSet:
 
     def without_labels(self) -> "ImageSet":
         """The same images as if nobody had labelled them."""
-        return replace(self, labels=None, names=None)
+        return replace(self, labels=None, names=None, orders=())
+
+    def in_order(self, order: ClassOrder) -> "ImageSet":
+        """The same images with their classes numbered in another order, one of `orders`."""
+        assert self.labels is not None, "only labelled images have orders"
+        return replace(self, labels=torch.tensor(order.index)[self.labels], names=order.names, orders=())
+
+    def in_channels(self, count: int) -> "ImageSet | None":
+        """Grey images with one channel or with three equal ones, as the other kind; None where colour would be lost."""
+        if self.shape[0] == 1 and count == 3:
+            return replace(self, images=self.images.expand(-1, 3, -1, -1).contiguous())
+        if self.shape[0] == 3 and count == 1 and bool((self.images == self.images[:, :1]).all()):
+            return replace(self, images=self.images[:, :1].contiguous())
+        return None
 
     def in_order_of(self, names: tuple[str, ...]) -> "ImageSet":
         """Labels renumbered to the model's own order of names; unchanged where either side has no names.
@@ -87,13 +110,15 @@ class ImageSet:
         unknown = sorted(present - set(names))
         if unknown:
             if all(name.isdecimal() for name in present):
-                return replace(self, names=names)  # folders named by class index already are in the model's order
+                return replace(
+                    self, names=names, orders=()
+                )  # folders named by class index already are in the model's order
             raise DataError(
                 f"The data have classes that the model does not name: {', '.join(unknown[:5])}.",
                 cure="Rename the folders to the model's labels, or pass --ignore-labels.",
             )
         index = torch.tensor([names.index(name) if name in present else 0 for name in self.names])
-        return replace(self, labels=index[self.labels], names=names)
+        return replace(self, labels=index[self.labels], names=names, orders=())
 
 
 def balanced(classes: Int[Tensor, " n"], count: int, seed: int) -> Int[Tensor, " m"]:

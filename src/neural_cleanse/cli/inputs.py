@@ -9,10 +9,11 @@ from pathlib import Path
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import options
 from neural_cleanse.cli.options import Inputs, PresetTransform
+from neural_cleanse.detection.class_order import in_fitting_order
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
-from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
@@ -47,6 +48,7 @@ class InputOptions:
     skip_unreadable: bool = False
     features: str | None = None
     no_sandbox: bool = False
+    weights: str | None = None
     classes: tuple[str, ...] | None = None
     centre_crop: tuple[int, int] | None = None
 
@@ -73,6 +75,7 @@ def parsed(inputs: Inputs) -> InputOptions:
         skip_unreadable=inputs.skip_unreadable,
         features=inputs.features,
         no_sandbox=inputs.no_sandbox,
+        weights=inputs.weights,
         classes=None if inputs.classes is None else read_classes(inputs.classes),
     )
 
@@ -126,15 +129,8 @@ def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) 
 
 
 def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
-    """A model that takes these images, and they in the order of its label names."""
-    loaded = load_model(
-        model,
-        architecture=form.architecture,
-        allow_code=form.allow_code,
-        no_sandbox=form.no_sandbox,
-        normalize=form.normalize,
-        input_shape=images.shape,
-    )
+    """A model that takes these images, and they in the order of its label names and with its channels."""
+    loaded, images = _loaded_for(images, model, form)
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
         assert loaded.classifier.layers  # a layer that is not there fails before any work
@@ -146,7 +142,44 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
             )
         loaded = replace(loaded, origin=replace(loaded.origin, label_names=form.classes))
     names = loaded.origin.label_names
-    return loaded, images if names is None else images.in_order_of(names)
+    if names is not None:
+        return loaded, images.in_order_of(names)
+    ordered, said = in_fitting_order(loaded.classifier, images, 0)
+    if said is not None:
+        loaded = replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said)))
+    return loaded, ordered
+
+
+def _loaded_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
+    """The model for images of this shape, or for the same grey images with one channel or three."""
+
+    def load(shape: tuple[int, int, int]) -> LoadedModel:
+        return load_model(
+            model,
+            architecture=form.architecture,
+            allow_code=form.allow_code,
+            no_sandbox=form.no_sandbox,
+            normalize=form.normalize,
+            input_shape=shape,
+            weights=form.weights,
+        )
+
+    other = images.in_channels(1 if images.shape[0] == 3 else 3)
+    try:
+        loaded = load(images.shape)
+    except UnusableOutputs:
+        if other is None:
+            raise
+        try:
+            loaded = load(other.shape)
+        except UnusableOutputs:
+            other = None
+        if other is None:
+            raise
+    if other is None or loaded.classifier.input_shape[0] != other.shape[0]:
+        return loaded, images
+    said = f"grey images with {other.shape[0]} channel{'s' if other.shape[0] > 1 else ''}, as the model takes them"
+    return replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said))), other
 
 
 def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: InputOptions, seed: int) -> tuple[str, ...]:
@@ -182,6 +215,12 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
             f"The scan in {where} is of {theirs.get('path', 'another model')} (sha256 "
             f"{str(theirs.get('sha256'))[:12]}), not of {loaded.origin.path} ({loaded.origin.sha256[:12]}).",
             cure="Scan this model first.",
+        )
+    if theirs.get("nested_under") != loaded.origin.nested_under:
+        raise SettingsError(
+            f"The scan in {where} is of the weights {theirs.get('nested_under')}, now they are "
+            f"{loaded.origin.nested_under}.",
+            cure="Pass the same --weights.",
         )
     if theirs.get("normalisation") != str(loaded.classifier.normalize):
         raise SettingsError(

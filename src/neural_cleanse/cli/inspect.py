@@ -26,6 +26,9 @@ def inspect(
             help="Network of a file that holds weights only, by name; a wrong name lists all. No code is run."
         ),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of several sets of weights in one file, the one to read, for example model_ema.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON on stdout.")] = False,
 ) -> None:
     """Say what a model file is and holds, what in it would run, and what a scan could not see.
@@ -42,7 +45,7 @@ def inspect(
     from neural_cleanse.loading.inspection import inspect_model
     from neural_cleanse.report import inspection
 
-    record = inspect_model(model, architecture).as_record()
+    record = inspect_model(model, architecture, weights).as_record()
     if as_json:
         print(json.dumps(record, indent=2, allow_nan=False))
     else:

@@ -122,6 +122,13 @@ class Inputs:
             rich_help_panel=COMMON,
         ),
     ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several sets of weights in one file, the one to read, for example model_ema.",
+            rich_help_panel=INPUTS,
+        ),
+    ] = None
     mean: Annotated[
         str | None,
         typer.Option(

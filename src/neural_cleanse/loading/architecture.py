@@ -11,54 +11,72 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError
-from neural_cleanse.loading.architectures import Architecture, architecture
+from neural_cleanse.loading.architectures import ARCHITECTURES, Architecture, architecture
+from neural_cleanse.loading.common import recognise as common
 
-# A named network may need so many times the values of the file before it is refused unbuilt: room for a wrong name,
-# which deserves the list of what differs, and none for a file that names a billion classes.
-MAX_GROWTH, ALWAYS_ALLOWED = 4, 10_000_000
+NAMES = tuple(sorted({*ARCHITECTURES, *common.NAMES}))
 MAX_CLASSES = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """An empty network, the input it says it takes (None: not said), and whether a user's code made it."""
+    """An empty network, its name, the input it says it takes (None: not said), and whether a user's code made it."""
 
     module: nn.Module
+    name: str
     input_shape: tuple[int, int, int] | None
     ran_code: bool
+    assumed: tuple[str, ...] = ()
 
 
-def build(spec: str, tensors: dict[str, Tensor], num_classes: int | None, *, allow_code: bool) -> Blueprint:
-    """The network of `spec`: NAME or FILE.py:FUNCTION.
+def build(
+    spec: str | None, tensors: dict[str, Tensor], num_classes: int | None, *, allow_code: bool, name: str = "The file"
+) -> Blueprint:
+    """The network of `spec`: NAME or FILE.py:FUNCTION; None: the usual architecture that the tensors are recognised as.
 
     Without `num_classes` a named network has as many as the last tensor of the file. Raises CodeExecutionRefused for
-    a user's file without `allow_code`, SettingsError for an unknown name, ModelError when the function fails.
+    a user's file without `allow_code`, SettingsError for an unknown name, ModelError when the function fails,
+    CheckpointMismatch when the tensors belong to another network.
     """
-    if ":" in spec or spec.endswith(".py"):
-        return Blueprint(_from_file(spec, allow_code=allow_code), None, True)
+    if spec is not None and (":" in spec or spec.endswith(".py")):
+        return Blueprint(_from_file(spec, allow_code=allow_code), spec, None, True)
+    usual = common.recognise(tensors) if spec is None or spec in common.NAMES else None
+    if usual is not None and (spec is None or spec.removesuffix("_bn") == usual.name.removesuffix("_bn")):
+        noted = (f"{usual.name}, as the names and shapes of the tensors say", *usual.assumed)
+        return Blueprint(usual.module, f"{usual.name} (torchvision, timm)", None, False, noted)
+    if spec is None:
+        raise CheckpointMismatch(
+            f"{name} holds weights only and does not say which network they belong to.",
+            cure="Name it with --architecture NAME, or FILE.py:FUNCTION and --allow-code.",
+        )
+    if usual is not None or (spec in common.NAMES and spec not in ARCHITECTURES):
+        found = "another network" if usual is None else usual.name
+        raise CheckpointMismatch(
+            f"The names and shapes of the weights are those of {found}, not of {spec} in torchvision or timm.",
+            cure="Leave --architecture out." if usual else "Give FILE.py:FUNCTION and --allow-code.",
+        )
     named = architecture(spec)
-    classes = _last_size(tensors) if num_classes is None else num_classes
+    classes = _last_size(named, tensors) if num_classes is None else num_classes
     if classes is None or not 2 <= classes <= MAX_CLASSES:
         raise CheckpointMismatch(f"The weights do not end in a classification layer: {classes} classes.")
-    _refuse_growth(named, classes, tensors)
-    return Blueprint(named.build(classes), named.input_shape, False)
-
-
-def _last_size(tensors: dict[str, Tensor]) -> int | None:
-    """First dimension of the network's last tensor. Files may hold tensors in any order, names keep the layers'."""
-    shaped = [name for name, tensor in tensors.items() if tensor.dim() >= 1]
-    by_layer = sorted(shaped, key=lambda name: [(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", name)])
-    return tensors[by_layer[-1]].shape[0] if by_layer else None
-
-
-def _refuse_growth(named: Architecture, classes: int, tensors: dict[str, Tensor]) -> None:
-    """Compare the network, built without memory, with the values that the file really holds."""
-    plain = [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
-    held = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}.values())
     with torch.device("meta"):
-        needed = sum(parameter.numel() for parameter in named.build(classes).parameters())
-    if needed > max(ALWAYS_ALLOWED, MAX_GROWTH * held):
-        raise CheckpointMismatch(f"With {classes} classes the network needs {needed:,} weights, the file holds fewer.")
+        if common.needs_more_than(named.build(classes), tensors):
+            raise CheckpointMismatch(f"With {classes} classes the network needs more weights than the file holds.")
+    return Blueprint(named.build(classes), spec, named.input_shape, False)
+
+
+def _last_size(named: Architecture, tensors: dict[str, Tensor]) -> int | None:
+    """Size of the tensor that has the name of the network's last one, else of the last of the file.
+
+    Files may hold tensors in any order, and others beside the network's; names keep the order of the layers.
+    """
+    with torch.device("meta"):
+        last = list(named.build(2).state_dict())[-1]
+    shaped = [name for name, tensor in tensors.items() if tensor.dim() >= 1]
+    whole = [name for name in shaped if f".{name}".endswith(f".{last}")]
+    by_layer = sorted(shaped, key=lambda name: [(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", name)])
+    names = whole or by_layer[-1:]
+    return tensors[names[0]].shape[0] if names else None
 
 
 def _from_file(spec: str, *, allow_code: bool) -> nn.Module:

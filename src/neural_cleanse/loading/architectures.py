@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.loading.common.recognise import NAMES as USUAL
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def architecture(name: str) -> Architecture:
     """The architecture of that name. Raises SettingsError with the names there are."""
     if name not in ARCHITECTURES:
         raise SettingsError(
-            f"There is no architecture {name!r}; the names are {', '.join(sorted(ARCHITECTURES))}.",
+            f"There is no architecture {name!r}; the names are {', '.join(sorted({*ARCHITECTURES, *USUAL}))}.",
             cure="For a network of your own pass FILE.py:FUNCTION and --allow-code.",
         )
     return ARCHITECTURES[name]

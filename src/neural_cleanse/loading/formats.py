@@ -6,14 +6,15 @@ from pathlib import Path
 from torch import Tensor
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat
-from neural_cleanse.loading import checkpoint, weights
+from neural_cleanse.loading import checkpoint
 from neural_cleanse.loading.detect import Container, container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import PROGRAM, TENSORS, Network
+from neural_cleanse.loading.weights import assemble
 from neural_cleanse.loading.zip_guard import entries, is_zip
 
-NO_ARCHITECTURE = "Leave --architecture out."
+NO_ARCHITECTURE, NO_WEIGHTS = "Leave --architecture out.", "Leave --weights out."
 CURES = {
     Container.TAR: "Unpack it and give the model file inside; PyTorch's own tar format ended in 2017.",
     Container.COMPRESSED: "Unpack it and give the model file inside.",
@@ -33,6 +34,7 @@ PROGRAMS = {
     Container.KERAS: "keras",
     Container.HDF5: "keras h5",
 }
+HOLDS_SETS = (Container.SAFETENSORS, Container.CHECKPOINT, Container.PICKLE)
 SAYS_ITSELF = (Container.ONNX, Container.EXPORTED, Container.KERAS)  # which network it is
 
 
@@ -64,6 +66,7 @@ def open_file(
     allow_code: bool = False,
     input_shape: tuple[int, int, int] | None = None,
     no_sandbox: bool = False,
+    weights: str | None = None,
 ) -> Network:
     """The network in the file that was read from `path`, by the reader its content asks for.
 
@@ -73,7 +76,10 @@ def open_file(
     container = checked_container(content, str(path))
     try:
         with at_most(allowance(len(content))):
-            return _read(container, content, path, architecture, allow_code=allow_code, input_shape=input_shape)
+            return _read(
+                container, content, path, architecture,
+                allow_code=allow_code, input_shape=input_shape, weights=weights,
+            )  # fmt: skip
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
     except CodeExecutionRefused as refused:
@@ -103,14 +109,17 @@ def _read(
     *,
     allow_code: bool,
     input_shape: tuple[int, int, int] | None,
+    weights: str | None,
 ) -> Network:
     """Tensors and graphs; a program is refused."""
     name = str(path)
+    if weights is not None and container not in HOLDS_SETS:
+        raise ModelError(f"{name} is {container.value}: it holds one set of weights.", cure=NO_WEIGHTS)
     if container in SAYS_ITSELF and architecture is not None:
         raise ModelError(f"{name} is {container.value}: it says itself which network it is.", cure=NO_ARCHITECTURE)
     if container is Container.SAFETENSORS:
         found = checkpoint.read_safetensors(content, name)
-        return weights.assemble(found, name, architecture, allow_code=allow_code)
+        return assemble(found, name, architecture, allow_code=allow_code, weights=weights)
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
 
@@ -129,7 +138,7 @@ def _read(
 
         return keras.read(content, name)
     found = checkpoint.read_state_dict(content, name)
-    return weights.assemble(found, name, architecture, allow_code=allow_code)
+    return assemble(found, name, architecture, allow_code=allow_code, weights=weights)
 
 
 def rewrite_file(
@@ -140,8 +149,10 @@ def rewrite_file(
     trust: str,
     architecture: str,
     input_shape: tuple[int, int, int] | None,
+    weights: str | None = None,
 ) -> bytes:
-    """The file that was read from `path`, with the weights of `state`; the rest is what was said of it then.
+    """The file that was read from `path`, with the weights of `state`; the rest is what was said of it then
+    (`weights`: which of its sets was read).
 
     Raises OutputError for what was read as a program.
     """
@@ -152,7 +163,7 @@ def rewrite_file(
         )
     container = container_of(content)
     if container is Container.SAFETENSORS:
-        return checkpoint.rewrite_safetensors(content, state)
+        return checkpoint.rewrite_safetensors(content, state, weights)
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
 
@@ -170,4 +181,4 @@ def rewrite_file(
         from neural_cleanse.loading.keras import reader as keras
 
         return keras.rewrite(content, state)
-    return checkpoint.rewrite_state_dict(content, state)
+    return checkpoint.rewrite_state_dict(content, state, weights)

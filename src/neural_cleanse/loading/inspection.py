@@ -12,7 +12,9 @@ from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
+from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.detect import Container
+from neural_cleanse.loading.fitting import some
 from neural_cleanse.loading.formats import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
@@ -94,10 +96,10 @@ def layers_of(module: nn.Module) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
+def inspect_model(path: Path, architecture: str | None = None, weights: str | None = None) -> Inspection:
     """Look at a file or a Hugging Face directory. Raises ModelError when nothing can be said of it."""
     if path.is_dir():
-        return _inspected(open_model(path, architecture), path)
+        return _inspected(open_model(path, architecture, weights=weights), path)
     content = read_whole(path)
     container = checked_container(content, str(path))
     sha256 = hashlib.sha256(content).hexdigest()
@@ -108,13 +110,17 @@ def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
     try:
         with at_most(allowance(len(content))):
             held = _weights_alone(container, content, str(path)) if architecture is None else None
+            if held is not None and any(recognise(tensors) for tensors in held.sets.values()):
+                held = None
         if held is not None:
             tensors = tuple(
                 NamedTensor(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-                for name, tensor in held.tensors.items()
+                for path, tensors in held.sets.items()
+                for key, tensor in tensors.items()
+                for name in [f"{path}.{key}" if path else key]
             )
-            return partly(held.container, TENSORS, tensors=tensors, problem=NO_NETWORK)
-        return _inspected(Opened(open_file(content, path, architecture), sha256, len(content)), path)
+            return partly(held.container, TENSORS, tensors=tensors, problem=_without_network(held))
+        return _inspected(Opened(open_file(content, path, architecture, weights=weights), sha256, len(content)), path)
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
     except CodeExecutionRefused as refused:
@@ -128,6 +134,14 @@ def inspect_model(path: Path, architecture: str | None = None) -> Inspection:
         if not found:
             raise
         return partly(_title(container), "not loaded", findings=found, problem=str(error))
+
+
+def _without_network(held: Checkpoint) -> str:
+    """Why no network was made of it, and which sets of weights there are."""
+    if len(held.sets) < 2:
+        return NO_NETWORK
+    listed = some([repr(path or ".") for path in held.sets])
+    return f"{NO_NETWORK} There are {len(held.sets)} sets: {listed}; --weights names one."
 
 
 def _title(container: Container) -> str:

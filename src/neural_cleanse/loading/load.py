@@ -14,7 +14,7 @@ from torch import nn
 from neural_cleanse.classifier import Classifier, Normalize, probe
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
-from neural_cleanse.loading.formats import NO_ARCHITECTURE, open_file, read_whole
+from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network
@@ -69,12 +69,19 @@ def open_model(
     allow_code: bool = False,
     input_shape: tuple[int, int, int] | None = None,
     no_sandbox: bool = False,
+    weights: str | None = None,
 ) -> Opened:
     """Read a file, or a Hugging Face directory. Raises ModelError and its kinds."""
     if not path.is_dir():
         content = read_whole(path)
         network = open_file(
-            content, path, architecture, allow_code=allow_code, input_shape=input_shape, no_sandbox=no_sandbox
+            content,
+            path,
+            architecture,
+            allow_code=allow_code,
+            input_shape=input_shape,
+            no_sandbox=no_sandbox,
+            weights=weights,
         )
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface
@@ -82,6 +89,8 @@ def open_model(
     snapshot = read_directory(path)
     if architecture is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it names its network itself.", cure=NO_ARCHITECTURE)
+    if weights is not None:
+        raise ModelError(f"{path} is a {huggingface.CONTAINER}: it holds one set of weights.", cure=NO_WEIGHTS)
     try:
         with at_most(allowance(snapshot.num_bytes)):
             return Opened(huggingface.read(snapshot, str(path)), snapshot.sha256, snapshot.num_bytes)
@@ -97,17 +106,20 @@ def load_model(
     normalize: Normalize | None = None,
     input_shape: tuple[int, int, int] | None = None,
     no_sandbox: bool = False,
+    weights: str | None = None,
 ) -> LoadedModel:
     """Load a model file of any container, or a Hugging Face directory.
 
     `architecture` is a name or FILE.py:FUNCTION (the user's own code, only with `allow_code`), for files that hold
-    weights alone. `input_shape` (c, h, w) serves networks that do not say theirs. `allow_code` also opens programs
-    (TorchScript, pickled modules, Keras with code), in bubblewrap; where that does not work they are refused unless
-    `no_sandbox` is given too. Raises ModelError and its kinds; without
-    `allow_code` nothing of the file is ever executed.
+    weights alone; `weights` names one of several sets of them in the file, like "model_ema". `input_shape` (c, h, w)
+    serves networks that do not say theirs. `allow_code` also opens programs (TorchScript, pickled modules, Keras with
+    code), in bubblewrap; where that does not work they are refused unless `no_sandbox` is given too. Raises ModelError
+    and its kinds; without `allow_code` nothing of the file is ever executed.
     """
     path = Path(path)
-    opened = open_model(path, architecture, allow_code=allow_code, input_shape=input_shape, no_sandbox=no_sandbox)
+    opened = open_model(
+        path, architecture, allow_code=allow_code, input_shape=input_shape, no_sandbox=no_sandbox, weights=weights
+    )
     return complete(opened, path, normalize=normalize, input_shape=input_shape)
 
 
@@ -160,7 +172,7 @@ def _classifier(network: Network, shape: tuple[int, int, int], normalize: Normal
         raise UnusableOutputs(
             f"{name} needs more than half of this machine's memory for {PROBE_IMAGES} images."
         ) from error
-    if network.num_classes not in (None, num_classes):
+    if network.num_classes not in (None, num_classes) and (network.num_classes, num_classes) != (1, 2):
         raise CheckpointMismatch(f"{name} says it has {network.num_classes} classes, the network {num_classes}.")
     if num_classes > MAX_CLASSES:
         raise UnusableOutputs(f"{name} has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")

@@ -35,6 +35,7 @@ def save_like(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
     written = rewrite_file(
         content, state, Path(origin.path),
         trust=origin.trust, architecture=origin.architecture, input_shape=origin.input_shape,
+        weights=origin.nested_under,
     )  # fmt: skip
     write_whole(output, written)
     return hashlib.sha256(written).hexdigest()

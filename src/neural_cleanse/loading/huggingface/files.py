@@ -15,6 +15,7 @@ from torch import Tensor
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, UnknownFormat
 from neural_cleanse.loading.checkpoint import read_safetensors
 from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.weight_sets import TOP
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -58,7 +59,7 @@ class Snapshot:
         """Every tensor of the safetensors files. Raises ModelError when one is damaged or two share a name."""
         found: dict[str, Tensor] = {}
         for name in self.weight_files():
-            shard = read_safetensors(self.files[name], name).tensors
+            shard = read_safetensors(self.files[name], name).sets[TOP]
             if twice := found.keys() & shard.keys():
                 raise ModelError(f"{min(twice)} is in two of the safetensors files.")
             found |= shard

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, NeuralCleanseError, OutputError
-from neural_cleanse.loading.checkpoint import MAX_CLASSES, rewrite_safetensors
+from neural_cleanse.loading.checkpoint import MAX_CLASSES, replace_tensors
 from neural_cleanse.loading.huggingface.files import CONFIG, PREPROCESSOR, Snapshot
 from neural_cleanse.loading.huggingface.preprocessing import input_shape, label_names, normalization
 from neural_cleanse.loading.network import TENSORS, Network
@@ -80,7 +80,7 @@ def rewrite(snapshot: Snapshot, state: Mapping[str, Tensor], name: str) -> dict[
             f"{name} names its weights in an old way: there is no place for {min(lost)}.",
             cure="Load and save it with a newer transformers first.",
         )
-    return {file: rewrite_safetensors(snapshot.files[file], saved) for file in snapshot.weight_files()}
+    return {file: replace_tensors(snapshot.files[file], saved) for file in snapshot.weight_files()}
 
 
 def _load(config: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Any:

@@ -1,6 +1,13 @@
-"""An image folder: class subfolders, or flat and unlabelled."""
+"""Pictures in folders or in a zip archive: class subfolders, or flat and unlabelled.
 
+The classes of a folder count as torchvision's ImageFolder and Keras count them: plain order of the names, a class
+without pictures keeps its number, pictures may lie deeper. Other usual orders are kept beside, for whoever has a model.
+"""
+
+import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +15,34 @@ from pathlib import Path
 import torch
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.images import ClassOrder
 from neural_cleanse.loading.images.decode import Picture
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class index
+NO_CLASSES = frozenset({"__macosx", "__pycache__", "@eadir"})  # what systems leave beside the data, and hidden folders
+# Parts of a data set by the names of their folders: images that a model was not trained on come first.
+SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
+MAX_PICTURE = 256 * 1024**2  # bytes of one picture in an archive
+Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The pictures of a folder, found and labelled, not yet read."""
+    """The pictures of a folder or archive, found and labelled, not yet read; `place` is the folder that was taken."""
 
     files: tuple[Path, ...]
     labels: torch.Tensor | None
     names: tuple[str, ...] | None
+    orders: tuple[ClassOrder, ...] = ()
+    place: str = ""
+    archive: Path | None = None
 
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
+        if self.archive is not None:
+            yield from self._from_archive(rows, self.archive)
+            return
         for row in rows:
             path = self.files[row]
             try:
@@ -32,42 +51,146 @@ class FolderSource:
                 picture = Picture(str(path), b"", fault=error.strerror or str(error))
             yield picture
 
+    def _from_archive(self, rows: list[int], path: Path) -> Iterator[Picture]:
+        with zipfile.ZipFile(path) as archive:
+            for row in rows:
+                name = self.files[row].as_posix()
+                try:
+                    with archive.open(name) as stream:
+                        content = stream.read(MAX_PICTURE + 1)
+                    fault = "it is too large" if len(content) > MAX_PICTURE else ""
+                    yield Picture(f"{path}/{name}", b"" if fault else content, fault=fault)
+                except (OSError, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError,
+                        zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+                    yield Picture(f"{path}/{name}", b"", fault=str(error))
+
 
 def open_folder(path: Path) -> FolderSource:
-    """Find the pictures under `path`. Class subfolders are ordered by name; one named by a number is that class."""
-    classes = sorted((entry for entry in path.iterdir() if entry.is_dir() and _pictures(entry)), key=_natural)
-    loose = _pictures(path)
-    if classes and loose:
+    """Find the pictures under `path` and label them by its class folders. Raises DataError where there are none."""
+    files: list[Parts] = []
+    folders: set[Parts] = set()
+    for place, inner, names in os.walk(path):
+        inner[:] = [name for name in inner if _is_class(name)]
+        above = Path(place).relative_to(path).parts
+        # os.walk follows no links, so that a loop ends; a class folder itself may be one
+        folders |= {(*above, name) for name in inner}
+        files += [(*above, name) for name in names if _is_picture(name)]
+        for name in inner:
+            linked = Path(place) / name
+            if linked.is_symlink() and linked.is_dir():
+                files += [(*above, name, file.name) for file in linked.iterdir() if _is_picture(file.name)]
+    return _arranged([one for one in files if path.joinpath(*one).is_file()], folders, path, path)
+
+
+def open_archive(path: Path) -> FolderSource:
+    """The pictures of a zip archive, as if it were unpacked. Raises DataError where there are none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+    split = [tuple(part for part in name.split("/") if part) for name in names]
+    seen = [
+        (name, parts) for name, parts in zip(names, split, strict=True)
+        if parts and all(_is_class(part) for part in parts)
+    ]  # fmt: skip
+    folders = {parts[:depth] for _, parts in seen for depth in range(1, len(parts))}
+    folders |= {parts for name, parts in seen if name.endswith("/")}
+    files = [parts for name, parts in seen if not name.endswith("/") and _is_picture(parts[-1])]
+    return _arranged(files, folders, path, None)
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a zip archive has an entry that is named like a picture."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_is_picture(name.rpartition("/")[2]) for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
+
+def _arranged(files: list[Parts], folders: set[Parts], path: Path, base: Path | None) -> FolderSource:
+    """Labels from the class folders among `folders`, once the folder that holds them is found."""
+    archive = None if base is not None else path
+    base = base or Path()
+    root = _root(files, folders)
+    below = [one for one in files if one[: len(root)] == root]
+    place = "/".join(root)
+    loose = sorted((one for one in below if len(one) == len(root) + 1), key=lambda one: _natural(one[-1]))
+    classes = sorted({one[len(root)] for one in folders if one[: len(root)] == root and len(one) > len(root)})
+    filled = {one[len(root)] for one in below if len(one) > len(root) + 1}
+    if loose and filled:
         raise DataError(
-            f"{path} holds both pictures ({loose[0].name}) and class folders ({classes[0].name}).",
+            f"{path} holds both pictures ({loose[0][-1]}) and class folders ({min(filled)}).",
             cure="Give a folder of class folders, or a flat folder of unlabelled pictures.",
         )
-    if loose:
-        return FolderSource(tuple(loose), None, None)
-    if not classes:
+    if not below:
         raise DataError(
             f"{path} holds no pictures.",
             cure=f"Expected pictures ({', '.join(sorted(SUFFIXES))}), class folders of them, or parquet files.",
         )
-    if len(classes) == 1:  # one folder of everything is no labelling
-        return FolderSource(tuple(_pictures(classes[0])), None, None)
-    names = [folder.name for folder in classes]
-    index = list(range(len(classes)))
-    if all(name.isdecimal() and int(name) < MAX_NUMBERED for name in names):
+    if loose or len(classes) == 1:  # one folder of everything is no labelling
+        ordered = sorted(below, key=lambda one: [_natural(part) for part in one])
+        return FolderSource(tuple(base.joinpath(*one) for one in ordered), None, None, (), place, archive)
+    names, index, orders = _numbered(classes, filled)
+    found = sorted(below, key=lambda one: (index[one[len(root)]], [_natural(part) for part in one]))
+    labels = torch.tensor([index[one[len(root)]] for one in found])
+    return FolderSource(tuple(base.joinpath(*one) for one in found), labels, names, orders, place, archive)
+
+
+def _root(files: list[Parts], folders: set[Parts]) -> Parts:
+    """The folder that holds class folders or loose pictures: down through a single folder, and into a split."""
+    root: Parts = ()
+    while True:
+        depth = len(root)
+        below = [one for one in files if one[:depth] == root]
+        inner = {one[depth] for one in below if len(one) > depth + 1}
+        children = {one[depth] for one in folders if one[:depth] == root and len(one) > depth}
+        if not inner or any(len(one) == depth + 1 for one in below):
+            return root
+        splits = {name.lower(): name for name in inner}
+        if children and {name.lower() for name in children} <= set(SPLITS):
+            root = (*root, next(splits[name] for name in SPLITS if name in splits))
+        elif len(children) == 1 and any(len(one) > depth + 2 for one in below):
+            root = (*root, *inner)
+        else:
+            return root
+
+
+def _numbered(classes: list[str], filled: set[str]) -> tuple[tuple[str, ...], dict[str, int], tuple[ClassOrder, ...]]:
+    """Names by class, the class of each folder, and the other orders that somebody may have trained with."""
+    plain = tuple(classes)
+    natural = tuple(sorted(classes, key=_natural))
+    alternatives: list[tuple[str, tuple[str, ...]]] = []
+    numbered = all(name.isdecimal() and int(name) < MAX_NUMBERED for name in classes)
+    if numbered and len({int(name) for name in classes}) == len(classes):
         # A folder 7 without a folder 6 before it is class 7 all the same, under its own spelling.
-        index = [int(name) for name in names]
-        spelled = dict(zip(index, names, strict=True))
-        names = [spelled.get(label, str(label)) for label in range(max(index) + 1)]
-    files = [(file, label) for label, folder in zip(index, classes, strict=True) for file in _pictures(folder)]
-    labels = torch.tensor([label for _, label in files])
-    return FolderSource(tuple(file for file, _ in files), labels, tuple(names))
+        spelled = {int(name): name for name in classes}
+        names = tuple(spelled.get(label, str(label)) for label in range(max(spelled) + 1))
+        alternatives.append(("by number, counted from the first folder", natural))
+    else:
+        names = plain
+        alternatives.append(("natural order of the folders' names", natural))
+    alternatives.append(("plain order of the folders' names", plain))
+    kept = tuple(name for name in plain if name in filled)
+    if len(kept) < len(plain):
+        alternatives.append(("plain order without the folders that hold no picture", kept))
+    orders, seen = [], {names}
+    for what, order in alternatives:
+        if order not in seen:
+            seen.add(order)
+            place = {name: label for label, name in enumerate(order)}
+            orders.append(ClassOrder(what, tuple(place.get(name, 0) for name in names), order))
+    return names, {name: label for label, name in enumerate(names)}, tuple(orders)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        (entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()), key=_natural
-    )
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+def _is_class(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in NO_CLASSES
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

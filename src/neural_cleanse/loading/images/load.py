@@ -12,12 +12,14 @@ from torch import Tensor
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.decode import Shape, decode, resized
-from neural_cleanse.loading.images.folder import FolderSource, open_folder
-from neural_cleanse.loading.images.npz import read_npz
-from neural_cleanse.loading.images.parquet import ParquetSource, open_parquet
+from neural_cleanse.loading.images.folder import FolderSource, holds_pictures, open_archive, open_folder
+from neural_cleanse.loading.images.npz import read_npy, read_npz
+from neural_cleanse.loading.images.parquet import ParquetSource, open_parquet, parquet_files
 
 # Without labels more images are read than asked for, so that the model's own answers can balance them.
 UNLABELLED_RESERVE = 4
+ZIP, NPY, PARQUET = b"PK\x03\x04", b"\x93NUM", b"PAR1"
+WANTED = "Give a folder or a zip of images, an .npz file or a parquet file."
 
 
 def load_data(
@@ -40,40 +42,53 @@ def load_data(
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"There is no {path}.", cure="Give a folder of images, an .npz file or a parquet file.")
+        raise DataError(f"There is no {path}.", cure=WANTED)
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.")
     shape = Shape(resize, crop == "roi", centre_crop)
-    if path.is_file() and _magic(path) == b"PK\x03\x04":
-        return _from_npz(path, shape, at_most, seed, ignore_labels)
+    if path.is_file() and _magic(path) in (ZIP, NPY) and not holds_pictures(path):
+        return _from_arrays(path, shape, at_most, seed, ignore_labels)
     source = _open(path, ignore_labels)
     labels = None if ignore_labels else source.labels
     count = len(source.images) if isinstance(source, ParquetSource) else len(source.files)
     rows = _choose(count, labels, at_most, seed)
     images, kept, skipped = decode(source.pictures(rows.tolist()), shape, skip_unreadable=skip_unreadable)
-    origin = f"{path} ({count} images, {shape})" + (f", {len(skipped)} unreadable skipped" if skipped else "")
+    place = source.place if isinstance(source, FolderSource) else ""
+    origin = f"{path}{place and '/' + place} ({count} images, {shape})" + (
+        f", {len(skipped)} unreadable skipped" if skipped else ""
+    )
     read = rows[torch.tensor(kept)]
     return ImageSet(
         images,
         None if labels is None else labels[read],
         None if ignore_labels else source.names,
         origin,
-        None if isinstance(source, ParquetSource) else tuple(str(source.files[row]) for row in read.tolist()),
+        _files(source, read.tolist()),
+        source.orders if isinstance(source, FolderSource) and labels is not None else (),
     )
+
+
+def _files(source: FolderSource | ParquetSource, rows: list[int]) -> tuple[str, ...] | None:
+    """The files that pictures were read from, where each has its own."""
+    if isinstance(source, ParquetSource) or source.archive is not None:
+        return None
+    return tuple(str(source.files[row]) for row in rows)
 
 
 def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
     try:
         if path.is_dir():
-            files = sorted(path.glob("*.parquet"))
+            files = parquet_files(path)
             return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
     except OSError as error:  # a folder went away while it was listed, or cannot be
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
     magic = _magic(path)
-    if magic == b"PAR1":
+    if magic == ZIP:
+        return open_archive(path)
+    if magic == PARQUET:
         return open_parquet([path], ignore_labels=ignore_labels)
-    what = "is empty" if not magic else "is neither an .npz archive nor a parquet file"
-    raise DataError(f"{path} {what}.", cure="Give a folder of images, an .npz file or a parquet file.")
+    what = "is empty" if not magic else "is neither an .npz archive, a zip of pictures nor a parquet file"
+    raise DataError(f"{path} {what}.", cure=WANTED)
 
 
 def _magic(path: Path) -> bytes:
@@ -84,14 +99,14 @@ def _magic(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _from_npz(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
+def _from_arrays(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
     if shape.crop_roi:
         raise DataError(f"{path} holds pixel arrays without a region of interest.", cure="Leave out --crop roi.")
-    whole = read_npz(path, ignore_labels=ignore_labels)
+    whole = (read_npz if _magic(path) == ZIP else read_npy)(path, ignore_labels=ignore_labels)
     data = whole.take(_choose(len(whole), whole.labels, at_most, seed))
     as_stored = shape.size is None and shape.centre_crop is None
     images = data.images if as_stored else resized(data.images, shape)
-    return replace(data, images=images, origin=f"{path} ({len(whole)} images, {shape})")
+    return replace(data, images=images, origin=f"{whole.origin} ({len(whole)} images, {shape})")
 
 
 def _choose(count: int, labels: Int[Tensor, " n"] | None, at_most: int | None, seed: int) -> Int[Tensor, " m"]:

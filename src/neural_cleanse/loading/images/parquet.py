@@ -1,4 +1,4 @@
-"""A Hugging Face style parquet file or folder: column image {bytes, path}, and label where there is one."""
+"""A Hugging Face style parquet file or folder: a column of pictures {bytes, path}, and labels where there are any."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +11,9 @@ import torch
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.images.decode import Box, Picture
 
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "jpg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y")
+SPLITS = ("test", "validation", "val", "valid", "train")  # in the names of files; what was not trained on comes first
 ROI_COLUMNS = ("width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2")
 
 
@@ -47,21 +50,39 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
         table = pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
-    if "image" not in table.column_names:
+    images = _column(table, IMAGE_COLUMNS)
+    if images is None:
         raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
-    labels = None
-    if "label" in table.column_names and not ignore_labels:
-        column = table.column("label")
+    labels, label_name = None, _column(table, LABEL_COLUMNS)
+    if label_name is not None and not ignore_labels:
+        column = table.column(label_name)
         try:
             if column.null_count:
                 raise ValueError(f"{column.null_count} rows have none")
             labels = torch.tensor(column.cast(pa.int64()).to_pylist())
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise DataError(
-                f"The column 'label' of {files[0]} is not made of whole numbers: {error}",
+                f"The column {label_name!r} of {files[0]} is not made of whole numbers: {error}",
                 cure="Pass --ignore-labels, or number the classes.",
             ) from error
-    return ParquetSource(table.column("image"), _regions(table), labels, _names(table.schema.metadata or {}))
+    names = _names(table.schema.metadata or {}, label_name)
+    return ParquetSource(table.column(images), _regions(table), labels, names)
+
+
+def parquet_files(directory: Path) -> list[Path]:
+    """The parquet files of a directory or below it; of several parts of a data set the one for testing."""
+    files = sorted(directory.glob("*.parquet")) or sorted(
+        path for path in directory.glob("*/**/*.parquet") if not any(part.startswith(".") for part in path.parts[1:])
+    )
+    for split in SPLITS:
+        chosen = [path for path in files if path.name.lower().split("-")[0].split(".")[0] == split]
+        if chosen:
+            return chosen
+    return files
+
+
+def _column(table: Any, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in table.column_names), None)
 
 
 def _regions(table: Any) -> tuple[Box | None, ...] | None:
@@ -76,13 +97,13 @@ def _regions(table: Any) -> tuple[Box | None, ...] | None:
     )
 
 
-def _names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+def _names(metadata: dict[bytes, bytes], label: str | None) -> tuple[str, ...] | None:
     """Label names from the schema's metadata: `label_names`, or the ClassLabel of Hugging Face features."""
     try:
         if b"label_names" in metadata:
             names = json.loads(metadata[b"label_names"])
         elif b"huggingface" in metadata:
-            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+            names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         else:
             return None
     except (ValueError, KeyError, TypeError, RecursionError):

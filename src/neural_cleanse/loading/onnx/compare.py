@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.onnx.file import BFLOAT16, DOUBLE, FLOAT, FLOAT16, UINT8, sanitize
-from neural_cleanse.loading.onnx.input import NHW, NHWC, ImageInput
+from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput
 
 TOLERANCE, TOLERANCE_16_BIT = 1e-4, 3e-2  # of onnxruntime's largest output, at least of 1
 COMPARED_IMAGES, MAX_COMPARED = 2, 64  # batches of the size that the file was exported for, and that size
@@ -70,6 +70,8 @@ def _run_elsewhere(model: Any, image: ImageInput, images: Tensor) -> Tensor:
         values = values.transpose(0, 2, 3, 1)
     elif image.layout == NHW:
         values = values[:, 0]
+    elif image.layout == FLAT:
+        values = values.reshape(len(values), -1)
     values = np.ascontiguousarray(values).astype(NUMPY_TYPES[image.data_type])
     batches = np.split(values, COMPARED_IMAGES if image.batch else 1)
     return torch.from_numpy(np.concatenate([session.run(None, {image.name: batch})[0] for batch in batches])).float()

@@ -1,5 +1,6 @@
 """Which images an ONNX graph takes, and in which order of axes, as far as its input says so."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,7 @@ from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
 from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8, sanitize
 
-NCHW, NHWC, NHW = "n c h w", "n h w c", "n h w"
+NCHW, NHWC, NHW, FLAT = "n c h w", "n h w c", "n h w", "n (c h w)"
 CHANNELS = (1, 3)
 TRIED_SIZES = (224, 32, 28, 64, 96, 128, 299, 384)  # px, where the file leaves the size open
 MAX_BATCH = 512  # images that a file may be exported for
@@ -56,6 +57,8 @@ def image_input(graph: Any, name: str) -> ImageInput:
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
     if not kind.HasField("shape"):
         dims = [None] * 4
+    if len(dims) == 2 and dims[1] is not None:
+        return _flat(inputs[0].name, dims[0], dims[1], kind.elem_type, name)
     if len(dims) not in (3, 4):
         raise ModelError(
             f"{name} takes {len(dims)} axes ({', '.join(str(size or 'any') for size in dims[:6])}), not images.",
@@ -73,6 +76,20 @@ def image_input(graph: Any, name: str) -> ImageInput:
             f"{name} takes {dims[0] or 'any number of'} images of {size:,} values: too large to be scanned."
         )
     return ImageInput(inputs[0].name, layout, channels, height, width, dims[0], kind.elem_type, assumed)
+
+
+def _flat(value: str, batch: int | None, size: int, data_type: int, name: str) -> ImageInput:
+    """Rows of pixels, where their number is that of one or three square planes. Raises ModelError otherwise."""
+    for channels in CHANNELS:
+        side = math.isqrt(size // channels)
+        if size > 1 and channels * side * side == size <= MAX_INPUT_VALUES and (batch or 1) <= MAX_BATCH:
+            planes = "one channel" if channels == 1 else "three channels, one after the other"
+            assumed = (f"the {size} values of its input are an image of {side}x{side}, {planes}",)
+            return ImageInput(value, FLAT, channels, side, side, batch, data_type, assumed)
+    raise ModelError(
+        f"{name} takes rows of {size} values, which are no square image.",
+        cure="A scan needs a network that takes images x channels x height x width.",
+    )
 
 
 def _layout(graph: Any, name: str, dims: list[int | None]) -> tuple[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ from neural_cleanse.loading.onnx.file import (
     sanitize,
 )
 from neural_cleanse.loading.onnx.findings import findings_of
-from neural_cleanse.loading.onnx.input import NHW, NHWC, ImageInput, image_input
+from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput, image_input
 from neural_cleanse.loading.onnx.node import Node
 from neural_cleanse.loading.onnx.operators import OPERATORS
 
@@ -171,6 +171,8 @@ def _filled_builder(model: Any, name: str, image: ImageInput, opset: int, shape:
         pixels = builder.call(torch.permute, (pixels, (0, 2, 3, 1)), Kind.DATA)
     elif image.layout == NHW:
         pixels = builder.call(torch.squeeze, (pixels, 1), Kind.DATA)
+    elif image.layout == FLAT:
+        pixels = builder.call(torch.flatten, (pixels, 1), Kind.DATA)
     builder.bind(image.name, pixels)
     outputs = {value.name for value in graph.output}
     for node in graph.node:
