@@ -23,11 +23,15 @@ LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
 
 
 class OutputKind(enum.Enum):
-    """What the rows of the module are. Log-probabilities already are logits; probabilities are logged."""
+    """What the rows of the module are. Log-probabilities already are logits; of probabilities the log is taken.
+
+    SIGMOID is a probability for each class by itself: rows do not sum to 1.
+    """
 
     LOGITS = "logits"
     LOG_PROBABILITIES = "log-probabilities"
     PROBABILITIES = "probabilities"
+    SIGMOID = "sigmoid"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class Classifier:
         if self.outputs is OutputKind.PROBABILITIES:
             # The smallest normal float32 keeps log and its gradient finite where a class has underflowed.
             return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+        if self.outputs is OutputKind.SIGMOID:
+            limits = torch.finfo(rows.dtype)
+            return rows.clamp(limits.tiny, 1 - limits.eps).logit()
         return rows
 
     @cached_property
@@ -218,6 +225,8 @@ def _output_kind(rows: Float[Tensor, "n classes"]) -> OutputKind:
         return OutputKind.PROBABILITIES
     if bool((rows <= 0).all()) and torch.allclose(rows.exp().sum(1).float(), one, atol=PROBABILITY_TOLERANCE):
         return OutputKind.LOG_PROBABILITIES
+    if bool(((rows >= 0) & (rows <= 1)).all()) and bool(((rows > 0) & (rows < 1)).any(1).all()):
+        return OutputKind.SIGMOID
     return OutputKind.LOGITS
 
 

@@ -13,13 +13,12 @@ from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import options
 from neural_cleanse.cli.inputs import InputOptions, check_same_model, open_both
 from neural_cleanse.detection.input_check import check_shape
-from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.files import write_whole
 from neural_cleanse.images import ImageSet
-from neural_cleanse.mitigation.base import Backdoor, known_backdoors
+from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, read_description
-from neural_cleanse.mitigation.guard_fitting import GuardReport, fit_guard
+from neural_cleanse.mitigation.guard_fitting import fit_guard
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.pictures import png
 from neural_cleanse.report.table import Table
@@ -83,7 +82,7 @@ def fit(
         guard, report = fit_guard(
             loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
         )
-        measured = _measured(report, backdoors)
+        measured = report.as_record(backdoors)
         about = {
             "model_sha256": loaded.origin.sha256,
             "normalisation": str(loaded.classifier.normalize),
@@ -105,22 +104,6 @@ def fit(
         said = f"lets pass {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']}"
         console.print(said, highlight=False)
     console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _measured(report: GuardReport, backdoors: tuple[Backdoor, ...]) -> dict[str, Any]:
-    """What the guard does on images that chose nothing."""
-    return {
-        "clean_rejected": _rate(report.clean_rejected, report.clean_trials),
-        "triggered_passed": [
-            {"target": backdoor.pair.target, "source": backdoor.pair.source, **_rate(passed, trials)}
-            for backdoor, passed, trials in zip(backdoors, report.passed, report.triggered_trials, strict=True)
-        ],
-    }
-
-
-def _rate(hits: int, trials: int) -> dict[str, Any]:
-    share = hits / trials if trials else 0.0
-    return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
 
 
 def _interval(rate: dict[str, Any]) -> str:
