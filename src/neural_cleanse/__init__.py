@@ -32,7 +32,7 @@ _HOMES = {
     "attacks": "attacks.",
     "fit_guard": "api.guard",
     "load": "api.models",
-    "load_data": "loading.images.load",
+    "load_data": "api.data",
     "mitigation": "mitigation.",
     "plans": "detection.plans.",
     "repair": "api.repair",

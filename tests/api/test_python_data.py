@@ -109,7 +109,7 @@ def kinds(images: Tensor) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", kinds(torch.zeros(40, 3, 2, 2, dtype=torch.uint8)))
 def test_every_holder_gives_the_same_pixels_and_labels(bytes_: Tensor, kind: str) -> None:
-    got = draw(kinds(bytes_)[kind], PLAIN, None, 0).image_set(None)
+    got = draw(kinds(bytes_)[kind], PLAIN, None, 0).image_set(None)[0]
     assert got.labels is not None
     assert torch.equal(got.images, bytes_) and torch.equal(got.labels, LABELS)
     assert "memory" in got.origin
@@ -119,7 +119,7 @@ def test_every_holder_gives_the_same_pixels_and_labels(bytes_: Tensor, kind: str
 def test_so_many_are_drawn_by_the_seed_alone(bytes_: Tensor, kind: str) -> None:
     def drawn(seed: int) -> ImageSet:
         torch.manual_seed(random.randrange(1000))
-        return draw(kinds(bytes_)[kind], PLAIN, 12, seed).image_set(None)
+        return draw(kinds(bytes_)[kind], PLAIN, 12, seed).image_set(None)[0]
 
     first = drawn(1)
     assert len(first) == 12 and first.sha256() == drawn(1).sha256() != drawn(2).sha256()
@@ -176,6 +176,12 @@ def test_transforms_with_chance_repeat_and_leave_the_callers_generators(bytes_: 
 def test_normalised_images_are_brought_back_exactly(bytes_: Tensor, normalize: Normalize) -> None:
     pixels = to_uint8(normalize(bytes_ / 255), normalize)
     assert torch.equal(pixels.images, bytes_) and pixels.said.startswith("normalisation undone")
+    assert pixels.note is None
+
+
+def test_a_normalisation_undone_with_other_numbers_is_noted(bytes_: Tensor) -> None:
+    pixels = to_uint8(Normalize((0.45,), (0.25,))(bytes_ / 255), Normalize((0.4,), (0.21,)))
+    assert pixels.note is not None and "are not those that they were normalised with" in pixels.note
 
 
 @pytest.mark.parametrize(

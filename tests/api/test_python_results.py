@@ -1,5 +1,6 @@
 """ScanResult prints as a line, shows in a notebook without letting names through, and is saved and read back."""
 
+import dataclasses
 from pathlib import Path
 
 import made_scans
@@ -18,6 +19,13 @@ def test_the_line_says_label_sizes_and_chance(found: nc.ScanResult) -> None:
     line = str(nc.ScanResult.of(found))
     assert line.startswith("Backdoor found: label 3 (") and line.count("\n") == 0
     assert ", median " in line and "p = " in line
+
+
+def test_the_line_tells_of_a_poor_clean_accuracy(found: nc.ScanResult) -> None:
+    data = {**found.provenance.data, "clean_accuracy": 0.456}
+    poor = dataclasses.replace(found, provenance=dataclasses.replace(found.provenance, data=data))
+    assert str(nc.ScanResult.of(poor)).endswith("; clean accuracy is only 45.6%, see the notes")
+    assert "accuracy" not in str(nc.ScanResult.of(found))
 
 
 @pytest.mark.parametrize("verdict", list(nc.Verdict))

@@ -18,20 +18,23 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, SubsetRandomSampler
 
+from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form
 from neural_cleanse.api.items import Item, batch_of, item_of, labels_of, names_of, stacked, targets_of
 from neural_cleanse.api.pixels import channels_first, to_uint8
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.images import load as files
 from neural_cleanse.loading.images.decode import resized
-from neural_cleanse.loading.images.load import UNLABELLED_RESERVE, load_data
 
 MAX_SEEN = 20  # times the images wanted: so many of a stream are looked at
 KINDS = (
     "a DataLoader, a Dataset, (images, labels) as tensors or arrays, a list of pictures with labels, "
     "a Hugging Face dataset, or a path"
 )
+
+load_data = python_errors()(files.load_data)
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ class Drawn:
         channels, height, width = self.values.shape[1:]
         return channels, height, width
 
-    def image_set(self, normalize: Normalize | None) -> ImageSet:
-        """The images as uint8. Raises DataError when nothing explains their range."""
+    def image_set(self, normalize: Normalize | None) -> tuple[ImageSet, tuple[str, ...]]:
+        """The images as uint8, and notes on what is in doubt. Raises DataError when nothing explains their range."""
         pixels = to_uint8(self.values, normalize)
         done = [one for one in (*self.said, pixels.said) if one]
         origin = f"{self.origin} ({', '.join(done)})" if done else self.origin
-        return ImageSet(pixels.images.contiguous(), self.labels, self.names, origin, self.files)
+        notes = () if pixels.note is None else (pixels.note,)
+        return ImageSet(pixels.images.contiguous(), self.labels, self.names, origin, self.files), notes
 
 
 def draw(data: object, form: Form, count: int | None, seed: int) -> Drawn:
@@ -158,7 +162,7 @@ def _rows(data: Any, form: Form, count: int | None, seed: int, within: list[int]
         return []
     targets = targets_of(data)
     labels = None if targets is None or form.ignore_labels else targets[torch.tensor(places)]
-    reserve = 1 if labels is not None or _labelled(data, places[0], form) else UNLABELLED_RESERVE
+    reserve = 1 if labels is not None or _labelled(data, places[0], form) else files.UNLABELLED_RESERVE
     rows = _choose(len(places), labels, None if count is None else count * reserve, seed, reserve=1)
     return [places[row] for row in rows.tolist()]
 
@@ -168,7 +172,7 @@ def _labelled(data: Any, place: int, form: Form) -> bool:
 
 
 def _choose(
-    number: int, labels: Tensor | None, count: int | None, seed: int, reserve: int = UNLABELLED_RESERVE
+    number: int, labels: Tensor | None, count: int | None, seed: int, reserve: int = files.UNLABELLED_RESERVE
 ) -> Int[Tensor, " m"]:
     if count is None or number <= count:
         return torch.arange(number)
@@ -191,7 +195,7 @@ def _streamed(data: Any, count: int | None, seed: int) -> list[Item]:
     for batch in data:
         for item in batch_of(batch):
             if wanted is count and count is not None and item.label is None:
-                wanted = count * UNLABELLED_RESERVE
+                wanted = count * files.UNLABELLED_RESERVE
             seen += 1
             if wanted is None or len(kept) < wanted:
                 kept.append(item)

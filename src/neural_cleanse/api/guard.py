@@ -42,7 +42,7 @@ class FittedGuard:
     def check(self, images: Any) -> Checked:
         """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order."""
         drawn = draw(images, Form(ignore_labels=True), None, 0)
-        return self.guard.check(drawn.image_set(self.guard.classifier.normalize).images)
+        return self.guard.check(drawn.image_set(self.guard.classifier.normalize)[0].images)
 
     @python_errors()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:

@@ -90,16 +90,16 @@ def opened(model: object, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
         model = _load(Path(model), form, drawn.shape)
     if isinstance(model, LoadedModel):
         suspect = _of_file(model, form)
-        images = drawn.image_set(suspect.classifier.normalize)
+        images, doubts = drawn.image_set(suspect.classifier.normalize)
     elif isinstance(model, Classifier):
         chosen = model if form.normalize is None else replace(model, normalize=form.normalize)
         record = {"sha256": weights_sha256(model.module), "architecture": type(model.module).__name__}
         suspect = Suspect(chosen, record, form.label_names, (), model.module)
-        images = drawn.image_set(chosen.normalize)
+        images, doubts = drawn.image_set(chosen.normalize)
     else:
         found = unwrapped(model)
-        suspect, images = _of_module(found, form, drawn)
-    suspect = _finished(suspect, form)
+        suspect, images, doubts = _of_module(found, form, drawn)
+    suspect = _finished(replace(suspect, notes=(*suspect.notes, *doubts)), form)
     names = suspect.label_names
     return suspect, images if names is None else images.in_order_of(names)
 
@@ -125,9 +125,9 @@ def _of_file(loaded: LoadedModel, form: Form) -> Suspect:
     return Suspect(classifier, loaded.origin.as_record(), names, notes, file=loaded, reload=reload)
 
 
-def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
+def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet, tuple[str, ...]]:
     normalize = form.normalize or found.normalize
-    images = drawn.image_set(normalize)
+    images, doubts = drawn.image_set(normalize)
     notes = list(found.notes) if normalize is found.normalize else []
     if normalize is None:
         notes.append("assumed: no normalisation: pixels in [0, 1]")
@@ -144,7 +144,7 @@ def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, Ima
     classifier = Classifier(module, images.shape, num_classes, normalize, outputs)
     names = form.label_names or found.label_names
     record = {"sha256": weights_sha256(found.module), "architecture": type(found.module).__name__}
-    return Suspect(classifier, record, names, (*notes, *cast, *said), found.module), images
+    return Suspect(classifier, record, names, (*notes, *cast, *said), found.module), images, doubts
 
 
 def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:

@@ -17,14 +17,16 @@ from neural_cleanse.metrics import PIXEL_MAX
 SURELY_BYTES = 16.0  # floats above it are 0-255 values: normalised pixels of usual means are below 5
 OUTSIDE = 0.02  # by how much an undone normalisation may miss [0, 1]: rounding, and resizing with overshoot
 FEW_CHANNELS = (1, 3, 4)
+WHOLE, MOSTLY = 0.02, 0.5  # nearness to a whole 0-255 value, which 4 % of random values have; share of such pixels
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """uint8 images, and in words what was done to get them."""
+    """uint8 images, in words what was done to get them, and a note where that is in doubt."""
 
     images: UInt8[Tensor, "n c h w"]
     said: str
+    note: str | None = None
 
 
 def channels_first(images: Tensor) -> tuple[Tensor, str]:
@@ -74,7 +76,20 @@ def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
         return Pixels(_bytes(values), "floats in [0, 1]")
     if low >= 0 and SURELY_BYTES < high <= PIXEL_MAX:
         return Pixels(values.round().to(torch.uint8), "floats taken as 0-255")
-    return Pixels(_bytes(_undone(values, normalize, low, high)), f"normalisation undone: {normalize}")
+    undone = _undone(values, normalize, low, high)
+    return Pixels(_bytes(undone), f"normalisation undone: {normalize}", _off_the_grid(undone))
+
+
+def _off_the_grid(undone: Float[Tensor, "n c h w"]) -> str | None:
+    """A note where most pixels are no whole 0-255 values: undone with another mean and deviation they seldom are."""
+    values = undone * PIXEL_MAX
+    whole = ((values - values.round()).abs() < WHOLE).float().mean().item()
+    if whole > MOSTLY:
+        return None
+    return (
+        f"normalised images: after undoing {whole:.0%} of the pixels are whole 0-255 values; unless the images were "
+        "resized as floats, mean= and std= are not those that they were normalised with"
+    )
 
 
 def _bytes(values: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:

@@ -43,8 +43,9 @@ class Repaired:
     suspect: Suspect
 
     def __str__(self) -> str:
-        headline = repair_words.HEADLINE[self.result.status]
-        before, after = self.result.accuracy
+        if self.result.status is RepairStatus.NOTHING_TO_REPAIR:
+            return repair_words.sentence(self.result)
+        headline, (before, after) = repair_words.HEADLINE[self.result.status], self.result.accuracy
         return f"{headline}: {self.result.reason}; clean accuracy {before:.1%} before, {after:.1%} after"
 
     def __repr__(self) -> str:

@@ -15,7 +15,6 @@ from neural_cleanse.api.transforms import Crop, crop_of, normalize_of
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError
 
-WRAPPED_IN = ("_orig_mod", "module")  # torch.compile; DataParallel and DistributedDataParallel
 PRETRAINED = ("pretrained_cfg", "default_cfg")  # timm's
 
 
@@ -49,7 +48,7 @@ def unwrap(model: object) -> Unwrapped | None:
 
 
 def _bare(module: nn.Module) -> nn.Module:
-    compiled = getattr(module, "_orig_mod", None)
+    compiled = getattr(module, "_orig_mod", None)  # of torch.compile
     if isinstance(compiled, nn.Module):
         return _bare(compiled)
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
 from neural_cleanse.text import escape, sanitize, truncate
 
+POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
     Verdict.CLEAN: "Nothing found",
@@ -146,7 +147,16 @@ def paper_sentence(result: ScanResult) -> str:
 
 
 def line(result: ScanResult) -> str:
-    """The answer in one line: what was found, how small, against what, and how likely by chance."""
+    """The answer in one line: what was found, how small, against what, and how likely by chance.
+
+    A poor clean accuracy stands there too: the images may have reached the model in the wrong form.
+    """
+    accuracy = result.provenance.data.get("clean_accuracy")
+    poor = isinstance(accuracy, float) and accuracy < POOR_ACCURACY
+    return f"{_answer(result)}; clean accuracy is only {accuracy:.1%}, see the notes" if poor else _answer(result)
+
+
+def _answer(result: ScanResult) -> str:
     headline, titles = HEADLINE[result.verdict], Titles(result)
     if result.verdict is Verdict.INCONCLUSIVE:
         return f"{headline}: {escape(result.reason)}"
