@@ -139,6 +139,13 @@ def test_a_wrong_size_names_the_keyword_and_not_the_option(demo_files: Path, dig
     assert "--" not in str(raised.value)
 
 
+def test_a_normalisation_that_does_not_fit_the_images_is_warned_of(model: Halves, normalised: Loader) -> None:
+    settings = nc.ScanSettings(samples=60, restarts=1, labels=(3,))
+    with pytest.warns(UserWarning, match="are not those that they were normalised with"):
+        found = nc.scan(model, normalised, settings, mean=0.47, std=0.46)
+    assert any("are not those that they were normalised with" in note for note in found.provenance.notes)
+
+
 def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:
     settings = nc.ScanSettings(samples=60, labels=(3, 4))
     whole = nc.Inversion(steps=7, restarts=1)

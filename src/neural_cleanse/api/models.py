@@ -5,6 +5,7 @@ is: number of classes, kind of outputs, determinism, a gradient that reaches the
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,8 @@ def opened(model: object, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
     else:
         found = unwrapped(model)
         suspect, images, doubts = _of_module(found, form, drawn)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
     suspect = _finished(replace(suspect, notes=(*suspect.notes, *doubts)), form)
     names = suspect.label_names
     return suspect, images if names is None else images.in_order_of(names)
