@@ -10,9 +10,9 @@ import neural_cleanse as nc
 
 def main() -> None:
     with as_file(files("neural_cleanse.demo")) as demo:
-        model = nc.load_model(demo / "infected.safetensors")
+        model = nc.load(demo / "infected.safetensors")
         images = nc.load_data(demo / "digits.npz")
-    result = nc.scan(model.classifier, images, nc.ScanSettings(restarts=1))
+    result = nc.scan(model, images, nc.ScanSettings(restarts=1))
     print(result.verdict.value, "-", result.reason)
     for label in result.flagged:
         mask = result.triggers[nc.LabelPair(label)]["mask"][0, 0]

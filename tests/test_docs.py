@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_readmes_python_example_prints_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, printed = re.findall(r"```(?:python)?\n(.*?)```", README[README.index("From Python:") :], re.DOTALL)[:2]
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", README[README.index("## From Python") :], re.DOTALL)[:2]
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == printed
@@ -24,6 +24,25 @@ def test_the_readmes_python_example_prints_what_it_says(
 def test_the_example_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples" / "scan_in_python.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("infected - label 3")
+
+
+def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", page, re.DOTALL)
+    (printed,) = re.findall(r"<!-- printed -->\n```\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "python.md", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_example_for_ones_own_model_scans_repairs_and_guards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scan_my_model.py", str(tmp_path)])
+    runpy.run_path(str(ROOT / "examples" / "scan_my_model.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Backdoor found", "Repaired", "Guard"]
+    assert (tmp_path / "scan" / "report.html").exists() and (tmp_path / "fixed.safetensors").exists()
+    assert (tmp_path / "guard" / "guard.json").exists()
 
 
 def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:

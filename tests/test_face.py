@@ -99,7 +99,7 @@ import neural_cleanse.results.storage, neural_cleanse.loading.images.load, neura
 import neural_cleanse as nc
 for name in nc.__all__:
     getattr(nc, name)
-model = nc.load_model({str(demo_files / "clean.safetensors")!r})
+model = nc.load({str(demo_files / "clean.safetensors")!r})
 data = nc.load_data({str(demo_files / "digits.npz")!r}, at_most=60)
 result = nc.scan(model.classifier, data, nc.ScanSettings(labels=(1, 2), restarts=1))
 print(result.verdict.value, len(result.labels))

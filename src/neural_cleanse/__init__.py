@@ -2,21 +2,20 @@
 
     import neural_cleanse as nc
 
-    model = nc.load_model("model.safetensors")
-    result = nc.scan(model.classifier, nc.load_data("images/"))
-    print(result.verdict, result.reason)
+    result = nc.scan(model, loader, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+    print(result)
+    result.save("out/scan")
 
 Names are looked up when first used, so that `import neural_cleanse` does not wait for torch; `__init__.pyi` beside
 this file tells type checkers the same.
 """
 
-import importlib
+from neural_cleanse.lazy import lookup
 
 _HOMES = {
     "BatchCost": "inversion.cost",
     "Classifier": "classifier",
     "CostSchedule": "inversion.cost",
-    "FullSweep": "detection.plans",
     "Guard": "mitigation.guard",
     "ImageSet": "images",
     "Inversion": "inversion.inversion",
@@ -24,30 +23,23 @@ _HOMES = {
     "NeuralCleanseError": "errors",
     "Normalize": "classifier",
     "PatchTrigger": "triggers.patch",
-    "Recovered": "results.records",
     "ReferenceCost": "inversion.cost",
-    "RepairResult": "results.repair",
     "RepairSettings": "mitigation.repair",
-    "ScanResult": "results.records",
+    "ScanResult": "api.results",
     "ScanSettings": "detection.settings",
     "Verdict": "results.records",
     "anomaly_index": "detection.statistics.outlier",
-    "load_data": "loading.images.load",
-    "load_model": "loading.load",
-    "load_result": "results.storage",
-    "repair": "mitigation.repair",
-    "save_result": "results.storage",
-    "scan": "detection.scan",
+    "attacks": "attacks.",
+    "fit_guard": "api.guard",
+    "load": "api.models",
+    "load_data": "api.data",
+    "mitigation": "mitigation.",
+    "plans": "detection.plans.",
+    "repair": "api.repair",
+    "scan": "api.scan",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'neural_cleanse' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"neural_cleanse.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lookup(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -15,9 +15,7 @@ from neural_cleanse.text import escape
 
 if TYPE_CHECKING:
     from neural_cleanse.images import ImageSet
-    from neural_cleanse.mitigation.base import Backdoor
     from neural_cleanse.mitigation.guard import Checked
-    from neural_cleanse.mitigation.guard_fitting import GuardReport
 
 ROWS_SHOWN = 20
 
@@ -74,7 +72,7 @@ def fit(
         guard, report = fit_guard(
             loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
         )
-        measured = _measured(report, backdoors)
+        measured = report.as_record(backdoors)
         about = {
             "model_sha256": loaded.origin.sha256,
             "normalisation": str(loaded.classifier.normalize),
@@ -97,24 +95,6 @@ def fit(
         said = f"lets pass {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']}"
         console.print(said, highlight=False)
     console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _measured(report: "GuardReport", backdoors: "tuple[Backdoor, ...]") -> dict[str, Any]:
-    """What the guard does on images that chose nothing."""
-    return {
-        "clean_rejected": _rate(report.clean_rejected, report.clean_trials),
-        "triggered_passed": [
-            {"target": backdoor.pair.target, "source": backdoor.pair.source, **_rate(passed, trials)}
-            for backdoor, passed, trials in zip(backdoors, report.passed, report.triggered_trials, strict=True)
-        ],
-    }
-
-
-def _rate(hits: int, trials: int) -> dict[str, Any]:
-    from neural_cleanse.distributions import clopper_pearson
-
-    share = hits / trials if trials else 0.0
-    return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
 
 
 def _interval(rate: dict[str, Any]) -> str:

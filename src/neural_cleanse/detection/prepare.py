@@ -90,6 +90,7 @@ def prepare(
     run_info: RunInfo,
     search: Search | None,
     baseline: ScanResult | None,
+    inversion: Inversion | None = None,
 ) -> PreparedScan:
     """Check what is given, draw the images, and choose how to search. Raises as `scan` does."""
     check_shape(data, classifier.input_shape)
@@ -101,7 +102,7 @@ def prepare(
     baseline_sizes = (
         None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
     )
-    inversion = preset(settings.preset, settings.loss, settings.restarts)
+    inversion = inversion or preset(settings.preset, settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, others, sampling = _sample(classifier, data, settings)
     forward = len(sampled)

@@ -3,11 +3,12 @@
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
@@ -40,6 +41,7 @@ def provenance_of(
         "num_classes": classifier.num_classes,
         "pixel_range": [0.0, 1.0],
         "normalisation": str(classifier.normalize),
+        "normalize": asdict(classifier.normalize),
         "outputs": classifier.outputs.value,
         "device": str(classifier.device),
     }
@@ -79,8 +81,13 @@ def identity(provenance: Provenance, classifier: Classifier) -> dict[str, Any]:
     for name, free in FREE.items():
         parts[name] = {key: value for key, value in parts[name].items() if key not in free}
     if "sha256" not in parts["model"]:  # a network of the caller's own, not from a file
-        digest = hashlib.sha256()
-        for tensor in classifier.module.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        parts["model"]["sha256"] = digest.hexdigest()
+        parts["model"]["sha256"] = weights_sha256(classifier.module)
     return parts
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """A hash of all weights and buffers, in their order."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

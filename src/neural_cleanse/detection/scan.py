@@ -20,6 +20,7 @@ from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import Invert, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
+from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, Refined, ScanResult
 
@@ -39,6 +40,7 @@ def scan(
     *,
     run_info: RunInfo = RunInfo(),
     search: Search | None = None,
+    inversion: Inversion | None = None,
     pair_plan: PairPlan = PairPlan(),
     engine: Engine = InProcess(),
     baseline: ScanResult | None = None,
@@ -49,14 +51,15 @@ def scan(
 
     `baseline` is the scan of a known-clean model with the same classes: trigger sizes are then compared label by label
     with that model, which removes what belongs to the classes and not to the model. `search` is the plan (None: the one
-    that the settings name), `engine` is where labels are inverted. A `checkpoint` keeps finished labels; labels that it
-    already holds of the same scan are not searched again.
+    that the settings name), `inversion` how one label is searched (None: the settings' preset), `engine` is where
+    labels are inverted. A `checkpoint` keeps finished labels; labels that it already holds of the same scan are not
+    searched again.
 
     Raises DataError when the images do not fit, InputSanityError when the model cannot read them (unless forced),
     SettingsError on labels that it does not have, OutputError when the checkpoint is of another scan.
     """
     began = time.monotonic()
-    prepared = prepare(classifier, data, settings, run_info, search, baseline)
+    prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion)
     if checkpoint is not None:
         checkpoint.begin(identity(prepared.provenance, classifier))
     tracker = BudgetTracker(settings.budget)

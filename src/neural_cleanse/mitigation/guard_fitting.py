@@ -10,6 +10,7 @@ the quantile of clean scores that rejects a chosen share of them, at the rank th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import check_shape
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, eligible_rows, pixels, predict
@@ -40,6 +42,21 @@ class GuardReport:
     clean_trials: int
     passed: tuple[int, ...]
     triggered_trials: tuple[int, ...]
+
+    def as_record(self, backdoors: Sequence[Backdoor]) -> dict[str, Any]:
+        """Plain values, with 95 % intervals; `backdoors` are those that the guard was fitted to."""
+        return {
+            "clean_rejected": _rate(self.clean_rejected, self.clean_trials),
+            "triggered_passed": [
+                {"target": backdoor.pair.target, "source": backdoor.pair.source, **_rate(passed, trials)}
+                for backdoor, passed, trials in zip(backdoors, self.passed, self.triggered_trials, strict=True)
+            ],
+        }
+
+
+def _rate(hits: int, trials: int) -> dict[str, Any]:
+    share = hits / trials if trials else 0.0
+    return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
 
 
 def fit_guard(

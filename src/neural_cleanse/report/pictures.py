@@ -1,5 +1,6 @@
 """Triggers and example images as PNG bytes, enlarged without smoothing. The only part here that needs Pillow."""
 
+import base64
 import io
 
 import torch
@@ -35,3 +36,8 @@ def trigger_pictures(trigger: dict[str, Tensor]) -> dict[str, UInt8[Tensor, "c h
     """mask, pattern and their product of one stored trigger (k = 1)."""
     mask, pattern = trigger["mask"][0], trigger["pattern"][0]
     return {"mask": to_bytes(mask), "pattern": to_bytes(pattern), "trigger": to_bytes(mask * pattern)}
+
+
+def data_uri(image: UInt8[Tensor, "c h w"], enlarge: int = 1) -> str:
+    """The picture as an address that holds it, for a page without files."""
+    return "data:image/png;base64," + base64.b64encode(png(image, enlarge)).decode()

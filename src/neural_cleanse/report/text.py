@@ -1,10 +1,12 @@
 """The words and numbers that terminal and page share. Label names come from hostile files and are sanitized here."""
 
+import statistics
 from dataclasses import dataclass
 
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
-from neural_cleanse.text import sanitize, truncate
+from neural_cleanse.text import escape, sanitize, truncate
 
+POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
     Verdict.CLEAN: "Nothing found",
@@ -142,3 +144,31 @@ def paper_sentence(result: ScanResult) -> str:
         f"The paper's rule (anomaly index above {rule.threshold:g} on the raw sizes of {of:,} labels) {which}; "
         f"the largest index is {rule.anomaly_index:.2f}. It has no fixed rate of false alarms and does not decide."
     )
+
+
+def line(result: ScanResult) -> str:
+    """The answer in one line: what was found, how small, against what, and how likely by chance.
+
+    A poor clean accuracy stands there too: the images may have reached the model in the wrong form.
+    """
+    accuracy = result.provenance.data.get("clean_accuracy")
+    poor = isinstance(accuracy, float) and accuracy < POOR_ACCURACY
+    return f"{_answer(result)}; clean accuracy is only {accuracy:.1%}, see the notes" if poor else _answer(result)
+
+
+def _answer(result: ScanResult) -> str:
+    headline, titles = HEADLINE[result.verdict], Titles(result)
+    if result.verdict is Verdict.INCONCLUSIVE:
+        return f"{headline}: {escape(result.reason)}"
+    sizes = [row.size for row in result.label_rows if row.size is not None]
+    median = f"median {statistics.median(sizes):.0f} px" if sizes else "no size"
+    if result.verdict is Verdict.CLEAN:
+        smallest = f"smallest trigger {min(sizes):.0f} px, " if sizes else ""
+        return f"{headline}: {len(result.label_rows):,} labels, {smallest}{median}, {p_is(result.p_value)}"
+    rows = {pair_of(row): row for row in result.labels}
+    flagged = [(titles.pair(one), rows[one]) for one in result.flagged_pairs if one in rows]
+    if len(flagged) == 1:
+        title, row = flagged[0]
+        return f"{headline}: label {title} ({number(row.size, 0)} px, {median}, {p_is(row.p_value)})"
+    each = "; ".join(f"{title} ({number(row.size, 0)} px, {p_is(row.p_value)})" for title, row in flagged)
+    return f"{headline}: labels {each}; {median}"

@@ -1,0 +1,93 @@
+"""fit_guard: a filter in front of somebody's model that rejects images with a trigger which a scan recovered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+
+from neural_cleanse.api.data import draw
+from neural_cleanse.api.errors import python_errors
+from neural_cleanse.api.form import Form, FormKeywords
+from neural_cleanse.api.repair import as_scanned
+from neural_cleanse.api.results import as_result
+from neural_cleanse.errors import SettingsError
+from neural_cleanse.mitigation.base import known_backdoors
+from neural_cleanse.mitigation.guard import Checked, Guard
+from neural_cleanse.mitigation.guard_fitting import GuardReport
+from neural_cleanse.mitigation.guard_fitting import fit_guard as run_fit
+from neural_cleanse.results import records
+
+SAMPLES = 2000  # of each kind
+
+
+@dataclass(frozen=True)
+class FittedGuard:
+    """A guard, and what it does on images that chose nothing. `about` goes into its file."""
+
+    guard: Guard
+    report: GuardReport
+    about: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        measured = self.report
+        passed, trials = sum(measured.passed), sum(measured.triggered_trials)
+        return (
+            f"Guard: rejects {measured.clean_rejected} of {measured.clean_trials} clean images, lets pass {passed} of "
+            f"{trials} with a recovered trigger"
+        )
+
+    @python_errors()
+    def check(self, images: Any) -> Checked:
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order."""
+        drawn = draw(images, Form(ignore_labels=True), None, 0)
+        return self.guard.check(drawn.image_set(self.guard.classifier.normalize)[0].images)
+
+    @python_errors()
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write guard.json and guard.safetensors, which `neural-cleanse guard check` and Guard.load read."""
+        from neural_cleanse.report import output_dir
+
+        with output_dir.claimed(Path(directory), overwrite=overwrite):
+            self.guard.save(Path(directory), self.about)
+
+
+@python_errors()
+def fit_guard(
+    model: Any,
+    result: records.ScanResult | str | Path,
+    data: Any,
+    *,
+    false_positive_rate: float = 0.05,
+    labels: Sequence[int] | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    **form: Unpack[FormKeywords],
+) -> FittedGuard:
+    """Fit an input filter against the triggers of `labels` (None: of all that `result` flagged), with clean images.
+
+    `model` and `data` are what scan takes, `result` is the scan of that model; keywords as those of scan, and the
+    normalisation is taken from `result` where none says it. Of clean images `false_positive_rate` may be rejected.
+
+    Raises SettingsError where nothing was flagged or the scan is of another model, DataError on too few images.
+    """
+    found = as_result(result)
+    with torch.inference_mode(False), torch.enable_grad():
+        suspect, images = as_scanned(model, found, data, samples, seed, "fit_guard", form)
+        backdoors = known_backdoors(found, found.flagged if labels is None else tuple(labels))
+        if labels is not None and not backdoors:
+            raise SettingsError(f"The scan has no trigger for any of the labels {tuple(labels)}.")
+        guard, report = run_fit(
+            suspect.classifier, backdoors, images, false_positive_rate=false_positive_rate,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+    about = {
+        "model_sha256": suspect.sha256,
+        "normalisation": str(suspect.classifier.normalize),
+        "input_shape": list(suspect.classifier.input_shape),
+        "features_layer": suspect.classifier.features_layer,
+        "seed": seed,
+        "measured": report.as_record(backdoors),
+    }
+    return FittedGuard(guard, report, about)

@@ -1,0 +1,207 @@
+"""From whatever holds somebody's model to a Classifier: a module of any kind of answer, a loaded file, or a path.
+
+A module is copied: the caller's own keeps its mode, its gradients and its device. The copy is tried as a loaded network
+is: number of classes, kind of outputs, determinism, a gradient that reaches the pixels.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.api.answers import answering
+from neural_cleanse.api.data import Drawn
+from neural_cleanse.api.errors import python_errors
+from neural_cleanse.api.form import Form, FormKeywords, parsed
+from neural_cleanse.api.wrappers import Unwrapped, unwrap
+from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
+from neural_cleanse.detection.provenance import RunInfo, weights_sha256
+from neural_cleanse.errors import ModelError, UnusableOutputs
+from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.checkpoint import MAX_CLASSES
+from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.metrics import pixels
+
+PROBE_IMAGES = 8  # of noise, and as many of the caller's own
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A model under scan. `module` is the caller's own, or `file` what was loaded, and `reload` reads such a file."""
+
+    classifier: Classifier
+    record: Mapping[str, Any]
+    label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    module: nn.Module | None = None
+    file: LoadedModel | None = None
+    reload: Callable[[Path], LoadedModel] | None = None
+
+    @property
+    def run_info(self) -> RunInfo:
+        """What the report says of where the model came from."""
+        return RunInfo(model=self.record, label_names=self.label_names, notes=self.notes)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of the weights."""
+        return str(self.record["sha256"])
+
+
+@dataclass(frozen=True)
+class LoadedFile(LoadedModel):
+    """A classifier, where it came from, and how it was read, to read a repaired file the same way."""
+
+    reload: Callable[[Path], LoadedModel] | None = field(default=None, compare=False)
+
+
+@python_errors()
+def load(
+    path: str | Path, *, input_shape: tuple[int, int, int] | None = None, **form: Unpack[FormKeywords]
+) -> LoadedFile:
+    """A model file of any kind, or a Hugging Face directory, without running code of it (unless allow_code=True).
+
+    `input_shape` (channels, height, width) serves files that do not say theirs. Raises ModelError and its kinds.
+    """
+    return _load(Path(path), parsed(form, "load"), input_shape)
+
+
+def _load(path: Path, form: Form, input_shape: tuple[int, int, int] | None) -> LoadedFile:
+    def read(place: Path) -> LoadedModel:
+        return load_model(
+            place, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
+            input_shape=input_shape,
+        )  # fmt: skip
+
+    loaded = read(path)
+    return LoadedFile(loaded.classifier, loaded.origin, read)
+
+
+def opened(model: object, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
+    """The model and the images in each other's form.
+
+    Raises ModelError and its kinds on what cannot be scanned, DataError when images do not fit.
+    """
+    if isinstance(model, str | Path):
+        model = _load(Path(model), form, drawn.shape)
+    if isinstance(model, LoadedModel):
+        suspect = _of_file(model, form)
+        images, doubts = drawn.image_set(suspect.classifier.normalize)
+    elif isinstance(model, Classifier):
+        chosen = model if form.normalize is None else replace(model, normalize=form.normalize)
+        record = {"sha256": weights_sha256(model.module), "architecture": type(model.module).__name__}
+        suspect = Suspect(chosen, record, form.label_names, (), model.module)
+        images, doubts = drawn.image_set(chosen.normalize)
+    else:
+        found = unwrapped(model)
+        suspect, images, doubts = _of_module(found, form, drawn)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    suspect = _finished(replace(suspect, notes=(*suspect.notes, *doubts)), form)
+    names = suspect.label_names
+    return suspect, images if names is None else images.in_order_of(names)
+
+
+def unwrapped(model: object) -> Unwrapped:
+    """The module in whatever the caller gave. Raises ModelError on anything that holds none."""
+    found = unwrap(model)
+    if found is None:
+        raise ModelError(
+            f"A {type(model).__name__} is not a model that can be scanned.",
+            cure="Give a torch.nn.Module, what nc.load returns, or the path of a model file.",
+        )
+    return found
+
+
+def _of_file(loaded: LoadedModel, form: Form) -> Suspect:
+    classifier = loaded.classifier
+    if form.normalize is not None:
+        classifier = replace(classifier, normalize=form.normalize)
+    notes = tuple(f"assumed: {what}" for what in loaded.origin.assumed)
+    reload = loaded.reload if isinstance(loaded, LoadedFile) else None
+    names = form.label_names or loaded.origin.label_names
+    return Suspect(classifier, loaded.origin.as_record(), names, notes, file=loaded, reload=reload)
+
+
+def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet, tuple[str, ...]]:
+    normalize = form.normalize or found.normalize
+    images, doubts = drawn.image_set(normalize)
+    notes = list(found.notes) if normalize is found.normalize else []
+    if normalize is None:
+        notes.append("assumed: no normalisation: pixels in [0, 1]")
+    normalize = normalize or Normalize()
+    module, cast = _copied(found.module)
+    if form.device is not None:
+        module = module.to(device_named(str(form.device)))
+    tried = _probe_images(module, images)
+    with torch.no_grad():
+        module, said = answering(module, normalize(tried))
+    num_classes, outputs = probe(module, tried, normalize)
+    if num_classes > MAX_CLASSES:
+        raise UnusableOutputs(f"The model has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
+    classifier = Classifier(module, images.shape, num_classes, normalize, outputs)
+    names = form.label_names or found.label_names
+    record = {"sha256": weights_sha256(found.module), "architecture": type(found.module).__name__}
+    return Suspect(classifier, record, names, (*notes, *cast, *said), found.module), images, doubts
+
+
+def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy in eval mode and float32. Raises ModelError where there is none, or a weight is no number."""
+    try:
+        copied = copy.deepcopy(module).eval()
+    except Exception as error:  # whatever a user's own class raises
+        raise ModelError(
+            f"The {type(module).__name__} cannot be copied: {error}",
+            cure="Give a module without hooks, locks or tensors of an unfinished computation.",
+        ) from error
+    for name, tensor in copied.state_dict().items():
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"The module was never run: {name} has no values yet.", cure="Train or load it first.")
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ModelError(f"The weights hold NaN, in {name}: the network cannot be scanned.")
+    kinds = {parameter.dtype for parameter in copied.parameters() if parameter.is_floating_point()}
+    other = kinds - {torch.float32}
+    if not other:
+        return copied, ()
+    named = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in other))
+    return copied.float(), (f"weights of {named} were scanned as float32",)
+
+
+def _probe_images(module: nn.Module, images: ImageSet) -> Tensor:
+    """Noise and some of the images, in [0, 1], where the module is."""
+    noise = torch.rand(PROBE_IMAGES, *images.shape, generator=torch.Generator().manual_seed(0))
+    weights = [*module.parameters(), *module.buffers()]
+    tried = torch.cat([pixels(images.images[:PROBE_IMAGES]), noise])
+    return tried.to(weights[0].device) if weights else tried
+
+
+def _finished(suspect: Suspect, form: Form) -> Suspect:
+    """On the device asked for, its features where the caller says."""
+    classifier = suspect.classifier
+    if form.features_layer is not None:
+        classifier = replace(classifier, features_layer=form.features_layer)
+        assert classifier.layers  # a layer that is not there fails before any work
+    if form.device is not None:
+        classifier = classifier.to(device_named(str(form.device)))
+    names = suspect.label_names
+    if names is not None and len(names) != classifier.num_classes:
+        if form.label_names is not None:
+            raise ModelError(
+                f"label_names= has {len(names)} names, the model {classifier.num_classes} classes.",
+                cure="Name every class, in the model's order.",
+            )
+        suspect = replace(suspect, label_names=None)
+    return replace(suspect, classifier=classifier)
+
+
+def normalize_record(record: Mapping[str, Any]) -> Normalize | None:
+    """The normalisation that a scan recorded; None where it did not."""
+    said = record.get("normalize")
+    if not isinstance(said, Mapping) or set(said) != set(asdict(Normalize())):
+        return None
+    return Normalize(tuple(said["mean"]), tuple(said["std"]), float(said["scale"]), bool(said["bgr"]))

@@ -1,0 +1,50 @@
+"""How far a scan is, for Python: True writes one line to stderr, a function gets every Progress, None says nothing."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from neural_cleanse.detection.progress import Progress
+
+Report = Callable[[Progress], None]
+
+
+def nothing(progress: Progress) -> None:
+    """Say nothing."""
+    del progress
+
+
+@contextlib.contextmanager
+def reporting(progress: Report | bool | None) -> Iterator[Report]:
+    """What the search reports to; the line is ended when it ends."""
+    if callable(progress):
+        yield progress
+        return
+    if not progress:
+        yield nothing
+        return
+    line = _Line()
+    try:
+        yield line
+    finally:
+        line.end()
+
+
+class _Line:
+    """One line on stderr, written again whenever its text changes."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, progress: Progress) -> None:
+        share = progress.passes_done / max(1, progress.passes_planned)
+        text = f"scan: {min(1.0, share):4.0%}, {len(progress.finished):,} of {progress.num_labels:,} labels"
+        if text != self._shown:
+            self._shown = text
+            sys.stderr.write(f"\r{text}")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self._shown:
+            sys.stderr.write("\n")
