@@ -36,7 +36,7 @@ from resumable import add
 from search_networks import NETWORKS, Published, Trained, labels_to_search
 
 SEED, IMAGES, OTHERS, MOST_LABELS = 0, 1000, 5, 100
-LONG = {"restarts": 6, "steps": 1250, "race": (), "extra_steps": 0}
+LONG = Inversion(restarts=6, steps=1250, race=(), extra_steps=0)
 
 
 def open_network(name: str, data: Path, models: Path, trained: Path) -> tuple[Classifier, ImageSet]:
@@ -82,7 +82,7 @@ def measure(name: str, classifier: Classifier, data: ImageSet, *, reference: boo
 
     ways = {
         "default": searched(preset("default"), labels),
-        "best": searched(replace(preset("default"), **LONG), labels),
+        "best": searched(LONG, labels),
     }
     if reference and network.target is not None:
         ways["reference"] = searched(replace(preset("reference"), temperature=1.0), [network.target])

@@ -26,7 +26,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images import load as files
-from neural_cleanse.loading.images.decode import resized
+from neural_cleanse.loading.images.decode import Shape, resized
 
 MAX_SEEN = 20  # times the images wanted: so many of a stream are looked at
 KINDS = (
@@ -216,7 +216,7 @@ def _resized(drawn: Drawn, form: Form) -> Drawn:
             cure=f"Resize them to {form.resize[0]}x{form.resize[1]} before, in your own transform.",
         )
     said = (*drawn.said, f"resized to {form.resize[0]}x{form.resize[1]}")
-    return replace(drawn, values=resized(drawn.values.contiguous(), form.resize), said=said)
+    return replace(drawn, values=resized(drawn.values.contiguous(), Shape(form.resize)), said=said)
 
 
 @contextlib.contextmanager

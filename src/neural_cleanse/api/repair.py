@@ -25,7 +25,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.save import as_written, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
 from neural_cleanse.mitigation.repair import repair as run_repair
-from neural_cleanse.report import repair_words
+from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
 from neural_cleanse.results import records
 from neural_cleanse.results.repair import RepairResult, RepairStatus
 
@@ -44,8 +44,8 @@ class Repaired:
 
     def __str__(self) -> str:
         if self.result.status is RepairStatus.NOTHING_TO_REPAIR:
-            return repair_words.sentence(self.result)
-        headline, (before, after) = repair_words.HEADLINE[self.result.status], self.result.accuracy
+            return repair_sentence(self.result)
+        headline, (before, after) = REPAIR_HEADLINE[self.result.status], self.result.accuracy
         return f"{headline}: {self.result.reason}; clean accuracy {before:.1%} before, {after:.1%} after"
 
     def __repr__(self) -> str:

@@ -59,7 +59,7 @@ def scan(
         suspect, images = opened(model, said, drawn)
         found = run_scan(
             suspect.classifier, images, settings, run_info=suspect.run_info, search=plan,
-            inversion=_search(suspect.classifier, settings, trigger, inversion), engine=engine, baseline=baseline,
+            inversion=_search(settings, trigger, inversion), engine=engine, baseline=baseline,
             progress=report,
         )  # fmt: skip
     made = replace(found.provenance, notes=notes_in_python(found.provenance.notes))
@@ -74,13 +74,10 @@ def with_declared(model: Any, form: Form) -> Form:
     return form if declared is None else replace(form, crop=declared.crop)
 
 
-def _search(
-    classifier: Classifier, settings: ScanSettings, trigger: type[Trigger] | None, inversion: Inversion | None
-) -> Inversion | None:
+def _search(settings: ScanSettings, trigger: type[Trigger] | None, inversion: Inversion | None) -> Inversion | None:
     """How one label is searched; None: as the settings' preset says."""
     if trigger is None:
         return inversion
     if inversion is not None:
         raise SettingsError("Both trigger= and inversion= say what is searched.", cure="Give Inversion(trigger=...).")
-    labels = classifier.num_classes if settings.labels is None else len(set(settings.labels))
-    return replace(preset(settings.preset, labels, settings.loss, settings.restarts), trigger=trigger)
+    return replace(preset(settings.preset, settings.loss, settings.restarts), trigger=trigger)

@@ -118,8 +118,9 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
         torch.manual_seed(seed)
         for layer in found.modules():
             own = [*layer.parameters(recurse=False)]
-            if own and hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            reset = getattr(layer, "reset_parameters", None)
+            if own and callable(reset):
+                reset()
                 drawn.update(map(id, own))
         for weight in found.parameters():
             if weight.is_floating_point():
