@@ -12,7 +12,6 @@ from neural_cleanse.api.models import opened
 from neural_cleanse.api.progress import Report, reporting
 from neural_cleanse.api.results import ScanResult, notes_in_python
 from neural_cleanse.api.wrappers import unwrap
-from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.plans import Search
 from neural_cleanse.detection.scan import scan as run_scan
 from neural_cleanse.detection.settings import ScanSettings

@@ -17,7 +17,7 @@ OWN_FILE, PROJECT_FILE, TABLE = "neural-cleanse.toml", "pyproject.toml", "neural
 FOR_ALL = frozenset(
     {
         "architecture", "bgr", "classes", "crop", "data", "device", "features", "ignore-labels", "mean",
-        "preset-transform", "quiet", "resize", "scale", "seed", "skip-unreadable", "std",
+        "preset-transform", "quiet", "resize", "scale", "seed", "skip-unreadable", "std", "weights",
     }
 )  # fmt: skip
 # Options that stand on the command line alone.

@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000
 # What a file may hold, and of which kind.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "data": str, "architecture": str, "mean": str, "std": str, "scale": (int, float), "bgr": bool, "resize": str,
-    "crop": str, "classes": str, "features": str, "preset_transform": str,
+    "crop": str, "classes": str, "features": str, "preset_transform": str, "weights": str,
     "ignore_labels": bool, "skip_unreadable": bool,
 }  # fmt: skip
 
