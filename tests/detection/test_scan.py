@@ -82,12 +82,12 @@ def test_logits_of_usual_scale_are_left_alone(found: ScanResult) -> None:
     assert found.provenance.settings["inversion"]["temperature"] == 1.0
 
 
-@pytest.mark.parametrize(("passes", "cut_off"), [(4_200, False), (4_199, False), (3_200, True), (4_000, True)])
+@pytest.mark.parametrize(("passes", "cut_off"), [(14_268, False), (14_267, False), (13_440, True)])
 def test_a_budget_that_suffices_cuts_nothing_off(
     infected: Classifier, digits: ImageSet, passes: int, cut_off: bool
 ) -> None:
-    """Screening takes 3,200 image passes, the flagged label 1,000 more."""
-    result = scan(infected, digits, ScanSettings(restarts=1, max_passes=passes))
+    """Screening takes 13,440 image passes, the flagged label 828 more."""
+    result = scan(infected, digits, ScanSettings(seed=1, max_passes=passes))
     assert result.verdict is Verdict.INFECTED and result.cut_off is cut_off
     assert (result.labels[3].outcome is Outcome.REFINED) is not cut_off
 
