@@ -107,7 +107,7 @@ class Classifier:
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
 
-    def as_logits(self, rows: Float[Tensor, "n *outputs"]) -> Float[Tensor, "n classes"]:
+    def as_logits(self, rows: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
         """What the module returned, as logits."""
         if self.outputs is OutputKind.PROBABILITIES:
             # The smallest normal float32 keeps log and its gradient finite where a class has underflowed.
