@@ -1,6 +1,7 @@
 """Keras' own operations between layers, and inputs without a channel axis: read, and no finding of code."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,31 @@ def test_flat_inputs_are_reshaped_images(tmp_path: Path, shape: tuple[int, ...],
     theirs = torch.tensor(np.asarray(model.predict(pictures.reshape(3, *shape), verbose=0)))
     ours = loaded.classifier(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_names_with_backslashes_as_keras_on_windows_writes_them(tmp_path: Path, old: bool) -> None:
+    h5py = pytest.importorskip("h5py")
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    (tmp_path / "in.h5").write_bytes(parts["model.weights.h5"])
+    container = "_layer_checkpoint_dependencies" if old else "layers"
+    with h5py.File(tmp_path / "in.h5") as source, h5py.File(tmp_path / "out.h5", "w") as target:
+        for layer in source["layers"]:
+            source.copy(f"layers/{layer}", target, name=f"{container}\\{layer}")
+    with zipfile.ZipFile(tmp_path / "w.keras", "w") as archive:
+        for name, content in (parts | {"model.weights.h5": (tmp_path / "out.h5").read_bytes()}).items():
+            archive.writestr(name, content)
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    theirs, ours = (load_model(tmp_path / file).classifier(images) for file in ("m.keras", "w.keras"))
+    assert torch.equal(ours, theirs)
+
+
+def test_inspect_lists_the_tensors_of_keras_weights(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    model.save_weights(tmp_path / "m.weights.h5")
+    shapes = sorted(tensor.shape for tensor in inspect_model(tmp_path / "m.weights.h5").tensors)
+    assert shapes == [(5,), (64, 5)]
