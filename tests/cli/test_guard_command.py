@@ -244,7 +244,9 @@ def test_what_cannot_be_checked(
     truncated(check(tmp_path / "small.npz"), "28x28")
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 28, 28), np.uint8))
     truncated(check(tmp_path / "none.npz"), "not one image")
-    np.savez(tmp_path / "colour.npz", images=np.zeros((3, 3, 28, 28), np.uint8))
+    red = np.zeros((3, 3, 28, 28), np.uint8)
+    red[:, 0] = 200  # three equal channels would be grey, and taken as one
+    np.savez(tmp_path / "colour.npz", images=red)
     truncated(check(tmp_path / "colour.npz"), "3 channels")
     (tmp_path / "file").touch()
     truncated(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")

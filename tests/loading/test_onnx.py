@@ -533,3 +533,45 @@ def test_external_data_inside_the_folder(tmp_path: Path, residual_file: bytes, p
     (inner / "m.data").symlink_to(secret)
     with pytest.raises(ModelError, match="no file in its folder"):
         reader.read(content, "m", inner)
+
+
+# --- as tools write them ---
+
+
+def test_nodes_that_stand_before_what_makes_their_inputs_are_sorted(residual_file: bytes, pictures: Tensor) -> None:
+    model = onnx.ModelProto.FromString(residual_file)
+    expected = read(model).module(pictures)
+    backwards = [onnx.NodeProto.FromString(one.SerializeToString()) for one in model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(backwards)
+    found = read(model)
+    assert torch.equal(found.module(pictures), expected)
+    changed = {key: tensor * 0.5 if tensor.dim() == 4 else tensor for key, tensor in found.module.state_dict().items()}
+    again = reader.read(reader.rewrite(model.SerializeToString(), changed), "again")
+    found.module.load_state_dict(changed)
+    assert torch.allclose(again.module(pictures), found.module(pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "shape"), [(784, (1, 28, 28)), (3072, (3, 32, 32))])
+def test_rows_of_pixels_are_reshaped_images(size: int, shape: tuple[int, int, int]) -> None:
+    module = nn.Sequential(nn.Linear(size, 16), nn.ReLU(), nn.Linear(16, 5)).eval()
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.rand(2, size),), stream, dynamo=False, dynamic_axes={"x": {0: "n"}}, input_names=["x"]
+        )
+    found = reader.read(stream.getvalue(), "flat.onnx")
+    images = torch.rand(3, *shape)
+    assert found.input_shape == shape and any("values of its input" in note for note in found.assumed)
+    assert torch.allclose(found.module(images), module(images.flatten(1)), atol=1e-5)
+
+
+def test_rows_that_are_no_square_are_refused() -> None:
+    module = nn.Linear(35, 5).eval()
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (torch.rand(2, 35),), stream, dynamo=False)
+    with pytest.raises(ModelError, match="rows of 35 values"):
+        reader.read(stream.getvalue(), "flat.onnx")

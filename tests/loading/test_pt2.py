@@ -667,3 +667,48 @@ def test_changed_json_raises_nothing_but_our_errors(tiny: bytes, data: st.DataOb
         except (KeyError, IndexError, TypeError):  # changed away before
             continue
     opened_or_refused(with_entries(tiny, {entry: json.dumps(parsed).encode()}))
+
+
+# --- other forms of input ---
+
+
+class Formed(nn.Module):
+    """A network behind `how`, which brings its input into the usual form."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.how = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)), how
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.how(images))
+
+
+def archive_of(module: nn.Module, example: Tensor) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(torch.export.export(module.eval(), (example,)), stream)
+    return stream.getvalue()
+
+
+def test_channels_that_come_last_are_turned() -> None:
+    module = Formed(lambda images: images.permute(0, 3, 1, 2))
+    found = pt2.read(archive_of(module, torch.rand(1, 8, 8, 3)), "m.pt2")
+    images = torch.rand(4, *SHAPE)
+    assert found.input_shape == SHAPE and any("channels come last" in note for note in found.assumed)
+    assert torch.allclose(found.module(images), module(images.permute(0, 2, 3, 1)), atol=1e-5)
+
+
+def test_pixels_of_a_byte_get_a_gradient_and_a_scale() -> None:
+    module = Formed(lambda images: images.float() / 255)
+    found = pt2.read(archive_of(module, torch.zeros(1, *SHAPE, dtype=torch.uint8)), "m.pt2")
+    assert found.normalize == Normalize(scale=255)
+    pixels = torch.randint(0, 256, (3, *SHAPE), dtype=torch.uint8)
+    assert torch.allclose(found.module(pixels.float()), module(pixels), atol=1e-5)
+    assert probe(found.module, torch.rand(8, *SHAPE), Normalize(scale=255))[0] == 5
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_resizing_with_antialias_as_torchvision_does(mode: str) -> None:
+    module = Formed(lambda images: nn.functional.interpolate(images, (8, 8), mode=mode, antialias=True))
+    found = pt2.read(archive_of(module, torch.rand(1, 3, 12, 12)), "m.pt2")
+    images = torch.rand(4, 3, 12, 12)
+    assert torch.allclose(found.module(images), module(images), atol=1e-5)

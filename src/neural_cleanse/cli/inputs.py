@@ -216,7 +216,7 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
             f"{str(theirs.get('sha256'))[:12]}), not of {loaded.origin.path} ({loaded.origin.sha256[:12]}).",
             cure="Scan this model first.",
         )
-    if theirs.get("nested_under") != loaded.origin.nested_under:
+    if theirs.get("nested_under") not in (None, loaded.origin.nested_under):
         raise SettingsError(
             f"The scan in {where} is of the weights {theirs.get('nested_under')}, now they are "
             f"{loaded.origin.nested_under}.",

@@ -23,11 +23,18 @@ class Container(enum.Enum):
     NUMPY = "a NumPy array file"
     COMPRESSED = "a compressed file"
     ZIP = "a zip archive of no kind that we know"
+    POINTER = "a pointer of git-lfs: the file itself was not fetched"
+    PAGE = "a web page, not a model: the download gave an error or a login page"
+    TFLITE = "a TensorFlow Lite model"
+    PICKLED_ARRAY = "a NumPy array of Python objects, which is a pickle"
     UNKNOWN = "no container that this version reads"
 
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 NUMPY = b"\x93NUMPY"
+LFS = b"version https://git-lfs.github.com/spec/"
+PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+_NUMPY_HEADER, _PAGE_START = 256, 512
 PICKLE_PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # gzip, bzip2, xz, zstd, 7z
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c")
@@ -43,7 +50,13 @@ def container_of(content: bytes) -> Container:
     if content.startswith(HDF5):
         return Container.HDF5
     if content.startswith(NUMPY):
-        return Container.NUMPY
+        return Container.PICKLED_ARRAY if b"|O" in content[:_NUMPY_HEADER] else Container.NUMPY
+    if content.startswith(LFS):
+        return Container.POINTER
+    if content[:_PAGE_START].lstrip().lower().startswith(PAGES):
+        return Container.PAGE
+    if content[4:8] == b"TFL3":
+        return Container.TFLITE
     if content.startswith(COMPRESSED):
         return Container.COMPRESSED
     if _is_tar(content):  # before pickles: a tar archive begins with a file name of its author's choice

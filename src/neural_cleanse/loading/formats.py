@@ -20,6 +20,10 @@ CURES = {
     Container.COMPRESSED: "Unpack it and give the model file inside.",
     Container.NUMPY: "Arrays are no model: save the network, or its weights as safetensors or a state_dict.",
     Container.ZIP: "Unpack it and give the model file inside.",
+    Container.POINTER: "Fetch it with git lfs pull, or download the file itself.",
+    Container.PAGE: "Download it again; most sites have a link to the raw file.",
+    Container.TFLITE: "Its weights are rounded for phones; scan the Keras model or ONNX file that it was made from.",
+    Container.PICKLED_ARRAY: "Arrays are no model, and a pickle runs code: ask for safetensors or a state_dict.",
     Container.UNKNOWN: "Give safetensors, a state_dict, ONNX, .pt2, a Keras file, or a Hugging Face directory.",
 }
 CODE_OF_THE_FILE = (

@@ -20,6 +20,7 @@ from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_mode
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import PROGRAM, TENSORS, FileIssue, Network
 from neural_cleanse.loading.program import findings as program_parts
+from neural_cleanse.loading.weight_sets import TOP
 
 NO_NETWORK = "It holds weights only and does not say which network they belong to: name it with --architecture."
 
@@ -170,8 +171,9 @@ def _weights_alone(container: Container, content: bytes, name: str) -> Checkpoin
     elif container is Container.HDF5:
         from neural_cleanse.loading.keras import weights as keras_weights
 
-        alone = keras_weights.holds_weights_only(content, name)
-        return Checkpoint({}, keras_weights.CONTAINER) if alone else None
+        if not keras_weights.holds_weights_only(content, name):
+            return None
+        return Checkpoint({TOP: keras_weights.tensors_of(content, name)}, keras_weights.CONTAINER)
     else:
         return None
     return found if found.description is None else None

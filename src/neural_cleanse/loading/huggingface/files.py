@@ -69,6 +69,11 @@ class Snapshot:
 def read_directory(directory: Path) -> Snapshot:
     """Read what a scan needs. Raises UnknownFormat when it is no such directory, ModelError on its faults."""
     if not (directory / CONFIG).is_file():
+        if (directory / ".metadata").is_file() and any(directory.glob("*.distcp")):
+            raise UnknownFormat(
+                f"{directory} is a distributed checkpoint of PyTorch, in several parts.",
+                cure="Put them together: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE.",
+            )
         what = "a TensorFlow SavedModel" if (directory / "saved_model.pb").exists() else "a directory"
         raise UnknownFormat(
             f"{directory} is {what}, not a model file, and holds no {CONFIG}.",

@@ -24,6 +24,7 @@ MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 
 MAX_SUM, SUM_PER_BYTE = 2**27, 64  # of all layers' outputs for one image: so many, or so many a byte of the file
 STAND_IN = 224  # rows and columns of an input whose size the file leaves open
 IMAGE = "image"
+FLAT_CHANNELS = (1, 3)  # of images whose pixels come in one row
 NO_LAYERS = nn.ModuleDict()  # its own attributes are names that no layer can have
 
 
@@ -41,7 +42,7 @@ def build(model: Model, file: Hdf5, places: Mapping[Place, str], *, channels_las
     shape = input_shape(model, channels_last=channels_last) or _stand_in(model, file, channels_last=channels_last)
     builder = _Builder(file, places, channels_last=channels_last, keras3=keras3)
     builder.values[IMAGE] = torch.empty(1, *shape, device="meta")
-    output = builder.expand(model, (), IMAGE)
+    output = builder.expand(model, (), builder.as_taken(model.input_shape, IMAGE))
     num_classes = builder.values[output].shape[1] if builder.values[output].dim() == 2 else None
     output = builder.without_softmax(output)
     sources = builder.fill()
@@ -50,11 +51,26 @@ def build(model: Model, file: Hdf5, places: Mapping[Place, str], *, channels_las
 
 def input_shape(model: Model, *, channels_last: bool) -> tuple[int, int, int] | None:
     """(channels, height, width) where the file says all three."""
-    shape = model.input_shape
+    shape = _as_image(model.input_shape, channels_last=channels_last)
     if shape is None or len(shape) != 3 or None in shape:
         return None
     first, second, third = (size or 0 for size in shape)
     return (third, first, second) if channels_last else (first, second, third)
+
+
+def _as_image(shape: Sequence[int | None] | None, *, channels_last: bool) -> Sequence[int | None] | None:
+    """The shape with the axes that a flat input leaves out: (28, 28) and (784,) are images of 28x28."""
+    if shape is None or len(shape) not in (1, 2) or None in shape:
+        return shape
+    sizes = [size or 0 for size in shape]
+    if len(sizes) == 1:
+        channels = next((c for c in FLAT_CHANNELS if c * math.isqrt(sizes[0] // c) ** 2 == sizes[0] > 1), None)
+        if channels is None:
+            return shape
+        sizes = [math.isqrt(sizes[0] // channels)] * 2
+    else:
+        channels = 1
+    return [*sizes, channels] if channels_last else [channels, *sizes]
 
 
 def _stand_in(model: Model, file: Hdf5, *, channels_last: bool) -> tuple[int, int, int]:
@@ -63,6 +79,16 @@ def _stand_in(model: Model, file: Hdf5, *, channels_last: bool) -> tuple[int, in
     if channels is None:
         raise ModelError(f"{file.name} takes {shape or 'inputs of a shape it does not say'}: images are needed.")
     return channels, STAND_IN, STAND_IN
+
+
+def one_plane(images: Tensor) -> Tensor:
+    """n 1 h w as n h w."""
+    return images.squeeze(1)
+
+
+def one_row(images: Tensor) -> Tensor:
+    """n c h w as n rows of h w c."""
+    return images.permute(0, 2, 3, 1).flatten(1)
 
 
 class _Builder:
@@ -76,6 +102,16 @@ class _Builder:
         self._built: dict[tuple[str, ...], tuple[int, list[tuple[str, LayerSpec]]]] = {}  # rank of the input, modules
         self._taken, self._numbers = set[str](), dict[str, int]()
         self._sum, self._most = 0, max(MAX_SUM, SUM_PER_BYTE * file.num_bytes)
+
+    def as_taken(self, shape: Sequence[int | None] | None, image: str) -> str:
+        """The images as a network takes them that leaves out axes: reshaped in Keras' order, channels last."""
+        if shape is None or len(shape) not in (1, 2):
+            return image
+        turned = "flat image"
+        call = one_plane if len(shape) == 2 else one_row
+        self.values[turned] = call(self.values[image])
+        self.steps.append(Step((turned,), call, (Value(image),)))
+        return turned
 
     def expand(self, model: Model, prefix: tuple[str, ...], image: str) -> str:
         """Add the steps of a model that sees the value `image`; the name of its output."""

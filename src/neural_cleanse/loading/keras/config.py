@@ -11,6 +11,7 @@ from typing import Any
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.keras.keras1 import modern
+from neural_cleanse.loading.keras.operations import as_layer, is_operation
 
 MAX_CONFIG, MAX_LAYERS, MAX_DEPTH = 32 * 1024**2, 10_000, 8  # characters; layers; models inside models
 MODELS = {"Sequential", "Functional", "Model"}
@@ -174,6 +175,7 @@ def _sequential(name: str, layers: list[Layer], settings: Mapping[str, Any]) -> 
 
 
 def _layer(raw: Mapping[str, Any], file: str, known: frozenset[str], depth: int) -> Layer:
+    raw = as_layer(raw) if is_operation(raw) else raw
     kind, config = str(raw["class_name"]), raw["config"]
     nested = kind in MODELS
     if not nested:
@@ -195,7 +197,8 @@ def _refuse_code(kind: str, raw: Mapping[str, Any], file: str, known: frozenset[
     settings = raw["config"] if isinstance(raw.get("config"), Mapping) else {}
     name = shown(str(raw.get("name") or settings.get("name") or kind))
     foreign = module is not None and str(module).split(".")[0] not in ("keras", "tensorflow", "tf_keras")
-    foreign |= registered not in (None, raw["class_name"]) or kind not in known | OTHERS_OF_KERAS
+    foreign |= registered not in (None, raw["class_name"])
+    foreign |= kind not in known | OTHERS_OF_KERAS and not is_operation(raw)
     if foreign or kind in PROGRAMS:
         what = "a Lambda layer" if kind == "Lambda" else f"of the class {shown(str(registered or kind))}"
         raise CodeExecutionRefused(

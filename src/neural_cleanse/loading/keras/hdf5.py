@@ -19,6 +19,7 @@ DATASPACE, DATATYPE, LAYOUT, FILTERS, ATTRIBUTE = 0x01, 0x03, 0x08, 0x0B, 0x0C  
 FLOAT, STRING, VARIABLE, STRINGS = 1, 3, 9, 1  # classes of datatype, and the kind of variable length that is text
 COMPACT, CONTIGUOUS = 0, 1  # classes of layout: in the header, or in one piece elsewhere
 MAX_RANK = 8  # axes
+MAX_PARTS = 16  # of a path in one name
 # IEEE 754 by its properties: first bit, bits in all, places and sizes of exponent and mantissa, bias of the exponent.
 IEEE: Mapping[tuple[int, ...], str] = {
     (0, 16, 10, 5, 0, 10, 15): "f2",
@@ -106,13 +107,19 @@ class Hdf5:
         return array
 
     def _find(self, path: str) -> int | None:
-        """The address of what lies at `path`, part by part."""
+        """The address of what lies at `path`, part by part; a group may be named by several parts with backslashes.
+
+        So Keras 2.15 on Windows names them.
+        """
         address = self._objects.root
-        for part in filter(None, path.split("/")):
-            inside = self._inside(address)
-            if inside is None or part not in inside:
+        parts = [part for part in path.split("/") if part]
+        while parts:
+            inside = self._inside(address) or {}
+            names = ((count, "\\".join(parts[:count])) for count in range(1, min(len(parts), MAX_PARTS) + 1))
+            found = next(((count, name) for count, name in names if name in inside), None)
+            if found is None:
                 return None
-            address = inside[part]
+            address, parts = inside[found[1]], parts[found[0] :]
         return address
 
     def _group(self, path: str) -> int:

@@ -195,3 +195,21 @@ class Resize(nn.Module):
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p q"]:
         times = None if self.times is None else [float(factor) for factor in self.times]
         return functional.interpolate(images, self.size, times, mode=self.mode)
+
+
+class Channel(nn.Module):
+    """One channel of the images, as planes."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
+        return images[:, self.index]
+
+
+class StackPlanes(nn.Module):
+    """Planes become the channels of an image."""
+
+    def forward(self, *planes: Float[Tensor, "n h w"]) -> Float[Tensor, "n c h w"]:
+        return torch.stack(planes, dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.modules import (
     Affine,
+    Channel,
     GlobalPool,
     KerasOrder,
     Merge,
@@ -17,6 +18,7 @@ from neural_cleanse.loading.keras.modules import (
     Resize,
     SameAveragePool,
     SamePadding,
+    StackPlanes,
     Standardize,
 )
 from neural_cleanse.loading.keras.spec import LayerInput, LayerSpec, WeightLayout
@@ -82,6 +84,20 @@ def cropping(given: LayerInput) -> list[LayerSpec]:
 def upsampling(given: LayerInput) -> list[LayerSpec]:
     modes = {"nearest": "nearest", "bilinear": "bilinear"}
     return [LayerSpec("", Resize(modes[given.config.get("interpolation", "nearest")], times=given.pair("size", 2)))]
+
+
+def channel(given: LayerInput) -> list[LayerSpec]:
+    """`images[..., index]` of keras.ops."""
+    if given.rank != 4 or not given.channels_last or "index" not in given.config:
+        raise ModelError("Of indexing, only images[..., channel] is read.")
+    return [LayerSpec("", Channel(int(given.config["index"])))]
+
+
+def stack(given: LayerInput) -> list[LayerSpec]:
+    """`stack` of keras.ops, of planes into an image."""
+    if given.rank != 3 or not given.channels_last or given.config.get("axis") not in (-1, 3):
+        raise ModelError("Of stacking, only that of planes into the last axis is read.")
+    return [LayerSpec("", StackPlanes())]
 
 
 def merge(given: LayerInput) -> list[LayerSpec]:

@@ -47,7 +47,8 @@ def _ordered(layer: Layer, prefix: tuple[str, ...]) -> tuple[list[Place], list[P
 
 def by_kind_and_number(model: Model, file: Hdf5) -> dict[Place, str]:
     """The layout of .keras archives and .weights.h5: groups named by class and counted, weights by number."""
-    container = OLD_CONTAINER if OLD_CONTAINER in file.children("") else "layers"
+    roots = {name.partition("\\")[0] for name in file.children("")}  # backslashes: Keras 2.15 on Windows
+    container = OLD_CONTAINER if OLD_CONTAINER in roots else "layers"
     places: dict[Place, str] = {}
     for path, layer, group in _groups(model, container, (), ""):
         names = [name for part in variables(layer.kind, layer.config) for name in part]

@@ -45,6 +45,12 @@ def holds_weights_only(content: bytes, name: str) -> bool:
     return Hdf5(content, name).text(MODEL_CONFIG) is None
 
 
+def tensors_of(content: bytes, name: str) -> dict[str, Tensor]:
+    """Every array of a file of weights alone, by its path. Raises ModelError when it is damaged."""
+    file = Hdf5(content, name)
+    return {path: file.tensor(path) for _, paths in _groups(file) for path in paths}
+
+
 def assemble(
     content: bytes,
     name: str,

@@ -2,7 +2,6 @@
 inlined. Nothing of it is run, and no file beside it is opened unless its folder is given.
 """
 
-import heapq
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.loading.onnx.order import sort_nodes
 
 # Bounds on what a file may hold. Parsing takes about a hundred bytes a message, however short it is in the file.
 MAX_MESSAGES, MAX_NODES, MAX_DEPTH, MAX_SHAPE = 3_000_000, 100_000, 60, 2**40
@@ -66,37 +66,8 @@ def parse(content: bytes, name: str, folder: Path | None = None) -> Any:
     if model.graph.sparse_initializer:
         raise ModelError(f"{name} holds sparse weights: plain ones are needed.")
     _take_in(model, name, folder)
-    _sort(model.graph)
+    sort_nodes(model.graph)
     return model
-
-
-def _sort(graph: Any) -> None:
-    """Put every node behind those that make its inputs: some converters append theirs, and runtimes sort as well."""
-    nodes = list(graph.node)
-    makers = {output: number for number, node in enumerate(nodes) for output in node.output if output}
-    if all(makers.get(value, -1) < number for number, node in enumerate(nodes) for value in node.input):
-        return
-    waits_for = [{makers[value] for value in node.input if value in makers} for node in nodes]
-    needed_by: dict[int, list[int]] = {}
-    for number, others in enumerate(waits_for):
-        for other in others:
-            needed_by.setdefault(other, []).append(number)
-    left = [len(others) for others in waits_for]
-    ready = [number for number, count in enumerate(left) if count == 0]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        number = heapq.heappop(ready)
-        order.append(number)
-        for later in needed_by.get(number, ()):
-            left[later] -= 1
-            if left[later] == 0:
-                heapq.heappush(ready, later)
-    if len(order) < len(nodes):
-        return  # a circle: the reader says which value is missing
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies[number] for number in order)
 
 
 def parse_only(content: bytes, name: str) -> Any:

@@ -49,7 +49,8 @@ tril.default triu.default true_divide.Tensor upsample_bicubic2d.vec upsample_bil
 upsample_bilinear2d.vec upsample_nearest2d.default upsample_nearest2d.vec var.correction var.dim var_mean.correction
 where.self zeros_like.default _adaptive_avg_pool2d.default _log_softmax.default
 _native_batch_norm_legit_no_training.default _safe_softmax.default _scaled_dot_product_flash_attention_for_cpu.default
-_softmax.default _to_copy.default _upsample_bilinear2d_aa.default
+_softmax.default _to_copy.default _upsample_bilinear2d_aa.default _upsample_bilinear2d_aa.vec
+_upsample_bicubic2d_aa.default _upsample_bicubic2d_aa.vec
 """)
 
 # The same, but what they return may be a window on their first argument.
