@@ -23,7 +23,7 @@ def scan(demo: Path, output: Path, *options: str, **streams: object) -> subproce
         demo / "digits.npz",
     ]
     return subprocess.run(
-        [*map(str, command), "--restarts", "1", "--samples", "300", "--output", str(output), *options],
+        [*map(str, command), "--samples", "300", "--output", str(output), *options],
         text=True, check=False, **streams,
     )  # type: ignore[call-overload, no-any-return]  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_an_error_that_cannot_be_told_is_not_taken_for_a_backdoor(tmp_path: Path
 
 def closed(demo: Path, stream: int) -> subprocess.CompletedProcess[str]:
     files = [str(demo / name) for name in ("clean.safetensors", "digits.npz")]
-    options = "--restarts 1 --samples 300"
+    options = "--samples 300"
     shell = f"{sys.executable} -m neural_cleanse scan {files[0]} --data {files[1]} {options} {stream}>&-"
     return subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
 

@@ -22,7 +22,7 @@ from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdi
 @pytest.fixture(scope="module")
 def found(infected: Classifier, digits: ImageSet) -> ScanResult:
     """The infected demo model, scanned once."""
-    return scan(infected, digits, ScanSettings(restarts=1))
+    return scan(infected, digits, ScanSettings())
 
 
 def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
@@ -33,18 +33,18 @@ def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
     assert found.p_value is not None and found.p_value < 0.01
 
 
-def test_a_backdoor_that_is_clear_in_a_short_look_is_refined_and_the_others_are_not(found: ScanResult) -> None:
+def test_a_backdoor_that_is_clear_in_screening_is_refined_and_the_others_are_not(found: ScanResult) -> None:
     row = found.labels[3]
     assert row.outcome is Outcome.REFINED and row.size is not None and row.refined is not None
     mask = found.triggers[LabelPair(3)]["mask"]
     assert mask.sum().item() == pytest.approx(row.refined.size) and row.refined.size < row.size
     assert all(other.outcome is Outcome.SCREENED for other in found.labels if other.target != 3)
-    assert found.image_passes == 10 * 80 * 4 + 250 * 4
+    assert found.image_passes == 10 * 1344 + (2172 - 1344)
     assert storage.to_json(found)["labels"][3]["refined"]["size"] == row.refined.size
 
 
-def test_a_short_look_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
-    whole = scan(infected, digits, ScanSettings(restarts=1, plan="full"))
+def test_screening_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
+    whole = scan(infected, digits, ScanSettings(plan="full"))
     assert (whole.verdict, whole.flagged) == (found.verdict, found.flagged)
     assert whole.labels[3].size == found.labels[3].shown.size  # the same search, to the last bit
     assert torch.equal(whole.triggers[LabelPair(3)]["mask"], found.triggers[LabelPair(3)]["mask"])
@@ -87,7 +87,7 @@ def test_a_budget_that_suffices_cuts_nothing_off(
     infected: Classifier, digits: ImageSet, passes: int, cut_off: bool
 ) -> None:
     """Screening takes 13,440 image passes, the flagged label 828 more."""
-    result = scan(infected, digits, ScanSettings(seed=1, max_passes=passes))
+    result = scan(infected, digits, ScanSettings(max_passes=passes))
     assert result.verdict is Verdict.INFECTED and result.cut_off is cut_off
     assert (result.labels[3].outcome is Outcome.REFINED) is not cut_off
 
@@ -102,8 +102,8 @@ def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResu
     assert 3 not in evidence.answers_before and evidence.answers_after.count(3) >= 5
 
 
-def test_the_clean_twin_is_not_accused(clean: Classifier, digits: ImageSet) -> None:
-    result = scan(clean, digits, ScanSettings(restarts=1))
+def test_the_clean_model_is_not_flagged(clean: Classifier, digits: ImageSet) -> None:
+    result = scan(clean, digits, ScanSettings())
     assert result.verdict is Verdict.CLEAN and result.flagged == () and result.evidence == ()
 
 
@@ -152,7 +152,7 @@ def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
 def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
     settings = ScanSettings(restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
-        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(restarts=1)))
+        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings()))
     baseline_scan = scan(clean, digits, settings)
     found = scan(infected, digits, settings, baseline=baseline_scan)
     assert found.flagged == (3,)

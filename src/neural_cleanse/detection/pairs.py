@@ -28,6 +28,7 @@ from neural_cleanse.detection.statistics.pairs import two_way_residuals
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.batching import MIN_IMAGES, Invert
+from neural_cleanse.inversion.cost import BatchCost
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages, Split
@@ -172,8 +173,15 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
 
 
 def pair_inversion(loss: str) -> Inversion:
-    """The search of a pair: one restart, whatever the preset is of the labels' own."""
-    return replace(preset("default", loss), restarts=1, race=(), choose_asr=CHOOSE_ASR)
+    """The search of a pair, whatever the preset is of the labels' own.
+
+    One restart with smaller steps: of one class there are few images, and the sizes of pairs are compared with each
+    other, so that noise costs more than a few pixels. With the labels' own steps a planted pair of 5.5 px had p = .34
+    among sizes up to 200 px, with these 9e-6.
+    """
+    whole = preset("default", loss)
+    cost = BatchCost(quick_memory=0.7)
+    return replace(whole, restarts=1, race=(), learning_rate=0.2, cost=cost, choose_asr=CHOOSE_ASR)
 
 
 def search_pairs(

@@ -146,7 +146,7 @@ def _rate(done: float) -> float:
 
 def _batch(
     images: UInt8[Tensor, "n c h w"], step: int, size: int, generator: torch.Generator
-) -> Float[Tensor, "n c h w"]:
+) -> Float[Tensor, "b c h w"]:
     """Random images, every second batch shifted by some pixels.
 
     Mixing images in pairs, pasting pieces, and noise made students agree better and separate a planted label worse.

@@ -36,7 +36,7 @@ def collection(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def asked(demo_files: Path) -> tuple[object, ...]:
-    return ("--data", demo_files / "digits.npz", "--samples", 300, "--restarts", 1, "--device", "cpu")
+    return ("--data", demo_files / "digits.npz", "--samples", 300, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")

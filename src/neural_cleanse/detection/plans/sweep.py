@@ -97,11 +97,11 @@ def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Map
 
 
 def _extended(inversion: Inversion, pairs: Pairs, invert: Invert, found: Mapping[LabelPair, Recovered]) -> Found:
-    """Extra steps for pairs whose trigger was still shrinking, shared alike, within PASSES_PER_LABEL for all together.
+    """Extra steps for pairs whose trigger was still shrinking, or did not work, within PASSES_PER_LABEL for all together.
 
     A pair that a spent budget cuts off stays as it was.
     """
-    shrinking = [one.pair for one in found.values() if one.outcome is Outcome.STEP_LIMIT]
+    shrinking = [one.pair for one in found.values() if one.outcome in (Outcome.STEP_LIMIT, Outcome.ASR_NOT_REACHED)]
     if not inversion.extra_steps or not shrinking or unfinished(found, pairs):
         return
     spare = PASSES_PER_LABEL * len(found) - sum(one.image_passes for one in found.values())
