@@ -30,10 +30,11 @@ from neural_cleanse.detection.statistics.outlier import outlier_test
 from neural_cleanse.detection.verdict import decide
 from neural_cleanse.evaluation.suite import run_info
 from neural_cleanse.inversion.batching import BATCHES_BETWEEN_CHECKS, BatchScheduler
-from neural_cleanse.inversion.inversion import Inversion, InversionState
+from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BATCH_IMAGES, BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import attack_hits

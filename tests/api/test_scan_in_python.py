@@ -16,7 +16,7 @@ from neural_cleanse.classifier import Classifier, OutputKind
 from neural_cleanse.errors import DataError, ModelError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 
-QUICK = nc.ScanSettings(samples=300, restarts=1)
+QUICK = nc.ScanSettings(samples=300)
 Loader = DataLoader[tuple[Tensor, ...]]
 
 

@@ -9,11 +9,12 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import BatchScheduler
-from neural_cleanse.inversion.inversion import Inversion, InversionState
+from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.losses import cross_entropy, swapped_cross_entropy
 from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.results.records import LabelPair, Outcome
 
 SHORT = Inversion(steps=25, restarts=2)

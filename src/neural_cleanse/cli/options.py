@@ -95,9 +95,7 @@ Resume = Annotated[
 EngineChoice = Annotated[
     EngineName | None,
     typer.Option(
-        "--engine",
-        help="processes: on this machine; ray: on your Ray cluster. \\[default: processes]",
-        rich_help_panel=SCALE,
+        "--engine", help="processes: here; ray: on your Ray cluster. \\[default: processes]", rich_help_panel=SCALE
     ),
 ]
 Address = Annotated[
@@ -124,10 +122,7 @@ class Inputs:
     ] = None
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="Of several sets of weights in one file, the one to read, for example model_ema.",
-            rich_help_panel=INPUTS,
-        ),
+        typer.Option(help="Which of several sets of weights in the file, such as model_ema.", rich_help_panel=INPUTS),
     ] = None
     mean: Annotated[
         str | None,

@@ -100,8 +100,7 @@ def scan(
     settings = ScanSettings(
         labels=options.labels(labels), samples=samples, preset=preset.value, loss=loss.value, restarts=restarts,
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
-        max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value,
-        student=student,
+        max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value, student=student,
     )  # fmt: skip
     inputs, kept_data = recorded.completed(inputs, data, like)
     form, data = parsed(inputs), named_data(kept_data)

@@ -60,6 +60,13 @@ def baseline_record(baseline: ScanResult) -> dict[str, Any]:
     return {key: baseline.provenance.model.get(key) for key in ("path", "sha256")}
 
 
+def baseline_entry(baseline: ScanResult | None, settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the record and the report say of a baseline, if there is one."""
+    if baseline is None:
+        return {}, ()
+    return {"baseline": baseline_record(baseline)}, baseline_notes(baseline, settings)
+
+
 def baseline_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What a report says of it; `settings` are those of the scan at hand."""
     model = baseline.provenance.model

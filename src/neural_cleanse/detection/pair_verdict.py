@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, p_text
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
-from neural_cleanse.detection.verdict import MIN_LIMIT_SHARE, Decision, p_text
+from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.records import LabelPair, Recovered, Verdict
 
 NUM_TESTS = 2  # labels and pairs: each is held to alpha / 2, and its p-values are doubled

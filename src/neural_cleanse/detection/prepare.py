@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.baseline import baseline_notes, baseline_record, sizes_of
+from neural_cleanse.detection.baseline import baseline_entry, sizes_of
 from neural_cleanse.detection.input_check import check_input, check_labels, check_shape, temperature
 from neural_cleanse.detection.input_form import best_form
 from neural_cleanse.detection.pair_verdict import NUM_TESTS
@@ -18,7 +18,7 @@ from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Seq
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.statistics.outlier import OVER_STUDENT
-from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
+from neural_cleanse.detection.verdict import MIN_LABELS, Decision, ReferenceSizes, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.inversion import Inversion
@@ -61,7 +61,7 @@ class PreparedScan:
             self._area,
             self.doubt,
             self.classifier.num_classes,
-            self.baseline_sizes,
+            None if self.baseline_sizes is None else ReferenceSizes(self.baseline_sizes),
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             NUM_TESTS if self.settings.pairs else 1,
         )
@@ -69,8 +69,8 @@ class PreparedScan:
     def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
         """The verdict on sizes relative to a student's."""
         return decide(
-            found, self.settings.alpha, self._area, self.doubt, self.classifier.num_classes, sizes,
-            num_tests=NUM_TESTS if self.settings.pairs else 1, prior=OVER_STUDENT,
+            found, self.settings.alpha, self._area, self.doubt, self.classifier.num_classes,
+            ReferenceSizes(sizes, OVER_STUDENT), num_tests=NUM_TESTS if self.settings.pairs else 1,
         )  # fmt: skip
 
     def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:
@@ -121,8 +121,7 @@ def prepare(
     no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
     search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
     at_once = batch_images(classifier.device, inversion, len(pairs), settings.batch_images)
-    held = {} if baseline is None else {"baseline": baseline_record(baseline)}
-    of_baseline = () if baseline is None else baseline_notes(baseline, asdict(settings))
+    held, of_baseline = baseline_entry(baseline, asdict(settings))
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
     notes = (*run_info.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_baseline)
     provenance = provenance_of(

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.evidence import gather
@@ -12,8 +11,7 @@ from neural_cleanse.detection.prepare import PreparedScan, prepare
 from neural_cleanse.detection.progress import BudgetTracker, Progress, Reporter
 from neural_cleanse.detection.provenance import RunInfo, identity
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.student import StudentPlan
-from neural_cleanse.detection.student_test import compare, leaves_doubt
+from neural_cleanse.detection.student_test import Compared, compare
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.engines import Engine, InProcess
@@ -23,14 +21,6 @@ from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Provenance, Recovered, Refined, ScanResult
-
-
-@dataclass(frozen=True)
-class Extra:
-    """What a scan took beside the search for the model's own triggers."""
-
-    image_passes: int = 0
-    forward_passes: int = 0
 
 
 def scan(
@@ -65,9 +55,8 @@ def scan(
     tracker = BudgetTracker(settings.budget)
 
     def invert_student(student: Classifier, images: ScanImages) -> Invert:
-        tick = report.tick
-        invert = inverter(engine, student, images, prepared.batch_limit, tick)
-        return invert if checkpoint is None else checkpoint.of_student().wrap(invert, tick)
+        invert = inverter(engine, student, images, prepared.batch_limit, report.tick)
+        return invert if checkpoint is None else checkpoint.of_student().wrap(invert, report.tick)
 
     def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
         """Where the next part of the work is reported, and what does it."""
@@ -79,13 +68,10 @@ def scan(
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)
-    decision, extra = prepared.decide(found), Extra()
+    compared = compare(prepared, found, prepared.decide(found), tracker, report.tick, invert_student)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
-    provenance = prepared.provenance.joined({}, said)
-    if settings.student and not tracker.truncated and leaves_doubt(prepared, found, decision):
-        compared = compare(prepared, found, decision, StudentPlan(), report.tick, invert_student)
-        decision, provenance = compared.decision, provenance.joined(compared.record, compared.notes)
-        extra = Extra(compared.image_passes, compared.forward_passes)
+    provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
+    decision = compared.decision
     if settings.pairs:
         across = scan_pairs(
             classifier, prepared.images, decision, [pair.target for pair in prepared.pairs], alpha=settings.alpha,
@@ -95,7 +81,7 @@ def scan(
         found, decision = found + across.found, across.decision
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     provenance = provenance.joined({}, _budget_notes(tracker, found))
-    return _result(prepared, found, decision, provenance, extra, cut_off=tracker.truncated, began=began)
+    return _result(prepared, found, decision, provenance, compared, cut_off=tracker.truncated, began=began)
 
 
 def _result(
@@ -103,7 +89,7 @@ def _result(
     found: Sequence[Recovered],
     decision: Decision,
     provenance: Provenance,
-    extra: "Extra",
+    compared: Compared,
     *,
     cut_off: bool,
     began: float,
@@ -118,8 +104,8 @@ def _result(
         alpha=prepared.settings.alpha,
         level=decision.level,
         detection_limit=decision.detection_limit,
-        image_passes=sum(recovered.image_passes for recovered in found) + extra.image_passes,
-        forward_passes=sum(one.forward_passes for one in found) + prepared.forward_passes + extra.forward_passes,
+        image_passes=sum(recovered.image_passes for recovered in found) + compared.image_passes,
+        forward_passes=sum(one.forward_passes for one in found) + prepared.forward_passes + compared.forward_passes,
         wall_s=time.monotonic() - began,
         image_shape=prepared.classifier.input_shape,
         labels=_rows(found, decision, prepared.names),

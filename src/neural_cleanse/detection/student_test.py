@@ -10,9 +10,11 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
+from neural_cleanse.detection.progress import BudgetTracker
+from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, SCREEN_SHARE
 from neural_cleanse.detection.student import StudentPlan, make_student
-from neural_cleanse.detection.verdict import MIN_LABELS, Decision, p_text
+from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import attack_hits, margin, predict_checked
@@ -55,11 +57,17 @@ def compare(
     prepared: PreparedScan,
     found: Sequence[Recovered],
     decision: Decision,
-    plan: StudentPlan,
+    tracker: BudgetTracker,
     tick: Callable[[int], bool],
     invert_student: InvertStudent,
 ) -> Compared:
-    """Make a student, search its labels, and decide by the sizes relative to its own where it is a good one."""
+    """Where there is doubt, make a student, search its labels, and decide by the sizes relative to its own.
+
+    The decision stays as it was where the sizes leave no doubt, the budget is spent, or the student is a poor one.
+    """
+    if not prepared.settings.student or tracker.truncated or not leaves_doubt(prepared, found, decision):
+        return Compared(decision)
+    plan = StudentPlan()
     images = prepared.images
     unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
     seed = prepared.settings.seed

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.inversion.cost import BatchCost, CostSchedule, CostState, join_rows, take_rows
+from neural_cleanse.inversion.cost import BatchCost, CostSchedule
 from neural_cleanse.inversion.losses import Loss, cross_entropy
 from neural_cleanse.inversion.restarts import Choice, merge
 from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_generator
+from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.metrics import attack_hits, pixels
 from neural_cleanse.results.records import LabelPair, Recovered
 from neural_cleanse.triggers.base import Trigger
@@ -35,65 +36,6 @@ Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
-class InversionState:
-    """A search under way, first dimension k everywhere.
-
-    `averaged` is the moving average of the free variables; `candidates` hold the free variables of the last `kept`
-    triggers that reached the ASR, slot `num_kept % kept` being next; `batches` is every row's own count of batches,
-    `lost` the batches of restarts of its pair that lost the race, counted in one row that goes on.
-    `best_size` is what a trigger must be smaller than to be kept; `recent` and `trailing` are moving averages of the
-    log size.
-    """
-
-    rows: tuple[Row, ...]
-    free: tuple[Tensor, ...]
-    averaged: tuple[Tensor, ...]
-    momentum: tuple[Tensor, ...]
-    variance: tuple[Tensor, ...]
-    batches: Int[Tensor, " k"]
-    lost: Int[Tensor, " k"]
-    cost: CostState
-    candidates: tuple[Tensor, ...]
-    candidate_sizes: Float[Tensor, "k kept"]
-    num_kept: Int[Tensor, " k"]
-    best_size: Float[Tensor, " k"]
-    recent: Float[Tensor, " k"]
-    trailing: Float[Tensor, " k"]
-
-    @property
-    def batches_taken(self) -> int:
-        """Of all rows, those that lost the race included."""
-        return int((self.batches + self.lost).sum())
-
-    def take(self, index: Sequence[int]) -> "InversionState":
-        """The state of some rows, in that order."""
-        rows = torch.tensor(list(index), dtype=torch.long, device=self.best_size.device)
-
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor | CostState):
-                return value[rows] if isinstance(value, Tensor) else take_rows(value, rows)
-            if isinstance(value[0], Row):
-                return tuple(value[i] for i in index)
-            return tuple(tensor[rows] for tensor in value)
-
-        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
-
-    @staticmethod
-    def join(states: Sequence["InversionState"]) -> "InversionState":
-        """The rows of all states (of one inversion, on one device), one after the other: the inverse of `take`."""
-
-        def joined(values: Sequence[Any]) -> Any:
-            if isinstance(values[0], Tensor | CostState):
-                return torch.cat(list(values)) if isinstance(values[0], Tensor) else join_rows(values)
-            if isinstance(values[0][0], Row):
-                return tuple(row for rows in values for row in rows)
-            return tuple(torch.cat(parts) for parts in zip(*values, strict=True))
-
-        named = {field.name: [getattr(state, field.name) for state in states] for field in fields(InversionState)}
-        return InversionState(**{name: joined(values) for name, values in named.items()})
-
-
-@dataclass(frozen=True)
 class Inversion:
     """Settings of the search for one trigger a label pair. The defaults are the `default` preset.
 
@@ -102,14 +44,10 @@ class Inversion:
     `choose_asr` is asked of a candidate on images that the search did not see.
 
     Restarts race (successive halving; Jamieson and Talwalkar 2016): an item (steps, n) of `race` says that after so
-    many steps only the n smallest restarts of a label pair go on. Several starts find what one may miss, and few take
-    all steps.
+    many steps only the n smallest restarts of a label pair go on: few take all steps.
 
-    A label pair whose trigger is still shrinking after `steps` may take `extra_steps` more, as far as passes are left
-    (detection/plans).
-
-    The size that a trigger must undercut to be kept grows by `relax` a step: a trigger that was kept for a lucky batch
-    does not keep later ones out.
+    A pair whose trigger still shrinks after `steps` may take `extra_steps` more (detection/plans). The size that a
+    trigger must undercut grows by `relax` a step: one kept for a lucky batch does not keep later ones out.
 
     The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
     it, not as it was measured; `all_images` searches on every image given, the target's own included.

@@ -97,7 +97,7 @@ def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Map
 
 
 def _extended(inversion: Inversion, pairs: Pairs, invert: Invert, found: Mapping[LabelPair, Recovered]) -> Found:
-    """Extra steps for pairs whose trigger was still shrinking, or did not work, within PASSES_PER_LABEL for all together.
+    """Extra steps for pairs whose trigger still shrank or did not work, within PASSES_PER_LABEL for all together.
 
     A pair that a spent budget cuts off stays as it was.
     """
