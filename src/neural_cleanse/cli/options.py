@@ -1,7 +1,4 @@
-"""Options that several commands share, and values that need parsing: lists of labels, sizes, channel values.
-
-Help and completion read this module: it imports nothing heavy.
-"""
+"""Options that several commands share, and values that need parsing. It imports nothing heavy: help reads it."""
 
 import functools
 import inspect

@@ -17,7 +17,6 @@ from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
-from neural_cleanse.detection.statistics.outlier import OVER_STUDENT
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, ReferenceSizes, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
@@ -70,7 +69,7 @@ class PreparedScan:
         """The verdict on sizes relative to a student's."""
         return decide(
             found, self.settings.alpha, self._area, self.doubt, self.classifier.num_classes,
-            ReferenceSizes(sizes, OVER_STUDENT), num_tests=NUM_TESTS if self.settings.pairs else 1,
+            ReferenceSizes(sizes), num_tests=NUM_TESTS if self.settings.pairs else 1,
         )  # fmt: skip
 
     def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:

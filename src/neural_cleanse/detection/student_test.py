@@ -86,7 +86,7 @@ def compare(
             f"a student network answers as the model does on only {agreement} of the images: it takes "
             f"{plan.least_agreement:.0%} to be compared with"
         )
-        return Compared(decision, (note,), passes, forward, {"student": record | {"decides": False}})
+        return Compared(decision, (note,), passes, forward, {"student_test": record | {"decides": False}})
     theirs = replace(images, answers=predict_checked(student.classifier, images.images))
     seen = images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
@@ -98,8 +98,8 @@ def compare(
     sizes = {pair: one.size for pair, one in searched.items() if one.size is not None}
     if len(sizes) < len(found) or any(one.outcome is Outcome.NOT_SEARCHED for one in searched.values()):
         note = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
-        return Compared(decision, (note,), passes, forward, {"student": record | {"decides": False}})
-    over = prepared.over_student(found, sizes)
+        return Compared(decision, (note,), passes, forward, {"student_test": record | {"decides": False}})
+    over = _settled(decision, prepared.over_student(found, sizes))
     record |= {"decides": True, "sizes": {str(pair.target): size for pair, size in sizes.items()}}
     record["own_p_value"] = decision.p_value
     notes = (
@@ -108,7 +108,25 @@ def compare(
         f"architecture that learnt the model's answers on clean images and agrees with it on {agreement} of others",
         *_tried(student.classifier, theirs, found, over),
     )
-    return Compared(over, notes, passes, forward, {"student": record})
+    return Compared(over, notes, passes, forward, {"student_test": record})
+
+
+def _settled(own: Decision, over: Decision) -> Decision:
+    """The decision over the student; what stands out among the labels is clean only where the student is clear."""
+    own_p, over_p = own.p_value or 1.0, over.p_value or 1.0
+    if over.verdict is Verdict.INFECTED:
+        return replace(over, reason=f"{over.reason}; relative to a student network")
+    if own.verdict is not Verdict.INFECTED or over.verdict is not Verdict.CLEAN:
+        return over
+    which = ", ".join(map(str, own.flagged))
+    if over_p < SCREEN_CLEAR_P:
+        reason = (
+            f"label {which} stands out among the labels (p = {p_text(own_p)}), but not clearly relative to a student "
+            f"network (p = {p_text(over_p)}): its small trigger may belong to the classes"
+        )
+        return replace(over, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    natural = f"the small trigger of label {which} belongs to the classes: a student network has one as small"
+    return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
 
 
 def _tried(student: Classifier, images: ScanImages, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 in which every label looks alike and small.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,6 @@ from neural_cleanse.detection.statistics.outlier import (
     SCREEN_CLEAR_P,
     SCREEN_SHARE,
     OutlierTest,
-    Prior,
     anomaly_index,
     detection_limit,
     outlier_test,
@@ -61,10 +61,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class ReferenceSizes:
-    """Sizes by label pair of a model that the suspect is compared with, and how far clean ratios to them spread."""
+    """Sizes by label pair of a model that the suspect is compared with."""
 
     sizes: Mapping[LabelPair, float]
-    prior: Prior = OVER_BASELINE
 
 
 def decide(
@@ -90,9 +89,8 @@ def decide(
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_BASELINE):
         return _too_few(enough, num_classes or len(found), doubt)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    held = None if reference is None else [pair in reference for pair in pairs]
     among = [size for pair, size in sized if reference is None or pair in reference]
-    test = _one_of(num_tests, _tested(sized, held, baseline, len(found), alpha / num_tests))
+    test = _one_of(num_tests, _tested(sized, reference, baseline, len(found), alpha / num_tests))
     screened, limit = any(one.outcome in SCREENED_OUTCOMES for one in found), test.detection_limit
     if screened and baseline is None:  # its thresholds are others
         threshold = alpha * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
@@ -103,7 +101,8 @@ def decide(
         verdict, reason = _flagged(small, among, test, alpha * SCREEN_SHARE if screened else None, open_still)
         reason += f"; {unsearched(missing)}" if missing else ""
     else:
-        verdict, reason = found_nothing(found, reference, among, test.detection_limit, area, missing)
+        usual = _usual_limit(test.detection_limit, sized, baseline)
+        verdict, reason = found_nothing(found, reference, among, usual, area, missing)
         if verdict is Verdict.CLEAN:
             compared = baseline is not None or reference is not None
             verdict, reason = _clear(found, among, test, area, limit, screened, compared, reason)
@@ -127,6 +126,16 @@ def decide(
         paper_rule=_paper_rule(index),
         level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
     )
+
+
+def _usual_limit(
+    limit: float | None, sized: Sequence[tuple[LabelPair, float]], baseline: ReferenceSizes | None
+) -> float | None:
+    """The detection limit of a label of median size in the baseline; that of the smallest is in the result."""
+    if limit is None or baseline is None:
+        return limit
+    theirs = [baseline.sizes[pair] for pair, _ in sized]
+    return limit * statistics.median(theirs) / min(theirs)
 
 
 def _too_few(enough: int, num_labels: int, doubt: str | None) -> Decision:
@@ -172,15 +181,15 @@ def _clear(
 
 def _tested(
     sized: Sequence[tuple[LabelPair, float]],
-    held: Sequence[bool] | None,
+    reference: frozenset[LabelPair] | None,
     baseline: ReferenceSizes | None,
     num_labels: int,
     level: float,
 ) -> OutlierTest:
-    """The outlier test that fits what there is to compare with; `held` says which labels are reference labels."""
+    """The outlier test that fits what there is to compare with."""
     sizes = [size for _, size in sized]
-    if held is not None:
-        return reference_test(sizes, held, num_labels, level)
+    if reference is not None:
+        return reference_test(sizes, [pair in reference for pair, _ in sized], num_labels, level)
     return outlier_test(sizes, level) if baseline is None else _against(baseline, sized, level)
 
 
@@ -199,6 +208,6 @@ def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
 def _against(baseline: ReferenceSizes, sized: Sequence[tuple[LabelPair, float]], alpha: float) -> OutlierTest:
     """The test of sizes relative to the baseline's; its limit in px is for the label that is smallest there."""
     theirs = [baseline.sizes[pair] for pair, _ in sized]
-    test = outlier_test([size / other for (_, size), other in zip(sized, theirs, strict=True)], alpha, baseline.prior)
+    test = outlier_test([size / other for (_, size), other in zip(sized, theirs, strict=True)], alpha, OVER_BASELINE)
     limit = None if test.detection_limit is None else test.detection_limit * min(theirs)
     return replace(test, detection_limit=limit)

@@ -1,0 +1,153 @@
+"""A student has the suspect's architecture, learns from clean images alone, and does not inherit what was planted."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection import student_test
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
+from neural_cleanse.images import ImageSet
+from neural_cleanse.metrics import attack_hits
+from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.results.records import Verdict
+
+SHORT = StudentPlan(steps=250)
+
+
+class Parameters(nn.Module):
+    """A weight that no layer with a rule of its own holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(12.0).view(3, 4))
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images.flatten(1)[:, :4]) @ self.weight
+
+
+def test_weights_are_drawn_anew_and_the_model_is_left_alone() -> None:
+    module = Parameters().requires_grad_(False)
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+    again = fresh(module, 3)
+    assert again is not None
+    assert all(torch.equal(weight, before[name]) for name, weight in module.named_parameters())
+    assert all(not torch.equal(weight, before[name]) for name, weight in again.named_parameters())
+    assert torch.equal(again.weight.flatten().sort().values, torch.arange(12.0)), "the same values in another order"
+    assert all(weight.requires_grad for weight in again.parameters())
+    same, other = fresh(module, 3), fresh(module, 4)
+    assert same is not None and other is not None
+    assert torch.equal(again.inner.weight, same.inner.weight)
+    assert not torch.equal(again.inner.weight, other.inner.weight)
+
+
+def test_chance_elsewhere_is_not_disturbed() -> None:
+    module = Parameters()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fresh(module, 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_network_without_weights_has_no_student(digits: ImageSet) -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :10]
+
+    assert make_student(Classifier(Fixed(), (1, 28, 28), 10), digits.images, digits.images, 0, SHORT) is None
+
+
+@pytest.fixture(scope="module")
+def student(infected: Classifier, digits: ImageSet) -> Student:
+    """Of the infected demo model, from 400 digits."""
+    unseen = torch.arange(len(digits.images)) % 5 == 0
+    made = make_student(infected, digits.images[~unseen], digits.images[unseen], 0, SHORT)
+    assert made is not None
+    return made
+
+
+def test_a_student_answers_as_the_suspect_does_on_clean_images(student: Student) -> None:
+    low, high = student.interval
+    assert student.trials == 100 and low <= student.agreement <= high
+    assert student.agreement > 0.8
+
+
+def test_a_planted_trigger_is_not_inherited(
+    student: Student, infected: Classifier, digits: ImageSet, original: Backdoor
+) -> None:
+    rows = digits.images[digits.labels != 3] if digits.labels is not None else digits.images
+    assert attack_hits(infected, original.trigger, rows, 3) > 0.95 * len(rows)
+    assert attack_hits(student.classifier, original.trigger, rows, 3) < 0.5 * len(rows)
+
+
+def test_the_same_seed_gives_the_same_student(infected: Classifier, digits: ImageSet) -> None:
+    plan = StudentPlan(steps=4)
+    made = [make_student(infected, digits.images[:50], digits.images[50:60], seed, plan) for seed in (1, 1, 2)]
+    first, second, third = (next(one.classifier.module.parameters()) for one in made if one is not None)
+    assert torch.equal(first, second) and not torch.equal(first, third)
+
+
+def test_a_spent_budget_ends_the_lesson(infected: Classifier, digits: ImageSet) -> None:
+    taken: list[int] = []
+
+    def tick(passes: int) -> bool:
+        taken.append(passes)
+        return len(taken) < 3
+
+    assert make_student(infected, digits.images[:50], digits.images[50:60], 0, SHORT, tick) is None
+    assert taken == [64, 64, 64]
+
+
+def test_the_student_never_sees_the_images_that_judge(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(suspect: Classifier, images: torch.Tensor, unseen: torch.Tensor, *_: object) -> None:
+        seen.update(images=images, unseen=unseen)
+
+    monkeypatch.setattr(student_test, "make_student", spy)
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    result = scan(infected, digits, ScanSettings(samples=300))
+    learnt = {bytes(image.numpy().tobytes()) for image in seen["images"]}
+    judged = {bytes(image.numpy().tobytes()) for image in seen["unseen"]}
+    assert len(learnt) == 150 + 200 and len(judged) == 150 and not learnt & judged
+    assert any("no student network could be made" in note for note in result.provenance.notes)
+
+
+def test_sizes_that_leave_no_doubt_need_no_student(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
+    for model, verdict in ((infected, Verdict.INFECTED), (clean, Verdict.CLEAN)):
+        result = scan(model, digits, ScanSettings())
+        assert result.verdict is verdict and "student_test" not in result.provenance.settings
+
+
+def test_a_poor_student_decides_nothing(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(student_test, "StudentPlan", lambda: StudentPlan(steps=2))
+    result = scan(infected, digits, ScanSettings())
+    assert result.flagged == (3,)
+    assert result.provenance.settings["student_test"]["decides"] is False
+    assert any("answers as the model does on only" in note for note in result.provenance.notes)
+
+
+def test_a_good_student_confirms_a_planted_label(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(student_test, "StudentPlan", lambda: SHORT)
+    result = scan(infected, digits, ScanSettings(samples=400, plan="full"))
+    record = result.provenance.settings["student_test"]
+    assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}
+    assert result.image_passes >= SHORT.passes
+    assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
+    without = scan(infected, digits, replace(ScanSettings(samples=400, plan="full"), student=False))
+    assert "student_test" not in without.provenance.settings
