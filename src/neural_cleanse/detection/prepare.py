@@ -37,7 +37,7 @@ class PreparedScan:
     """All that is settled before the first step: what is searched, how, on which images, and against what.
 
     `others` are images given that the scan does not use: a student may learn from them. `left_out` are outputs that
-    nothing brings about.
+    nothing brings about, `warnings` are on the form of the input.
     """
 
     classifier: Classifier
@@ -54,6 +54,7 @@ class PreparedScan:
     provenance: Provenance
     forward_passes: int
     left_out: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -153,7 +154,7 @@ def prepare(
     batch_limit = fit_to_memory(classifier, inversion, at_once, settings.memory)
     return PreparedScan(
         classifier, settings, pairs, names, images, others, checked.doubt, baseline_sizes, inversion, search,
-        batch_limit, provenance, forward + tried, left_out,
+        batch_limit, provenance, forward + tried, left_out, checked.warnings,
     )  # fmt: skip
 
 
