@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
 from neural_cleanse.errors import DataError
@@ -93,11 +93,8 @@ class ImageSet:
 
     def in_channels(self, count: int) -> "ImageSet | None":
         """Grey images with one channel or with three equal ones, as the other kind; None where colour would be lost."""
-        if self.shape[0] == 1 and count == 3:
-            return replace(self, images=self.images.expand(-1, 3, -1, -1).contiguous())
-        if self.shape[0] == 3 and count == 1 and bool((self.images == self.images[:, :1]).all()):
-            return replace(self, images=self.images[:, :1].contiguous())
-        return None
+        images = in_channels(self.images, count)
+        return None if images is None else replace(self, images=images)
 
     def in_order_of(self, names: tuple[str, ...]) -> "ImageSet":
         """Labels renumbered to the model's own order of names; unchanged where either side has no names.
@@ -119,6 +116,15 @@ class ImageSet:
             )
         index = torch.tensor([names.index(name) if name in present else 0 for name in self.names])
         return replace(self, labels=index[self.labels], names=names, orders=())
+
+
+def in_channels(images: Shaped[Tensor, "n c h w"], count: int) -> Shaped[Tensor, "n d h w"] | None:
+    """One channel or three equal ones as the other kind, of any dtype; None where colour would be lost."""
+    if images.shape[1] == 1 and count == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    if images.shape[1] == 3 and count == 1 and bool((images == images[:, :1]).all()):
+        return images[:, :1].contiguous()
+    return None
 
 
 def balanced(classes: Int[Tensor, " n"], count: int, seed: int) -> Int[Tensor, " m"]:

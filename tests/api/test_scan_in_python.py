@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import neural_cleanse as nc
 from neural_cleanse.classifier import Classifier, OutputKind
-from neural_cleanse.errors import DataError, ModelError, OutputError, SettingsError, UnusableOutputs
+from neural_cleanse.errors import DataError, InputSanityError, ModelError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 
 QUICK = nc.ScanSettings(samples=300)
@@ -144,6 +145,17 @@ def test_a_normalisation_that_does_not_fit_the_images_is_warned_of(model: Halves
     with pytest.warns(UserWarning, match="are not those that they were normalised with"):
         found = nc.scan(model, normalised, settings, mean=0.47, std=0.46)
     assert any("are not those that they were normalised with" in note for note in found.provenance.notes)
+
+
+def test_a_wrong_form_stops_or_is_warned_of_in_keywords(infected: Classifier, digits: ImageSet) -> None:
+    settings = nc.ScanSettings(restarts=1, labels=(3,))
+    with pytest.raises(InputSanityError, match=r"With mean=0\.1307 std=0\.3081.*ScanSettings\(force=True\)"):
+        nc.scan(infected, digits, settings, mean=0.9, std=0.05)
+    told: list[Any] = []
+    with pytest.warns(UserWarning, match=r"With mean=0\.1307 std=") as caught:
+        nc.scan(infected, digits, replace(settings, force=True), mean=0.9, std=0.05, progress=told.append)
+    assert len(caught) == 1
+    assert told[0].passes_done == 0 and told[0].warnings == (str(caught[0].message),)
 
 
 def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="u
 NUMBER = (int, float)
 EVENTS: dict[str, dict[str, Any]] = {
     "step": {"text": str},
+    "warning": {"text": str},
     "started": {"schema": int, "labels": int, "image_passes": int, "image_passes_planned": int},
     "progress": {
         "share": NUMBER, "seconds_left": (*NUMBER, type(None)), "labels_finished": int, "labels": int,
@@ -125,3 +127,13 @@ def test_the_line_for_people() -> None:
     line = ProgressLine()
     assert line.line(at(0), 1.0) == "  0%, 0 of 2 labels"
     assert line.line(at(250, found(1, 7.25)), 10.0) == " 25%, 1 of 2 labels, about 30 s left; smallest 1: 7.2 px"
+
+
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    warned = replace(at(0), warnings=("only [4] images",))
+    for sink, said in ((ProgressLine(), "warning: only [4] images\n"), (JsonLines(), '"text": "only [4] images"')):
+        sink(warned)
+        sink(replace(warned, passes_done=10))
+        err = capsys.readouterr().err
+        assert err.count("only [4] images") == 1 and said in err
+    assert capsys.readouterr().out == ""

@@ -1,11 +1,15 @@
 """Images in the wrong form must not end in a verdict."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.detection.input_check import check_input, check_labels, check_shape
+from neural_cleanse.detection.input_form import InputForm
+from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, InputSanityError, SettingsError
@@ -60,6 +64,38 @@ def test_low_accuracy_is_said_aloud() -> None:
     assert (good.accuracy, good.warnings, good.doubt) == (1.0, (), None)
 
 
+BETTER = InputForm("--scale 255", 0.9, 0.5, 200)
+
+
+def half_right(count: int = 200) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(count) % 10
+    return torch.where(torch.arange(count) % 20 < 10, labels, (labels + 1) % 10), labels
+
+
+def test_a_clearly_better_form_stops_the_scan_unless_the_user_insists() -> None:
+    told = r"answers 50\.0% of the 200.*With --scale 255 it would be 90\.0% \(200 images\)\. Give that form, or --force"
+    with pytest.raises(InputSanityError, match=told):
+        check_input(*half_right(), 10, force=False, better=lambda: BETTER)
+    insisted = check_input(*half_right(), 10, force=True, better=lambda: BETTER)
+    assert insisted.doubt is None
+    assert any("With --scale 255 it would be 90.0%" in warning for warning in insisted.warnings)
+
+
+@pytest.mark.parametrize(
+    "form", [replace(BETTER, accuracy=0.69), replace(BETTER, num_images=99)], ids=["small gain", "few images"]
+)
+def test_a_form_that_is_not_clearly_better_is_only_said(form: InputForm) -> None:
+    check = check_input(*half_right(), 10, force=False, better=lambda: form)
+    assert any(f"it would be {form.accuracy:.1%}" in warning for warning in check.warnings)
+
+
+def test_without_labels_no_form_is_asked_for() -> None:
+    def never() -> InputForm:
+        raise AssertionError("there is no accuracy to compare")
+
+    assert check_input(half_right()[0], None, 10, force=False, better=never).warnings == ()
+
+
 def test_few_images_are_said_aloud() -> None:
     labels = answered(*[4] * 10)
     assert any("only 40 images" in warning for warning in check_input(labels, labels, 10, force=False).warnings)
@@ -92,6 +128,19 @@ def test_an_infected_model_behind_a_wrong_scale_is_not_called_infected(infected:
     unlabelled = scan(blind, digits.without_labels(), ScanSettings(restarts=1, samples=60))
     assert unlabelled.verdict is Verdict.INCONCLUSIVE
     assert "wrong form" in unlabelled.reason
+
+
+def test_a_wrong_normalisation_is_told_before_the_first_step(infected: Classifier, digits: ImageSet) -> None:
+    wrong = replace(infected, normalize=Normalize((0.9,), (0.05,)))
+    told = list[Progress]()
+    with pytest.raises(InputSanityError, match=r"With .* it would be 9\d\.\d% \(200 images\)"):
+        scan(wrong, digits, ScanSettings(restarts=1), progress=told.append)
+    assert told == []
+    found = scan(wrong, digits, ScanSettings(labels=(3,), restarts=1, force=True), progress=told.append)
+    assert told[0].passes_done == 0
+    assert told[0].warnings == told[-1].warnings
+    assert "it would be 9" in told[0].warnings[0]
+    assert told[0].warnings[0] in found.provenance.notes
 
 
 def test_labels_outside_the_models_classes(infected: Classifier, digits: ImageSet) -> None:

@@ -23,8 +23,8 @@ from neural_cleanse.api.form import Form
 from neural_cleanse.api.items import Item, batch_of, item_of, labels_of, names_of, stacked, targets_of
 from neural_cleanse.api.pixels import channels_first, to_uint8
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.errors import DataError
-from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.images import ClassOrder, ImageSet, balanced, in_channels
 from neural_cleanse.loading.images import load as files
 from neural_cleanse.loading.images.decode import Shape, resized
 
@@ -47,6 +47,7 @@ class Drawn:
     origin: str
     said: tuple[str, ...] = ()
     files: tuple[str, ...] | None = None
+    orders: tuple[ClassOrder, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,13 +55,18 @@ class Drawn:
         channels, height, width = self.values.shape[1:]
         return channels, height, width
 
+    def in_channels(self, count: int) -> "Drawn | None":
+        """Grey images with one channel or with three equal ones, as the other kind; None where colour would be lost."""
+        values = in_channels(self.values, count)
+        return None if values is None else replace(self, values=values)
+
     def image_set(self, normalize: Normalize | None) -> tuple[ImageSet, tuple[str, ...]]:
         """The images as uint8, and notes on what is in doubt. Raises DataError when nothing explains their range."""
         pixels = to_uint8(self.values, normalize)
         done = [one for one in (*self.said, pixels.said) if one]
         origin = f"{self.origin} ({', '.join(done)})" if done else self.origin
         notes = () if pixels.note is None else (pixels.note,)
-        return ImageSet(pixels.images.contiguous(), self.labels, self.names, origin, self.files), notes
+        return ImageSet(pixels.images.contiguous(), self.labels, self.names, origin, self.files, self.orders), notes
 
 
 def draw(data: object, form: Form, count: int | None, seed: int) -> Drawn:
@@ -70,16 +76,29 @@ def draw(data: object, form: Form, count: int | None, seed: int) -> Drawn:
     """
     if isinstance(data, str | Path):
         data = load_data(
-            data, at_most=count, seed=seed, resize=form.resize, ignore_labels=form.ignore_labels,
-            skip_unreadable=form.skip_unreadable,
+            data, at_most=count, seed=seed, resize=form.resize, centre_crop=_square(form),
+            ignore_labels=form.ignore_labels, skip_unreadable=form.skip_unreadable,
         )  # fmt: skip
     if isinstance(data, ImageSet):
-        drawn = Drawn(data.images, data.labels, data.names, data.origin, (), data.files)
+        drawn = Drawn(data.images, data.labels, data.names, data.origin, (), data.files, data.orders)
     else:
         with _seeded(seed):
             drawn = _drawn(data, form, count, seed)
         drawn = _resized(drawn, form)
-    return replace(drawn, labels=None, names=None) if form.ignore_labels else drawn
+    return replace(drawn, labels=None, names=None, orders=()) if form.ignore_labels else drawn
+
+
+def _square(form: Form) -> tuple[int, int] | None:
+    """The centre crop as `load_data` takes it. Raises SettingsError on one that is no square."""
+    if form.crop is None or form.resize is not None:
+        return None
+    height, width = form.crop.size
+    if height != width:
+        raise SettingsError(
+            f"A centre crop of {height}x{width} is no square: files are not cropped so.",
+            cure=f"Pass --resize {height}x{width}, or a Dataset with a transform of your own.",
+        )
+    return form.crop.shorter, height
 
 
 def _drawn(data: object, form: Form, count: int | None, seed: int) -> Drawn:

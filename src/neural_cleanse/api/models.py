@@ -8,6 +8,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,9 +21,11 @@ from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.wrappers import Unwrapped, unwrap
 from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
+from neural_cleanse.detection.class_order import in_model_order
 from neural_cleanse.detection.provenance import RunInfo, weights_sha256
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.checkpoint import MAX_CLASSES
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import pixels
@@ -87,24 +90,27 @@ def opened(model: object, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
 
     Raises ModelError and its kinds on what cannot be scanned, DataError when images do not fit.
     """
+    suspect, drawn, in_channels = read_for(drawn, partial(_suspect, model, form))
+    images, doubts = drawn.image_set(suspect.classifier.normalize)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    suspect = _finished(suspect, form)
+    images, in_order = in_model_order(suspect.classifier, images, suspect.label_names)
+    said = (f"assumed: {one}" for one in (in_channels, in_order) if one is not None)
+    return replace(suspect, notes=(*suspect.notes, *doubts, *said)), images
+
+
+def _suspect(model: object, form: Form, drawn: Drawn) -> Suspect:
+    """The model, read for images of this shape."""
     if isinstance(model, str | Path):
         model = _load(Path(model), form, drawn.shape)
     if isinstance(model, LoadedModel):
-        suspect = _of_file(model, form)
-        images, doubts = drawn.image_set(suspect.classifier.normalize)
-    elif isinstance(model, Classifier):
+        return _of_file(model, form)
+    if isinstance(model, Classifier):
         chosen = model if form.normalize is None else replace(model, normalize=form.normalize)
         record = {"sha256": weights_sha256(model.module), "architecture": type(model.module).__name__}
-        suspect = Suspect(chosen, record, form.label_names, (), model.module)
-        images, doubts = drawn.image_set(chosen.normalize)
-    else:
-        found = unwrapped(model)
-        suspect, images, doubts = _of_module(found, form, drawn)
-    for doubt in doubts:
-        warnings.warn(doubt, stacklevel=2)
-    suspect = _finished(replace(suspect, notes=(*suspect.notes, *doubts)), form)
-    names = suspect.label_names
-    return suspect, images if names is None else images.in_order_of(names)
+        return Suspect(chosen, record, form.label_names, (), model.module)
+    return _of_module(unwrapped(model), form, drawn)
 
 
 def unwrapped(model: object) -> Unwrapped:
@@ -128,9 +134,9 @@ def _of_file(loaded: LoadedModel, form: Form) -> Suspect:
     return Suspect(classifier, loaded.origin.as_record(), names, notes, file=loaded, reload=reload)
 
 
-def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet, tuple[str, ...]]:
+def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> Suspect:
     normalize = form.normalize or found.normalize
-    images, doubts = drawn.image_set(normalize)
+    images, _ = drawn.image_set(normalize)
     notes = list(found.notes) if normalize is found.normalize else []
     if normalize is None:
         notes.append("assumed: no normalisation: pixels in [0, 1]")
@@ -147,7 +153,7 @@ def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> tuple[Suspect, Ima
     classifier = Classifier(module, images.shape, num_classes, normalize, outputs)
     names = form.label_names or found.label_names
     record = {"sha256": weights_sha256(found.module), "architecture": type(found.module).__name__}
-    return Suspect(classifier, record, names, (*notes, *cast, *said), found.module), images, doubts
+    return Suspect(classifier, record, names, (*notes, *cast, *said), found.module)
 
 
 def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:

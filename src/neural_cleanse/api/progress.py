@@ -2,8 +2,11 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from neural_cleanse.api.errors import in_python
 from neural_cleanse.detection.progress import Progress
 
 Report = Callable[[Progress], None]
@@ -16,18 +19,33 @@ def nothing(progress: Progress) -> None:
 
 @contextlib.contextmanager
 def reporting(progress: Report | bool | None) -> Iterator[Report]:
-    """What the search reports to; the line is ended when it ends."""
+    """What the search reports to; the line is ended when it ends. What is warned of raises a UserWarning at once."""
     if callable(progress):
-        yield progress
+        yield _Warning(progress)
         return
     if not progress:
-        yield nothing
+        yield _Warning(nothing)
         return
     line = _Line()
     try:
-        yield line
+        yield _Warning(line)
     finally:
         line.end()
+
+
+class _Warning:
+    """Warns of each doubt about the input once, before it passes the progress on."""
+
+    def __init__(self, inner: Report) -> None:
+        self._inner, self._warned = inner, set[str]()
+
+    def __call__(self, progress: Progress) -> None:
+        said = tuple(map(in_python, progress.warnings))
+        for warning in said:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                warnings.warn(warning, stacklevel=2)
+        self._inner(replace(progress, warnings=said))
 
 
 class _Line:

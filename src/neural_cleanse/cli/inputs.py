@@ -9,12 +9,13 @@ from pathlib import Path
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import options
 from neural_cleanse.cli.options import Inputs, PresetTransform
-from neural_cleanse.detection.class_order import in_fitting_order
+from neural_cleanse.detection.class_order import in_model_order
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo
-from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
+from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
@@ -130,7 +131,19 @@ def open_images(data: Path, form: InputOptions, at_most: int | None, seed: int) 
 
 def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
     """A model that takes these images, and they in the order of its label names and with its channels."""
-    loaded, images = _loaded_for(images, model, form)
+
+    def load(given: ImageSet) -> LoadedModel:
+        return load_model(
+            model,
+            architecture=form.architecture,
+            allow_code=form.allow_code,
+            no_sandbox=form.no_sandbox,
+            normalize=form.normalize,
+            input_shape=given.shape,
+            weights=form.weights,
+        )
+
+    loaded, images, in_channels = read_for(images, load)
     if form.features is not None:
         loaded = replace(loaded, classifier=replace(loaded.classifier, features_layer=form.features))
         assert loaded.classifier.layers  # a layer that is not there fails before any work
@@ -141,45 +154,9 @@ def open_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedM
                 cure="Give one name for each output of the model, in their order.",
             )
         loaded = replace(loaded, origin=replace(loaded.origin, label_names=form.classes))
-    names = loaded.origin.label_names
-    if names is not None:
-        return loaded, images.in_order_of(names)
-    ordered, said = in_fitting_order(loaded.classifier, images, 0)
-    if said is not None:
-        loaded = replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said)))
-    return loaded, ordered
-
-
-def _loaded_for(images: ImageSet, model: Path, form: InputOptions) -> tuple[LoadedModel, ImageSet]:
-    """The model for images of this shape, or for the same grey images with one channel or three."""
-
-    def load(shape: tuple[int, int, int]) -> LoadedModel:
-        return load_model(
-            model,
-            architecture=form.architecture,
-            allow_code=form.allow_code,
-            no_sandbox=form.no_sandbox,
-            normalize=form.normalize,
-            input_shape=shape,
-            weights=form.weights,
-        )
-
-    other = images.in_channels(1 if images.shape[0] == 3 else 3)
-    try:
-        loaded = load(images.shape)
-    except UnusableOutputs:
-        if other is None:
-            raise
-        try:
-            loaded = load(other.shape)
-        except UnusableOutputs:
-            other = None
-        if other is None:
-            raise
-    if other is None or loaded.classifier.input_shape[0] != other.shape[0]:
-        return loaded, images
-    said = f"grey images with {other.shape[0]} channel{'s' if other.shape[0] > 1 else ''}, as the model takes them"
-    return replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, said))), other
+    images, in_order = in_model_order(loaded.classifier, images, loaded.origin.label_names)
+    said = tuple(one for one in (in_channels, in_order) if one is not None)
+    return replace(loaded, origin=replace(loaded.origin, assumed=(*loaded.origin.assumed, *said))), images
 
 
 def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: InputOptions, seed: int) -> tuple[str, ...]:

@@ -68,6 +68,11 @@ class StatusLine:
         else:
             self._console.print(text, markup=False, highlight=False)
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.close()
+        self._console.print(text, markup=False, highlight=False)
+
     def close(self) -> None:
         """Clear the line."""
         if self._console.is_terminal:
@@ -98,6 +103,7 @@ class ProgressLine:
         self._status = StatusLine()
         self._began = time.monotonic()
         self._step = ""
+        self._warned = set[str]()
 
     def step(self, text: str) -> None:
         """What is being done, shown now and before what a scan says; its time counts from here."""
@@ -105,7 +111,11 @@ class ProgressLine:
         self._status(text)
 
     def __call__(self, progress: Progress) -> None:
-        """Show the line."""
+        """Show the line, and above it once what is warned of."""
+        for warning in progress.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._status.say(f"warning: {warning}")
         self._status(self._step + self.line(progress, time.monotonic() - self._began))
 
     def line(self, progress: Progress, elapsed: float) -> str:
@@ -129,11 +139,12 @@ class ProgressLine:
 
 
 class JsonLines:
-    """An object a line: started, progress, label_finished, done. A repair scans again: each scan has its `started`."""
+    """An object a line: started, warning, progress, label_finished, done. In a repair each scan has its `started`."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._scan_began = self._last = self._began
+        self._warned = set[str]()
         self._told: int | None = None  # labels of this scan that were told of; None before the first scan
 
     def __call__(self, progress: Progress) -> None:
@@ -142,6 +153,10 @@ class JsonLines:
         if self._told is None or len(progress.finished) < self._told:
             self._told, self._scan_began, self._last = 0, now, now
             self._write("started", schema=LOG_SCHEMA, labels=progress.num_labels, **_passes(progress))
+        for warning in progress.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._write("warning", text=warning)
         for recovered in progress.finished[self._told :]:
             self._write("label_finished", **_label(recovered))
         self._told = len(progress.finished)

@@ -64,7 +64,7 @@ def scan(
     pairs: Annotated[bool, typer.Option("--pairs", help="Also search for triggers that work from one source class only; 7 to 10 times the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
     baseline: Annotated[Path | None, typer.Option(help="Scan of a known-clean model with --plan full (its --output), to compare trigger sizes with.", rich_help_panel=options.SEARCH)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot classify the images; the verdict is then inconclusive.", rich_help_panel=options.SEARCH)] = False,
+    force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot classify the images (the verdict is then inconclusive) or another form of input fits better.", rich_help_panel=options.SEARCH)] = False,
     seed: options.Seed = 0,
     max_passes: Annotated[int | None, typer.Option(min=1, help="Limit on image passes through the model.", rich_help_panel=options.SCALE)] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit of the process, for example 2G. \\[default: what is free]", rich_help_panel=options.SCALE)] = None,

@@ -51,8 +51,13 @@ def sizes_of(
 
 
 def check_baseline(baseline: ScanResult, classifier: Classifier, names: tuple[str, ...] | None) -> None:
-    """Raise SettingsError unless the scan of a baseline fits a scan of all labels of `classifier`."""
-    sizes_of(baseline, classifier, [LabelPair(target) for target in range(classifier.num_classes)], names)
+    """Raise SettingsError unless the scan of a baseline fits a scan of all labels of `classifier` that it searched.
+
+    Outputs that it left out as unused are taken to be unused here too.
+    """
+    unused = baseline.provenance.settings.get("unused_outputs", ())
+    labels = [label for label in range(classifier.num_classes) if label not in unused]
+    sizes_of(baseline, classifier, [LabelPair(target) for target in labels], names)
 
 
 def baseline_record(baseline: ScanResult) -> dict[str, Any]:

@@ -6,6 +6,16 @@ from neural_cleanse.images import ClassOrder, ImageSet, balanced
 from neural_cleanse.metrics import clean_accuracy, predict
 
 
+def in_model_order(
+    classifier: Classifier, data: ImageSet, names: tuple[str, ...] | None
+) -> tuple[ImageSet, str | None]:
+    """The images numbered by the model's own `names` of its classes; without them in the order that fits its answers.
+
+    With them in words what was assumed. Raises DataError when the data have a class that the model does not name.
+    """
+    return in_fitting_order(classifier, data, 0) if names is None else (data.in_order_of(names), None)
+
+
 def in_fitting_order(classifier: Classifier, data: ImageSet, seed: int) -> tuple[ImageSet, str | None]:
     """The images in the order of classes that the model answers in, and what was changed, in words.
 

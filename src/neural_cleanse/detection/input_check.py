@@ -85,7 +85,7 @@ def check_input(
 ) -> InputCheck:
     """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
 
-    Raises InputSanityError when the model cannot read them, unless forced.
+    Raises InputSanityError when the model cannot read them, or another form is clearly better, unless forced.
     """
     count = len(answered)
     warnings = []
@@ -115,13 +115,19 @@ def check_input(
             )
         return InputCheck(accuracy, (*warnings, message), message)
     if accuracy < LOW_ACCURACY:
+        form = better()
+        if form is not None and form.is_clear and not force:
+            raise InputSanityError(
+                f"The model answers {accuracy:.1%} of the {count} clean images with their label.{_said(form)}",
+                cure="Give that form, or --force if the model was trained on the one given.",
+            )
         asked = f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?"
-        warnings.append(asked + _said(better()).rstrip("."))
+        warnings.append(asked + _said(form).rstrip("."))
     return InputCheck(accuracy, tuple(warnings), None)
 
 
 def _said(form: InputForm | None) -> str:
-    return "" if form is None else f" With {form.options} it would be {form.accuracy:.1%}."
+    return "" if form is None else f" With {form.options} it would be {form.accuracy:.1%} ({form.num_images} images)."
 
 
 def _dominated(answered: Int[Tensor, " n"], num_classes: int) -> str | None:

@@ -17,6 +17,7 @@ from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
+from neural_cleanse.detection.unused_outputs import unused_named, unused_outputs
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, ReferenceSizes, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
@@ -34,7 +35,8 @@ MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 class PreparedScan:
     """All that is settled before the first step: what is searched, how, on which images, and against what.
 
-    `others` are images given that the scan does not use: a student may learn from them.
+    `others` are images given that the scan does not use: a student may learn from them. `left_out` are outputs that
+    nothing brings about, `warnings` are on the form of the input.
     """
 
     classifier: Classifier
@@ -50,27 +52,43 @@ class PreparedScan:
     batch_limit: BatchLimit
     provenance: Provenance
     forward_passes: int
+    left_out: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels a verdict speaks of: all but the outputs left out."""
+        return self.classifier.num_classes - len(self.left_out)
 
     def decide(self, found: Sequence[Recovered]) -> Decision:
         """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
-        return decide(
+        decision = decide(
             found,
             self.settings.alpha,
             self._area,
             self.doubt,
-            self.classifier.num_classes,
+            self.num_labels,
             None if self.baseline_sizes is None else ReferenceSizes(self.baseline_sizes),
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             NUM_TESTS if self.settings.pairs else 1,
         )
+        return self._said(decision)
 
     def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
         """The verdict on sizes relative to a student's."""
-        return decide(
-            found, self.settings.alpha, self._area, self.doubt, self.classifier.num_classes,
-            ReferenceSizes(sizes), num_tests=NUM_TESTS if self.settings.pairs else 1,
+        decision = decide(
+            found, self.settings.alpha, self._area, self.doubt, self.num_labels, ReferenceSizes(sizes),
+            num_tests=NUM_TESTS if self.settings.pairs else 1,
         )  # fmt: skip
+        return self._said(decision)
+
+    def _said(self, decision: Decision) -> Decision:
+        """With the outputs left out in its reason."""
+        if not self.left_out:
+            return decision
+        said = f"{decision.reason}; left out: {unused_named(self.left_out)}"
+        return replace(decision, reason=said)
 
     def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:
         """What screening settles."""
@@ -95,12 +113,6 @@ def prepare(
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     pairs = _pairs(settings.labels, classifier.num_classes)
-    if settings.pairs:
-        check_pairs(classifier.num_classes, len(pairs))
-    names = run_info.label_names or data.names
-    baseline_sizes = (
-        None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
-    )
     inversion = inversion or preset(settings.preset, settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
     sampled, others, sampling = _sample(classifier, data, settings)
@@ -117,10 +129,21 @@ def prepare(
         force=settings.force,
         better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
     )
-    no_verdict = checked.doubt is not None or len(pairs) < classifier.num_classes or len(pairs) <= MIN_LABELS
+    present = frozenset(() if data.labels is None else data.labels.unique().tolist())
+    left_out, tried = unused_outputs(classifier, images, present | frozenset(settings.labels or ()), settings.seed)
+    pairs = tuple(pair for pair in pairs if pair.target not in left_out)
+    names = run_info.label_names or data.names
+    baseline_sizes = (
+        None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
+    )
+    num_labels = classifier.num_classes - len(left_out)
+    if settings.pairs:
+        check_pairs(num_labels, len(pairs))
+    no_verdict = checked.doubt is not None or len(pairs) < num_labels or len(pairs) <= MIN_LABELS
     search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
     at_once = batch_images(classifier.device, inversion, len(pairs), settings.batch_images)
     held, of_baseline = baseline_entry(baseline, asdict(settings))
+    held |= {"unused_outputs": list(left_out)} if left_out else {}
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
     notes = (*run_info.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_baseline)
     provenance = provenance_of(
@@ -128,20 +151,9 @@ def prepare(
     )
     batch_limit = fit_to_memory(classifier, inversion, at_once, settings.memory)
     return PreparedScan(
-        classifier,
-        settings,
-        pairs,
-        names,
-        images,
-        others,
-        checked.doubt,
-        baseline_sizes,
-        inversion,
-        search,
-        batch_limit,
-        provenance,
-        forward,
-    )
+        classifier, settings, pairs, names, images, others, checked.doubt, baseline_sizes, inversion, search,
+        batch_limit, provenance, forward + tried, left_out, checked.warnings,
+    )  # fmt: skip
 
 
 def _execution(classifier: Classifier, at_once: int) -> dict[str, Any]:

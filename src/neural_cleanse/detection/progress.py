@@ -9,12 +9,16 @@ from neural_cleanse.results.records import LabelPair, Recovered
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a scan is: image passes done of all, and the labels finished so far."""
+    """How far a scan is: image passes done of all, and the labels finished so far.
+
+    `warnings` are on the form of the input: the same from the first call on, to be said before the search is over.
+    """
 
     passes_done: int
     passes_planned: int
     finished: tuple[Recovered, ...]
     num_labels: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,14 @@ class Reporter:
     planned: int
     num_labels: int
     tracker: BudgetTracker = field(default_factory=BudgetTracker)
+    warnings: tuple[str, ...] = ()
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
     done: int = 0
+
+    def begin(self) -> None:
+        """Tell of the warnings before the first step."""
+        if self.warnings:
+            self._tell()
 
     def tick(self, image_passes: int) -> bool:
         """So many more are done: may the search go on? With 0 it asks for more work that there is."""
@@ -75,7 +85,8 @@ class Reporter:
         self._tell()
 
     def _tell(self) -> None:
-        self.report(Progress(self.done, self._planned(), tuple(self.finished.values()), self.num_labels))
+        finished = tuple(self.finished.values())
+        self.report(Progress(self.done, self._planned(), finished, self.num_labels, self.warnings))
 
     def _planned(self) -> int:
         """As planned; less where finished labels took less, for a search may stop early."""

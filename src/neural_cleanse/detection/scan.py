@@ -60,11 +60,12 @@ def scan(
 
     def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
         """Where the next part of the work is reported, and what does it."""
-        report = Reporter(progress, planned, count, tracker)
+        report = Reporter(progress, planned, count, tracker, prepared.warnings)
         invert = inverter(engine, classifier, prepared.images, prepared.batch_limit, report.tick)
         return report, invert if checkpoint is None else checkpoint.wrap(invert, report.tick)
 
     report, invert = stage(prepared.search.passes(prepared.inversion, len(prepared.pairs)), len(prepared.pairs))
+    report.begin()
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)

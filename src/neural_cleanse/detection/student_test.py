@@ -46,7 +46,7 @@ def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: D
     sized = sum(one.outcome in FULL for one in found)
     if prepared.doubt or prepared.baseline_sizes is not None or sized < max(MIN_LABELS, len(found) - 1):
         return False
-    if len(found) < prepared.classifier.num_classes or decision.p_value is None:
+    if len(found) < prepared.num_labels or decision.p_value is None:
         return False
     if decision.verdict is Verdict.INFECTED:
         return decision.p_value > prepared.settings.alpha * SCREEN_SHARE
