@@ -6,17 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from neural_cleanse.errors import CheckpointMismatch
+from neural_cleanse.errors import CheckpointMismatch, UnusableOutputs
+from neural_cleanse.loading.common.densenet import DenseNet
 from neural_cleanse.loading.common.mobilenet import MobileNetV2
 from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.common.resnet import ResNet
+from neural_cleanse.loading.common.squeezed import MOBILE, efficientnet_b0, mobilenet_v3
 from neural_cleanse.loading.common.vgg import VGG
+from neural_cleanse.loading.common.vit import TIMM, TORCHVISION, Naming, ViT
 from neural_cleanse.loading.load import load_model
 
 # Parameters at 1000 classes as torchvision's documentation gives them.
 COUNTS = {
     "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "vgg11": 132_863_336,
-    "vgg16_bn": 138_365_992, "mobilenet_v2": 3_504_872,
+    "vgg16_bn": 138_365_992, "mobilenet_v2": 3_504_872, "mobilenet_v3_large": 5_483_032,
+    "mobilenet_v3_small": 2_542_856, "efficientnet_b0": 5_288_548, "densenet121": 7_978_856, "vit_b_16": 86_567_656,
 }  # fmt: skip
 
 
@@ -25,6 +29,14 @@ def made(name: str, classes: int) -> nn.Module:
         return ResNet(name, classes)
     if name.startswith("vgg"):
         return VGG(name.removesuffix("_bn"), classes, batch_norm=name.endswith("_bn"))
+    if name in MOBILE:
+        return mobilenet_v3(name, classes)
+    if name == "efficientnet_b0":
+        return efficientnet_b0(classes)
+    if name == "densenet121":
+        return DenseNet(classes)
+    if name == "vit_b_16":
+        return ViT(768, 16, classes, 224)
     return MobileNetV2(classes)
 
 
@@ -35,8 +47,12 @@ def test_the_networks_have_as_many_parameters_as_torchvision_documents(name: str
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+CONVOLUTIONAL = [name for name in COUNTS if not name.startswith(("vgg", "vit", "resnet34"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("resnet18", ""), ("resnet18", "backbone."), *((name, "module.") for name in CONVOLUTIONAL)]
+)
 def test_a_state_dict_is_recognised_by_its_names(tmp_path: Path, name: str, prefix: str) -> None:
     torch.manual_seed(0)
     network = made(name, 6).eval()
@@ -76,3 +92,77 @@ def test_the_names_and_shapes_are_those_of_torchvision_itself() -> None:
         with torch.device("meta"):
             theirs, ours = getattr(models, name)().state_dict(), made(name, 1000).state_dict()
         assert {key: tensor.shape for key, tensor in theirs.items()} == {k: t.shape for k, t in ours.items()}
+
+
+def timm_names(name: str) -> str:
+    """torchvision's name of a transformer's tensor as timm has it."""
+    name = name.replace("encoder.layers.encoder_layer_", "blocks.").replace("encoder.ln.", "norm.")
+    for theirs, ours in (
+        ("class_token", "cls_token"), ("encoder.pos_embedding", "pos_embed"), ("conv_proj.", "patch_embed.proj."),
+        ("heads.head.", "head."), (".ln_1.", ".norm1."), (".ln_2.", ".norm2."), (".mlp.0.", ".mlp.fc1."),
+        (".self_attention.in_proj_", ".attn.qkv."), (".self_attention.out_proj.", ".attn.proj."),
+        (".mlp.3.", ".mlp.fc2."),
+    ):  # fmt: skip
+        name = name.replace(theirs, ours)
+    return name
+
+
+def transformer() -> ViT:
+    """A tiny one for 32x32 images, with nothing left at zero."""
+    torch.manual_seed(0)
+    network = ViT(192, 16, 5, 32).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if parameter.abs().max() == 0:
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+    return network
+
+
+@pytest.mark.parametrize("naming", [TORCHVISION, TIMM], ids=["torchvision", "timm"])
+def test_a_transformer_is_recognised_by_the_names_of_either_library(tmp_path: Path, naming: Naming) -> None:
+    network = transformer()
+    rename = timm_names if naming is TIMM else str
+    torch.save({"model": {rename(key): tensor for key, tensor in network.state_dict().items()}}, tmp_path / "m")
+    loaded = load_model(tmp_path / "m", input_shape=(3, 32, 32))
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(loaded.classifier(pictures), network(pictures), atol=1e-5)
+    assert loaded.origin.architecture.startswith("vit_ti_16")
+    with pytest.raises(UnusableOutputs, match="takes images of 32x32"):
+        load_model(tmp_path / "m", input_shape=(3, 48, 48))
+
+
+def test_a_transformer_computes_what_torchs_own_layers_do() -> None:
+    """The encoder layer of torch has the same formula, pre-norm, under other names."""
+    network = transformer()
+    state = network.state_dict()
+    values = torch.rand(2, 5, 192)
+    theirs = nn.TransformerEncoderLayer(192, 3, 768, 0.0, nn.functional.gelu, 1e-6, batch_first=True, norm_first=True)
+    block = "encoder.layers.encoder_layer_0."
+    parts = {
+        "self_attn.in_proj_": "self_attention.in_proj_", "self_attn.out_proj.": "self_attention.out_proj.",
+        "linear1.": "mlp.0.", "linear2.": "mlp.3.", "norm1.": "ln_1.", "norm2.": "ln_2.",
+    }  # fmt: skip
+    names = {name + kind: ours + kind for name, ours in parts.items() for kind in ("weight", "bias")}
+    theirs.load_state_dict({name: state[block + ours] for name, ours in names.items()})
+    network.depth = 1
+    images = torch.rand(2, 3, 32, 32)
+    patches = nn.functional.conv2d(images, state["conv_proj.weight"], state["conv_proj.bias"], 16).flatten(2).mT
+    values = torch.cat([state["class_token"].expand(2, -1, -1), patches], 1) + state["encoder.pos_embedding"]
+    after = nn.functional.layer_norm(
+        theirs.train()(values), (192,), state["encoder.ln.weight"], state["encoder.ln.bias"], 1e-6
+    )
+    expected = nn.functional.linear(after[:, 0], state["heads.head.weight"], state["heads.head.bias"])
+    assert torch.allclose(network(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", ["blocks.0.ls1.gamma", "reg_token", "dist_token"])
+def test_a_variant_of_a_transformer_that_computes_something_else_is_not_taken_for_it(extra: str) -> None:
+    state = {timm_names(key): tensor for key, tensor in transformer().state_dict().items()}
+    assert recognise(state) is not None
+    assert recognise({**state, extra: torch.zeros(192)}) is None
+
+
+def test_an_efficientnet_with_more_blocks_is_not_taken_for_the_smallest() -> None:
+    state = efficientnet_b0(4).state_dict()
+    assert recognise(state) is not None
+    again = {key.replace("features.2.1.", "features.2.2."): one for key, one in state.items() if "features.2.1." in key}
+    assert recognise({**state, **again}) is None

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor, nn
 
-from neural_cleanse.loading.common import mobilenet, resnet, vgg
+from neural_cleanse.loading.common import densenet, mobilenet, resnet, squeezed, vgg, vit
 from neural_cleanse.loading.fitting import cleaned
 from neural_cleanse.loading.reparametrised import stored_tensors
 
-FAMILIES = (resnet.from_shapes, vgg.from_shapes, mobilenet.from_shapes)
-NAMES = (*resnet.BLOCKS, *vgg.DEPTHS, *(f"{name}_bn" for name in vgg.DEPTHS), "mobilenet_v2")
-ANCHORS = ("conv1.weight", "features.0.weight", "features.0.0.weight")  # first tensors of the families
+FAMILIES = tuple(family.from_shapes for family in (resnet, vgg, mobilenet, squeezed, densenet, vit))
+NAMES = (
+    *resnet.BLOCKS, *vgg.DEPTHS, *(f"{name}_bn" for name in vgg.DEPTHS), "mobilenet_v2", *squeezed.MOBILE,
+    "efficientnet_b0", "densenet121", *vit.NAMES,
+)  # fmt: skip
+# First tensors of the families.
+ANCHORS = (
+    "conv1.weight", "features.0.weight", "features.0.0.weight", "features.conv0.weight",
+    f"{vit.TORCHVISION.patches}.weight", f"{vit.TIMM.patches}.weight",
+)  # fmt: skip
 # A network may need so many times the bytes of the file before it is refused unbuilt: room for a wrong name, which
 # deserves the list of what differs, and none for a file that names a billion classes.
 MAX_GROWTH, ALWAYS_ALLOWED = 4, 10_000_000
