@@ -102,11 +102,12 @@ def test_quiet_and_log_json_contradict_each_other(demo_files: Path, tmp_path: Pa
 
 
 def test_events_are_due_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Progress at most once a second, each label once, a new scan's start when labels are counted anew."""
+    """Progress at most once a second, each record of a label once, a new scan's start when labels are counted anew."""
     clock = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     lines = JsonLines()
-    for passes, step, finished in ((0, 0.0, ()), (100, 0.5, ()), (200, 0.5, (found(0),)), (300, 0.1, (found(0),))):
+    first = found(0)
+    for passes, step, finished in ((0, 0.0, ()), (100, 0.5, ()), (200, 0.5, (first,)), (300, 0.1, (first,))):
         clock[0] += step
         lines(at(passes, *finished))
     lines(at(0))  # a repair scans again

@@ -100,9 +100,7 @@ def test_a_folder_that_goes_away_while_it_is_listed(pictures: Path, monkeypatch:
 def test_an_archive_that_is_exchanged_after_it_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data.npz"
     screened = load._magic
-    array = io.BytesIO()
-    np.save(array, np.zeros((2, 4, 4), np.uint8))
-    for content in (array.getvalue(), b"PK\x03\x04" + b"\0" * 40, b"", b"text"):
+    for content in (b"PK\x03\x04" + b"\0" * 40, b"", b"text"):
         np.savez(path, images=np.zeros((2, 4, 4), np.uint8))
 
         def looked_then_exchanged(file: Path, content: bytes = content) -> bytes:
@@ -111,7 +109,7 @@ def test_an_archive_that_is_exchanged_after_it_was_looked_at(tmp_path: Path, mon
             return magic
 
         monkeypatch.setattr(load, "_magic", looked_then_exchanged)
-        with pytest.raises(DataError, match=r"data\.npz cannot be read as an \.npz archive"):
+        with pytest.raises(DataError, match=r"data\.npz cannot be read as an \.np[yz] a"):
             load.load_data(path)
 
 

@@ -44,10 +44,11 @@ def test_a_backdoor_that_is_clear_in_screening_is_refined_and_the_others_are_not
 
 
 def test_screening_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
-    whole = scan(infected, digits, ScanSettings(plan="full"))
-    assert (whole.verdict, whole.flagged) == (found.verdict, found.flagged)
-    assert whole.labels[3].size == found.labels[3].shown.size  # the same search, to the last bit
+    whole = scan(infected, digits, ScanSettings(plan="full", labels=(3,), max_passes=2172))
+    assert whole.labels[0].size == found.labels[3].shown.size  # the same search, to the last bit
     assert torch.equal(whole.triggers[LabelPair(3)]["mask"], found.triggers[LabelPair(3)]["mask"])
+    every = scan(infected, digits, ScanSettings(plan="full"))
+    assert (every.verdict, every.flagged) == (found.verdict, found.flagged)
 
 
 @pytest.mark.parametrize("scale", [255.0, 0.01])

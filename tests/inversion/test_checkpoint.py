@@ -129,7 +129,7 @@ def test_another_model_or_data_is_refused(
 
 def test_what_may_be_spent_may_change(infected: Classifier, digits: ImageSet, tmp_path: Path) -> None:
     checkpoint = Checkpoint.within(tmp_path)
-    small = replace(QUICK, plan="full", max_passes=2400)
+    small = replace(QUICK, plan="full", max_passes=1200)
     assert len([row for row in scan(infected, digits, small, checkpoint=checkpoint).labels if row.size]) == 1
     again = scan(infected, digits, replace(QUICK, plan="full"), checkpoint=checkpoint)
     assert len([row for row in again.labels if row.size]) == 3

@@ -165,7 +165,7 @@ def test_reference_is_the_authors_setting() -> None:
     assert (reference.learning_rate, reference.betas, reference.epsilon) == (0.1, (0.5, 0.9), 1e-7)
     assert (reference.batch_size, reference.batches_per_step, reference.steps) == (32, 31, 1000)
     assert reference.all_images and reference.keep_after_step and reference.choose_asr is None
-    assert reference.average == 0 and reference.kept == 1
+    assert reference.average == 0 and reference.kept == 1 and reference.spread == 0
     assert (
         reference.shrink_to_keep == 1 and reference.relax == 1 and reference.race == () and reference.extra_steps == 0
     )

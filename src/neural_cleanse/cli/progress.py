@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.results.records import Recovered
+from neural_cleanse.results.records import LabelPair, Recovered
 
 SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
 SECONDS_BETWEEN_EVENTS = 1.0
@@ -145,26 +145,27 @@ class JsonLines:
         self._began = time.monotonic()
         self._scan_began = self._last = self._began
         self._warned = set[str]()
-        self._told: int | None = None  # labels of this scan that were told of; None before the first scan
+        self._told: dict[LabelPair, Recovered] | None = None  # of this scan; None before the first one
 
     def __call__(self, progress: Progress) -> None:
         """Write the events that are due."""
         now = time.monotonic()
-        if self._told is None or len(progress.finished) < self._told:
-            self._told, self._scan_began, self._last = 0, now, now
+        if self._told is None or len(progress.finished) < len(self._told):
+            self._told, self._scan_began, self._last = {}, now, now
             self._write("started", schema=LOG_SCHEMA, labels=progress.num_labels, **_passes(progress))
         for warning in progress.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._write("warning", text=warning)
-        for recovered in progress.finished[self._told :]:
-            self._write("label_finished", **_label(recovered))
-        self._told = len(progress.finished)
+        for recovered in progress.finished:
+            if self._told.get(recovered.pair) is not recovered:  # new, or searched further
+                self._told[recovered.pair] = recovered
+                self._write("label_finished", **_label(recovered))
         if now - self._last >= SECONDS_BETWEEN_EVENTS:
             self._last = now
             share = _share(progress)
             left = _seconds_left(share, now - self._scan_began)
-            told = {"labels_finished": self._told, "labels": progress.num_labels, **_passes(progress)}
+            told = {"labels_finished": len(self._told), "labels": progress.num_labels, **_passes(progress)}
             self._write("progress", share=share, seconds_left=left, **told)
 
     def step(self, text: str) -> None:

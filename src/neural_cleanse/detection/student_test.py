@@ -21,6 +21,9 @@ from neural_cleanse.metrics import attack_hits, margin, predict_checked
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
+# Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
+# .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
+CLEARLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def compare(
     if len(sizes) < len(found) or any(one.outcome is Outcome.NOT_SEARCHED for one in searched.values()):
         note = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
         return Compared(decision, (note,), passes, forward, {"student_test": record | {"decides": False}})
-    over = _settled(decision, prepared.over_student(found, sizes))
+    over = _settled(decision, prepared.over_student(found, sizes), prepared.settings.alpha)
     record |= {"decides": True, "sizes": {str(pair.target): size for pair, size in sizes.items()}}
     record["own_p_value"] = decision.p_value
     notes = (
@@ -111,7 +114,7 @@ def compare(
     return Compared(over, notes, passes, forward, {"student_test": record})
 
 
-def _settled(own: Decision, over: Decision) -> Decision:
+def _settled(own: Decision, over: Decision, alpha: float) -> Decision:
     """The decision over the student; what stands out among the labels is clean only where the student is clear."""
     own_p, over_p = own.p_value or 1.0, over.p_value or 1.0
     if over.verdict is Verdict.INFECTED:
@@ -119,7 +122,7 @@ def _settled(own: Decision, over: Decision) -> Decision:
     if own.verdict is not Verdict.INFECTED or over.verdict is not Verdict.CLEAN:
         return over
     which = ", ".join(map(str, own.flagged))
-    if over_p < SCREEN_CLEAR_P:
+    if over_p < SCREEN_CLEAR_P or own_p <= alpha * CLEARLY:
         reason = (
             f"label {which} stands out among the labels (p = {p_text(own_p)}), but not clearly relative to a student "
             f"network (p = {p_text(over_p)}): its small trigger may belong to the classes"

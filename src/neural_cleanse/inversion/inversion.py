@@ -18,10 +18,11 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.inversion.cost import BatchCost, CostSchedule
 from neural_cleanse.inversion.losses import Loss, cross_entropy
-from neural_cleanse.inversion.restarts import Choice, merge
+from neural_cleanse.inversion.race import to_next_mark, without_losers
+from neural_cleanse.inversion.restarts import Choice, choose, merge
 from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_generator
 from neural_cleanse.inversion.state import InversionState
-from neural_cleanse.metrics import attack_hits, pixels
+from neural_cleanse.metrics import pixels
 from neural_cleanse.results.records import LabelPair, Recovered
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
@@ -30,6 +31,7 @@ from neural_cleanse.triggers.patch import PatchTrigger
 # the last fifty: it then falls by less than a tenth in a hundred steps.
 RECENT_MEMORY, TRAILING_MEMORY, SETTLED_FALL = 0.9, 0.98, 0.04
 
+SPREAD_STEP = 0.25  # of log size: what the `spread` slots lie apart
 SMALLEST = 1e-3  # px, of which the logarithm is taken at least
 
 Precision = Literal["fp32", "bf16"]
@@ -52,6 +54,9 @@ class Inversion:
     The authors' way differs: `average` 0 and `choose_asr` None; `keep_after_step` keeps the trigger as the update left
     it, not as it was measured; `all_images` searches on every image given, the target's own included.
 
+    The last `kept` triggers are candidates, and the last one of each of `spread` classes of size: with few images the
+    latest may work on those alone, and a larger one on others as well.
+
     `precision` is the model's in the search, fp32 or bf16 (autocast); the trigger's variables, and all that `finish`
     measures, stay fp32. It measures on at most `judge_images` of the choose images, and as many of the confirm images:
     a short search would else spend half of its time on being measured. The loss sees logits over `temperature`.
@@ -72,6 +77,7 @@ class Inversion:
     average: float = 0.8
     asr_target: float = 0.99
     kept: int = 16
+    spread: int = 8
     shrink_to_keep: float = 0.97
     relax: float = 1.005
     choose_asr: float | None = 0.95
@@ -114,8 +120,8 @@ class Inversion:
             batches=(none := torch.zeros(k, dtype=torch.long, device=device)),
             lost=none,
             cost=self.cost.start(k, area, device),
-            candidates=tuple(v.unsqueeze(1).repeat(1, self.kept, *[1] * (v.dim() - 1)) for v in free),
-            candidate_sizes=torch.full((k, self.kept), torch.inf, device=device),
+            candidates=tuple(v.unsqueeze(1).repeat(1, self.kept + self.spread, *[1] * (v.dim() - 1)) for v in free),
+            candidate_sizes=torch.full((k, self.kept + self.spread), torch.inf, device=device),
             num_kept=torch.zeros(k, dtype=torch.long, device=device),
             best_size=infinite,
             recent=(size := self.trigger.size_of(free).log()),
@@ -125,8 +131,8 @@ class Inversion:
     def advance(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
         """Go on for `steps` steps. A row that is done stays as it is; one that lost the race leaves the state."""
         while steps > 0:
-            state = self._drop(state)
-            stride = min([steps, *self._steps_to_next_drop(state)])
+            state = without_losers(state, self._marks)
+            stride = min([steps, *(left // self.batches_per_step for left in to_next_mark(state, self._marks))])
             state = self._moved(classifier, data, state, stride)
             steps -= stride
         return state
@@ -142,36 +148,10 @@ class Inversion:
                 state = self._step(classifier, data, drawn[:, step], targets, state)
         return state
 
-    def _steps_to_next_drop(self, state: InversionState) -> list[int]:
-        """Of the rows that have one before them."""
-        marks = [after * self.batches_per_step for after, _ in self.race if after < self.steps]
-        return [
-            min(mark - count for mark in marks if mark > count) // self.batches_per_step
-            for count in state.batches.tolist()
-            if any(mark > count for mark in marks)
-        ]
-
-    def _drop(self, state: InversionState) -> InversionState:
-        """The state without the restarts that have lost the race."""
-        marks = {after * self.batches_per_step: keep for after, keep in self.race if after < self.steps}
-        counts = state.batches.tolist()
-        racing: dict[LabelPair, list[int]] = {}
-        for index, (row, count) in enumerate(zip(state.rows, counts, strict=True)):
-            if count in marks:
-                racing.setdefault(row.pair, []).append(index)
-        # A row that kept nothing comes after all that did, by the size that its mask has now.
-        kept = state.best_size.isfinite()
-        order = torch.where(kept, state.best_size, state.recent.exp() + state.free[0][0].numel()).tolist()
-        lost, gone = state.lost.clone(), set[int]()
-        for indices in racing.values():
-            keep = marks[counts[indices[0]]]
-            first, *others = sorted(indices, key=order.__getitem__)
-            losers = others[keep - 1 :]
-            lost[first] += sum(counts[index] for index in losers) + int(lost[losers].sum())
-            gone.update(losers)
-        if not gone:
-            return state
-        return replace(state, lost=lost).take([index for index in range(len(counts)) if index not in gone])
+    @property
+    def _marks(self) -> dict[int, int]:
+        """How many restarts of a pair go on after so many batches."""
+        return {after * self.batches_per_step: keep for after, keep in self.race if after < self.steps}
 
     def _draw(self, data: ScanImages, state: InversionState, steps: int) -> Int[Tensor, "k steps batches b"]:
         """The images of the next steps, each row's from its own shuffle."""
@@ -248,10 +228,14 @@ class Inversion:
         """
         bar = self.relax * state.best_size
         better = holds & (size < self.shrink_to_keep * bar)
-        next_slot = torch.arange(len(size), device=size.device), state.num_kept % self.kept
-        for kept, new in zip((*state.candidates, state.candidate_sizes), (*free, size), strict=True):
-            kept[next_slot] = torch.where(_per_row(better, new), new, kept[next_slot])
         log_size = size.clamp_min(SMALLEST).log()
+        slots = [state.num_kept % self.kept]
+        if self.spread:
+            slots.append(self.kept + (log_size / SPREAD_STEP).floor().long() % self.spread)
+        rows = torch.arange(len(size), device=size.device)
+        for kept, new in zip((*state.candidates, state.candidate_sizes), (*free, size), strict=True):
+            for slot in slots:
+                kept[rows, slot] = torch.where(_per_row(better, new), new, kept[rows, slot])
         return replace(
             state,
             num_kept=state.num_kept + better,
@@ -275,24 +259,24 @@ class Inversion:
         return data.images[data.eligible(pair, part)[: self.judge_images]]
 
     def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
-        """The smallest kept trigger of a row that also holds on the choose images."""
-        row, forward = state.rows[index], 0
-        images = self._judges(data, row.pair, Split.SELECT)
-        sizes = state.candidate_sizes[index]
-        for slot in sizes.argsort().tolist():
-            if not math.isfinite(sizes[slot]):
-                break
-            trigger = self.trigger.decode([variables[index, slot].unsqueeze(0) for variables in state.candidates])
-            if self.choose_asr is not None:
-                forward += len(images)
-                if attack_hits(classifier, trigger, images, row.pair.target) < self.choose_asr * len(images):
-                    continue
-            settled = bool(state.recent[index] > state.trailing[index] - SETTLED_FALL)
-            return Choice(
-                trigger, sizes[slot].item(), settled if self.choose_asr else bool(state.cost.done[index]), forward
-            )
+        """The smallest kept trigger of a row that also holds on the select images."""
+
+        def trigger(slot: int) -> Trigger:
+            return self.trigger.decode([variables[index, slot].unsqueeze(0) for variables in state.candidates])
+
+        row, sizes = state.rows[index], state.candidate_sizes[index].tolist()
+        slots = sorted((slot for slot, size in enumerate(sizes) if math.isfinite(size)), key=sizes.__getitem__)
+        if self.choose_asr is None and slots:
+            return Choice(trigger(slots[0]), sizes[slots[0]], bool(state.cost.done[index]), 0)
         last = self.trigger.decode([variables[index].unsqueeze(0) for variables in state.free])
-        return Choice(last, None, False, forward)
+        if self.choose_asr is None:
+            return Choice(last, None, False, 0)
+        images = self._judges(data, row.pair, Split.SELECT)
+        candidates = ((trigger(slot), sizes[slot]) for slot in slots)
+        settled = bool(state.recent[index] > state.trailing[index] - SETTLED_FALL)
+        return choose(classifier, images, row.pair.target, candidates, self.choose_asr, settled) or Choice(
+            last, None, False, len(slots) * len(images)
+        )
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

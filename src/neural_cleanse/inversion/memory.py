@@ -91,7 +91,7 @@ def bytes_per_image(classifier: Classifier) -> int:
 def bytes_a_row(classifier: Classifier, inversion: Inversion) -> int:
     """Memory that the state of one row takes: variables, their averages, and the candidates that are kept."""
     channels, height, width = classifier.input_shape
-    return COPIES * (4 + inversion.kept) * (channels + 1) * height * width * FLOAT
+    return COPIES * (4 + inversion.kept + inversion.spread) * (channels + 1) * height * width * FLOAT
 
 
 def bytes_for_suspended(device: torch.device) -> float:

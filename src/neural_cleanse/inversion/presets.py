@@ -45,6 +45,7 @@ def preset(name: str, loss: str = "ce", restarts: int | None = None) -> Inversio
             learning_rate=0.1,  # LR
             average=0.0,
             kept=1,
+            spread=0,
             shrink_to_keep=1.0,
             relax=1.0,
             choose_asr=None,

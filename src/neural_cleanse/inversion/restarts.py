@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
@@ -13,6 +13,8 @@ from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.base import Trigger
 
+ONE_IN_TWENTY = 1.645  # standard deviations of the normal distribution
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -22,6 +24,38 @@ class Choice:
     size: float | None
     settled: bool
     forward_passes: int
+
+
+def choose(
+    classifier: Classifier,
+    images: UInt8[Tensor, "n c h w"],
+    target: int,
+    candidates: Iterable[tuple[Trigger, float]],
+    least_asr: float,
+    settled: bool,
+) -> Choice | None:
+    """The first of the candidates, the smallest first with their sizes, that succeeds on `least_asr` of the images.
+
+    Where none does, the one that succeeds most often, unless chance alone would not explain what it lacks: of few
+    images a trigger may miss one too many. None where there is none.
+    """
+    best: tuple[int, Trigger, float] | None = None
+    forward = 0
+    for trigger, size in candidates:
+        forward += len(images)
+        hits = attack_hits(classifier, trigger, images, target)
+        if hits >= least_asr * len(images):
+            return Choice(trigger, size, settled, forward)
+        if best is None or hits > best[0]:
+            best = hits, trigger, size
+    if best is None or best[0] < _by_chance(least_asr, len(images)):
+        return None
+    return Choice(best[1], best[2], settled, forward)
+
+
+def _by_chance(rate: float, trials: int) -> float:
+    """Hits that a trigger of that success rate falls short of in one case of twenty (normal approximation)."""
+    return rate * trials - ONE_IN_TWENTY * math.sqrt(trials * rate * (1 - rate))
 
 
 def merge(

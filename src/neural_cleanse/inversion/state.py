@@ -17,10 +17,10 @@ class InversionState:
     """A search under way, first dimension k everywhere.
 
     `averaged` is the moving average of the free variables; `candidates` hold the free variables of the last `kept`
-    triggers that reached the ASR, slot `num_kept % kept` being next; `batches` is every row's own count of batches,
-    `lost` the batches of restarts of its pair that lost the race, counted in one row that goes on.
-    `best_size` is what a trigger must be smaller than to be kept; `recent` and `trailing` are moving averages of the
-    log size.
+    triggers that reached the ASR, slot `num_kept % kept` being next, and behind them one for each class of size;
+    `batches` is every row's own count of batches, `lost` the batches of restarts of its pair that lost the race, in one
+    row that goes on. `best_size` is what a trigger must be smaller than to be kept; `recent` and `trailing` are
+    moving averages of the log size.
     """
 
     rows: tuple[Row, ...]
