@@ -16,7 +16,7 @@ from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.batching import Invert, inverter
+from neural_cleanse.inversion.batching import Invert, Tick, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
@@ -54,9 +54,9 @@ def scan(
         checkpoint.begin(identity(prepared.provenance, classifier))
     tracker = BudgetTracker(settings.budget)
 
-    def invert_student(student: Classifier, images: ScanImages) -> Invert:
-        invert = inverter(engine, student, images, prepared.batch_limit, report.tick)
-        return invert if checkpoint is None else checkpoint.of_student().wrap(invert, report.tick)
+    def invert_student(student: Classifier, images: ScanImages, tick: Tick) -> Invert:
+        invert = inverter(engine, student, images, prepared.batch_limit, tick)
+        return invert if checkpoint is None else checkpoint.of_student().wrap(invert, tick)
 
     def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
         """Where the next part of the work is reported, and what does it."""
@@ -69,7 +69,7 @@ def scan(
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)
-    compared = compare(prepared, found, prepared.decide(found), tracker, report.tick, invert_student)
+    compared = compare(prepared, found, prepared.decide(found), tracker, stage, invert_student)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision

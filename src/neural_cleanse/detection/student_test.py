@@ -8,6 +8,7 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import temperature
+from neural_cleanse.detection.pairs import Stage
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
 from neural_cleanse.detection.progress import BudgetTracker
@@ -15,7 +16,7 @@ from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, SCREEN_SHARE
 from neural_cleanse.detection.student import StudentPlan, make_student
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
-from neural_cleanse.inversion.batching import Invert
+from neural_cleanse.inversion.batching import Invert, Tick
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import attack_hits, margin, predict_checked
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
@@ -37,7 +38,7 @@ class Compared:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-InvertStudent = Callable[[Classifier, ScanImages], Invert]  # what searches its labels, on images with its answers
+InvertStudent = Callable[[Classifier, ScanImages, Tick], Invert]  # searches its labels, on images with its answers
 
 
 def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: Decision) -> bool:
@@ -61,7 +62,7 @@ def compare(
     found: Sequence[Recovered],
     decision: Decision,
     tracker: BudgetTracker,
-    tick: Callable[[int], bool],
+    stage: Stage,
     invert_student: InvertStudent,
 ) -> Compared:
     """Where there is doubt, make a student, search its labels, and decide by the sizes relative to its own.
@@ -70,8 +71,8 @@ def compare(
     """
     if not prepared.settings.student or tracker.truncated or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
-    plan = StudentPlan()
-    images = prepared.images
+    plan, images = StudentPlan(), prepared.images
+    tick = stage(plan.passes + prepared.inversion.passes * len(prepared.pairs), len(prepared.pairs))[0].tick
     unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
     seed = prepared.settings.seed
     own = images.images[images.parts[Split.OPTIMISE]]
@@ -94,7 +95,7 @@ def compare(
     seen = images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     searched: dict[LabelPair, Recovered] = {}
-    for one in FullSweep().run(inversion, prepared.pairs, invert_student(student.classifier, theirs), seed):
+    for one in FullSweep().run(inversion, prepared.pairs, invert_student(student.classifier, theirs, tick), seed):
         searched[one.pair] = one
     passes += sum(one.image_passes for one in searched.values())
     forward += sum(one.forward_passes for one in searched.values()) + len(images.images) + len(seen)
