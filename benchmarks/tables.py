@@ -16,6 +16,7 @@ from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.tables import by_attack, by_rule, finished, summary, tables, wrong, zoo_table
 from neural_cleanse.evaluation.zoo import read_cards
 from pages import filled
+from search_table import searched
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -85,7 +86,11 @@ def evaluation() -> dict[str, str]:
     """The marked places of docs/evaluation.md; those of simulated false alarms and of pairs have their own scripts."""
     scanned = {name: _scanned(found, brief=name in BRIEF) for name, found in suites().items()}
     zoos = {f"zoo {name}": _zoo(name) for name in ZOOS}
-    return scanned | zoos | {"compare": compare(), "hardware": hardware(), "least clusters": str(MIN_CLUSTERS)}
+    return (
+        scanned
+        | zoos
+        | {"compare": compare(), "hardware": hardware(), "least clusters": str(MIN_CLUSTERS), "search": searched()}
+    )
 
 
 def scale() -> dict[str, str]:
