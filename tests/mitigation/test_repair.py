@@ -28,7 +28,7 @@ from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, 
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.report import tables
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -217,7 +217,7 @@ def test_the_new_scan_is_held_against_the_twin_too(
         return replace(found, flagged=(), labels=tuple(replace(row, anomaly_index=0.0) for row in found.labels))
 
     monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", screened)
-    sized = tuple(replace(row, name=None) for row in found.labels)
+    sized = tuple(replace(row, name=None, outcome=Outcome.CONVERGED) for row in found.labels)
     baseline_scan = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
     record = {"baseline": baseline_record(baseline_scan)}
     settings = {**found.provenance.settings, **record}

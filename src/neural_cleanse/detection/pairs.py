@@ -175,7 +175,7 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
 def pair_inversion(loss: str) -> Inversion:
     """The search of a pair: one restart with smaller steps, since few images make sizes noisy."""
     calm = replace(preset("default", loss), learning_rate=0.2, cost=BatchCost(quick_memory=0.7))
-    return replace(calm, restarts=1, race=(), choose_asr=CHOOSE_ASR)
+    return replace(calm, restarts=1, race=(), spread=0, choose_asr=CHOOSE_ASR, allow_chance=False)
 
 
 def search_pairs(

@@ -81,6 +81,7 @@ class Inversion:
     shrink_to_keep: float = 0.97
     relax: float = 1.005
     choose_asr: float | None = 0.95
+    allow_chance: bool = True
     keep_after_step: bool = False
     all_images: bool = False
     precision: Precision = "fp32"
@@ -274,9 +275,10 @@ class Inversion:
         images = self._judges(data, row.pair, Split.SELECT)
         candidates = ((trigger(slot), sizes[slot]) for slot in slots)
         settled = bool(state.recent[index] > state.trailing[index] - SETTLED_FALL)
-        return choose(classifier, images, row.pair.target, candidates, self.choose_asr, settled) or Choice(
-            last, None, False, len(slots) * len(images)
+        chosen = choose(
+            classifier, images, row.pair.target, candidates, self.choose_asr, settled, allow_chance=self.allow_chance
         )
+        return chosen or Choice(last, None, False, len(slots) * len(images))
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -33,11 +33,13 @@ def choose(
     candidates: Iterable[tuple[Trigger, float]],
     least_asr: float,
     settled: bool,
+    *,
+    allow_chance: bool,
 ) -> Choice | None:
     """The first of the candidates, the smallest first with their sizes, that succeeds on `least_asr` of the images.
 
-    Where none does, the one that succeeds most often, unless chance alone would not explain what it lacks: of few
-    images a trigger may miss one too many. None where there is none.
+    Where none does, with `allow_chance` the one that succeeds most often, unless chance alone would not explain what it
+    lacks: of few images a trigger may miss one too many. None where there is none.
     """
     best: tuple[int, Trigger, float] | None = None
     forward = 0
@@ -48,7 +50,7 @@ def choose(
             return Choice(trigger, size, settled, forward)
         if best is None or hits > best[0]:
             best = hits, trigger, size
-    if best is None or best[0] < _by_chance(least_asr, len(images)):
+    if best is None or not allow_chance or best[0] < _by_chance(least_asr, len(images)):
         return None
     return Choice(best[1], best[2], settled, forward)
 
