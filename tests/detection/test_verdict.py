@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neural_cleanse.detection.verdict import ReferenceSizes, decide
+from neural_cleanse.detection.verdict import decide
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
 AREA = 784
@@ -125,41 +125,41 @@ ANOTHER_SEED = [size * (wobble / 100) ** 0.5 for size, wobble in zip(NATURAL, us
 
 
 def test_a_clean_twin_takes_away_what_belongs_to_the_classes() -> None:
-    same = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=ReferenceSizes(BASELINE))
+    same = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE)
     assert same.verdict is Verdict.CLEAN and same.p_value is not None and same.p_value > 0.2
     small = [size * (0.4 if label == 5 else 1.0) for label, size in enumerate(ANOTHER_SEED)]
-    assert decide(recovered(small), 0.01, AREA, None, baseline=ReferenceSizes(BASELINE)).flagged == (5,)
+    assert decide(recovered(small), 0.01, AREA, None, baseline=BASELINE).flagged == (5,)
     assert decide(recovered(small), 0.01, AREA, None).flagged != (5,)
 
 
 def test_a_limit_over_a_twin_holds_for_every_label() -> None:
-    limit = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=ReferenceSizes(BASELINE)).detection_limit
+    limit = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE).detection_limit
     assert limit is not None and 0 < limit < 40
     for label in range(10):
         sizes = [0.9 * limit if other == label else size for other, size in enumerate(ANOTHER_SEED)]
-        assert decide(recovered(sizes), 0.01, AREA, None, baseline=ReferenceSizes(BASELINE)).flagged == (label,)
+        assert decide(recovered(sizes), 0.01, AREA, None, baseline=BASELINE).flagged == (label,)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_a_twin_serves_models_with_few_labels(count: int) -> None:
     baseline_sizes = {LabelPair(label): 100.0 + 10 * label for label in range(count)}
     same = [101.0, 113.0, 118.0, 131.0][:count]
-    assert decide(recovered(same), 0.01, AREA, None, baseline=ReferenceSizes(baseline_sizes)).verdict is Verdict.CLEAN
-    found = decide(recovered([20.0, *same[1:]]), 0.01, AREA, None, baseline=ReferenceSizes(baseline_sizes))
+    assert decide(recovered(same), 0.01, AREA, None, baseline=baseline_sizes).verdict is Verdict.CLEAN
+    found = decide(recovered([20.0, *same[1:]]), 0.01, AREA, None, baseline=baseline_sizes)
     assert found.flagged == (0,)
     assert decide(recovered([20.0, *same[1:]])[:2], 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
 
 
 def test_labels_that_the_twin_lacks_are_left_out() -> None:
     baseline_sizes = {LabelPair(1): 100.0}
-    judged = decide(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=ReferenceSizes(baseline_sizes))
+    judged = decide(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=baseline_sizes)
     assert judged.verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
     baseline_sizes = {pair: size for pair, size in BASELINE.items() if pair.target != 7}
     small = [10.0 if label == 7 else size for label, size in enumerate(ANOTHER_SEED)]
-    judged = decide(recovered(small), 0.01, AREA, None, baseline=ReferenceSizes(baseline_sizes))
+    judged = decide(recovered(small), 0.01, AREA, None, baseline=baseline_sizes)
     assert judged.verdict is Verdict.INCONCLUSIVE and "label 7" in judged.reason
 
 
@@ -228,5 +228,5 @@ def test_the_limit_of_a_look_is_where_it_would_have_searched_on() -> None:
 
 def test_the_papers_rule_is_of_raw_sizes_over_a_twin_too() -> None:
     sizes, baseline_sizes = [*usual(9), 9.0], {LabelPair(target): 100.0 for target in range(10)} | {LabelPair(2): 20.0}
-    over = decide(recovered(sizes), 0.01, AREA, None, baseline=ReferenceSizes(baseline_sizes))
+    over = decide(recovered(sizes), 0.01, AREA, None, baseline=baseline_sizes)
     assert over.paper_rule == decide(recovered(sizes), 0.01, AREA, None).paper_rule

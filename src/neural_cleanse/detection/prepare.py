@@ -18,7 +18,7 @@ from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Seq
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.unused_outputs import unused_named, unused_outputs
-from neural_cleanse.detection.verdict import MIN_LABELS, Decision, ReferenceSizes, decide
+from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.inversion import Inversion
@@ -62,6 +62,14 @@ class PreparedScan:
 
     def decide(self, found: Sequence[Recovered]) -> Decision:
         """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
+        return self._decided(found, self.baseline_sizes)
+
+    def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
+        """The verdict on sizes relative to a student's."""
+        return self._decided(found, sizes)
+
+    def _decided(self, found: Sequence[Recovered], baseline: Mapping[LabelPair, float] | None) -> Decision:
+        """With the outputs left out in its reason."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
         decision = decide(
             found,
@@ -69,26 +77,13 @@ class PreparedScan:
             self._area,
             self.doubt,
             self.num_labels,
-            None if self.baseline_sizes is None else ReferenceSizes(self.baseline_sizes),
+            baseline,
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             NUM_TESTS if self.settings.pairs else 1,
         )
-        return self._said(decision)
-
-    def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
-        """The verdict on sizes relative to a student's."""
-        decision = decide(
-            found, self.settings.alpha, self._area, self.doubt, self.num_labels, ReferenceSizes(sizes),
-            num_tests=NUM_TESTS if self.settings.pairs else 1,
-        )  # fmt: skip
-        return self._said(decision)
-
-    def _said(self, decision: Decision) -> Decision:
-        """With the outputs left out in its reason."""
         if not self.left_out:
             return decision
-        said = f"{decision.reason}; left out: {unused_named(self.left_out)}"
-        return replace(decision, reason=said)
+        return replace(decision, reason=f"{decision.reason}; left out: {unused_named(self.left_out)}")
 
     def rule(self, screened: Sequence[Recovered]) -> EarlyDecision:
         """What screening settles."""

@@ -59,20 +59,13 @@ class Decision:
         return tuple(sorted({pair.target for pair in self.flagged_pairs}))
 
 
-@dataclass(frozen=True)
-class ReferenceSizes:
-    """Sizes by label pair of a model that the suspect is compared with."""
-
-    sizes: Mapping[LabelPair, float]
-
-
 def decide(
     found: Sequence[Recovered],
     alpha: float,
     area: int,
     doubt: str | None,
     num_classes: int | None = None,
-    baseline: ReferenceSizes | None = None,
+    baseline: Mapping[LabelPair, float] | None = None,
     reference: frozenset[LabelPair] | None = None,
     num_tests: int = 1,
 ) -> Decision:
@@ -84,7 +77,7 @@ def decide(
     """
     missing = (num_classes or len(found)) - len(found) + count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
-    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline.sizes]
+    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
     enough = len(sized) if reference is None else sum(pair in reference for pair, _ in sized)
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_BASELINE):
         return _too_few(enough, num_classes or len(found), doubt)
@@ -129,12 +122,12 @@ def decide(
 
 
 def _usual_limit(
-    limit: float | None, sized: Sequence[tuple[LabelPair, float]], baseline: ReferenceSizes | None
+    limit: float | None, sized: Sequence[tuple[LabelPair, float]], baseline: Mapping[LabelPair, float] | None
 ) -> float | None:
     """The detection limit of a label of median size in the baseline; that of the smallest is in the result."""
     if limit is None or baseline is None:
         return limit
-    theirs = [baseline.sizes[pair] for pair, _ in sized]
+    theirs = [baseline[pair] for pair, _ in sized]
     return limit * statistics.median(theirs) / min(theirs)
 
 
@@ -182,7 +175,7 @@ def _clear(
 def _tested(
     sized: Sequence[tuple[LabelPair, float]],
     reference: frozenset[LabelPair] | None,
-    baseline: ReferenceSizes | None,
+    baseline: Mapping[LabelPair, float] | None,
     num_labels: int,
     level: float,
 ) -> OutlierTest:
@@ -205,9 +198,11 @@ def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
     return replace(test, p_value=min(1.0, num_tests * test.p_value), p_values=p_values)
 
 
-def _against(baseline: ReferenceSizes, sized: Sequence[tuple[LabelPair, float]], alpha: float) -> OutlierTest:
+def _against(
+    baseline: Mapping[LabelPair, float], sized: Sequence[tuple[LabelPair, float]], alpha: float
+) -> OutlierTest:
     """The test of sizes relative to the baseline's; its limit in px is for the label that is smallest there."""
-    theirs = [baseline.sizes[pair] for pair, _ in sized]
+    theirs = [baseline[pair] for pair, _ in sized]
     test = outlier_test([size / other for (_, size), other in zip(sized, theirs, strict=True)], alpha, OVER_BASELINE)
     limit = None if test.detection_limit is None else test.detection_limit * min(theirs)
     return replace(test, detection_limit=limit)

@@ -1,16 +1,13 @@
 """A ScanResult as one self-contained HTML page: no script, no request, every name escaped."""
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import UInt8
 from markupsafe import Markup
-from torch import Tensor
 
 from neural_cleanse.report import charts, content, tables
-from neural_cleanse.report.pictures import png, trigger_pictures
+from neural_cleanse.report.pictures import data_uri, trigger_pictures
 from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import (
@@ -96,11 +93,11 @@ def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) 
     trigger = trigger_pictures(dict(result.triggers[finding.pair]))
     return {
         "finding": finding,
-        "trigger": {name: _data_uri(image) for name, image in trigger.items()},
+        "trigger": {name: data_uri(image) for name, image in trigger.items()},
         "examples": [
             {
-                "before": _data_uri(before),
-                "after": _data_uri(after),
+                "before": data_uri(before),
+                "after": data_uri(after),
                 "was": titles.label(was),
                 "becomes": titles.label(becomes),
             }
@@ -109,11 +106,6 @@ def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) 
         "sources": sources[:SOURCES_SHOWN],
         "more_sources": sources[SOURCES_SHOWN:],
     }
-
-
-def _data_uri(image: UInt8[Tensor, "c h w"]) -> str:
-    """The picture as it is: the page enlarges it without smoothing."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
