@@ -15,9 +15,9 @@ PIXEL_MAX = 255.0
 FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
 
 
-def pixels(images: UInt8[Tensor, "*n c h w"]) -> Tensor:
-    """uint8 images as floats in [0, 1]."""
-    return images.float() / PIXEL_MAX
+def pixels(images: UInt8[Tensor, "*n c h w"] | Float[Tensor, "*n c h w"]) -> Tensor:
+    """uint8 images as floats in [0, 1]; activations, which are floats already, as they are."""
+    return images if images.is_floating_point() else images.float() / PIXEL_MAX
 
 
 def stamped(trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
