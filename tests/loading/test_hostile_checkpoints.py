@@ -27,7 +27,7 @@ from neural_cleanse.loading import memory_limit as memory
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, Description, write_checkpoint
 from neural_cleanse.loading.formats import open_file
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.loading.network import PROGRAM, Network
+from neural_cleanse.loading.network import Network, Trust
 
 GIGABYTE = 1024**3
 
@@ -124,7 +124,7 @@ def test_only_code_for_the_file_itself_opens_a_program(
 
     def read(content: bytes, name: str, kind: str, **options: Any) -> Network:
         called.update(kind=kind, **options)
-        return Network(nn.Identity(), "pickled module", PROGRAM, "x")
+        return Network(nn.Identity(), "pickled module", Trust.PROGRAM, "x")
 
     monkeypatch.setattr(program, "read", read)
     stream = io.BytesIO()

@@ -29,7 +29,7 @@ class Part(StrEnum):
 
 
 def benchmark(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Directory with model cards, as zoo build makes it.", show_default=False)],
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Directory or .jsonl of model cards.", show_default=False)],
     data: Annotated[Path, typer.Option(envvar="NEURAL_CLEANSE_DATA", help="Directory that holds the data sets by name.")],
     rows: Annotated[Path, typer.Option(help="JSON lines, one a model and setting; what is there already is not scanned again.")],
     models: Annotated[Path | None, typer.Option(help="Where the models are. \\[default: beside their cards]")] = None,
