@@ -54,6 +54,7 @@ class Tail(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.cut, self.least, self.whole = network, cut, least, whole
+        self.empty: Tensor
         self.register_buffer("empty", empty)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Tensor:
@@ -77,7 +78,7 @@ class Tail(nn.Module):
 
 
 @torch.no_grad()
-def features_at(network: nn.Module, cut: Cut, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def features_at(network: nn.Module, cut: Cut, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n fc fh fw"]:
     """What comes out at the cut for normalised images, as (n, *image_shape)."""
     kept: list[Tensor] = []
     calls = 0
@@ -116,9 +117,7 @@ def find_cut(network: nn.Module, images: Float[Tensor, "2 c h w"]) -> tuple[Cut,
     return None
 
 
-def _follows(
-    network: nn.Module, cut: Cut, output: Tensor, answers: Tensor, images: Tensor, whole: bool
-) -> bool:
+def _follows(network: nn.Module, cut: Cut, output: Tensor, answers: Tensor, images: Tensor, whole: bool) -> bool:
     """Whether the answers follow from the output at the cut alone."""
     tail = Tail(network, cut, torch.zeros_like(images[:1]), float(output.min()), whole)
     try:

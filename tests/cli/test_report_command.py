@@ -62,7 +62,15 @@ def test_a_repair_is_shown_first(tmp_path: Path) -> None:
 
 def test_a_scan_writes_sarif_beside_its_answer(demo_files: Path, tmp_path: Path) -> None:
     file = tmp_path / "found.sarif"
-    scan = ("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1)
+    scan = (
+        "scan",
+        "--patches-only",
+        demo_files / "infected.safetensors",
+        "--data",
+        demo_files / "digits.npz",
+        "--restarts",
+        1,
+    )
     ran = run(*scan, "--samples", 200, "--labels", "2,3", "--sarif", file)
     assert ran.code == 3
     (found,) = json.loads(file.read_text())["runs"][0]["results"]

@@ -16,7 +16,7 @@ from neural_cleanse.evaluation.suite import read_rows, read_suite, rows_of, scan
 from neural_cleanse.evaluation.suite import run as run_suite
 
 ROOT = Path(__file__).parents[2]
-QUICK = ScanSettings(restarts=1, samples=300)
+QUICK = ScanSettings(patches_only=True, restarts=1, samples=300)
 KEYS = {
     "model", "part", "settings", "truth", "verdict", "flagged", "p_value", "alpha", "detection_limit", "paper_index",
     "paper_flagged", "labels", "sizes", "log_size_sd", "asr", "image_passes", "wall_s", "reason", "model_sha256",
@@ -58,20 +58,22 @@ def test_a_row_holds_truth_answer_cost_and_surroundings(rows: Path) -> None:
 
 def test_rows_from_before_a_setting_are_those_of_its_default(rows: Path, tmp_path: Path) -> None:
     known = [json.loads(line) for line in rows.read_text().splitlines()]
-    settings = ScanSettings(**{name: value for name, value in known[0]["settings"].items() if name != "labels"})
+    settings = ScanSettings(
+        patches_only=True, **{name: value for name, value in known[0]["settings"].items() if name != "labels"}
+    )
     for row in known:
         del row["settings"]["plan"]
     older = tmp_path / "older.jsonl"
     older.write_text("".join(json.dumps(row) + "\n" for row in known))
     assert len(rows_of(older, settings)) == len(rows_of(rows, settings)) > 0
-    assert rows_of(older, ScanSettings(**{**vars(settings), "plan": "full"})) == ()
+    assert rows_of(older, ScanSettings(patches_only=True, **{**vars(settings), "plan": "full"})) == ()
 
 
 def test_what_is_there_is_not_scanned_again(suite: tuple[Path, Path], rows: Path) -> None:
     before = rows.read_bytes()
     assert list(run_suite(read_suite(*suite), QUICK, rows, InProcess())) == []
     assert rows.read_bytes() == before
-    assert rows_of(rows, ScanSettings(restarts=2)) == ()
+    assert rows_of(rows, ScanSettings(patches_only=True, restarts=2)) == ()
 
 
 def test_the_same_scan_gives_the_same_row(suite: tuple[Path, Path], rows: Path) -> None:

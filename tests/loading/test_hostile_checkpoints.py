@@ -105,7 +105,16 @@ def test_payloads_end_in_exit_2_and_nothing_is_written(
     architecture = f"{own}:make" if allowed else "mnist_cnn"
     before = files_under(tmp_path / "models")
     ran = run(
-        "scan", path, "--data", demo_files / "digits.npz", "--output", output, "--architecture", architecture, *allowed
+        "scan",
+        "--patches-only",
+        path,
+        "--data",
+        demo_files / "digits.npz",
+        "--output",
+        output,
+        "--architecture",
+        architecture,
+        *allowed,
     )
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("error:") == 1 and "Traceback" not in ran.err

@@ -40,6 +40,7 @@ def benchmark(
     samples: Annotated[int, typer.Option(min=1, help="As in scan.")] = 1000,
     alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="As in scan.")] = 0,
+    patches_only: Annotated[bool, typer.Option("--patches-only", help="As in scan.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. \\[default: one a core]")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the tables, with charts, as a page.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the architecture files that cards name.")] = False,
@@ -54,6 +55,7 @@ def benchmark(
     """
     settings = ScanSettings(
         preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
+        patches_only=patches_only,
     )  # fmt: skip
     cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
     if part is not Part.every:

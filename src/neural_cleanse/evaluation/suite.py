@@ -134,7 +134,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
-    defaults = _settings(ScanSettings())
+    defaults = _settings(ScanSettings()) | {"patches_only": True}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
         try:

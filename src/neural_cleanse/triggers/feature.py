@@ -28,7 +28,7 @@ class FeatureTrigger(Trigger):
         return images + self.shift.unsqueeze(1)
 
     def size(self) -> Float[Tensor, " k"]:
-        return self.shift.flatten(1).norm(dim=1)
+        return _norm(self.shift)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"shift": self.shift}
@@ -45,8 +45,13 @@ class FeatureTrigger(Trigger):
     @classmethod
     def size_of(cls, free: Sequence[Tensor]) -> Float[Tensor, " k"]:
         (shift,) = free
-        return shift.flatten(1).norm(dim=1)
+        return _norm(shift)
 
     @classmethod
     def random_free(cls, shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, ...]:
         return (torch.randn(*shape, generator=generator) * START,)
+
+
+def _norm(shift: Float[Tensor, "k c h w"]) -> Float[Tensor, " k"]:
+    norms: Tensor = torch.linalg.vector_norm(shift.flatten(1), dim=1)
+    return norms
