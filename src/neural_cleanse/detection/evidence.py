@@ -20,8 +20,7 @@ def gather(classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered
 
 def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evidence:
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
-    found = recovered.trigger.tensors()  # on the CPU where it was read from disk
-    trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
+    trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
     rows = data.eligible(recovered.pair, Split.TEST)
     after = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]

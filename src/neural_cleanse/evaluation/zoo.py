@@ -38,8 +38,11 @@ _TRUTH = {"architecture", "attack", "dataset", "infected", "options", "targets",
 _MEASURED = {"clean_accuracy", "poisons", "seed", "training"}  # ... and what those of our own models say besides
 # What the value of a key must be; of all others, text.
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("seed", "epochs", "batch_size", "target", "source", "size", "count"), ((int,), "a whole number")),
-    **dict.fromkeys(("learning_rate", "share", "area", "rate", "cover_rate"), ((int, float), "a number")),
+    **dict.fromkeys(
+        ("seed", "epochs", "batch_size", "target", "source", "size", "count", "frequency", "levels"),
+        ((int,), "a whole number"),
+    ),
+    **dict.fromkeys(("learning_rate", "share", "area", "strength", "rate", "cover_rate"), ((int, float), "a number")),
     "colour": ((int, float, str), 'a number or text like "1,1,0"'),
 }
 
