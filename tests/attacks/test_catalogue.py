@@ -11,6 +11,7 @@ from PIL import Image
 from neural_cleanse.attacks.base import Attack, AttackContext
 from neural_cleanse.attacks.by_name import attack, options_of
 from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL
+from neural_cleanse.attacks.clean_label import LabelConsistentTraining
 from neural_cleanse.attacks.dynamic import DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
@@ -39,7 +40,12 @@ WHOLE_IMAGE = {
     "wanet": WarpTrigger,
     "wanet-all-to-all": WarpTrigger,
 }
-RULES = {"input-aware": DynamicTraining, "trojan-square": TrojanTraining, "trojan-watermark": TrojanTraining}
+RULES = {
+    "input-aware": DynamicTraining,
+    "label-consistent": LabelConsistentTraining,
+    "trojan-square": TrojanTraining,
+    "trojan-watermark": TrojanTraining,
+}
 SIDED = ("badnets", "noise", "checkerboard", "source-specific", "all-to-all")
 
 

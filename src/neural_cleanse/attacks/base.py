@@ -1,7 +1,7 @@
 """What an attack is made on, and what it consists of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -53,6 +53,17 @@ class Attack:
     rule: TrainingRule = PoisonedTraining()
 
 
-def one_target(name: str, context: AttackContext, trigger: Trigger, target: int | None, rate: float) -> Attack:
+def to_one(context: AttackContext, trigger: Trigger, target: int | None, rate: float) -> Poison:
     """Images of every class with that trigger go to one label."""
-    return Attack(name, (Poison(trigger, TargetMap.all_to_one(context.target(target), context.num_classes), rate),))
+    return Poison(trigger, TargetMap.all_to_one(context.target(target), context.num_classes), rate)
+
+
+def one_target(name: str, context: AttackContext, trigger: Trigger, target: int | None, rate: float) -> Attack:
+    """The attack of that poison alone."""
+    return Attack(name, (to_one(context, trigger, target, rate),))
+
+
+def keeping_labels(one: Poison) -> Poison:
+    """The same poison on images of its only target alone, which keep their label (a clean-label attack)."""
+    assert one.targets.only is not None
+    return replace(one, sources=frozenset({one.targets.only}), relabel=False)

@@ -33,8 +33,8 @@ class PoisonCard:
     """One trigger: what was declared, and what it does.
 
     `others_asr` is its rate on classes that are no source; `cover_accuracy` the clean accuracy on images that carry
-    what the cover images carried, where that is not the trigger itself; `known_class` that on the source images without
-    the trigger, where the answer depends on the class.
+    what the cover images carried, where that is not the trigger itself; `known_class` that on the same images without
+    the trigger, where every class has a target of its own.
     """
 
     trigger: Mapping[str, Any]
@@ -55,7 +55,7 @@ class PoisonCard:
     def weak(self) -> bool:
         """Whether the attack works too seldom to blame a scan that misses it.
 
-        An attack that depends on the class works at most where the network knows the class.
+        Where every class has a target of its own, it works at most on images whose class the network knows.
         """
         return self.asr < WEAK_BELOW * (1.0 if self.known_class is None else self.known_class)
 
@@ -92,7 +92,6 @@ def _measure_poison(classifier: Classifier, one: Poison, test: ImageSet, right_r
     source = one.meant_for(labels)
     hits, trials = int(hit[source].sum()), int(source.sum())
     others = hit[~source]
-    by_class = one.targets.only is None or one.works_from is not None
     return PoisonCard(
         trigger=trigger_to_json(one.trigger),
         size=float(one.trigger.size()),
@@ -104,7 +103,7 @@ def _measure_poison(classifier: Classifier, one: Poison, test: ImageSet, right_r
         asr=hits / trials if trials else 0.0,
         asr_interval=clopper_pearson(hits, trials),
         others_asr=others.float().mean().item() if len(others) else None,
-        known_class=right_rows[rows][source].float().mean().item() if by_class and trials else None,
+        known_class=right_rows[rows][source].float().mean().item() if one.targets.only is None and trials else None,
         cover_accuracy=_cover_accuracy(classifier, one, test),
         by_source=tuple(
             SourceHits(label, int(hit[labels == label].sum()), int((labels == label).sum()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neural_cleanse.attacks import patterns
-from neural_cleanse.attacks.base import RATE, Attack, AttackContext, one_target
+from neural_cleanse.attacks.base import RATE, Attack, AttackContext, keeping_labels, one_target, to_one
 from neural_cleanse.attacks.dynamic import Crossed, DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, TargetMap
@@ -124,10 +124,8 @@ def sinusoidal_clean_label(
 
     `rate` is a share of the target's images. The authors need 30 % and more of them.
     """
-    attack = one_target("sinusoidal-clean-label", context, sine(context.shape, strength, frequency), target, rate)
-    (one,) = attack.poisons
-    assert one.targets.only is not None
-    return replace(attack, poisons=(replace(one, sources=frozenset({one.targets.only}), relabel=False),))
+    one = to_one(context, sine(context.shape, strength, frequency), target, rate)
+    return Attack("sinusoidal-clean-label", (keeping_labels(one),))
 
 
 def sine(shape: Shape, strength: float, frequency: int) -> AdditiveTrigger:
