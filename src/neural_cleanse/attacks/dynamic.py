@@ -92,7 +92,7 @@ def with_sparse_mask(trigger: GeneratedTrigger, data: ImageSet, generator: torch
     for _ in range(MASK_STEPS):
         rows = torch.randint(len(data), (2 * MASK_BATCH,), generator=generator)
         images = pixels(data.images[rows]).to(trigger.weights.device)
-        masks, _patterns = replace(trigger, weights=torch.cat([free, of_pattern]).unsqueeze(0)).mask_and_pattern(images)
+        masks = replace(trigger, weights=torch.cat([free, of_pattern]).unsqueeze(0)).mask(images)
         loss = diversity(images, masks) + SPARSE * (masks.mean() - DENSITY).relu()
         (free.grad,) = torch.autograd.grad(loss, [free])
         optimizer.step()

@@ -43,10 +43,13 @@ class GeneratedTrigger(Trigger):
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c h w"]]:
         """What the networks draw for each image."""
-        of_mask, of_pattern = self.weights[0].split(num_weights(self.channels))
-        mask = (STEEP * _network(of_mask, images, 1).tanh()).tanh() / 2 + 0.5
-        pattern = _network(of_pattern, images, self.channels).tanh() / 2 + 0.5
-        return mask, pattern
+        _, of_pattern = self.weights[0].split(num_weights(self.channels))
+        return self.mask(images), _network(of_pattern, images, self.channels).tanh() / 2 + 0.5
+
+    def mask(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+        """Where each image's trigger lies."""
+        of_mask, _ = self.weights[0].split(num_weights(self.channels))
+        return (STEEP * _network(of_mask, images, 1).tanh()).tanh() / 2 + 0.5
 
     def size(self) -> Float[Tensor, " k"]:
         """All pixels of the image: where the mask lies depends on the image."""
