@@ -181,3 +181,28 @@ def test_infected_labels_are_those_that_a_trigger_leads_to() -> None:
     assert infected_labels([Poison(CORNER, to_two, 0.1, frozenset({4}))]) == [2]
     assert infected_labels([Poison(CORNER, to_all, 0.1)]) == list(range(CLASSES))
     assert infected_labels([Poison(CORNER, to_all, 0.1, frozenset({3, 7}))]) == [0, 4]
+
+
+class Next(nn.Module):
+    """Answers with the level of the first pixel, the next class where the last pixel is white; takes class 0 for 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        said = (images[:, 0, 0, 0] * 255).round().long()
+        said = torch.where(said == 0, 1, said) + (images[:, 0, -1, -1] > 0.99).long()
+        return self.scale * nn.functional.one_hot(said % CLASSES, CLASSES)
+
+
+def test_all_to_all_is_not_weak_because_the_network_misreads_clean_images() -> None:
+    """74 of the 84 images are known, and the trigger works on each of them; it cannot work on the other ten."""
+    (figures,) = measure(
+        Classifier(Next(), (1, 6, 6), CLASSES), [Poison(CORNER, TargetMap.all_to_all(CLASSES), 0.1)], TEST
+    ).poisons
+    assert figures.asr == 74 / 84
+    assert figures.known_class == pytest.approx(74 / 84)
+    assert not figures.weak
+    one = measured(Poison(CORNER, TO_SEVEN, 0.1))
+    assert one.known_class is None and one.weak, "with one target the class need not be known"
