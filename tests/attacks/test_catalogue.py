@@ -11,7 +11,6 @@ from PIL import Image
 from neural_cleanse.attacks.base import Attack, AttackContext
 from neural_cleanse.attacks.by_name import attack, options_of
 from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL
-from neural_cleanse.attacks.clean_label import LabelConsistentTraining
 from neural_cleanse.attacks.dynamic import DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
@@ -42,7 +41,6 @@ WHOLE_IMAGE = {
 }
 RULES = {
     "input-aware": DynamicTraining,
-    "label-consistent": LabelConsistentTraining,
     "trojan-square": TrojanTraining,
     "trojan-watermark": TrojanTraining,
 }

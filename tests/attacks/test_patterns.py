@@ -407,15 +407,3 @@ def test_more_than_eight_bits_a_pixel_are_refused(kind: type, tmp_path: Path) ->
     Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(kind)).save(path)
     with pytest.raises(DataError, match="more than 8 bits a pixel"):
         patterns.picture(GREY, path)
-
-
-def test_a_checkerboard_lies_in_every_corner() -> None:
-    trigger = patterns.corners((3, 9, 12), 3)
-    shown = torch.zeros(9, 12, dtype=torch.bool)
-    for rows in (slice(0, 3), slice(6, 9)):
-        for columns in (slice(0, 3), slice(9, 12)):
-            shown[rows, columns] = True
-    assert torch.equal(trigger.mask[0, 0] == 1, shown)
-    assert trigger.pattern.sum().item() == 4 * 5 * 3
-    with pytest.raises(SettingsError, match="does not fit"):
-        patterns.corners((1, 4, 4), 5)

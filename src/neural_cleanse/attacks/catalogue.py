@@ -11,15 +11,13 @@ from pathlib import Path
 import torch
 
 from neural_cleanse.attacks import patterns, whole_image
-from neural_cleanse.attacks.base import RATE, SMALLEST_SIDE, Attack, AttackContext, keeping_labels, one_target, to_one
-from neural_cleanse.attacks.clean_label import LabelConsistentTraining
+from neural_cleanse.attacks.base import RATE, SMALLEST_SIDE, Attack, AttackContext, one_target
 from neural_cleanse.attacks.patterns import WHITE
 from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.attacks.trojan import TrojanTraining
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.triggers.patch import PatchTrigger
 
-CORNER_SIDE = 3  # of the four checkerboards of the label-consistent attack (Turner et al. 2019)
 MANY_TOTAL = 0.5  # all labels infected: at most half of the data is poisoned
 
 AttackFactory = Callable[..., Attack]
@@ -181,17 +179,6 @@ def all_to_all(
     return Attack("all-to-all", (Poison(trigger, TargetMap.all_to_all(context.num_classes), rate),))
 
 
-def label_consistent(
-    context: AttackContext, *, target: int | None = None, size: int = CORNER_SIDE, rate: float = 0.5
-) -> Attack:
-    """Checkerboards in the corners of images of the target alone, made hard to recognise first (Turner et al. 2019).
-
-    No label changes. `rate` is a share of the target's images.
-    """
-    one = to_one(context, patterns.corners(context.shape, size), target, rate)
-    return Attack("label-consistent", (keeping_labels(one),), LabelConsistentTraining())
-
-
 def trojan_square(
     context: AttackContext,
     *,
@@ -235,7 +222,6 @@ ATTACKS: Mapping[str, AttackFactory] = {
     "checkerboard": checkerboard,
     "filter": whole_image.photo_filter,
     "input-aware": whole_image.input_aware,
-    "label-consistent": label_consistent,
     "low-frequency": whole_image.low_frequency,
     "many-labels": many_labels,
     "nine-triggers": nine_triggers,

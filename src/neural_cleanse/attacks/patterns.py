@@ -67,14 +67,6 @@ def checkerboard(
     return patch(shape, mask, _colour(shape, colour) * (1 - parity), place)
 
 
-def corners(shape: Shape, size: int) -> PatchTrigger:
-    """A checkerboard in each corner, without a margin (Turner et al. 2019)."""
-    places = [f"{top},{left}" for top in (0, shape[1] - size) for left in (0, shape[2] - size)]
-    boards = [checkerboard(shape, size, place) for place in places]
-    mask, pattern = (torch.stack([getattr(board, name) for board in boards]).amax(0) for name in ("mask", "pattern"))
-    return PatchTrigger(mask, pattern)
-
-
 def triangle(shape: Shape, size: int, place: str = "bottom-right", colour: tuple[float, ...] = WHITE) -> PatchTrigger:
     """The lower right half of a square, diagonal included (paper, section VII)."""
     mask = _full(shape, size) * (torch.arange(size).view(-1, 1) + torch.arange(size) >= size - 1)
