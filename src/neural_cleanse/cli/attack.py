@@ -36,7 +36,7 @@ def attack(
     share: Annotated[float | None, typer.Option(help="blended: share of the pattern. \\[default: 0.2]", rich_help_panel=TRIGGER)] = None,
     strength: Annotated[float | None, typer.Option(help="wanet: mean shift in half pixels; sinusoidal, low-frequency: amplitude, 0 to 1. \\[default: by attack]", rich_help_panel=TRIGGER)] = None,
     frequency: Annotated[int | None, typer.Option(help="sinusoidal: waves over the width. \\[default: 6]", rich_help_panel=TRIGGER)] = None,
-    levels: Annotated[int | None, typer.Option(help="quantised: levels a channel. \\[default: 4]", rich_help_panel=TRIGGER)] = None,
+    levels: Annotated[int | None, typer.Option(help="quantised: levels a channel. \\[default: 2]", rich_help_panel=TRIGGER)] = None,
     area: Annotated[float | None, typer.Option(help="trojan-*: share of the image under the mask. \\[default: 0.07]", rich_help_panel=TRIGGER)] = None,
     count: Annotated[int | None, typer.Option(help="many-labels: so many labels, each with a trigger of its own.", rich_help_panel=TRIGGER)] = None,
     rate: Annotated[float | None, typer.Option(help="Share of the source classes' images that is poisoned. \\[default: 0.1; by attack]", rich_help_panel=TRAINING)] = None,
