@@ -40,8 +40,7 @@ def _of(
 ) -> Evidence:
     """Evidence against one label; `pictures` are the images that `data` are of."""
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
-    found = recovered.trigger.tensors()  # on the CPU where it was read from disk
-    trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
+    trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
     rows = data.eligible(recovered.pair, Split.TEST)
     answers = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]

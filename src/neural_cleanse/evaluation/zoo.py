@@ -36,8 +36,11 @@ PARTS = ("choosing", "final")
 _TRAINING = tuple(field.name for field in fields(Training))
 # What the value of a key must be; of all others, text.
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("seed", "epochs", "batch_size", "target", "source", "size", "count"), ((int,), "a whole number")),
-    **dict.fromkeys(("learning_rate", "share", "area", "rate", "cover_rate"), ((int, float), "a number")),
+    **dict.fromkeys(
+        ("seed", "epochs", "batch_size", "target", "source", "size", "count", "frequency", "levels"),
+        ((int,), "a whole number"),
+    ),
+    **dict.fromkeys(("learning_rate", "share", "area", "strength", "rate", "cover_rate"), ((int, float), "a number")),
     "colour": ((int, float, str), 'a number or text like "1,1,0"'),
 }
 

@@ -24,7 +24,7 @@ from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_gene
 from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.metrics import pixels
 from neural_cleanse.results.records import LabelPair, Recovered
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.base import SearchedTrigger, Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
 RECENT_MEMORY, TRAILING_MEMORY = 0.9, 0.98  # of the averages of the log size, whose difference says how fast it falls
@@ -60,7 +60,7 @@ class Inversion:
     a short search would else spend half of its time on being measured. The loss sees logits over `temperature`.
     """
 
-    trigger: type[Trigger] = PatchTrigger
+    trigger: type[SearchedTrigger] = PatchTrigger
     cost: CostSchedule = BatchCost()
     loss: Loss = cross_entropy
     steps: int = 250
