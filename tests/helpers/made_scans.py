@@ -6,13 +6,13 @@ import random
 
 import torch
 
+from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import (
     Evidence,
     LabelPair,
     LabelResult,
     Outcome,
     PaperRule,
-    Provenance,
     ScanResult,
     SourceRate,
     Verdict,
