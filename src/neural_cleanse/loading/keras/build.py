@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value
-from neural_cleanse.loading.keras.config import Layer, Model, Reference, shown
+from neural_cleanse.loading.keras.config import Layer, Model, Reference
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.layers import pieces
 from neural_cleanse.loading.keras.spec import UNREAD, LayerInput, LayerSpec, WeightLayout, variables
 from neural_cleanse.loading.keras.weight_paths import Place
+from neural_cleanse.text import first_line, quoted
 
 MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 512
 MAX_SUM, SUM_PER_BYTE = 2**27, 64  # of all layers' outputs for one image: so many, or so many a byte of the file
@@ -128,10 +129,9 @@ class _Builder:
                     (value,) = inputs
                     results[reference] = self.expand(layer.model, (*prefix, layer.name), str(value))
             except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, AttributeError) as error:
-                reason = next(iter(str(error).splitlines()), "")
                 raise CheckpointMismatch(
-                    f"{self.file.name}: the layer {shown(layer.name)} ({layer.kind}) does not fit its weights or what "
-                    f"goes into it: {type(error).__name__} {reason}"
+                    f"{self.file.name}: the layer {quoted(layer.name)} ({layer.kind}) does not fit its weights or what "
+                    f"goes into it: {type(error).__name__} {first_line(error)}"
                 ) from error
         return results[model.output]
 
@@ -145,14 +145,14 @@ class _Builder:
             call = stack[-1]
             layer = by_name.get(call.layer)
             if layer is None or (call not in done and not 0 <= call.node < len(layer.calls)):
-                raise ModelError(f"{self.file.name} needs a layer {shown(call.layer)} that it does not describe.")
+                raise ModelError(f"{self.file.name} needs a layer {quoted(call.layer)} that it does not describe.")
             needed = () if call in done else layer.calls[call.node]
             missing = [operand for operand in needed if isinstance(operand, Reference) and operand not in done]
             if not missing:
                 done[call] = None
                 stack.pop()
             elif call in open_calls:
-                raise ModelError(f"{self.file.name} describes layers in a circle, at {shown(call.layer)}.")
+                raise ModelError(f"{self.file.name} describes layers in a circle, at {quoted(call.layer)}.")
             else:
                 open_calls.add(call)
                 stack += missing
@@ -189,7 +189,7 @@ class _Builder:
         self._sum += size
         if not 0 < size <= MAX_VALUES or self._sum > self._most:
             raise ModelError(
-                f"{self.file.name}: the layer {shown(layer.name)} makes {size:,} values of one image, "
+                f"{self.file.name}: the layer {quoted(layer.name)} makes {size:,} values of one image, "
                 f"{self._sum:,} with those before it. Nothing that large is built."
             )
 
@@ -233,6 +233,6 @@ class _Builder:
                 except RuntimeError as error:
                     reason = " ".join(str(error).split())
                     raise CheckpointMismatch(
-                        f"{self.file.name}: the weights of {shown(path[-1])} do not fit: {reason}"
+                        f"{self.file.name}: the weights of {quoted(path[-1])} do not fit: {reason}"
                     ) from error
         return sources

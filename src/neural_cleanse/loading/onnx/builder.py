@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value, filled, names_in
-from neural_cleanse.loading.onnx.file import FLOATS, place, sanitize, tensor_of
+from neural_cleanse.loading.onnx.file import FLOATS, place, tensor_of
+from neural_cleanse.text import plain
 
 IMAGE = "image"
 DRY_RUN = (2, 3)  # images
@@ -97,7 +98,7 @@ class Builder:
     def bind(self, name: str, result: Any, data_type: int = 0) -> None:
         """Give a result of a step, or a constant, its name in the graph. Raises ModelError when it has one twice."""
         if not name or name in self.entries:
-            raise ModelError(f"A value of the graph has no name, or one that is taken: {sanitize(name)!r}.")
+            raise ModelError(f"A value of the graph has no name, or one that is taken: {plain(name)!r}.")
         if isinstance(result, Value):
             entry = self._by_step_name[result.name]
             if entry.bound:  # by this name others may use it too, so that it can take no bias

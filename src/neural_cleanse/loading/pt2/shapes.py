@@ -20,6 +20,7 @@ from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.graph import Step, Value
 from neural_cleanse.loading.pt2.graph import Parts
 from neural_cleanse.loading.pt2.operators import SIZED, Creating, expand, reshape
+from neural_cleanse.text import first_line
 
 MAX_VALUES = 2**26  # of one image in one tensor: 256 MB, four times the largest of a network on 1024 x 1024 pixels
 TOGETHER = 8  # images at most that MAX_VALUES is granted for: a fixed batch may be any number
@@ -171,7 +172,7 @@ def _run(
     except _TooLarge as error:
         raise ModelError(f"{name} makes a tensor of {error} values for one image: more than {MAX_VALUES}.") from error
     except Exception as error:  # whatever a broken graph makes torch raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        first = first_line(error) or type(error).__name__
         raise ModelError(f"The graph of {name} fails on images of its own shape {shape}: {first}") from error
     return seen
 
