@@ -304,7 +304,7 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
     "huge window": (model(described("AveragePooling2D", "p", pool_size=10**6, padding="same")), "does not fit"),
     "huge dilation": (model(padding="same", dilation_rate=10**9, kernel_size=[3, 4]), "does not fit|Nothing that"),
     "negative cropping": (model(described("Cropping2D", "z", cropping=-3)), "does not fit"),
-    "nothing left": (model(described("Cropping2D", "z", cropping=2)), "Nothing that large|does not fit"),
+    "nothing left": (model(described("Cropping2D", "z", cropping=2)), "makes nothing of an image"),
     "odd padding": (model(padding="causal"), "'causal'"),
     "stride 0": (model(strides=0), "does not fit"),
     "infinite number": (model(strides=float("inf")), "does not fit"),
