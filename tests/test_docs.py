@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import neural_cleanse as nc
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -62,6 +64,17 @@ def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.Mo
     from make_cli import page
 
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run: python docs/make_cli.py"
+
+
+def test_the_python_reference_is_generated_from_the_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    sys.modules.pop("make_api", None)
+    from make_api import page
+
+    written = page()
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == written, "run: python docs/make_api.py"
+    assert all(f"`nc.{name}`" in written for name in dir(nc))
+    assert "| \n" not in written and "|  |" not in written, "a public name without a docstring"
 
 
 def anchors(page: str) -> set[str]:
