@@ -303,6 +303,13 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
     "huge upsampling": (model(described("UpSampling2D", "u", size=[10**5, 10**5])), "Nothing that large"),
     "huge window": (model(described("AveragePooling2D", "p", pool_size=10**6, padding="same")), "does not fit"),
     "huge dilation": (model(padding="same", dilation_rate=10**9, kernel_size=[3, 4]), "does not fit|Nothing that"),
+    "huge resizing": (model(described("Resizing", "r", height=10**6, width=10**6)), "Nothing that large"),
+    "resizing to nothing": (model(described("Resizing", "r", height=0, width=4)), "does not fit"),
+    "crop to a fraction": (model(described("CenterCrop", "z", height=2.5, width=4)), "does not fit"),
+    "resizing by the nearest": (
+        model(described("Resizing", "r", height=4, width=4, interpolation="nearest")),
+        "only bilinear",
+    ),
     "negative cropping": (model(described("Cropping2D", "z", cropping=-3)), "does not fit"),
     "nothing left": (model(described("Cropping2D", "z", cropping=2)), "makes nothing of an image"),
     "odd padding": (model(padding="causal"), "'causal'"),
