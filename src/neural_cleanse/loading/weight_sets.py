@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError, SettingsError
+from neural_cleanse.loading.averages import averaged_sets
 from neural_cleanse.loading.fitting import Fit, fits
 from neural_cleanse.loading.reparametrised import value_of
 
@@ -24,12 +25,15 @@ TOP = ""  # the path of a file that is itself a state_dict
 
 
 def weight_sets(loaded: Any) -> dict[str, dict[str, Tensor]]:
-    """Every dictionary of weights by its path in the file ("state_dict", "ema.model"), other values left out."""
-    found = dict(_walk(loaded, "", _looks_like_weights))
-    if found:
-        return found
-    # Names that no layer gives, in a dictionary of tensors and nothing else: somebody's own parameters.
-    return dict(_walk(loaded, "", _all_tensors))
+    """Every set of weights by its path in the file ("state_dict", "ema.shadow_params"), other values left out."""
+    found = named_sets(loaded)
+    return found | averaged_sets(loaded, found)
+
+
+def named_sets(loaded: Any) -> dict[str, dict[str, Tensor]]:
+    """Those that are dictionaries, with a name for each tensor."""
+    # Or names that no layer gives, in a dictionary of tensors and nothing else: somebody's own parameters.
+    return dict(_walk(loaded, "", _looks_like_weights)) or dict(_walk(loaded, "", _all_tensors))
 
 
 def _walk(value: Any, path: str, is_set: Any, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
