@@ -221,3 +221,21 @@ def test_grey_images_change_their_channels_and_coloured_ones_do_not() -> None:
     back = three.in_channels(1)
     assert back is not None and torch.equal(back.images, grey.images)
     assert ImageSet(torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)).in_channels(1) is None
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg", ".png"])
+def test_grey_pictures_stay_grey_through_lossy_compression(tmp_path: Path, suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    for number, value in enumerate(values):
+        Image.fromarray(value).convert("RGB").save(tmp_path / f"{number:02}{suffix}")
+    read = load_data(tmp_path)
+    grey = read.in_channels(1)
+    assert read.shape == (3, 32, 32)
+    assert grey is not None and grey.shape == (1, 32, 32)
+    assert (grey.images.int() - read.images.int()).abs().max() <= 2
+
+
+def test_a_tint_is_a_colour() -> None:
+    tinted = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    tinted[1, 2, 3, 3] = 103
+    assert ImageSet(tinted).in_channels(1) is None
