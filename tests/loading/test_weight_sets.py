@@ -79,6 +79,7 @@ def shadow(weights: Weights) -> dict[str, object]:
             lambda a, b: {"state_dict": renamed(a, "net.") | renamed(b, "ema.module.net.")},
         ),
         ((".", "ema"), lambda a, b: a | renamed(b, "ema.")),
+        (("0", "1.ema"), lambda a, b: [a, {"ema": b, "epoch": 3}]),
         (("model", "ema.shadow_params"), lambda a, b: {"model": a, "ema": shadow(b)}),
         (("net.state_dict", "shadow_params"), lambda a, b: {"net": {"state_dict": a}} | shadow(b)),
     ],

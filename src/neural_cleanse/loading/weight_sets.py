@@ -17,6 +17,7 @@ from neural_cleanse.loading.reparametrised import value_of
 
 MAX_DEPTH = 4  # dictionaries within dictionaries
 MAX_SETS, MAX_SETS_SHOWN = 100, 8
+MAX_LISTED = 16  # entries of a list that may hold weights, as in [state_dict, optimizer, epoch]
 # Last parts of the names that layers give their tensors.
 TENSOR_NAMES = (
     "weight", "bias", "running_mean", "running_var", "weight_orig", "weight_g", "weight_v", "gamma", "beta", "kernel",
@@ -37,13 +38,22 @@ def named_sets(loaded: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def _walk(value: Any, path: str, is_set: Any, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    if not isinstance(value, Mapping) or depth > MAX_DEPTH:
+    if depth > MAX_DEPTH:
         return
-    named = {key: part for key, part in value.items() if isinstance(key, str)}
-    if is_set(named):
+    named = _parts(value)
+    if isinstance(value, Mapping) and is_set(named):
         yield path, {key: tensor for key, tensor in named.items() if isinstance(tensor, Tensor)}
     for key, part in named.items():
         yield from _walk(part, f"{path}.{key}" if path else key, is_set, depth + 1)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """What lies in a dictionary under its names, or in a short list or tuple under its numbers."""
+    if isinstance(value, Mapping):
+        return {key: part for key, part in value.items() if isinstance(key, str)}
+    if isinstance(value, list | tuple) and len(value) <= MAX_LISTED:
+        return {str(number): part for number, part in enumerate(value)}
+    return {}
 
 
 def _looks_like_weights(value: Mapping[str, Any]) -> bool:
@@ -61,13 +71,13 @@ def at_path(loaded: Any, path: str) -> MutableMapping[str, Any]:
     if path == TOP:
         top: MutableMapping[str, Any] = loaded
         return top
-    for key in loaded:  # a key may hold a dot itself
+    for key, part in _parts(loaded).items():  # a key may hold a dot itself
         if path == key:
-            inner: MutableMapping[str, Any] = loaded[key]
+            inner: MutableMapping[str, Any] = part
             return inner
-        if path.startswith(f"{key}.") and isinstance(loaded[key], Mapping):
+        if path.startswith(f"{key}."):
             try:
-                return at_path(loaded[key], path[len(key) + 1 :])
+                return at_path(part, path[len(key) + 1 :])
             except KeyError:
                 continue
     raise KeyError(path)

@@ -239,3 +239,34 @@ def test_a_tint_is_a_colour() -> None:
     tinted = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
     tinted[1, 2, 3, 3] = 103
     assert ImageSet(tinted).in_channels(1) is None
+
+
+WORDS = ["dog", "cat", "dog", "owl"]
+
+
+def test_labels_in_words_are_numbered_in_plain_order(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    np.savez(tmp_path / "words.npz", images=np.stack([pixels(seed) for seed in range(4)]), labels=np.array(WORDS))
+    content = [{"bytes": encoded(seed), "path": None} for seed in range(4)]
+    pq.write_table(pa.table({"image": content, "label": WORDS}), tmp_path / "words.parquet")
+    for name in ("words.npz", "words.parquet"):
+        data = load_data(tmp_path / name)
+        assert labels_of(data) == [1, 0, 1, 2]
+        assert data.names == ("cat", "dog", "owl")
+
+
+def test_labels_in_words_follow_the_names_beside_them(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "m.npz",
+        images=np.zeros((4, 5, 5), np.uint8),
+        labels=np.array(WORDS),
+        names=np.array(["owl", "dog", "cow", "cat"]),
+    )
+    data = load_data(tmp_path / "m.npz")
+    assert labels_of(data) == [1, 3, 1, 0]
+    assert data.names == ("owl", "dog", "cow", "cat")
+
+
+def test_labels_are_found_under_any_usual_name_beside_data(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", data=np.zeros((4, 64), np.uint8), target=np.array([3, 1, 0, 2]))
+    assert labels_of(load_data(tmp_path / "m.npz")) == [3, 1, 0, 2]

@@ -10,6 +10,7 @@ import torch
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.images.decode import Box, Picture
+from neural_cleanse.loading.images.names import numbered
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y")
@@ -54,18 +55,22 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
     if images is None:
         raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
     labels, label_name = None, _column(table, LABEL_COLUMNS)
+    names = _names(table.schema.metadata or {}, label_name)
     if label_name is not None and not ignore_labels:
         column = table.column(label_name)
         try:
             if column.null_count:
                 raise ValueError(f"{column.null_count} rows have none")
-            labels = torch.tensor(column.cast(pa.int64()).to_pylist())
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                numbers, names = numbered(column.to_pylist(), names)
+                labels = torch.tensor(numbers)
+            else:
+                labels = torch.tensor(column.cast(pa.int64()).to_pylist())
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise DataError(
                 f"The column {label_name!r} of {files[0]} is not made of whole numbers: {error}",
                 cure="Pass --ignore-labels, or number the classes.",
             ) from error
-    names = _names(table.schema.metadata or {}, label_name)
     return ParquetSource(table.column(images), _regions(table), labels, names)
 
 
