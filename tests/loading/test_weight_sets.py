@@ -174,7 +174,7 @@ def beside() -> dict[str, object]:
     table["loss"].append(0.5)
     return {
         "numpy scalar": np.float64(0.98),
-        "numpy array": np.array([1, 2, 4]),
+        "numpy words": np.array(["a", "b"]),
         "namespace": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=1)),
         "path": pathlib.PurePosixPath("/data"),
         "class of their own": Recorder(),

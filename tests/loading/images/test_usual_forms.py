@@ -270,3 +270,11 @@ def test_labels_in_words_follow_the_names_beside_them(tmp_path: Path) -> None:
 def test_labels_are_found_under_any_usual_name_beside_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", data=np.zeros((4, 64), np.uint8), target=np.array([3, 1, 0, 2]))
     assert labels_of(load_data(tmp_path / "m.npz")) == [3, 1, 0, 2]
+
+
+def test_a_damaged_header_of_an_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.zeros((20, 8, 8), np.uint8))
+    content = (tmp_path / "d.npy").read_bytes()
+    (tmp_path / "d.npy").write_bytes(content.replace(b"(20, ", b"\xff\xff\xff\x7f ", 1))
+    with pytest.raises(DataError, match="cannot be read as an"):
+        load_data(tmp_path / "d.npy")

@@ -3,6 +3,7 @@
 Images are uint8 (n h w, n h w c or n c h w), or n x (h w) of a square; labels whole numbers, n, n x 1 or one-hot.
 """
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,7 +29,7 @@ MAX_CHANNELS = 64
 SAVE_AS = "Save it with np.savez(file, images=..., labels=...)."
 UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError,
-    NotImplementedError,
+    NotImplementedError, tokenize.TokenError,
 )  # fmt: skip
 
 
