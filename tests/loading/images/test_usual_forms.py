@@ -278,3 +278,15 @@ def test_a_damaged_header_of_an_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.npy").write_bytes(content.replace(b"(20, ", b"\xff\xff\xff\x7f ", 1))
     with pytest.raises(DataError, match="cannot be read as an"):
         load_data(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize("word", [b"a column", b"its path"])
+def test_words_that_are_no_text_in_parquet_are_a_fault_of_the_file(tmp_path: Path, word: bytes) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = [{"bytes": encoded(seed), "path": "its path"} for seed in range(4)]
+    table = pa.table({"image": content, "label": [0, 1, 0, 1], "a column": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "d.parquet", compression="none", store_schema=False)
+    damaged = (tmp_path / "d.parquet").read_bytes().replace(word, b"\xff" + word[1:])
+    (tmp_path / "d.parquet").write_bytes(damaged)
+    with pytest.raises(DataError, match="cannot be read as"):
+        load_data(tmp_path / "d.parquet")

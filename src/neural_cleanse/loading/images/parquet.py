@@ -30,7 +30,10 @@ class ParquetSource:
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
         for row in rows:
-            cell = self.images[row].as_py()
+            try:
+                cell = self.images[row].as_py()
+            except UnicodeDecodeError:  # of its path, or of the names of its parts
+                cell = None
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             # What holds no bytes fails when decoded, with the row's number, or is skipped.
             yield Picture(
@@ -49,11 +52,12 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
         raise DataError("Reading parquet files needs pyarrow.", cure="pip install 'neural-cleanse[parquet]'") from error
     try:
         table = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
+        columns = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
     images = _column(table, IMAGE_COLUMNS)
     if images is None:
-        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
+        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(columns)}.")
     labels, label_name = None, _column(table, LABEL_COLUMNS)
     names = _names(table.schema.metadata or {}, label_name)
     if label_name is not None and not ignore_labels:
