@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from neural_cleanse.loading.network import FileIssue
+from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
 from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place
 from neural_cleanse.text import plain
 
-MAX_FINDINGS = 100
 # Constant almost everywhere: what stands behind them gets no gradient from the image.
 STEPS = ("ArgMax", "ArgMin", "Ceil", "Floor", "Hardmax", "IsInf", "NonZero", "OneHot", "Round", "Sign", "TopK")
 COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor")

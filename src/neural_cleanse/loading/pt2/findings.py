@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.loading.network import FileIssue
+from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
 from neural_cleanse.loading.pt2.archive import Archive
 from neural_cleanse.text import plain
 
-MAX_FINDINGS = 100
 MAX_PICKLE = 64 * 1024**2  # bytes; example images
 
 # Operators whose answer jumps: what depends on it no gradient shows, so that a search does not see it either.
