@@ -72,6 +72,8 @@ def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     titles, rows = Titles(result), {pair_of(row): row for row in result.labels}
     found = []
     for evidence in result.evidence:
+        if not evidence.has_pictures:
+            continue
         pair = evidence.pair
         sources = tuple(
             SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))

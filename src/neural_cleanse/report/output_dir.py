@@ -102,7 +102,7 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
                 old.unlink()
             elif old.is_dir():
                 _remove_pictures(old)
-        for evidence in result.evidence:
+        for evidence in (one for one in result.evidence if one.has_pictures):
             folder = directory / folder_name(evidence.pair)
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
