@@ -216,11 +216,6 @@ class KindRow:
     size: float | None
     p_value: float | None
 
-    @property
-    def pair(self) -> LabelPair:
-        """The label pair."""
-        return LabelPair(self.target, self.source)
-
 
 @dataclass(frozen=True)
 class KindTest:
