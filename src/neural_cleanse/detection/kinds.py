@@ -39,7 +39,7 @@ NAMED = {
     Kind.PAIRS: "trigger between two labels",
     Kind.FEATURE_PAIRS: "all-to-all feature-space trigger",
 }
-ALONE = 0.3  # of the median size: what is flagged where no student can be had
+ALONE = 0.5  # of the median size of shifts: clean networks have .66 and more, so that what is smaller needs no student
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,16 @@ class KindTests:
         )  # fmt: skip
         if not small:
             return KindFound(test)
-        ratios, passes = self._over_student(kind, searched, small)
+        ratios, passes = (None, 0) if alone else self._over_student(kind, searched, small)
         which = _named(small, sizes, kind)
         test = replace(test, image_passes=test.image_passes + passes)
         if ratios is None and not alone:
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to hold it against"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         planted = _planted(small, ratios, mapped=mapped)
+        if not planted and kind is Kind.FEATURE:  # classes by themselves have none so small
+            why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but as much in a student network"
+            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         if not planted:
             return KindFound(replace(test, reason=f"{which} belongs to the classes: it is as small in a student"))
         reason = f"{_named(planted, sizes, kind)} (p = {p_text(test.p_value or 1.0)})"

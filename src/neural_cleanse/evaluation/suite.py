@@ -30,7 +30,7 @@ from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.loading.load import LoadedModel, load_model
-from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.records import Kind, KindTest, ScanResult, Verdict
 
 _BUILD = "Build it, or give the directory of models with --models."
 KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "architecture", "num_classes")
@@ -213,6 +213,19 @@ def _answer(result: ScanResult) -> dict[str, Any]:
         "image_passes": result.image_passes,
         "wall_s": round(result.wall_s, 1),
         "reason": result.reason if result.verdict is Verdict.INCONCLUSIVE else None,
+        "tests": [_test(test) for test in result.tests],
+    }
+
+
+def _test(test: KindTest) -> dict[str, Any]:
+    """One test of the scan; sizes of patches stand beside it."""
+    return {
+        "kind": test.kind.value,
+        "verdict": None if test.verdict is None else test.verdict.value,
+        "p_value": test.p_value,
+        "flagged": [[pair.source, pair.target] for pair in test.flagged],
+        "image_passes": test.image_passes,
+        "sizes": [_rounded(row.size) for row in test.rows] if test.kind is Kind.FEATURE else [],
     }
 
 
