@@ -178,7 +178,7 @@ def test_light_dark_and_paper_differ(browser: Any, tmp_path: Path) -> None:
 def test_pictures_are_enlarged_without_smoothing(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, "hostile").page
     pictures = page.locator("img")
-    assert pictures.count() == 7
+    assert pictures.count() == 8
     for picture in pictures.all():
         assert picture.evaluate("node => node.naturalWidth") == 8
         assert picture.bounding_box()["width"] > 100

@@ -29,11 +29,11 @@ class Format(StrEnum):
     json = "json"
 
 
-DOCUMENTS: dict[Format, Callable[[ScanResult, RepairResult | None], str]] = {
+DOCUMENTS: dict[Format, Callable[[ScanResult, RepairResult | None, Path], str]] = {
     Format.html: html,
-    Format.markdown: markdown,
-    Format.sarif: lambda result, _: sarif.dumps(result),
-    Format.json: lambda result, _: storage.dumps(result),
+    Format.markdown: lambda result, repair, directory: markdown(result, repair, directory=directory),
+    Format.sarif: lambda result, *_: sarif.dumps(result),
+    Format.json: lambda result, *_: storage.dumps(result),
 }
 
 
@@ -69,7 +69,7 @@ def report(
         if form is Format.terminal:
             _show(result, repair, scan_directory)
         else:
-            _give(DOCUMENTS[form](result, repair), output)
+            _give(DOCUMENTS[form](result, repair, scan_directory), output)
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
             f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error})."
@@ -78,7 +78,7 @@ def report(
 
 def _show(result: ScanResult, repair: RepairResult | None, scan_directory: Path) -> None:
     console = Console()
-    terminal.show(result, console)
+    terminal.show(result, console, scan_directory)
     if repair is not None:
         terminal.show_repair(repair, console)
     path = output_dir.render(result, scan_directory, repair)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli import exit_codes, options, streams
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.errors import SettingsError
 
@@ -87,6 +87,7 @@ def scan(
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
+    streams.begin("loading model and images ...", quiet or log_json)
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded, scanning
     from neural_cleanse.cli.batch.models import is_batch
@@ -130,7 +131,7 @@ def scan(
             raise scanning.interrupted(checkpoint) from interrupt
         sink.close()
         try:
-            scanning.answer(result, as_json=as_json)
+            scanning.answer(result, output, as_json=as_json)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
             scanning.keep(result, output, sarif_file, inputs, data)
             if checkpoint is not None and not result.cut_off:

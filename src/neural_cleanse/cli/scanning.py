@@ -27,13 +27,13 @@ from neural_cleanse.results.records import ScanResult
 BUDGETS = ("--budget", "--max-passes")
 
 
-def answer(result: ScanResult, *, as_json: bool) -> None:
-    """The answer on stdout."""
+def answer(result: ScanResult, output: Path | None, *, as_json: bool) -> None:
+    """The answer on stdout; its files will be in `output`."""
     if as_json:
         sys.stdout.write(storage.dumps(result))
         sys.stdout.flush()
     else:
-        terminal.show(result, Console())
+        terminal.show(result, Console(), output)
 
 
 def keep(result: ScanResult, output: Path | None, sarif_file: Path | None, inputs: Inputs, data: Path) -> None:

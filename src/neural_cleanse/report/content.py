@@ -26,6 +26,7 @@ WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one cle
 FEW_IMAGES = 50  # under which a success rate of 100 % is known to some 7 points only
 LOW_SUCCESS = 0.5  # of a class: half of its images resist
 CLASSES_NAMED = 5
+FEW_LABELS = 10  # to compare with
 
 NOT_LOOKED_FOR = (
     "Triggers that are no patch: warped or filtered images, patterns that depend on the image.",
@@ -33,6 +34,7 @@ NOT_LOOKED_FOR = (
     "Code in the model file that acts by itself; neural-cleanse inspect looks for that.",
 )
 FROM_ONE_CLASS = "Triggers that work from images of one class only."
+NO_WEAK_POINT = "Enough images, every class, p far from alpha, and searches that agree."
 NATURAL = (
     "Small natural triggers exist: a flagged label is a weakness that anybody can use, whoever put it there. The "
     "recovered trigger is the smallest that works, not a copy of the attacker's: often smaller, paler or shifted."
@@ -87,6 +89,9 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
     found = []
     if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
         found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
+    sized = sum(other.size is not None for other in result.labels)
+    if sized < FEW_LABELS:
+        found.append(f"Only {sized} labels have a trigger size to compare with.")
     trials = sum(source.trials for source in sources)
     if trials < FEW_IMAGES:
         found.append(f"Its success was measured on {trials} images only.")
@@ -96,10 +101,10 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if shown.log_size_sd is None:
+    if row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
-    elif shown.log_size_sd > WIDE_SPREAD:
-        found.append(f"Independent searches differ in size by a factor of {math.exp(shown.log_size_sd):.2f} (1 sd).")
+    elif row.log_size_sd > WIDE_SPREAD:
+        found.append(f"Independent searches differ in size by a factor of {math.exp(row.log_size_sd):.2f} (1 sd).")
     if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
     if shown.outcome is Outcome.SCREENED:
@@ -156,14 +161,42 @@ def sureness(result: ScanResult) -> str:
     """What the p-value of the whole model says."""
     if result.p_value is None:
         return "No p-value: there is no reference to test against."
-    meaning = (
-        f"{p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
-        "suspicious, where log sizes are normal."
+    return (
+        f"{p_is(result.p_value)}: the chance that a model without a backdoor looks at least this suspicious, where log "
+        f"sizes are normal. Alpha, the accepted share of clean models that are flagged, is {result.alpha:g}."
     )
+
+
+def decided_by(result: ScanResult) -> tuple[str, ...]:
+    """How the search led to the verdict, in sentences."""
+    found = []
     if settled_by_screening(result):
-        screened = "never after screening so many" if result.level is None else f"at {result.level:g} after screening"
-        return f"{meaning} Labels are flagged {screened}, and at {result.alpha:g} after all steps."
-    return f"{meaning} Labels are flagged at {result.alpha:g}."
+        level = "no p-value is low enough" if result.level is None else f"p has to be at most {result.level:g}"
+        found.append(f"Sizes are those of screening, the same steps for all labels. To flag a label then, {level}.")
+    found += [
+        f"The trigger of label {Titles(result).of(row)} was searched further after it was flagged, to "
+        f"{row.refined.size:.1f} px. That is the trigger shown; the size compared with the others stays the one above."
+        for row in result.labels
+        if row.refined is not None
+    ]
+    if student_sizes(result):
+        found.append("Sizes were compared with those of a student network, drawn as hollow points in the chart.")
+    elif result.provenance.settings.get("baseline"):
+        found.append("Sizes were compared with those of a baseline, label by label.")
+    return tuple(found)
+
+
+def student_sizes(result: ScanResult) -> dict[int, float]:
+    """Trigger sizes of the student by label, in px, where it decided; records may be of strangers."""
+    test = result.provenance.settings.get("student_test")
+    sizes = test.get("sizes") if isinstance(test, Mapping) and test.get("decides") else None
+    if not isinstance(sizes, Mapping):
+        return {}
+    return {
+        int(label): float(size)
+        for label, size in sizes.items()
+        if str(label).isdecimal() and isinstance(size, int | float) and math.isfinite(size) and size > 0
+    }
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:

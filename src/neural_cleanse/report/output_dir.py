@@ -129,7 +129,7 @@ def _remove_pictures(folder: Path) -> None:
 def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
     """Write report.html and report.md alone."""
     path = directory / REPORT_FILE
-    words = markdown(result, repair, pictures=True)
+    words = markdown(result, repair, pictures=True, directory=directory)
     write_whole(directory / MARKDOWN_FILE, words.encode("utf-8", errors="replace"))
-    write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
+    write_whole(path, html(result, repair, directory).encode("utf-8", errors="replace"))
     return path

@@ -62,13 +62,8 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def found_at(row: LabelResult) -> str:
-    """The size that was compared, with its p-value, and that of the trigger where it is another one."""
-    if row.refined is None:
-        return f"{number(row.size)} px, {p_is(row.p_value)}"
-    return (
-        f"{number(row.size)} px in screening, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
-        "which is the trigger shown"
-    )
+    """The size that was compared, with its p-value."""
+    return f"{number(row.size)} px, {p_is(row.p_value)}"
 
 
 def p_text(value: float | None) -> str:
@@ -129,8 +124,7 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    refined = "" if bar.row.refined is None else f"; {bar.row.refined.size:.1f} px"
-    return f"flagged{refined}" if bar.flagged else MARK[bar.row.outcome]
+    return "flagged" if bar.flagged else MARK[bar.row.outcome]
 
 
 def paper_sentence(result: ScanResult) -> str:
