@@ -181,6 +181,6 @@ def test_pictures_are_enlarged_without_smoothing(browser: Any, tmp_path: Path) -
     assert pictures.count() == 8
     for picture in pictures.all():
         assert picture.evaluate("node => node.naturalWidth") == 8
-        assert picture.bounding_box()["width"] > 100
+        assert picture.bounding_box()["width"] > 80
         assert picture.evaluate("node => getComputedStyle(node).imageRendering") == "pixelated"
     page.close()

@@ -44,8 +44,8 @@ def sizes(result: ScanResult) -> Markup:
     left = 24.0 + LETTER * max(map(len, names), default=4)
     frame = Frame(left, TOP, WIDTH - 20.0, TOP + height)
     student = student_sizes(result)
-    limits = [] if result.detection_limit is None else [result.detection_limit]
-    low, high = _limits(rows, [*limits, *student.values()])
+    ends = [] if result.detection_limit is None else [result.detection_limit]
+    low, high = _limits(rows, [*ends, *student.values()])
     across = plot.scale(math.log(low), math.log(high), frame.left, frame.right)
     first = 0.5 if named else 0.5 + 0.06 * len(rows)  # space for names over the first of many points
     down = plot.scale(-first, len(rows) - 0.5, frame.top, frame.bottom)

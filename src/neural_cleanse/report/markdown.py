@@ -60,6 +60,19 @@ def markdown(
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
+def model_card(result: ScanResult) -> str:
+    """A block for the model's card: what was looked for in which file, when, and what was found."""
+    version = result.provenance.versions.get("neural-cleanse")
+    rows = [
+        ("Verdict", text(f"{HEADLINE[result.verdict]}. {summary.plain(result)}")),
+        *_fact_rows(result),
+        ("Looked for", text(content.looked_for(result))),
+        ("Not looked for", text(" ".join(content.not_checked(result)))),
+        ("Scanned with", text(f"neural-cleanse {version or ''}".strip())),
+    ]
+    return "## Backdoor scan\n\n" + Table("", ("", ""), rows).markdown()
+
+
 def text(value: str) -> str:
     """Text that no Markdown renderer takes for markup, a link, a mention or a formula."""
     pieces = []
@@ -95,9 +108,12 @@ def _repair(repair: RepairResult) -> list[str]:
 
 
 def _facts(result: ScanResult) -> str:
+    return Table("", ("", ""), _fact_rows(result)).markdown()
+
+
+def _fact_rows(result: ScanResult) -> list[tuple[str, str]]:
     verbatim = ("Model", "SHA-256")
-    rows = [(name, code(value) if name in verbatim else text(value)) for name, value in summary.facts(result)]
-    return Table("", ("", ""), rows).markdown()
+    return [(name, code(value) if name in verbatim else text(value)) for name, value in summary.facts(result)]
 
 
 def _what_now(steps: Iterable[Step]) -> str:

@@ -1,20 +1,18 @@
 """A ScanResult as SARIF 2.1.0, the format of dashboards of security findings (OASIS standard, March 2020).
 
-One result a flagged label, one warning where the scan could not tell, none where nothing was found: a dashboard closes
-an alert that is not reported again. Its identity is of these weights and this label: who dismissed it has dismissed it
-for this file, not for the next.
+One result a flagged label, one of kind "open" where the scan could not tell, none where nothing was found: a dashboard
+closes an alert that is not reported again. Its identity is of these weights and this label: who dismissed it has
+dismissed it for this file, not for the next.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neural_cleanse.errors import OutputError
-from neural_cleanse.files import write_whole
 from neural_cleanse.report import content
+from neural_cleanse.report.taxonomy import TAXONOMIES, references
 from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
@@ -37,8 +35,9 @@ RULES: tuple[Mapping[str, Any], ...] = (
         "properties": {
             "precision": "high",
             "security-severity": "8.1",
-            "tags": ["security", "machine-learning", "external/cwe/cwe-506"],
+            "tags": ["security", "machine-learning"],
         },
+        "relationships": [{"target": reference, "kinds": ["relevant"]} for reference in references()],
     },
     {
         "id": "NC002",
@@ -49,7 +48,7 @@ RULES: tuple[Mapping[str, Any], ...] = (
             "holds the reason."
         },
         "help": {"text": "Scan with more images, in the form that the model was trained on, or against a baseline."},
-        "defaultConfiguration": {"level": "warning"},
+        "defaultConfiguration": {"level": "none"},  # the standard allows no other where `kind` is not "fail"
         "properties": {"precision": "low", "tags": ["security", "machine-learning"]},
     },
 )
@@ -60,29 +59,17 @@ def dumps(result: ScanResult) -> str:
     return json.dumps(log(result), indent=2, allow_nan=False) + "\n"
 
 
-def prepare(path: Path) -> None:
-    """See before the work that the file can be written. Raises OutputError."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(
-            f"{path} cannot be written: {'it is a directory' if path.is_dir() else f'there is no {path.parent}'}.",
-            cure="Name a file in a directory that exists.",
-        )
-
-
-def write(result: ScanResult, path: Path) -> None:
-    """Write the log, whole or not at all; an earlier one is replaced."""
-    write_whole(path, dumps(result).encode())
-
-
 def log(result: ScanResult) -> dict[str, Any]:
     """The SARIF log as JSON values."""
     model = result.provenance.model
-    driver: dict[str, Any] = {"name": "neural-cleanse", "rules": list(RULES)}
+    supported = [{"name": one.name, "index": number} for number, one in enumerate(TAXONOMIES)]
+    driver: dict[str, Any] = {"name": "neural-cleanse", "rules": list(RULES), "supportedTaxonomies": supported}
     version = result.provenance.versions.get("neural-cleanse")
     if version is not None:
         driver |= {"version": _plain(version), "semanticVersion": _plain(version)}
     run = {
         "tool": {"driver": driver},
+        "taxonomies": [one.sarif() for one in TAXONOMIES],
         # Dashboards keep one analysis a category: two models of one repository must not replace each other.
         "automationDetails": {"id": f"neural-cleanse/{_uri(model)}/"},
         "originalUriBaseIds": {ROOT: {"description": {"text": "The directory that the scan was run in."}}},
@@ -153,6 +140,7 @@ def _result(
     return {
         "ruleId": RULES[rule]["id"],
         "ruleIndex": rule,
+        "kind": "fail" if rule == BACKDOOR else "open",
         "level": RULES[rule]["defaultConfiguration"]["level"],
         "message": {"text": _plain(text)},
         "locations": [{"physicalLocation": {"artifactLocation": _location(model), "region": region}}],
@@ -161,7 +149,7 @@ def _result(
             "neuralCleanseLabel/v1": _digest(RULES[rule]["id"], which),
         },
         "properties": dict(properties),
-    }
+    } | ({"taxa": references()} if rule == BACKDOOR else {})
 
 
 def _properties(result: ScanResult) -> dict[str, Any]:
