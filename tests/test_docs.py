@@ -34,6 +34,19 @@ def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == printed
 
 
+def test_every_block_of_the_page_on_own_parts_prints_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "example"}
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", page, re.DOTALL)
+    assert len(blocks) == 5
+    for code, printed in blocks:
+        exec(compile(code, "extending.md", "exec"), names)
+        assert capsys.readouterr().out == printed
+
+
 def test_the_example_for_ones_own_model_scans_repairs_and_guards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

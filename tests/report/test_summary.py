@@ -7,7 +7,9 @@ import pytest
 from made_scans import many, pairs, result
 
 from neural_cleanse.report import summary
-from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.report.markdown import markdown
+from neural_cleanse.report.page import html
+from neural_cleanse.results.records import PaperRule, ScanResult, Verdict
 
 NAMES = ("cat", "dog", "ship", "frog", "deer", "bird")
 
@@ -84,3 +86,36 @@ def test_what_is_no_list_of_findings_is_not_read_as_one() -> None:
         ("size", "1,234 bytes"),
         ("input", "3x32x32"),
     ]
+
+
+def test_a_clean_verdict_on_good_grounds_has_no_weak_point() -> None:
+    names = tuple(f"class {number}" for number in range(12))
+    scan = with_provenance(result(names, Verdict.CLEAN), data={"clean_accuracy": 0.98, "images_used": 1000})
+    scan = dataclasses.replace(scan, paper_rule=dataclasses.replace(scan.paper_rule, flagged=()))
+    assert summary.doubts(scan) == ()
+    assert "Where this is weak" not in html(scan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "said"),
+    [
+        ({}, {"images_used": 1000}, "have no labels"),
+        ({}, {"clean_accuracy": 0.5, "images_used": 1000}, "only 50.0%"),
+        ({}, {"clean_accuracy": 0.98, "images_used": 120}, "Only 120 images"),
+        ({"detection_limit": 0.9}, {"clean_accuracy": 0.98}, "below 1.4% of the image"),
+        ({"paper_rule": PaperRule(2.0, 3.0, (4, 7))}, {"clean_accuracy": 0.98}, "would have flagged 4, 7"),
+    ],
+)
+def test_what_is_weak_about_a_clean_verdict_is_said(changes: dict[str, Any], data: dict[str, Any], said: str) -> None:
+    names = tuple(f"class {number}" for number in range(12))
+    scan = with_provenance(result(names, Verdict.CLEAN), data=data)
+    scan = dataclasses.replace(scan, **({"paper_rule": PaperRule(2.0, 1.0, ())} | changes))
+    (line,) = summary.doubts(scan)
+    assert said in line
+    for text in (html(scan), markdown(scan)):
+        assert "Where this is weak" in text
+
+
+def test_only_a_clean_verdict_is_doubted_here() -> None:
+    assert summary.doubts(result(NAMES)) == () == summary.doubts(result(NAMES, Verdict.INCONCLUSIVE))
+    assert "Only 5 labels" in " ".join(summary.doubts(result(NAMES, Verdict.CLEAN)))

@@ -168,6 +168,7 @@ def _checked(result: ScanResult) -> str:
     reached = (content.sureness(result), f"Detection limit: {content.limit(result)}", *content.decided_by(result))
     lists = {
         "How the verdict was reached": reached,
+        "Where this is weak": summary.doubts(result),
         "Checked": content.checked(result),
         "Not checked": content.not_checked(result),
         "Found in the file": summary.file_issues(result.provenance.model),

@@ -53,6 +53,7 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
         plain=summary.plain(result),
         facts=summary.facts(result),
         fact_terms=FACT_TERMS,
+        doubts=summary.doubts(result),
         file_facts=summary.file_facts(result.provenance.model),
         file_issues=summary.file_issues(result.provenance.model),
         steps=what_now(result, directory),

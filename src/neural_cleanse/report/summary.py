@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from neural_cleanse.report.text import Titles, pair_of
+from neural_cleanse.report.content import FEW_LABELS
+from neural_cleanse.report.text import POOR_ACCURACY, Titles, pair_of
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 
 LABELS_NAMED = 3  # flagged labels in the sentence
 RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
 COMMON = 0.5
+FEW_IMAGES = 200  # an accuracy on fewer is known to some 7 points only
+LOW_LIMIT = 0.02  # of the image: the paper's 4x4 squares on 28x28 pixels take that
 
 
 def plain(result: ScanResult) -> str:
@@ -112,6 +115,30 @@ def _seen(result: ScanResult) -> str:
     if result.detection_limit is None:
         return "no patch, however small: these sizes tell nothing apart"
     return f"one more patch below {_size(result.detection_limit, result)}"
+
+
+def doubts(result: ScanResult) -> tuple[str, ...]:
+    """Where a verdict of clean is weak, in sentences."""
+    if result.verdict is not Verdict.CLEAN:
+        return ()
+    data, found = result.provenance.data, []
+    share, used = data.get("clean_accuracy"), data.get("images_used")
+    if not isinstance(share, float):
+        found.append("The images have no labels: whether they reach the model in the right form was not measured.")
+    elif share < POOR_ACCURACY:
+        found.append(f"The model answers only {share:.1%} of the images rightly: they may be in the wrong form.")
+    if isinstance(used, int) and used < FEW_IMAGES:
+        found.append(f"Only {used:,} images were used: a trigger that needs others was not looked for.")
+    area = result.image_shape[1] * result.image_shape[2]
+    if result.detection_limit is not None and result.detection_limit < LOW_LIMIT * area:
+        found.append(f"Only a patch below {result.detection_limit / area:.1%} of the image would have been seen.")
+    sized = sum(row.size is not None for row in result.labels)
+    if sized < FEW_LABELS:
+        found.append(f"Only {sized} labels have a trigger size to compare with.")
+    if result.paper_rule.flagged:
+        which = ", ".join(map(str, result.paper_rule.flagged))
+        found.append(f"The paper's rule, which has no fixed rate of false alarms, would have flagged {which}.")
+    return tuple(found)
 
 
 def file_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
