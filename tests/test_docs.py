@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_scans import result
+
+from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +110,22 @@ def test_every_page_that_code_or_tests_name_is_there() -> None:
     names = {(file.name, name) for file in files for name in named.findall(file.read_text(encoding="utf-8"))}
     assert len(names) > 10
     assert [(file, name) for file, name in names if not (ROOT / "docs" / name).exists()] == []
+
+
+def test_the_picture_of_the_readme_is_made_from_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("make_picture", None)
+    from PIL import Image
+
+    import make_picture
+
+    made = make_picture.picture(result(("cat", "dog", "ship", "frog")))
+    with Image.open(ROOT / "docs" / "demo.png") as shipped:
+        assert made.size == shipped.size
+    assert made.getpixel((135, 68)) == (0xB4, 0x23, 0x23), "the flagged label is on top and stands out"
+    with pytest.raises(ValueError, match="no trigger to show"):
+        make_picture.picture(result(verdict=Verdict.CLEAN))
+    assert (ROOT / "docs" / "demo.png").stat().st_size < 100_000
 
 
 def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:
