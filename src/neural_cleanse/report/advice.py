@@ -99,8 +99,7 @@ def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
 
 def _infected(scan: _Scan) -> Iterator[Step]:
     yield Step("Do not use the model as it is. Show this page to whoever made it.")
-    path = Path(scan.model)
-    repaired = str(path.with_name(f"{path.stem}-repaired{path.suffix}"))
+    repaired = f"{scan.where}-repaired{Path(scan.model).suffix}"
     yield Step(
         "Repair a copy of it, and measure what that does:",
         scan.after("repair", "--scan", scan.where, "--output", repaired)
