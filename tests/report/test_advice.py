@@ -105,9 +105,9 @@ def test_no_word_of_a_record_becomes_shell() -> None:
 
 @pytest.mark.parametrize("status", list(RepairStatus))
 def test_a_repair_says_what_comes_next(status: RepairStatus) -> None:
-    first = after_repair(repaired(status))[0].what
+    first = after_repair(repaired(status), scan(Verdict.CLEAN))[0].what
     begins = {
-        RepairStatus.REPAIRED: "Use the repaired file",
+        RepairStatus.REPAIRED: "Use the repaired file, m.onnx.",
         RepairStatus.FAILED: "Do not use the model",
         RepairStatus.NOTHING_TO_REPAIR: "Leave the model as it is",
     }

@@ -161,11 +161,13 @@ def _inconclusive(scan: _Scan) -> Iterator[Step]:
 _STEPS = {Verdict.INFECTED: _infected, Verdict.CLEAN: _clean, Verdict.INCONCLUSIVE: _inconclusive}
 
 
-def after_repair(repair: RepairResult) -> tuple[Step, ...]:
-    """What to do after a repair."""
+def after_repair(repair: RepairResult, result: ScanResult) -> tuple[Step, ...]:
+    """What to do after a repair; `result` is the last scan, of the repaired model where there is one."""
     if repair.status is RepairStatus.REPAIRED:
+        path = result.provenance.model.get("path")
+        which = f"the repaired file, {path}" if path else "the repaired model"
         return (
-            Step("Use the repaired file. It is another file than the one that was scanned: replace it everywhere."),
+            Step(f"Use {which}. It is another than the one that was scanned before: replace that everywhere."),
             Step("Measure it on images of your own before it goes into use: accuracy may have moved (see below)."),
         )
     if repair.status is RepairStatus.NOTHING_TO_REPAIR:

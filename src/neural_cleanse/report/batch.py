@@ -129,7 +129,9 @@ def said(row: BatchRow) -> str:
 
 
 def show(rows: Sequence[BatchRow], console: Console) -> None:
-    """Print the table and how many there are of each answer."""
+    """Print how many there are of each answer, and the table."""
+    console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
+    console.print()
     table = Table(
         "",
         ("model", "answer", "p", ""),
@@ -137,8 +139,6 @@ def show(rows: Sequence[BatchRow], console: Console) -> None:
         frozenset({"p"}),
     )
     terminal.show_table(table, console)
-    console.print()
-    console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
 
 
 def html(rows: Sequence[BatchRow], command: str | None) -> str:

@@ -38,7 +38,7 @@ def markdown(
 
     `directory` is where the scan's files are, for the commands that go on from them.
     """
-    parts = [] if repair is None else _repair(repair)
+    parts = [] if repair is None else _repair(repair, result)
     level = "#" if repair is None else "##"
     what = "" if repair is None else "The last scan: "
     parts += [
@@ -92,14 +92,14 @@ def code(value: str) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-def _repair(repair: RepairResult) -> list[str]:
+def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
     return [
         f"# {tables.REPAIR_HEADLINE[repair.status]}",
         f"**{text(tables.repair_sentence(repair))}**",
         text(tables.accuracy_sentence(repair)),
         _inert(tables.trigger_table(repair)),
         text(tables.caution(repair)),
-        _what_now(after_repair(repair)),
+        _what_now(after_repair(repair, result)),
         _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
         _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),

@@ -47,7 +47,7 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
     return render(
         "report.html",
         result=result,
-        repair=None if repair is None else _repair(repair),
+        repair=None if repair is None else _repair(repair, result),
         headline=HEADLINE[result.verdict],
         sentence=sentence(result),
         plain=summary.plain(result),
@@ -80,14 +80,14 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
     )
 
 
-def _repair(repair: RepairResult) -> dict[str, Any]:
+def _repair(repair: RepairResult, result: ScanResult) -> dict[str, Any]:
     """What the page shows of a repair. Tables and curves escape what they hold."""
     return {
         "headline": tables.REPAIR_HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
         "sentence": tables.repair_sentence(repair),
         "accuracy": tables.accuracy_sentence(repair),
-        "steps": after_repair(repair),
+        "steps": after_repair(repair, result),
         "tried": bool(repair.rounds),
         "caution": tables.caution(repair),
         "triggers": Markup(tables.trigger_table(repair).html()),
