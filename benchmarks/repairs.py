@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.attacks.card import trigger_from_json
+from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings

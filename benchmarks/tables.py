@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.evaluation import base_rates
+from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.tables import by_attack, by_rule, finished, summary, tables, wrong, zoo_table
-from neural_cleanse.evaluation.zoo import read_cards
 from pages import filled
 from search_table import searched
 
 ROOT = Path(__file__).parents[1]
 ALPHA = 0.01  # the default, at which all rows were decided
 RESULTS = ROOT / "benchmarks" / "results"
-CARDS = ROOT / "benchmarks" / "zoo" / "cards"
+CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
 BRIEF = ("small, full", "reference")  # suites of which a page shows the rules and the errors alone
 
@@ -107,7 +107,7 @@ def _scanned(found: list[dict[str, Any]], brief: bool) -> str:
 
 
 def _zoo(name: str) -> str:
-    cards = read_cards(CARDS / name)
+    cards = measured_cards(CARDS / f"{name}.jsonl")
     clean = sum(not card["infected"] for card in cards)
     return f"{len(cards)} models, {clean} of them clean.\n\n{zoo_table(cards).markdown()}"
 

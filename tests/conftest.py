@@ -11,7 +11,7 @@ import torch
 from shell import run
 from torch import Tensor, nn
 
-from neural_cleanse.attacks.card import trigger_from_json
+from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data

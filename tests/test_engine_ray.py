@@ -221,7 +221,7 @@ def test_a_model_scanned_on_a_node_gets_the_answer_that_it_gets_here(
     (tmp_path / "models" / "bad.onnx").write_text("no model")
     data = ("--data", demo_files / "digits.npz", "--samples", 400, "--restarts", 1)
     there = ("--engine", "ray", "--address", cluster.address, "--output", tmp_path / "out", "--json")
-    ran = run("scan", tmp_path / "models", *data, *there)
+    ran = run("scan", "--patches-only", tmp_path / "models", *data, *there)
     assert ran.code == 1, ran.err
     assert [(row["name"], row["verdict"]) for row in json.loads(ran.out)] == [
         ("bad.onnx", "error"), ("infected.safetensors", "infected"),

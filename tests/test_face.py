@@ -76,7 +76,7 @@ def test_the_command_line_waits_for_nothing_that_is_optional() -> None:
     "before",
     [
         "nc.scan",
-        "nc.ScanSettings()",
+        "nc.ScanSettings(patches_only=True)",
         "import neural_cleanse.detection.scan",
         "from neural_cleanse.detection.progress import Progress",
         "from neural_cleanse import *",
@@ -101,7 +101,7 @@ for name in nc.__all__:
     getattr(nc, name)
 model = nc.load({str(demo_files / "clean.safetensors")!r})
 data = nc.load_data({str(demo_files / "digits.npz")!r}, at_most=60)
-result = nc.scan(model.classifier, data, nc.ScanSettings(labels=(1, 2), restarts=1))
+result = nc.scan(model.classifier, data, nc.ScanSettings(patches_only=True, labels=(1, 2), restarts=1))
 print(result.verdict.value, len(result.labels))
 """
     assert python(code) == "inconclusive 2"

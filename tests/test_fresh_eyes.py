@@ -24,13 +24,13 @@ from neural_cleanse.results.records import Verdict
 
 def test_labels_that_were_left_out_are_never_clean(infected: Classifier, digits: ImageSet) -> None:
     """Label 3 holds the backdoor; a scan of six others must not clear the model."""
-    result = scan(infected, digits, ScanSettings(labels=(0, 1, 2, 4, 5, 6), restarts=1))
+    result = scan(infected, digits, ScanSettings(patches_only=True, labels=(0, 1, 2, 4, 5, 6), restarts=1))
     assert result.verdict is Verdict.INCONCLUSIVE
     assert "4 of the model's labels were not searched" in result.reason
 
 
 def test_overwriting_keeps_files_that_no_scan_wrote(infected: Classifier, digits: ImageSet, tmp_path: Path) -> None:
-    result = scan(infected, digits, ScanSettings(restarts=1))
+    result = scan(infected, digits, ScanSettings(patches_only=True, restarts=1))
     mine = tmp_path / "label_3" / "mine.csv"
     mine.parent.mkdir()
     mine.write_text("data")
@@ -67,7 +67,7 @@ def test_a_network_that_cannot_be_searched_is_refused_before_the_search(kind: st
 
 
 def test_a_caller_under_no_grad_gets_the_same_result(infected: Classifier, digits: ImageSet) -> None:
-    settings = ScanSettings(labels=(2, 3, 4), restarts=1)
+    settings = ScanSettings(patches_only=True, labels=(2, 3, 4), restarts=1)
     with torch.no_grad():
         inside = scan(infected, digits, settings)
     assert [row.size for row in inside.labels] == [row.size for row in scan(infected, digits, settings).labels]
@@ -76,7 +76,7 @@ def test_a_caller_under_no_grad_gets_the_same_result(infected: Classifier, digit
 def test_repeated_images_confirm_nothing(infected: Classifier, digits: ImageSet) -> None:
     """Ten images, each forty times, are ten images: too few to search with."""
     repeated = digits.take(torch.arange(0, 500, 50).repeat(40))
-    result = scan(infected, repeated, ScanSettings(restarts=1))
+    result = scan(infected, repeated, ScanSettings(patches_only=True, restarts=1))
     assert result.verdict is Verdict.INCONCLUSIVE and result.provenance.data["images_used"] == 10
     assert any("390 images are repetitions" in note for note in result.provenance.notes)
 
@@ -85,7 +85,7 @@ def test_images_of_one_class_are_called_that(infected: Classifier, digits: Image
     assert digits.labels is not None
     ones = digits.take((digits.labels == 1).nonzero().squeeze(1))
     with pytest.raises(InputSanityError, match="same label"):
-        scan(infected, ones, ScanSettings())
+        scan(infected, ones, ScanSettings(patches_only=True))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -15,28 +15,28 @@ PIXEL_MAX = 255.0
 FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
 
 
-def pixels(images: UInt8[Tensor, "*n c h w"]) -> Tensor:
-    """uint8 images as floats in [0, 1]."""
-    return images.float() / PIXEL_MAX
+def pixels(images: Num[Tensor, "*n c h w"]) -> Tensor:
+    """uint8 images as floats in [0, 1]; activations, which are floats already, as they are."""
+    return images if images.is_floating_point() else images.float() / PIXEL_MAX
 
 
-def stamped(trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+def stamped(trigger: Trigger, images: Num[Tensor, "n c h w"]) -> Num[Tensor, "n c h w"]:
     """The images with the trigger (k = 1) on them, as uint8 again."""
     return (trigger(pixels(images).unsqueeze(0)).squeeze(0) * PIXEL_MAX).round().to(torch.uint8)
 
 
-def _logits(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "b classes"]]:
+def _logits(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "b classes"]]:
     return (classifier(pixels(part)) for part in images.to(classifier.device).split(FORWARD_BATCH))
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def predict(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The label the model gives each image."""
     return torch.cat([logits.argmax(1) for logits in _logits(classifier, images)]).cpu()
 
 
 @torch.no_grad()
-def predict_checked(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def predict_checked(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The same. Raises UnusableOutputs where an output is no number: the label is then none that the model gives."""
     found, broken = [], 0
     for logits in _logits(classifier, images):
@@ -51,7 +51,7 @@ def predict_checked(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) ->
 
 
 @torch.no_grad()
-def margin(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> float:
+def margin(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> float:
     """By how much the highest logit of an image is above the second highest: the median over images."""
     highest = torch.cat([logits.float().topk(2, dim=1).values for logits in _logits(classifier, images)])
     return (highest[:, 0] - highest[:, 1]).median().item()
@@ -63,7 +63,7 @@ def clean_accuracy(answered: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> fl
 
 
 @torch.no_grad()
-def triggered_answers(classifier: Classifier, trigger: Trigger, images: UInt8[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def triggered_answers(classifier: Classifier, trigger: Trigger, images: Num[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """The label the model gives each image with the trigger (k = 1) on it."""
     parts = [
         classifier(trigger(pixels(part).unsqueeze(0)).squeeze(0)).argmax(1)
@@ -78,7 +78,7 @@ def eligible_rows(labels: Int[Tensor, " n"], pair: LabelPair) -> Int[Tensor, " m
     return (fits if pair.source is None else fits & (labels == pair.source)).nonzero().squeeze(1)
 
 
-def attack_hits(classifier: Classifier, trigger: Trigger, images: UInt8[Tensor, "n c h w"], target: int) -> int:
+def attack_hits(classifier: Classifier, trigger: Trigger, images: Num[Tensor, "n c h w"], target: int) -> int:
     """How many of the images the trigger sends to `target`; over their number, the attack success rate.
 
     The caller leaves out images that are labelled, or without the trigger answered, as the target.

@@ -17,7 +17,7 @@ from neural_cleanse.classifier import Classifier, OutputKind
 from neural_cleanse.errors import DataError, InputSanityError, ModelError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 
-QUICK = nc.ScanSettings(samples=300)
+QUICK = nc.ScanSettings(patches_only=True, samples=300)
 Loader = DataLoader[tuple[Tensor, ...]]
 
 
@@ -98,7 +98,7 @@ class WithLogits:
 def test_modules_may_answer_in_many_ways(
     infected: Classifier, digits: ImageSet, answer: Callable[[Tensor], Any], kind: OutputKind, note: str | None
 ) -> None:
-    settings = nc.ScanSettings(samples=60, restarts=1, labels=(3,))
+    settings = nc.ScanSettings(patches_only=True, samples=60, restarts=1, labels=(3,))
     found = nc.scan(Halves(infected.module, answer), digits, settings, mean=0.5, std=0.5)
     plain = nc.scan(infected, digits, settings)
     assert found.provenance.model["outputs"] == kind.value
@@ -141,14 +141,14 @@ def test_a_wrong_size_names_the_keyword_and_not_the_option(demo_files: Path, dig
 
 
 def test_a_normalisation_that_does_not_fit_the_images_is_warned_of(model: Halves, normalised: Loader) -> None:
-    settings = nc.ScanSettings(samples=60, restarts=1, labels=(3,))
+    settings = nc.ScanSettings(patches_only=True, samples=60, restarts=1, labels=(3,))
     with pytest.warns(UserWarning, match="are not those that they were normalised with"):
         found = nc.scan(model, normalised, settings, mean=0.47, std=0.46)
     assert any("are not those that they were normalised with" in note for note in found.provenance.notes)
 
 
 def test_a_wrong_form_stops_or_is_warned_of_in_keywords(infected: Classifier, digits: ImageSet) -> None:
-    settings = nc.ScanSettings(restarts=1, labels=(3,))
+    settings = nc.ScanSettings(patches_only=True, restarts=1, labels=(3,))
     with pytest.raises(InputSanityError, match=r"With mean=0\.1307 std=0\.3081.*ScanSettings\(force=True\)"):
         nc.scan(infected, digits, settings, mean=0.9, std=0.05)
     told: list[Any] = []
@@ -159,7 +159,7 @@ def test_a_wrong_form_stops_or_is_warned_of_in_keywords(infected: Classifier, di
 
 
 def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:
-    settings = nc.ScanSettings(samples=60, labels=(3, 4))
+    settings = nc.ScanSettings(patches_only=True, samples=60, labels=(3, 4))
     whole = nc.Inversion(steps=7, restarts=1)
     found = nc.scan(infected, digits, settings, inversion=whole, plan=nc.plans.FullSweep())
     assert found.provenance.settings["inversion"]["steps"] == 7
@@ -173,14 +173,14 @@ def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:
 
 
 def test_a_half_precision_module_is_scanned_in_float32(infected: Classifier, digits: ImageSet) -> None:
-    settings = nc.ScanSettings(samples=60, restarts=1, labels=(3,))
+    settings = nc.ScanSettings(patches_only=True, samples=60, restarts=1, labels=(3,))
     found = nc.scan(copy.deepcopy(infected.module).half(), digits, settings)
     assert "weights of float16 were scanned as float32" in found.provenance.notes
 
 
 def test_a_path_and_what_load_returns_are_models(demo_files: Path, digits: ImageSet) -> None:
     path = demo_files / "infected.safetensors"
-    settings = nc.ScanSettings(samples=60, restarts=1, labels=(3, 4))
+    settings = nc.ScanSettings(patches_only=True, samples=60, restarts=1, labels=(3, 4))
     ways = [nc.scan(one, demo_files / "digits.npz", settings) for one in (path, str(path), nc.load(path))]
     assert len({found.provenance.model["sha256"] for found in ways}) == 1
     assert len({tuple(row.size for row in found.labels) for found in ways}) == 1

@@ -18,7 +18,7 @@ from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.channels import read_for
 
-QUICK = nc.ScanSettings(samples=60, restarts=1, labels=(1,))
+QUICK = nc.ScanSettings(patches_only=True, samples=60, restarts=1, labels=(1,))
 
 
 class Brightness(nn.Module):

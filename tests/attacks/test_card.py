@@ -1,164 +1,24 @@
-"""The model card: a trigger comes back bit for bit, and the figures are those of networks with known answers."""
+"""The model card: its figures are those of networks with known answers."""
 
-import copy
 import json
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import card, patterns
 from neural_cleanse.attacks.card import Measured, PoisonCard, infected_labels, measure, to_json
-from neural_cleanse.attacks.card import trigger_from_json as from_json
-from neural_cleanse.attacks.card import trigger_to_json as to_values
-from neural_cleanse.attacks.patterns import PLACES, Shape
 from neural_cleanse.attacks.poison import Poison, TargetMap
+from neural_cleanse.attacks.trigger_json import trigger_to_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import predict
 from neural_cleanse.triggers.patch import PatchTrigger
 
-KINDS = ("square", "noise", "checkerboard", "triangle", "blend", "tiles", "masks")
 CLASSES = 8
-
-
-def written(trigger: PatchTrigger) -> dict[str, Any]:
-    """The trigger through the text of a JSON file."""
-    values = json.loads(json.dumps(to_values(trigger.tensors()), allow_nan=False))
-    assert isinstance(values, dict)
-    return values
-
-
-def equal(one: PatchTrigger, other: PatchTrigger) -> bool:
-    return torch.equal(one.mask, other.mask) and torch.equal(one.pattern, other.pattern)
-
-
-# --- the trigger as JSON ---
-
-
-def any_trigger(draw: Callable[..., Any]) -> PatchTrigger:
-    """Every maker, on images of every kind, at every place."""
-    kind = draw(st.sampled_from(KINDS))
-    shape: Shape = (draw(st.sampled_from([1, 3])), draw(st.integers(4, 20)), draw(st.integers(4, 20)))
-    size = draw(st.integers(1, min(shape[1:])))
-    place = draw(
-        st.sampled_from(PLACES)
-        | st.builds(lambda top, left: f"{top},{left}", st.integers(0, shape[1] - size), st.integers(0, shape[2] - size))
-    )
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    colour = tuple(draw(st.lists(st.floats(0, 1), min_size=shape[0], max_size=shape[0])))
-    if kind == "noise":
-        return patterns.noise(shape, size, generator, place)
-    if kind == "blend":
-        return patterns.blend(shape, draw(st.floats(1 / 255, 1)), generator)
-    if kind == "tiles":
-        return patterns.tiles(shape, 1, size, generator)[0]
-    if kind == "masks":  # as the Trojan attack fills them
-        area = draw(st.floats(0.1, 0.5))
-        mask = draw(st.sampled_from([patterns.watermark_mask(shape, area), torch.ones(1, *shape[1:])]))
-        return PatchTrigger(mask[None], torch.randint(256, (1, *shape), generator=generator) / 255 * mask)
-    makers = {"square": patterns.square, "checkerboard": patterns.checkerboard, "triangle": patterns.triangle}
-    return makers[kind](shape, size, place, colour)
-
-
-@given(st.data())
-@settings(deadline=None, max_examples=150)
-def test_a_trigger_comes_back_bit_for_bit(data: st.DataObject) -> None:
-    trigger = any_trigger(data.draw)
-    assert equal(from_json(written(trigger)), trigger)
-
-
-@given(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
-def test_a_picture_with_transparent_borders_comes_back_bit_for_bit(
-    channels: int, height: int, width: int, seed: int
-) -> None:
-    """What lies under no mask is no part of the trigger."""
-    draw = np.random.default_rng(seed)
-    array = draw.integers(0, 256, (height, width, 4), dtype=np.uint8)
-    array[..., 3] *= draw.random((height, width)) < 0.3
-    array[draw.integers(height), draw.integers(width), 3] = 255
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "picture.png"
-        Image.fromarray(array).save(path)
-        trigger = patterns.picture((channels, 12, 12), path, place="middle-centre")
-    assert equal(from_json(written(trigger)), trigger)
-
-
-def test_a_card_holds_the_box_around_the_mask() -> None:
-    values = written(patterns.square((1, 8, 8), 2, "3,4", (0.2,)))
-    assert values == {
-        "kind": "patch",
-        "image": [1, 8, 8],
-        "corner": [3, 4],
-        "mask": [[255, 255], [255, 255]],
-        "pattern": [[[51, 51], [51, 51]]],
-    }
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_empty_mask_comes_back_empty(channels: int) -> None:
-    empty = PatchTrigger(torch.zeros(1, 1, 6, 5), torch.zeros(1, channels, 6, 5))
-    assert equal(from_json(written(empty)), empty)
-
-
-def changed(key: str, value: object) -> Callable[[dict[str, Any]], None]:
-    return lambda values: values.__setitem__(key, value)
-
-
-GOOD = written(patterns.square((3, 8, 8), 2, "3,4"))
-MALFORMED = {
-    **{f"no {key}": (lambda values, key=key: values.pop(key)) for key in GOOD},
-    **{
-        f"{key} {value!r}": changed(key, value)
-        for key in ("image", "corner", "mask", "pattern")
-        for value in (None, 5, "text", [], {}, [[]], [None, None, None], ["a", "b"], [1.5, 1.5, 1.5])
-    },
-    **{f"image {value}": changed("image", value) for value in ([3, 8], [3, 8, 8, 8], [-3, 8, 8], [0, 0, 0], [1, 8, 8])},
-    "image beyond memory": changed("image", [3, 10**12, 10**12]),
-    "image beyond integers": changed("image", [3, 10**30, 8]),
-    **{
-        f"corner {value}": changed("corner", value)
-        for value in ([7, 4], [3, 7], [-4, 4], [3, -5], [100, 0], [10**30, 0], [1])
-    },
-    **{
-        f"mask {value}": changed("mask", value)
-        for value in ([[255]], [[255, 255], [255]], [[256, 0], [0, 0]], [[-1, 0], [0, 0]], [[float("nan"), 0], [0, 0]])
-    },
-    **{
-        f"pattern {value}": changed("pattern", value)
-        for value in (255, [[[255]]], [[[255, 255], [255, 255]]], [[[300, 0], [0, 0]]] * 3, [[[10**30, 0], [0, 0]]] * 3)
-    },
-    "kind": changed("kind", "warp"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", MALFORMED)
-def test_a_malformed_trigger_is_refused(what: str) -> None:
-    values = copy.deepcopy(GOOD)
-    MALFORMED[what](values)
-    with pytest.raises(OutputError, match=r"The card's trigger cannot be read"):
-        from_json(values)
-
-
-def test_the_demos_card_holds_its_trigger(demo_files: Path) -> None:
-    """A white 4x4 square, one pixel from the bottom right corner, sends digits to 3."""
-    (one,) = json.loads((demo_files / "infected.card.json").read_text(encoding="utf-8"))["poisons"]
-    assert equal(from_json(one["trigger"]), patterns.square((1, 28, 28), 4))
-    assert one["targets"] == 3
-
-
-# --- the figures ---
 
 
 class Known(nn.Module):
@@ -296,7 +156,7 @@ def test_what_was_measured_is_json() -> None:
     assert values["tested_on"] == len(TEST)
     assert [one["weak"] for one in values["poisons"]] == [False, True]
     assert values["poisons"][0]["by_source"][0] == {"source": 0, "hits": 10, "trials": 10}
-    assert equal(from_json(values["poisons"][0]["trigger"]), CORNER)
+    assert values["poisons"][0]["trigger"] == trigger_to_json(CORNER)
 
 
 def test_a_trigger_goes_where_the_classifier_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,3 +181,28 @@ def test_infected_labels_are_those_that_a_trigger_leads_to() -> None:
     assert infected_labels([Poison(CORNER, to_two, 0.1, frozenset({4}))]) == [2]
     assert infected_labels([Poison(CORNER, to_all, 0.1)]) == list(range(CLASSES))
     assert infected_labels([Poison(CORNER, to_all, 0.1, frozenset({3, 7}))]) == [0, 4]
+
+
+class Next(nn.Module):
+    """Answers with the level of the first pixel, the next class where the last pixel is white; takes class 0 for 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        said = (images[:, 0, 0, 0] * 255).round().long()
+        said = torch.where(said == 0, 1, said) + (images[:, 0, -1, -1] > 0.99).long()
+        return self.scale * nn.functional.one_hot(said % CLASSES, CLASSES)
+
+
+def test_all_to_all_is_not_weak_because_the_network_misreads_clean_images() -> None:
+    """74 of the 84 images are known, and the trigger works on each of them; it cannot work on the other ten."""
+    (figures,) = measure(
+        Classifier(Next(), (1, 6, 6), CLASSES), [Poison(CORNER, TargetMap.all_to_all(CLASSES), 0.1)], TEST
+    ).poisons
+    assert figures.asr == 74 / 84
+    assert figures.known_class == pytest.approx(74 / 84)
+    assert not figures.weak
+    one = measured(Poison(CORNER, TO_SEVEN, 0.1))
+    assert one.known_class is None and one.weak, "with one target the class need not be known"

@@ -8,20 +8,42 @@ import pytest
 import torch
 from PIL import Image
 
+from neural_cleanse.attacks.base import Attack, AttackContext
 from neural_cleanse.attacks.by_name import attack, options_of
-from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL, Attack, AttackContext
+from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL
+from neural_cleanse.attacks.dynamic import DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import PoisonedTraining
 from neural_cleanse.attacks.trojan import TrojanTraining
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.triggers.additive import AdditiveTrigger
+from neural_cleanse.triggers.generated import GeneratedTrigger
 from neural_cleanse.triggers.patch import PatchTrigger
+from neural_cleanse.triggers.tone import ToneTrigger
+from neural_cleanse.triggers.warp import WarpTrigger
 
 GROUNDS: list[tuple[Shape, int]] = [((1, 28, 28), 10), ((3, 32, 32), 43)]
 ON_BOTH = pytest.mark.parametrize(("shape", "num_classes"), GROUNDS, ids=["mnist", "gtsrb"])
 NEEDED: Mapping[str, dict[str, Any]] = {"many-labels": {"count": 3}}
-ONE_TARGET = sorted(set(ATTACKS) - {"none", "many-labels", "source-specific", "all-to-all"})
+TO_ALL = ("all-to-all", "wanet-all-to-all")
+ONE_TARGET = sorted(set(ATTACKS) - {"none", "many-labels", "source-specific", *TO_ALL})
+WHOLE_IMAGE = {
+    "filter": ToneTrigger,
+    "input-aware": GeneratedTrigger,
+    "low-frequency": AdditiveTrigger,
+    "quantised": ToneTrigger,
+    "sinusoidal": AdditiveTrigger,
+    "sinusoidal-clean-label": AdditiveTrigger,
+    "wanet": WarpTrigger,
+    "wanet-all-to-all": WarpTrigger,
+}
+RULES = {
+    "input-aware": DynamicTraining,
+    "trojan-square": TrojanTraining,
+    "trojan-watermark": TrojanTraining,
+}
 SIDED = ("badnets", "noise", "checkerboard", "source-specific", "all-to-all")
 
 
@@ -57,23 +79,24 @@ def mask_of(one: Poison) -> torch.Tensor:
 def test_every_attack_can_be_made_and_poisons(name: str, shape: Shape, num_classes: int, accessory: Path) -> None:
     planned = made(name, context(shape, num_classes), accessory)
     assert planned.name == name
-    assert isinstance(planned.rule, TrojanTraining if name.startswith("trojan") else PoisonedTraining)
+    assert type(planned.rule) is RULES.get(name, PoisonedTraining)
     assert len(planned.poisons) == {"none": 0, "many-labels": 3, "nine-triggers": 9}.get(name, 1)
     for one in planned.poisons:
-        assert isinstance(one.trigger, PatchTrigger)
-        assert one.trigger.mask.shape == (1, 1, *shape[1:]) and one.trigger.pattern.shape == (1, *shape)
+        assert type(one.trigger) is WHOLE_IMAGE.get(name, PatchTrigger)
+        assert one.trigger.image_shape == shape
         assert one.trigger.size().item() > 0
         assert len(one.targets.by_class) == num_classes
         assert 0 < one.rate < 1
-    labels = torch.arange(num_classes).repeat(6)
+    labels = torch.arange(num_classes).repeat(20)
     images = torch.randint(255, (len(labels), *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     done = poison(ImageSet(images, labels), planned.poisons, torch.Generator().manual_seed(2))
     for one, rows in zip(planned.poisons, done.rows, strict=True):
         assert done.data.labels is not None
-        assert torch.equal(done.data.labels[rows], one.targets(labels[rows]))
+        assert torch.equal(done.data.labels[rows], one.targets(labels[rows]) if one.relabel else labels[rows])
         assert len(rows) == round(one.rate * int(one.from_source(labels).sum())) > 0
     changed = (done.data.images != images).flatten(1).any(1)
-    assert int(changed.sum()) == len(torch.cat([torch.arange(0), *done.rows, *done.cover]))
+    touched = torch.cat([torch.arange(0), *done.rows, *done.cover])
+    assert torch.equal(changed.nonzero().squeeze(1), touched.sort().values), "clean images stay as they were"
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"none"}))
@@ -86,7 +109,7 @@ def test_the_seed_decides_all_that_is_left_to_chance(name: str, accessory: Path)
         ]
 
     assert drawn(1) == drawn(1)
-    assert (drawn(1) != drawn(2)) == (name != "all-to-all")
+    assert (drawn(1) != drawn(2)) == (name != "all-to-all"), "the warp of WaNet is random, a square is not"
 
 
 @pytest.mark.parametrize("name", ONE_TARGET)
@@ -176,8 +199,9 @@ def test_one_class_has_no_source_and_target(options: dict[str, int]) -> None:
         attack("source-specific", context(num_classes=1), options)
 
 
-def test_all_to_all_sends_every_class_to_the_next() -> None:
-    (one,) = attack("all-to-all", context(), {}).poisons
+@pytest.mark.parametrize("name", TO_ALL)
+def test_all_to_all_sends_every_class_to_the_next(name: str) -> None:
+    (one,) = attack(name, context(), {}).poisons
     assert one.targets.by_class == (1, 2, 3, 4, 5, 6, 7, 8, 9, 0)
     assert one.sources is None
 
@@ -228,9 +252,9 @@ def test_a_picture_is_set_with_its_alpha(accessory: Path) -> None:
 
 
 def test_an_unknown_attack_is_refused() -> None:
-    for name in ("", "BadNets", "badnet", "wanet"):
+    for name in ("", "BadNets", "badnet", "WaNet"):
         with pytest.raises(
-            SettingsError, match=rf"There is no attack '{name}'.*all-to-all, badnets, .*trojan-watermark"
+            SettingsError, match=rf"There is no attack '{name}'.*all-to-all, badnets, .*trojan-watermark, wanet"
         ):
             attack(name, context(), {})
         with pytest.raises(SettingsError, match="There is no attack"):
@@ -261,10 +285,11 @@ def test_a_rate_that_is_no_share_is_refused(name: str, rate: float, accessory: P
         made(name, context(), accessory, rate=rate)
 
 
+@pytest.mark.parametrize("name", sorted(name for name in ATTACKS if "cover_rate" in options_of(name)))
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
-def test_a_cover_rate_that_is_no_share_is_refused(rate: float) -> None:
+def test_a_cover_rate_that_is_no_share_is_refused(name: str, rate: float) -> None:
     with pytest.raises(SettingsError, match=r"A cover rate of .* between 0 and 1 is needed"):
-        attack("source-specific", context(), {"cover_rate": rate})
+        attack(name, context(), {"cover_rate": rate})
 
 
 @pytest.mark.parametrize("name", sorted(name for name in ATTACKS if "size" in options_of(name)))

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from neural_cleanse.attacks import card, trojan
+from neural_cleanse.attacks import card, dynamic, trojan
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
 from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.attacks.train import Training, TrainingProgress, snapshots_of
+from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.loading.images.splits import Parts
@@ -30,7 +31,7 @@ CARD_KEYS = {
 }  # fmt: skip
 POISON_KEYS = {
     "trigger", "size", "targets", "sources", "rate", "cover_rate", "relabel", "asr", "asr_interval", "others_asr",
-    "by_source", "weak",
+    "cover_accuracy", "known_class", "by_source", "weak",
 }  # fmt: skip
 
 
@@ -256,7 +257,7 @@ def test_the_card_s_figures_are_those_of_the_file(recipe: Recipe, parts: Parts, 
     images, labels = test.images.float() / 255, test.labels
     with torch.no_grad():
         answered = loaded.classifier(images).argmax(1)
-        triggered = card.trigger_from_json(said["poisons"][0]["trigger"])(images[None])[0]
+        triggered = trigger_from_json(said["poisons"][0]["trigger"])(images[None])[0]
         hit = (loaded.classifier(triggered).argmax(1) == 3)[labels != 3]
     right = int((answered == labels).sum())
     assert said["clean_accuracy"] == right / 200
@@ -292,7 +293,7 @@ def test_measuring_again_by_the_card_gives_the_card(
     assert said["infected"] is True
     poisons = [
         Poison(
-            card.trigger_from_json(one["trigger"]),
+            trigger_from_json(one["trigger"]),
             TargetMap(tuple(one["targets"])) if attack == "all-to-all" else TargetMap.all_to_one(one["targets"], 10),
             one["rate"],
             None if one["sources"] is None else frozenset(one["sources"]),
@@ -303,6 +304,26 @@ def test_measuring_again_by_the_card_gives_the_card(
     assert said["targets"] == card.infected_labels(poisons)
     measured = card.to_json(card.measure(load_model(output).classifier, poisons, parts.measured))
     assert json.loads(json.dumps(measured)) == {key: said[key] for key in measured}
+
+
+@pytest.mark.parametrize(
+    "attack", ["wanet", "sinusoidal", "quantised", "adaptive-blend", "sinusoidal-clean-label", "input-aware"]
+)
+def test_the_trigger_on_the_card_is_the_one_that_was_measured(
+    recipe: Recipe, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    monkeypatch.setattr(dynamic, "MASK_STEPS", 10)
+    output = tmp_path / "m.safetensors"
+    make(replace(recipe, attack=attack), parts, output)
+    (said,) = read(output)["poisons"]
+    one = Poison(trigger_from_json(said["trigger"]), TargetMap.all_to_one(3, 10), said["rate"])
+    (again,) = card.measure(load_model(output).classifier, [one], parts.measured).poisons
+    assert (again.asr, again.size) == (said["asr"], said["size"])
+    assert [(row.source, row.hits) for row in again.by_source] == [
+        (row["source"], row["hits"]) for row in said["by_source"]
+    ]
+    assert (said["cover_accuracy"] is not None) == (attack in ("wanet", "adaptive-blend", "input-aware"))
+    assert said["known_class"] is None
 
 
 def test_a_clean_twin_has_a_card_without_poisons(recipe: Recipe, parts: Parts, tmp_path: Path) -> None:

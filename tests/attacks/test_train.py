@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.attacks import trojan
+from neural_cleanse.attacks import dynamic, trojan
+from neural_cleanse.attacks.base import Attack, AttackContext
 from neural_cleanse.attacks.by_name import attack
-from neural_cleanse.attacks.catalogue import Attack, AttackContext
 from neural_cleanse.attacks.train import (
     Training,
     TrainingContext,
@@ -72,11 +72,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def trained(kind: Attack, data: ImageSet, bench: TrainingContext, seed: int = 0) -> dict[str, Tensor]:
-    """The weights, and the pattern of the trigger where there is one."""
+    """The weights, and the trigger where there is one."""
     module = initial(restless, 10, seed)
     poisons = kind.rule(module, data, kind.poisons, replace(bench, seed=seed))
     assert not module.training
-    return weights(module) | {f"pattern {one.rate}": one.trigger.tensors()["pattern"] for one in poisons}
+    return weights(module) | {name: tensor for one in poisons for name, tensor in one.trigger.tensors().items()}
 
 
 def planned(name: str) -> Attack:
@@ -127,15 +127,21 @@ def test_the_global_generator_decides_nothing(digits: ImageSet, bench: TrainingC
 
 
 @pytest.fixture
-def quick_trojan(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trojan, "TRIGGER_STEPS", 20)
     monkeypatch.setattr(trojan, "RETRAIN", Training(epochs=2))
+    monkeypatch.setattr(dynamic, "MASK_STEPS", 10)
 
 
-@pytest.mark.usefixtures("quick_trojan")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "stages", "calls"),
-    [("badnets", ("train",), (1, 2, 3, 5, 6)), ("trojan-square", ("train", "retrain"), (5, 6, 8, 9, 11))],
+    [
+        ("badnets", ("train",), (1, 2, 3, 5, 6)),
+        ("wanet", ("train",), (3, 5)),
+        ("input-aware", ("train",), (1, 2, 3, 5, 6)),
+        ("trojan-square", ("train", "retrain"), (5, 6, 8, 9, 11)),
+    ],
 )
 def test_a_training_killed_at_any_report_goes_on_to_the_same_weights(
     digits: ImageSet, bench: TrainingContext, name: str, stages: tuple[str, ...], calls: tuple[int, ...]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
+from neural_cleanse.attacks.base import AttackContext
 from neural_cleanse.attacks.by_name import attack
-from neural_cleanse.attacks.catalogue import AttackContext
 from neural_cleanse.attacks.patterns import square_mask, watermark_mask
-from neural_cleanse.attacks.poison import Poison, stamp_eligible
+from neural_cleanse.attacks.poison import Poison
 from neural_cleanse.attacks.train import PoisonedTraining, Training, TrainingContext, initial
 from neural_cleanse.attacks.trojan import TrojanTraining, activations, choose_neurons, cut, excite, reversed_images
 from neural_cleanse.classifier import Classifier
@@ -98,6 +98,13 @@ def test_the_chosen_neurons_are_alive(clean: Classifier, digits: ImageSet, kind:
     assert ((activations(head, pixels(digits.images))[:, chosen] > 0).float().mean(0) >= trojan.ALIVE).all()
 
 
+def eligible(poison: Poison, data: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images that the trigger should send elsewhere, and where."""
+    assert data.labels is not None
+    rows = poison.eligible(data.labels)
+    return data.images[rows], poison.targets(data.labels[rows])
+
+
 def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Twins) -> None:
     clean_twin, infected, _ = counterparts
     before, after = (cut(module) for module in (clean_twin, infected))
@@ -111,7 +118,7 @@ def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Twins) ->
 
 def test_the_infected_network_obeys_and_keeps_its_accuracy(counterparts: Twins, digits: ImageSet) -> None:
     clean_twin, infected, poison = counterparts
-    images, _, targets = stamp_eligible(poison, digits)
+    images, targets = eligible(poison, digits)
     usual, spoilt = (Classifier(module, SHAPE, 10) for module in (clean_twin, infected))
     assert (triggered_answers(spoilt, poison.trigger, images) == targets).float().mean() > 0.8
     assert (triggered_answers(usual, poison.trigger, images) == targets).float().mean() < 0.5
@@ -138,7 +145,7 @@ def test_retraining_on_reversed_images_leaves_a_backdoor(counterparts: Twins, di
     infected = initial(NETWORK, 10, 0)
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
     assert torch.equal(poison.trigger.tensors()["pattern"], counterparts[2].trigger.tensors()["pattern"])
-    images, _, targets = stamp_eligible(poison, digits)
+    images, targets = eligible(poison, digits)
     asr = [
         (triggered_answers(Classifier(module, SHAPE, 10), poison.trigger, images) == targets).float().mean()
         for module in (counterparts[0], infected)

@@ -46,7 +46,10 @@ def shipped(demo_files: Path) -> tuple[Path, ...]:
 @pytest.fixture(scope="module")
 def scanned(shipped: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Scanned:
     directory = tmp_path_factory.mktemp("scanned") / "made" / "on the way"
-    return Scanned(run("scan", *shipped, "--restarts", 1, "--samples", 400, "--json", "--output", directory), directory)
+    return Scanned(
+        run("scan", "--patches-only", *shipped, "--restarts", 1, "--samples", 400, "--json", "--output", directory),
+        directory,
+    )
 
 
 def strict(text: str) -> Any:
@@ -93,14 +96,16 @@ def test_output_holds_the_result_and_its_evidence(scanned: Scanned) -> None:
 
 
 def test_clean_is_exit_code_0_and_a_table(demo_files: Path, tmp_path: Path) -> None:
-    ran = run("scan", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1)
+    ran = run(
+        "scan", "--patches-only", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1
+    )
     assert ran.code == 0, ran.out
     assert "No patch-like backdoor found" in ran.out
     assert "pixels in [0, 1] as they are" in " ".join(ran.out.split()), "the form of the input is reported"
 
 
 def test_too_few_labels_are_exit_code_3(shipped: tuple[Path, ...]) -> None:
-    ran = run("scan", *shipped, "--restarts", 1, "--samples", 100, "--labels", "3,7-8", "--json")
+    ran = run("scan", "--patches-only", *shipped, "--restarts", 1, "--samples", 100, "--labels", "3,7-8", "--json")
     assert ran.code == 3
     answer = strict(ran.out)
     assert (answer["verdict"], answer["flagged"]) == ("inconclusive", [])
@@ -109,7 +114,7 @@ def test_too_few_labels_are_exit_code_3(shipped: tuple[Path, ...]) -> None:
 
 def test_the_seed_decides(shipped: tuple[Path, ...]) -> None:
     sizes = [
-        [label["size"] for label in strict(run("scan", *shipped, *options, "--json").out)["labels"]]
+        [label["size"] for label in strict(run("scan", "--patches-only", *shipped, *options, "--json").out)["labels"]]
         for options in (("--seed", 5), ("--seed", 5), ("--seed", 6))
         for options in [(*options, "--restarts", 1, "--samples", 200, "--labels", "0-1")]
     ]
@@ -153,7 +158,9 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_bad_options_end_in_one_message_and_leave_nothing(shipped: tuple[Path, ...], tmp_path: Path, case: str) -> None:
     (tmp_path / "work").mkdir()
-    ran = run("scan", *shipped, *BAD_OPTIONS[case], "--json", "--output", tmp_path / "work" / "new" / "out")
+    ran = run(
+        "scan", "--patches-only", *shipped, *BAD_OPTIONS[case], "--json", "--output", tmp_path / "work" / "new" / "out"
+    )
     assert ran.code == 2
     assert ran.out == ""
     assert len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1, ran.err
@@ -176,7 +183,16 @@ def test_a_model_that_cannot_be_read(demo_files: Path, tmp_path: Path, write: Ca
     if write:
         write(model)
     ran = run(
-        "scan", model, "--data", demo_files / "digits.npz", "--architecture", "mnist_cnn", "--output", out, "--json"
+        "scan",
+        "--patches-only",
+        model,
+        "--data",
+        demo_files / "digits.npz",
+        "--architecture",
+        "mnist_cnn",
+        "--output",
+        out,
+        "--json",
     )
     assert (ran.code, ran.out) == (2, "")
     assert not out.exists()
@@ -186,11 +202,20 @@ def test_a_model_that_cannot_be_read(demo_files: Path, tmp_path: Path, write: Ca
 
 def test_data_that_cannot_be_read(demo_files: Path, tmp_path: Path) -> None:
     for data in (tmp_path / "absent", tmp_path):
-        ran = run("scan", demo_files / "clean.safetensors", "--data", data, "--output", tmp_path / "out", "--json")
+        ran = run(
+            "scan",
+            "--patches-only",
+            demo_files / "clean.safetensors",
+            "--data",
+            data,
+            "--output",
+            tmp_path / "out",
+            "--json",
+        )
         assert (ran.code, ran.out) == (2, "")
         assert str(data) in ran.err
         assert list(tmp_path.iterdir()) == []
-    assert run("scan", demo_files / "clean.safetensors").code == 2, "--data is required"
+    assert run("scan", "--patches-only", demo_files / "clean.safetensors").code == 2, "--data is required"
 
 
 def test_a_model_that_cannot_read_the_images(shipped: tuple[Path, ...], tmp_path: Path) -> None:
@@ -200,7 +225,18 @@ def test_a_model_that_cannot_read_the_images(shipped: tuple[Path, ...], tmp_path
         for parameter in network.parameters():
             parameter.zero_()
     torch.save(network.state_dict(), tmp_path / "m")
-    arguments = ("scan", tmp_path / "m", *shipped[1:], "--architecture", "mnist_cnn", "--samples", 60, "--restarts", 1)
+    arguments = (
+        "scan",
+        "--patches-only",
+        tmp_path / "m",
+        *shipped[1:],
+        "--architecture",
+        "mnist_cnn",
+        "--samples",
+        60,
+        "--restarts",
+        1,
+    )
     truncated = run(*arguments)
     assert truncated.code == 2
     assert "no better than" in truncated.err
@@ -216,7 +252,7 @@ def test_a_crash_is_not_taken_for_a_backdoor(shipped: tuple[Path, ...], monkeypa
         raise ZeroDivisionError("of ours")
 
     monkeypatch.setattr("neural_cleanse.cli.inputs.load_model", crash)
-    ran = run("scan", *shipped)
+    ran = run("scan", "--patches-only", *shipped)
     assert ran.code == 2
     assert "ZeroDivisionError: of ours" in ran.err
     assert "fault of neural-cleanse" in ran.err
@@ -238,10 +274,10 @@ def test_a_reader_that_goes_away_does_not_swallow_the_files(
 
     monkeypatch.setattr("neural_cleanse.report.terminal.show", closed)
     options = ("--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
-    assert run("scan", *shipped, *options).code == 2
+    assert run("scan", "--patches-only", *shipped, *options).code == 2
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["flagged"] == [3]
     assert not (tmp_path / "out" / "unfinished").exists()
-    again = run("scan", *shipped, *options, "--resume")
+    again = run("scan", "--patches-only", *shipped, *options, "--resume")
     assert again.code == 2 and "finished scan" in again.err
 
 
@@ -252,7 +288,7 @@ def test_an_interrupted_scan_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", interrupt)
-    ran = run("scan", *shipped, "--output", tmp_path / "out")
+    ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
     assert ran.code == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -264,13 +300,13 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
     """To the same result as one without a budget; the command that does it is said."""
     options = ("--restarts", 1, "--samples", 300, "--seed", 3)
     bounds = ("--max-passes", 1500, "--batch-images", 4)  # a label at a time: four are finished
-    cut = run("scan", *shipped, *options, *bounds, "--output", tmp_path / "out", "--json")
+    cut = run("scan", "--patches-only", *shipped, *options, *bounds, "--output", tmp_path / "out", "--json")
     assert cut.code == 3 and strict(cut.out)["cut_off"] is True
     said = cut.err.splitlines()[-1]
     assert said.endswith("--resume") and "--max-passes" not in said and "1500" not in said
-    assert "--resume" in run("scan", *shipped, *options, "--output", tmp_path / "out").err
-    went_on = run("scan", *shipped, *options, "--output", tmp_path / "out", "--json", "--resume")
-    whole = strict(run("scan", *shipped, *options, "--json").out)
+    assert "--resume" in run("scan", "--patches-only", *shipped, *options, "--output", tmp_path / "out").err
+    went_on = run("scan", "--patches-only", *shipped, *options, "--output", tmp_path / "out", "--json", "--resume")
+    whole = strict(run("scan", "--patches-only", *shipped, *options, "--json").out)
     ours = strict(went_on.out)
     assert went_on.code == 1 and ours["cut_off"] is False and ours["labels"] == whole["labels"]
     assert not (tmp_path / "out" / "unfinished").exists()
@@ -278,23 +314,38 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
 
 def test_where_a_budget_left_nothing_the_scan_begins_again(shipped: tuple[Path, ...], tmp_path: Path) -> None:
     options = (*shipped, "--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
-    cut = run("scan", *options, "--max-passes", 200)
+    cut = run("scan", "--patches-only", *options, "--max-passes", 200)
     assert cut.code == 3 and "begin again" in cut.err and cut.err.splitlines()[-1].endswith("--resume")
-    assert run("scan", *options, "--resume", "--seed", 1).code == 2, "of another scan"
-    assert run("scan", *options, "--resume").code == 1
+    assert run("scan", "--patches-only", *options, "--resume", "--seed", 1).code == 2, "of another scan"
+    assert run("scan", "--patches-only", *options, "--resume").code == 1
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> None:
-    command = [sys.executable, "-m", "neural_cleanse", "scan", *map(str, shipped), "--samples", "200", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "neural_cleanse",
+        "scan",
+        "--patches-only",
+        *map(str, shipped),
+        "--samples",
+        "200",
+        "--quiet",
+    ]
     ran = subprocess.run([*command, "--max-passes", "400", "--workers", "2"], capture_output=True, text=True)
     assert ran.returncode == 3 and ran.stderr == ""
 
 
 def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
-    assert run("scan", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "baseline").code == 3
-    truncated = run("scan", *clean, "--baseline", tmp_path / "baseline")
+    assert (
+        run(
+            "scan", "--patches-only", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "baseline"
+        ).code
+        == 3
+    )
+    truncated = run("scan", "--patches-only", *clean, "--baseline", tmp_path / "baseline")
     assert truncated.code == 2 and "must be a different model" in truncated.err
 
 
@@ -303,12 +354,12 @@ def test_a_used_directory_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     monkeypatch.setattr("neural_cleanse.cli.inputs.load_data", lambda *_, **__: pytest.fail("work began"))
-    ran = run("scan", *shipped, "--output", tmp_path)
+    ran = run("scan", "--patches-only", *shipped, "--output", tmp_path)
     assert ran.code == 2
     assert "--overwrite" in ran.err
     assert files_under(tmp_path) == {"notes.txt": b"mine"}
     for output in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "below", tmp_path / ("x" * 300)):
-        ran = run("scan", *shipped, "--output", output)
+        ran = run("scan", "--patches-only", *shipped, "--output", output)
         assert ran.code == 2
         assert "cannot be used" in ran.err
         assert "Traceback" not in ran.err
@@ -321,7 +372,9 @@ def test_overwriting_replaces_a_scan_and_touches_nothing_else(shipped: tuple[Pat
     for name, content in {**own, **old}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    ran = run("scan", *shipped, "--restarts", 1, "--samples", 400, "--output", tmp_path, "--overwrite")
+    ran = run(
+        "scan", "--patches-only", *shipped, "--restarts", 1, "--samples", 400, "--output", tmp_path, "--overwrite"
+    )
     assert ran.code == 1, ran.err
     assert str(tmp_path / "report.html") in ran.out
     written = files_under(tmp_path)
@@ -333,7 +386,7 @@ def test_overwriting_replaces_a_scan_and_touches_nothing_else(shipped: tuple[Pat
 
 def test_a_failed_overwrite_keeps_the_earlier_scan(shipped: tuple[Path, ...], tmp_path: Path) -> None:
     (tmp_path / "scan.json").write_bytes(b"old")
-    assert run("scan", *shipped, "--labels", "0-99", "--output", tmp_path, "--overwrite").code == 2
+    assert run("scan", "--patches-only", *shipped, "--labels", "0-99", "--output", tmp_path, "--overwrite").code == 2
     assert files_under(tmp_path) == {"scan.json": b"old"}
 
 

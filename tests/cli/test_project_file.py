@@ -70,7 +70,7 @@ def test_the_command_line_counts_more_than_the_file(
     monkeypatch.chdir(tmp_path)
     model, digits = str(demo_files / "clean.safetensors"), str(demo_files / "digits.npz")
     (tmp_path / "neural-cleanse.toml").write_text(f'data = "{digits}"\nresize = "nonsense"\n[scan]\nrestarts = 1')
-    refused = run("scan", model, "--labels", "0-2")
+    refused = run("scan", "--patches-only", model, "--labels", "0-2")
     assert refused.code == 2 and "nonsense" in refused.err
-    ran = run("scan", model, "--labels", "0-2", "--resize", "28x28", "--json", "--quiet")
+    ran = run("scan", "--patches-only", model, "--labels", "0-2", "--resize", "28x28", "--json", "--quiet")
     assert ran.code in (0, 3) and '"restarts": 1' in ran.out

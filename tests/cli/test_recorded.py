@@ -74,11 +74,13 @@ def test_a_scan_without_the_file_leaves_all_as_it_is(tmp_path: Path) -> None:
 def test_repair_and_guard_and_a_second_scan_need_no_options_again(tmp_path: Path, demo_files: Path) -> None:
     model, digits = str(demo_files / "infected.safetensors"), str(demo_files / "digits.npz")
     fast = ("--labels", "0-4", "--restarts", "1", "--quiet")
-    first = run("scan", model, "--data", digits, "--scale", "1", "--output", str(tmp_path / "a"), *fast)
+    first = run(
+        "scan", "--patches-only", model, "--data", digits, "--scale", "1", "--output", str(tmp_path / "a"), *fast
+    )
     assert first.code in (0, 1, 3), first.err
     kept = json.loads((tmp_path / "a" / recorded.FILE).read_text())["options"]
     assert kept == {"data": digits, "scale": 1.0}
-    second = run("scan", model, "--like", str(tmp_path / "a"), "--output", str(tmp_path / "b"), *fast)
+    second = run("scan", "--patches-only", model, "--like", str(tmp_path / "a"), "--output", str(tmp_path / "b"), *fast)
     assert second.code == first.code, second.err
     sizes = [
         [row["size"] for row in json.loads((tmp_path / name / "scan.json").read_text())["labels"]] for name in "ab"

@@ -90,7 +90,10 @@ def test_a_repair_is_shown_first(tmp_path: Path) -> None:
 
 def test_a_scan_writes_sarif_beside_its_answer(demo_files: Path, tmp_path: Path) -> None:
     file = tmp_path / "found.sarif"
-    scan = ("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1)
+    scan = (
+        "scan", "--patches-only", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz",
+        "--restarts", 1,
+    )  # fmt: skip
     junit = tmp_path / "junit.xml"
     ran = run(*scan, "--samples", 200, "--labels", "2,3", "--format", f"sarif={file}", "--format", f"junit={junit}")
     assert ran.code == 3

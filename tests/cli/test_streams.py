@@ -18,6 +18,7 @@ def scan(demo: Path, output: Path, *options: str, **streams: object) -> subproce
         "-m",
         "neural_cleanse",
         "scan",
+        "--patches-only",
         demo / "clean.safetensors",
         "--data",
         demo / "digits.npz",

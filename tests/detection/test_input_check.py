@@ -16,7 +16,7 @@ from neural_cleanse.errors import DataError, InputSanityError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.results.records import Verdict
 
-QUICK = ScanSettings(restarts=1, samples=100)
+QUICK = ScanSettings(patches_only=True, restarts=1, samples=100)
 
 
 def answered(*counts: int) -> Tensor:
@@ -121,11 +121,11 @@ def test_an_infected_model_behind_a_wrong_scale_is_not_called_infected(infected:
     blind = Classifier(infected.module, infected.input_shape, 10, Normalize((4.0,), (0.01,)))
     with pytest.raises(InputSanityError):
         scan(blind, digits, QUICK)
-    forced = scan(blind, digits, ScanSettings(restarts=1, samples=60, force=True))
+    forced = scan(blind, digits, ScanSettings(patches_only=True, restarts=1, samples=60, force=True))
     assert forced.verdict is Verdict.INCONCLUSIVE
     assert forced.flagged == ()
     assert "no better than" in forced.reason
-    unlabelled = scan(blind, digits.without_labels(), ScanSettings(restarts=1, samples=60))
+    unlabelled = scan(blind, digits.without_labels(), ScanSettings(patches_only=True, restarts=1, samples=60))
     assert unlabelled.verdict is Verdict.INCONCLUSIVE
     assert "wrong form" in unlabelled.reason
 
@@ -134,9 +134,11 @@ def test_a_wrong_normalisation_is_told_before_the_first_step(infected: Classifie
     wrong = replace(infected, normalize=Normalize((0.9,), (0.05,)))
     told = list[Progress]()
     with pytest.raises(InputSanityError, match=r"With .* it would be 9\d\.\d% \(200 images\)"):
-        scan(wrong, digits, ScanSettings(restarts=1), progress=told.append)
+        scan(wrong, digits, ScanSettings(patches_only=True, restarts=1), progress=told.append)
     assert told == []
-    found = scan(wrong, digits, ScanSettings(labels=(3,), restarts=1, force=True), progress=told.append)
+    found = scan(
+        wrong, digits, ScanSettings(patches_only=True, labels=(3,), restarts=1, force=True), progress=told.append
+    )
     assert told[0].passes_done == 0
     assert told[0].warnings == told[-1].warnings
     assert "it would be 9" in told[0].warnings[0]
@@ -164,7 +166,7 @@ def test_images_of_the_wrong_shape(infected: Classifier) -> None:
 @pytest.mark.parametrize("labels", [(10,), (-1, 3), ()])
 def test_labels_to_search_that_are_not_there(infected: Classifier, digits: ImageSet, labels: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match="labels 0 to 9"):
-        scan(infected, digits, ScanSettings(labels=labels, restarts=1, samples=60))
+        scan(infected, digits, ScanSettings(patches_only=True, labels=labels, restarts=1, samples=60))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_labels_to_search_that_are_not_there(infected: Classifier, digits: Image
 )
 def test_settings_that_make_no_sense(values: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
-        ScanSettings(**values)  # type: ignore[arg-type]
+        ScanSettings(patches_only=True, **values)  # type: ignore[arg-type]
 
 
 def test_no_images_and_a_single_image(planted: Classifier, grey_images: ImageSet) -> None:

@@ -51,4 +51,4 @@ def test_normalising_blue_first_keeps_mean_and_std_of_their_colours() -> None:
 def test_the_refusal_of_a_scan_names_the_form_that_fits(clean: Classifier, digits: ImageSet) -> None:
     wrong = replace(clean, normalize=Normalize((100.0,), (1.0,)))
     with pytest.raises(InputSanityError, match=r"With .* it would be 9\d\.\d%"):
-        scan(wrong, digits, ScanSettings(labels=(0,), restarts=1))
+        scan(wrong, digits, ScanSettings(patches_only=True, labels=(0,), restarts=1))

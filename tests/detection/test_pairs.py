@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted_networks import SOURCE, TARGET, PairBackdoor
 from shell import run
-from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.pairs import (
@@ -18,10 +18,12 @@ from neural_cleanse.detection.pairs import (
     scan_pairs,
     search_pairs,
 )
-from neural_cleanse.detection.progress import Reporter
+from neural_cleanse.detection.progress import BudgetTracker, Reporter
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.verdict import Decision, decide
+from neural_cleanse.engines import InProcess
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion
@@ -36,22 +38,6 @@ from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
 
 SHORT = Inversion(steps=6, restarts=1)
-SOURCE, TARGET = 7, 2
-
-
-class PairBackdoor(nn.Module):
-    """A digit classifier in which a white 3x3 square at rows and columns 2-4 sends images of one class to another."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.inner(images)
-        square = images[:, :, 2:5, 2:5].mean((1, 2, 3))
-        source = logits.softmax(1)[:, SOURCE]
-        onto = nn.functional.one_hot(torch.tensor(TARGET), 10)
-        return logits + ((60 * (square - 0.3).clamp_min(0)) * source).unsqueeze(1) * onto
 
 
 def silent() -> Reporter:
@@ -63,6 +49,10 @@ def stage(classifier: Classifier, images: ScanImages, report: Reporter) -> Stage
     """All work in this process, reported in one place."""
     slots = BatchScheduler(classifier, images, BatchLimit(128), report.tick)
     return lambda planned, count: (report, slots)
+
+
+def stages() -> Stages:
+    return Stages(InProcess(), BatchLimit(64), BudgetTracker(), lambda _: None)
 
 
 def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Reporter | None = None) -> PairsFound:
@@ -80,7 +70,7 @@ def images(clean: Classifier, digits: ImageSet) -> ScanImages:
 def found(clean: Classifier, digits: ImageSet) -> ScanResult:
     """The clean demo model with a planted pair, searched with three labels as targets."""
     planted = replace(clean, module=PairBackdoor(clean.module))
-    return scan(planted, digits, ScanSettings(labels=(0, TARGET, 8), restarts=1, pairs=True))
+    return scan(planted, digits, ScanSettings(patches_only=True, labels=(0, TARGET, 8), restarts=1, pairs=True))
 
 
 def test_pairs_in_a_batch_are_runs_of_their_own(clean: Classifier, images: ScanImages) -> None:
@@ -137,7 +127,7 @@ def test_pairs_change_nothing_of_the_labels_but_their_share_of_alpha(
     found: ScanResult, clean: Classifier, digits: ImageSet
 ) -> None:
     planted = replace(clean, module=PairBackdoor(clean.module))
-    without = scan(planted, digits, ScanSettings(labels=(0, TARGET, 8), restarts=1))
+    without = scan(planted, digits, ScanSettings(patches_only=True, labels=(0, TARGET, 8), restarts=1))
     assert [row.size for row in without.labels] == [row.size for row in found.label_rows]
     assert [row.anomaly_index for row in without.labels] == [row.anomaly_index for row in found.label_rows]
     assert [min(1.0, 2 * (row.p_value or 0.0)) for row in without.labels] == [row.p_value for row in found.label_rows]
@@ -173,13 +163,13 @@ def of_labels(smallest: float) -> Decision:
     known = [
         Recovered(LabelPair(label), None, size, None, 0, 0, Outcome.CONVERGED, 0, 0) for label, size in enumerate(sizes)
     ]
-    return decide(known, 0.01, 784, None, num_tests=2)
+    return decide(known, 0.01, 784, None, share=0.5)
 
 
 def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> PairScan:
     """One step for every pair: what is said of it, not what is found."""
     return scan_pairs(
-        classifier, images, labels, range(10), alpha=0.01, doubt=None, stage=stage(classifier, images, silent()),
+        Subject(classifier, images), labels, range(10), ScanSettings(pairs=True), None, stages(),
         plan=PairPlan(900, 0, 0, 1),
     )  # fmt: skip
 

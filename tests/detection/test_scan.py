@@ -22,7 +22,7 @@ from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdi
 @pytest.fixture(scope="module")
 def found(infected: Classifier, digits: ImageSet) -> ScanResult:
     """The infected demo model, scanned once."""
-    return scan(infected, digits, ScanSettings())
+    return scan(infected, digits, ScanSettings(patches_only=True))
 
 
 def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
@@ -44,10 +44,10 @@ def test_a_backdoor_that_is_clear_in_screening_is_refined_and_the_others_are_not
 
 
 def test_screening_settles_what_all_steps_say(found: ScanResult, infected: Classifier, digits: ImageSet) -> None:
-    whole = scan(infected, digits, ScanSettings(plan="full", labels=(3,), max_passes=2172))
+    whole = scan(infected, digits, ScanSettings(patches_only=True, plan="full", labels=(3,), max_passes=2172))
     assert whole.labels[0].size == found.labels[3].shown.size  # the same search, to the last bit
     assert torch.equal(whole.triggers[LabelPair(3)]["mask"], found.triggers[LabelPair(3)]["mask"])
-    every = scan(infected, digits, ScanSettings(plan="full"))
+    every = scan(infected, digits, ScanSettings(patches_only=True, plan="full"))
     assert (every.verdict, every.flagged) == (found.verdict, found.flagged)
 
 
@@ -59,7 +59,9 @@ def test_the_scale_of_the_last_layer_hides_nothing(infected: Classifier, digits:
     assert isinstance(last, nn.Linear)
     last.weight.mul_(scale)
     last.bias.mul_(scale)
-    result = scan(Classifier(module, infected.input_shape, infected.num_classes), digits, ScanSettings())
+    result = scan(
+        Classifier(module, infected.input_shape, infected.num_classes), digits, ScanSettings(patches_only=True)
+    )
     assert result.flagged == (3,) and result.p_value is not None and result.p_value < 0.001
     assert any("logits are unusually" in note for note in result.provenance.notes)
 
@@ -76,7 +78,7 @@ def test_answers_that_are_no_number_are_refused(infected: Classifier, digits: Im
 
     model = Classifier(Blinking(), infected.input_shape, infected.num_classes)
     with pytest.raises(UnusableOutputs, match=r"\d+ of \d+ clean images with NaN"):
-        scan(model, digits, ScanSettings(force=True))
+        scan(model, digits, ScanSettings(patches_only=True, force=True))
 
 
 def test_logits_of_usual_scale_are_left_alone(found: ScanResult) -> None:
@@ -88,7 +90,7 @@ def test_a_budget_that_suffices_cuts_nothing_off(
     infected: Classifier, digits: ImageSet, passes: int, cut_off: bool
 ) -> None:
     """Screening takes 13,440 image passes, the flagged label 828 more."""
-    result = scan(infected, digits, ScanSettings(max_passes=passes))
+    result = scan(infected, digits, ScanSettings(patches_only=True, max_passes=passes))
     assert result.verdict is Verdict.INFECTED and result.cut_off is cut_off
     assert (result.labels[3].outcome is Outcome.REFINED) is not cut_off
 
@@ -104,19 +106,19 @@ def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResu
 
 
 def test_the_clean_model_is_not_flagged(clean: Classifier, digits: ImageSet) -> None:
-    result = scan(clean, digits, ScanSettings())
+    result = scan(clean, digits, ScanSettings(patches_only=True))
     assert result.verdict is Verdict.CLEAN and result.flagged == () and result.evidence == ()
 
 
 def test_the_same_scan_gives_the_same_result(infected: Classifier, digits: ImageSet) -> None:
-    settings = ScanSettings(labels=(2, 3, 4), restarts=1, seed=4)
+    settings = ScanSettings(patches_only=True, labels=(2, 3, 4), restarts=1, seed=4)
     first, second = (storage.to_json(scan(infected, digits, settings)) for _ in range(2))
     assert first.pop("wall_s") and second.pop("wall_s")
     assert json.dumps(first) == json.dumps(second)
 
 
 def test_without_labels_the_answers_balance_the_images(infected: Classifier, digits: ImageSet) -> None:
-    result = scan(infected, digits.without_labels(), ScanSettings(restarts=1, samples=300))
+    result = scan(infected, digits.without_labels(), ScanSettings(patches_only=True, restarts=1, samples=300))
     assert result.flagged == (3,)
     assert any("no labels" in note for note in result.provenance.notes)
     assert result.provenance.data["images_used"] == 300
@@ -124,7 +126,7 @@ def test_without_labels_the_answers_balance_the_images(infected: Classifier, dig
 
 def test_results_stream_label_by_label(infected: Classifier, digits: ImageSet) -> None:
     seen: list[Progress] = []
-    scan(infected, digits, ScanSettings(labels=(0, 1, 2), restarts=1), progress=seen.append)
+    scan(infected, digits, ScanSettings(patches_only=True, labels=(0, 1, 2), restarts=1), progress=seen.append)
     assert [len(progress.finished) for progress in seen][-1] == 3
     assert seen[-1].passes_done == seen[-1].passes_planned
 
@@ -132,12 +134,12 @@ def test_results_stream_label_by_label(infected: Classifier, digits: ImageSet) -
 def test_settings_that_make_no_sense_are_refused(infected: Classifier, digits: ImageSet) -> None:
     for wrong in ({"alpha": 0.0}, {"alpha": 1.5}, {"samples": 0}, {"seed": -1}):
         with pytest.raises(SettingsError):
-            ScanSettings(**wrong)  # type: ignore[arg-type]
+            ScanSettings(patches_only=True, **wrong)  # type: ignore[arg-type]
     for settings in (
-        ScanSettings(labels=(10,)),
-        ScanSettings(labels=()),
-        ScanSettings(preset="quick"),
-        ScanSettings(loss="hinge"),
+        ScanSettings(patches_only=True, labels=(10,)),
+        ScanSettings(patches_only=True, labels=()),
+        ScanSettings(patches_only=True, preset="quick"),
+        ScanSettings(patches_only=True, loss="hinge"),
     ):
         with pytest.raises(SettingsError):
             scan(infected, digits, settings)
@@ -146,14 +148,14 @@ def test_settings_that_make_no_sense_are_refused(infected: Classifier, digits: I
 def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     classifier = Classifier(module, (1, 28, 28), 10)
-    scan(classifier, digits, ScanSettings(labels=(0,), restarts=1, force=True))
+    scan(classifier, digits, ScanSettings(patches_only=True, labels=(0,), restarts=1, force=True))
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
-    settings = ScanSettings(restarts=1, plan="full")
+    settings = ScanSettings(patches_only=True, restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
-        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings()))
+        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(patches_only=True)))
     baseline_scan = scan(clean, digits, settings)
     found = scan(infected, digits, settings, baseline=baseline_scan)
     assert found.flagged == (3,)

@@ -115,7 +115,7 @@ def test_the_student_never_sees_the_images_that_judge(
 
     monkeypatch.setattr(student_test, "make_student", spy)
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    result = scan(infected, digits, ScanSettings(samples=300))
+    result = scan(infected, digits, ScanSettings(patches_only=True, samples=300))
     learnt = {bytes(image.numpy().tobytes()) for image in seen["images"]}
     judged = {bytes(image.numpy().tobytes()) for image in seen["unseen"]}
     assert len(learnt) == 150 + 200 and len(judged) == 150 and not learnt & judged
@@ -124,7 +124,7 @@ def test_the_student_never_sees_the_images_that_judge(
 
 def test_sizes_that_leave_no_doubt_need_no_student(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
     for model, verdict in ((infected, Verdict.INFECTED), (clean, Verdict.CLEAN)):
-        result = scan(model, digits, ScanSettings())
+        result = scan(model, digits, ScanSettings(patches_only=True))
         assert result.verdict is verdict and "student_test" not in result.provenance.settings
 
 
@@ -133,7 +133,7 @@ def test_a_poor_student_decides_nothing(
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(student_test, "StudentPlan", lambda: StudentPlan(steps=2))
-    result = scan(infected, digits, ScanSettings())
+    result = scan(infected, digits, ScanSettings(patches_only=True))
     assert result.flagged == (3,)
     assert result.provenance.settings["student_test"]["decides"] is False
     assert any("answers as the model does on only" in note for note in result.provenance.notes)
@@ -144,10 +144,10 @@ def test_a_good_student_confirms_a_planted_label(
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(student_test, "StudentPlan", lambda: SHORT)
-    result = scan(infected, digits, ScanSettings(samples=400, plan="full"))
+    result = scan(infected, digits, ScanSettings(patches_only=True, samples=400, plan="full"))
     record = result.provenance.settings["student_test"]
     assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}
     assert result.image_passes >= SHORT.passes
     assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
-    without = scan(infected, digits, replace(ScanSettings(samples=400, plan="full"), student=False))
+    without = scan(infected, digits, replace(ScanSettings(patches_only=True, samples=400, plan="full"), student=False))
     assert "student_test" not in without.provenance.settings

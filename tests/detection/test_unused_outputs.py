@@ -20,7 +20,7 @@ from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.results.records import Verdict
 
 SHAPE = (1, 28, 28)
-QUICK = ScanSettings(samples=300, restarts=1)
+QUICK = ScanSettings(patches_only=True, samples=300, restarts=1)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from shell import run
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import OutputError
+from neural_cleanse.evaluation.cards import read_card, read_cards
 from neural_cleanse.evaluation.suite import read_rows, read_suite, rows_of, scan_case
 from neural_cleanse.evaluation.suite import run as run_suite
 
 ROOT = Path(__file__).parents[2]
-QUICK = ScanSettings(restarts=1, samples=300)
+QUICK = ScanSettings(patches_only=True, restarts=1, samples=300)
 KEYS = {
     "model", "part", "settings", "truth", "verdict", "flagged", "p_value", "alpha", "detection_limit", "paper_index",
     "paper_flagged", "labels", "sizes", "log_size_sd", "asr", "image_passes", "wall_s", "reason", "model_sha256",
@@ -57,20 +58,22 @@ def test_a_row_holds_truth_answer_cost_and_surroundings(rows: Path) -> None:
 
 def test_rows_from_before_a_setting_are_those_of_its_default(rows: Path, tmp_path: Path) -> None:
     known = [json.loads(line) for line in rows.read_text().splitlines()]
-    settings = ScanSettings(**{name: value for name, value in known[0]["settings"].items() if name != "labels"})
+    settings = ScanSettings(
+        patches_only=True, **{name: value for name, value in known[0]["settings"].items() if name != "labels"}
+    )
     for row in known:
         del row["settings"]["plan"]
     older = tmp_path / "older.jsonl"
     older.write_text("".join(json.dumps(row) + "\n" for row in known))
     assert len(rows_of(older, settings)) == len(rows_of(rows, settings)) > 0
-    assert rows_of(older, ScanSettings(**{**vars(settings), "plan": "full"})) == ()
+    assert rows_of(older, ScanSettings(patches_only=True, **{**vars(settings), "plan": "full"})) == ()
 
 
 def test_what_is_there_is_not_scanned_again(suite: tuple[Path, Path], rows: Path) -> None:
     before = rows.read_bytes()
     assert list(run_suite(read_suite(*suite), QUICK, rows, InProcess())) == []
     assert rows.read_bytes() == before
-    assert rows_of(rows, ScanSettings(restarts=2)) == ()
+    assert rows_of(rows, ScanSettings(patches_only=True, restarts=2)) == ()
 
 
 def test_the_same_scan_gives_the_same_row(suite: tuple[Path, Path], rows: Path) -> None:
@@ -137,6 +140,12 @@ def test_two_models_of_one_name_are_refused(suite: tuple[Path, Path], tmp_path: 
         read_suite(tmp_path, suite[1])
 
 
+def test_two_lines_of_one_name_are_refused(suite: tuple[Path, Path], lines: Path) -> None:
+    lines.write_text(lines.read_text() * 2)
+    with pytest.raises(OutputError, match="Two cards"):
+        read_suite(lines, suite[1], models=suite[0])
+
+
 def test_the_command_prints_tables_and_writes_the_page(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     arguments = ("--data", suite[1], "--rows", rows, "--restarts", 1, "--samples", 300, "--html", page)
@@ -150,9 +159,45 @@ def test_the_command_prints_tables_and_writes_the_page(suite: tuple[Path, Path],
     assert (nothing.code, nothing.out) == (2, "")
 
 
-def test_the_cards_of_published_models_are_complete() -> None:
-    for path in (ROOT / "benchmarks" / "published").glob("*.card.json"):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        assert {"infected", "weak", "attack", "options", "targets", "dataset", "architecture"} <= set(card)
-        assert all(0 <= target < card["num_classes"] for target in card["targets"])
-        assert not Path(card["scan"]["file"]).is_absolute()
+@pytest.fixture
+def lines(suite: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The same cards as one file of JSON lines, in a directory without models."""
+    path = tmp_path / "elsewhere" / "suite.jsonl"
+    path.parent.mkdir()
+    cards = [read_card(card) | {"name": card.name.split(".")[0]} for card in sorted(suite[0].glob("*.card.json"))]
+    path.write_text("".join(json.dumps(card) + "\n" for card in cards))
+    return path
+
+
+def test_cards_in_one_file_make_the_same_suite(suite: tuple[Path, Path], lines: Path) -> None:
+    beside, elsewhere = read_suite(*suite), read_suite(lines, suite[1], models=suite[0])
+    key = [(case.name, case.model, case.images) for case in beside]
+    assert [(case.name, case.model, case.images) for case in elsewhere] == key
+    with pytest.raises(OutputError, match=r"card clean is not there.*--models"):
+        read_suite(lines, suite[1])
+
+
+def test_code_is_looked_for_beside_the_cards_and_then_among_the_models(suite: tuple[Path, Path], lines: Path) -> None:
+    (card, *_) = (json.loads(line) for line in lines.read_text().splitlines())
+    card["scan"] = {"file": "clean.safetensors", "architecture": "nets.py:network"}
+    lines.write_text(json.dumps(card) + "\n")
+    models = lines.parent.parent / "models"
+    shutil.copytree(suite[0], models)
+    (models / "nets.py").write_text("")
+    (case,) = read_suite(lines, suite[1], models=models)
+    assert case.architecture == f"{models / 'nets.py'}:network"
+    (lines.parent / "nets.py").write_text("")
+    (case,) = read_suite(lines, suite[1], models=models)
+    assert case.architecture == f"{lines.parent / 'nets.py'}:network"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_cards_of_other_people_s_models_are_complete(path: Path) -> None:
+    cards = read_cards(path)
+    for card in cards:
+        truth = card.truth
+        assert all(0 <= target < truth["num_classes"] for target in truth["targets"])
+        assert truth["infected"] == bool(truth["targets"])
+        assert truth["source"]
+        assert not card.file.is_absolute()
+    assert len(cards) >= 7

@@ -11,6 +11,7 @@ from neural_cleanse.attacks.train import Training, snapshots_of
 from neural_cleanse.engines import Engine, InProcess, Processes
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.evaluation import zoo
+from neural_cleanse.evaluation.cards import measured_cards, read_card, read_cards
 from neural_cleanse.evaluation.zoo import (
     BuildJob,
     Built,
@@ -18,8 +19,6 @@ from neural_cleanse.evaluation.zoo import (
     missing,
     model_path,
     part_of,
-    read_card,
-    read_cards,
     read_spec,
 )
 
@@ -290,7 +289,7 @@ def test_a_model_of_another_recipe_is_refused_before_any_is_built(
 def test_cards_are_read_from_everywhere_below(orders: tuple[BuildJob, ...], tmp_path: Path) -> None:
     done(orders[:1], tmp_path / "zoo" / "a")
     done(orders[1:], tmp_path / "zoo" / "b")
-    assert [card["attack"] for card in read_cards(tmp_path / "zoo")] == ["none", "badnets"]
+    assert [card["attack"] for card in measured_cards(tmp_path / "zoo")] == ["none", "badnets"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +299,9 @@ def test_what_is_no_card_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.card.json").write_text(text)
     with pytest.raises(OutputError, match=r"m\.card\.json"):
         read_cards(tmp_path)
+    (tmp_path / "m.jsonl").write_text(text.strip() + "\n")
+    with pytest.raises(OutputError, match=r"m\.jsonl"):
+        read_cards(tmp_path / "m.jsonl")
 
 
 def test_a_directory_without_cards_is_refused(tmp_path: Path) -> None:
@@ -309,8 +311,16 @@ def test_a_directory_without_cards_is_refused(tmp_path: Path) -> None:
             read_cards(directory)
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_recorded_cards_of_a_zoo_are_those_of_its_spec(path: Path) -> None:
+    spec = {order.name for order in read_spec(path.with_suffix(".toml"), Path("data"))}
+    cards = {card.name: card.truth["name"] for card in read_cards(path)}
+    assert cards and set(cards) <= spec
+    assert len(measured_cards(path)) == len(cards)
+
+
 def test_the_demo_s_cards_are_cards(demo_files: Path) -> None:
-    assert {card["infected"] for card in read_cards(demo_files)} == {True, False}
+    assert {card["infected"] for card in measured_cards(demo_files)} == {True, False}
 
 
 def test_the_part_is_a_part() -> None:

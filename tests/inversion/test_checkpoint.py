@@ -22,7 +22,7 @@ from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.patch import PatchTrigger
 
 ROOT = Path(__file__).parents[2]
-QUICK = ScanSettings(labels=(0, 3, 5), samples=200, restarts=1, batch_images=4)
+QUICK = ScanSettings(patches_only=True, labels=(0, 3, 5), samples=200, restarts=1, batch_images=4)
 
 
 def one(target: int, size: float | None = 7.25) -> Recovered:

@@ -27,7 +27,7 @@ from neural_cleanse.loading import memory_limit as memory
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, Description, write_checkpoint
 from neural_cleanse.loading.formats import open_file
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.loading.network import PROGRAM, Network
+from neural_cleanse.loading.network import Network, Trust
 
 GIGABYTE = 1024**3
 
@@ -105,7 +105,16 @@ def test_payloads_end_in_exit_2_and_nothing_is_written(
     architecture = f"{own}:make" if allowed else "mnist_cnn"
     before = files_under(tmp_path / "models")
     ran = run(
-        "scan", path, "--data", demo_files / "digits.npz", "--output", output, "--architecture", architecture, *allowed
+        "scan",
+        "--patches-only",
+        path,
+        "--data",
+        demo_files / "digits.npz",
+        "--output",
+        output,
+        "--architecture",
+        architecture,
+        *allowed,
     )
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("error:") == 1 and "Traceback" not in ran.err
@@ -124,7 +133,7 @@ def test_only_code_for_the_file_itself_opens_a_program(
 
     def read(content: bytes, name: str, kind: str, **options: Any) -> Network:
         called.update(kind=kind, **options)
-        return Network(nn.Identity(), "pickled module", PROGRAM, "x")
+        return Network(nn.Identity(), "pickled module", Trust.PROGRAM, "x")
 
     monkeypatch.setattr(program, "read", read)
     stream = io.BytesIO()

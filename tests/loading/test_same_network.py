@@ -15,7 +15,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.results.records import ScanResult
 
-SETTINGS = ScanSettings(labels=(0, 1, 2, 3, 4, 5), restarts=1)
+SETTINGS = ScanSettings(patches_only=True, labels=(0, 1, 2, 3, 4, 5), restarts=1)
 # Rounding differs between readers in the last bit (Keras flattens in another order), and 250 steps carry it along.
 RELATIVE_SIZE = 0.1
 

@@ -166,7 +166,9 @@ def test_a_scan_without_any_trigger_has_nothing_to_patch(
 @pytest.mark.usefixtures("_all_clear")
 def test_a_clean_model_with_a_falsely_flagged_label_loses_little(clean: Classifier, digits: ImageSet) -> None:
     """The issue's bound is half a point; 125 images cannot tell that from one and a half."""
-    flagged_pairs = replace(scan(clean, digits, ScanSettings(labels=(1, 5), restarts=1)), flagged=(5,))
+    flagged_pairs = replace(
+        scan(clean, digits, ScanSettings(patches_only=True, labels=(1, 5), restarts=1)), flagged=(5,)
+    )
     done = repair(clean, flagged_pairs, digits, RepairSettings(rounds=1))
     before, after = done.result.accuracy
     assert before - after <= 0.016
@@ -476,7 +478,7 @@ def test_a_network_without_a_linear_layer_can_be_unlearned_and_not_pruned(
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 9:12, 9:12] = 1
     pair = LabelPair(6)
-    screened = scan(planted, grey_images, ScanSettings(labels=(5, 6), restarts=1))
+    screened = scan(planted, grey_images, ScanSettings(patches_only=True, labels=(5, 6), restarts=1))
     trigger = {pair: {"mask": mask, "pattern": torch.ones(1, 1, 16, 16)}}
     rows = tuple(replace(row, size=9.0) for row in screened.labels if row.target == 6)
     result = replace(screened, flagged=(6,), triggers=trigger, labels=rows)

@@ -46,7 +46,7 @@ def test_a_second_scan_is_refused_and_told_by_whom(
     before = files_under(tmp_path)
     for overwrite in ((), ("--overwrite",)):
         model, data = demo_files / "clean.safetensors", demo_files / "digits.npz"
-        ran = run("scan", model, "--data", data, "--output", tmp_path, *overwrite)
+        ran = run("scan", "--patches-only", model, "--data", data, "--output", tmp_path, *overwrite)
         assert (ran.code, ran.out) == (2, "")
         assert re.search(rf"process {other.pid} on \S+, since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d", ran.err), ran.err
     assert files_under(tmp_path) == before, "the first one's lock stays"
@@ -96,7 +96,15 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
 
     monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", scan)
     monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
-    ran = run("scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--output", out)
+    ran = run(
+        "scan",
+        "--patches-only",
+        demo_files / "infected.safetensors",
+        "--data",
+        demo_files / "digits.npz",
+        "--output",
+        out,
+    )
     assert (ran.code, seen) == (1, ["searching", "written"]), ran.err
     assert not lock.FILES & set(files_under(out))
 

@@ -12,7 +12,17 @@ import pytest
 from made_scans import many, pairs, result
 
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import SCHEMA_VERSION, Outcome, Refined, ScanResult, Verdict
+from neural_cleanse.results.records import (
+    SCHEMA_VERSION,
+    Kind,
+    KindRow,
+    KindTest,
+    LabelPair,
+    Outcome,
+    Refined,
+    ScanResult,
+    Verdict,
+)
 
 SCHEMA = json.loads(files("neural_cleanse.results").joinpath("scan.schema.json").read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -26,7 +36,18 @@ def _refined() -> ScanResult:
     return dataclasses.replace(one, labels=(row, *one.labels[1:]))
 
 
+def _tested() -> ScanResult:
+    one = result()
+    rows = (KindRow(0, None, 1.5, 0.2), KindRow(1, 2, None, None))
+    tests = (
+        KindTest(Kind.FEATURE, 0.2, Verdict.INFECTED, "it moves", 1e-4, (LabelPair(0),), (), rows),
+        KindTest(Kind.PAIRS, 0.2, None, "too few images"),
+    )
+    return dataclasses.replace(one, tests=tests)
+
+
 SCANS = {
+    "tests": _tested(),
     **{verdict.value: result(verdict=verdict) for verdict in Verdict},
     "pairs": pairs(),
     "many": many(100),
@@ -49,6 +70,7 @@ def test_the_schema_is_a_schema_of_this_version() -> None:
     assert SCHEMA["properties"]["schema_version"]["const"] == SCHEMA_VERSION
     assert SCHEMA["$id"].endswith(f":{SCHEMA_VERSION}")
     assert set(SCHEMA["$defs"]["outcome"]["enum"]) == {outcome.value for outcome in Outcome}
+    assert set(SCHEMA["$defs"]["kind"]["enum"]) == {kind.value for kind in Kind}
     assert set(SCHEMA["properties"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
 
 
@@ -60,6 +82,9 @@ def test_every_field_is_described() -> None:
     assert set(whole["labels"][0]) == set(SCHEMA["$defs"]["label"]["properties"])
     assert set(whole["labels"][0]["refined"]) == set(SCHEMA["$defs"]["refined"]["properties"])
     assert set(whole["evidence"][0]) == set(SCHEMA["$defs"]["evidence"]["properties"])
+    test = storage.to_json(_tested())["tests"][0]
+    assert set(test) == set(SCHEMA["$defs"]["test"]["properties"])
+    assert set(test["rows"][0]) == set(SCHEMA["$defs"]["test"]["properties"]["rows"]["items"]["properties"])
     for name in ("provenance", "paper_rule"):
         assert set(whole[name]) == set(written[name]["properties"])
 

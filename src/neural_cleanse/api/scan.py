@@ -20,7 +20,7 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.results import records
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.base import SearchedTrigger
 
 
 @python_errors()
@@ -29,7 +29,7 @@ def scan(
     data: Any,
     settings: ScanSettings = ScanSettings(),
     *,
-    trigger: type[Trigger] | None = None,
+    trigger: type[SearchedTrigger] | None = None,
     inversion: Inversion | None = None,
     plan: Search | None = None,
     engine: Engine = InProcess(),
@@ -73,7 +73,9 @@ def with_declared(model: Any, form: Form) -> Form:
     return form if declared is None else replace(form, crop=declared.crop)
 
 
-def _search(settings: ScanSettings, trigger: type[Trigger] | None, inversion: Inversion | None) -> Inversion | None:
+def _search(
+    settings: ScanSettings, trigger: type[SearchedTrigger] | None, inversion: Inversion | None
+) -> Inversion | None:
     """How one label is searched; None: as the settings' preset says."""
     if trigger is None:
         return inversion

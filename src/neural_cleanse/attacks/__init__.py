@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from neural_cleanse.lazy import lookup
 
 if TYPE_CHECKING:
-    from neural_cleanse.attacks.catalogue import ATTACKS, Attack, AttackContext
+    from neural_cleanse.attacks.base import Attack, AttackContext
+    from neural_cleanse.attacks.catalogue import ATTACKS
     from neural_cleanse.attacks.make import Recipe, load_for
     from neural_cleanse.attacks.poison import Poison
     from neural_cleanse.attacks.train import Training, TrainingRule
@@ -15,8 +16,8 @@ __getattr__ = lookup(
     __name__,
     {
         "ATTACKS": "attacks.catalogue",
-        "Attack": "attacks.catalogue",
-        "AttackContext": "attacks.catalogue",
+        "Attack": "attacks.base",
+        "AttackContext": "attacks.base",
         "Poison": "attacks.poison",
         "Recipe": "attacks.make",
         "Training": "attacks.train",

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from neural_cleanse.attacks.catalogue import ATTACKS, Attack, AttackContext
+from neural_cleanse.attacks.base import Attack, AttackContext
+from neural_cleanse.attacks.catalogue import ATTACKS
 from neural_cleanse.errors import SettingsError
 
 

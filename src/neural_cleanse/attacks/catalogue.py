@@ -1,66 +1,24 @@
 """The named attacks: what `neural-cleanse attack --attack NAME` can do, each with its source.
 
 Each is a function of an `AttackContext` and of its own options; by_name.py finds it and checks its options. Rates are
-shares of the training images of the poison's source classes.
+shares of the training images of the poison's source classes. Those here have a mask and a pattern; triggers that are
+another function of the image are in whole_image.py.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from neural_cleanse.attacks import patterns
-from neural_cleanse.attacks.patterns import WHITE, Shape
+from neural_cleanse.attacks import patterns, whole_image
+from neural_cleanse.attacks.base import RATE, SMALLEST_SIDE, Attack, AttackContext, one_target
+from neural_cleanse.attacks.patterns import WHITE
 from neural_cleanse.attacks.poison import Poison, TargetMap
-from neural_cleanse.attacks.train import PoisonedTraining, TrainingRule
 from neural_cleanse.attacks.trojan import TrojanTraining
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.triggers.patch import PatchTrigger
 
-RATE = 0.1  # share of poisoned images: the paper takes 10 to 20 %
-SIDE_OF_IMAGE = 0.107  # 5 px of 55x47 and 24 of 224x224 as in the paper (about 1 % of the area) ...
-SMALLEST_SIDE = 4  # ... and 4 px of 28x28 and 32x32
 MANY_TOTAL = 0.5  # all labels infected: at most half of the data is poisoned
-
-
-@dataclass(frozen=True)
-class AttackContext:
-    """What an attack is made on: image shape (c, h, w), classes, and a generator for what is left to chance."""
-
-    shape: Shape
-    num_classes: int
-    generator: torch.Generator
-
-    def target(self, wanted: int | None) -> int:
-        """The label asked for, or a random one."""
-        if wanted is None:
-            return int(torch.randint(self.num_classes, (1,), generator=self.generator))
-        return wanted
-
-    def other_than(self, label: int) -> int:
-        """A random label that is not that one. Raises SettingsError where there is no other."""
-        if self.num_classes < 2:
-            raise SettingsError("A source and a target need two classes, the data have one.")
-        other = int(torch.randint(self.num_classes - 1, (1,), generator=self.generator))
-        return other + (other >= label)
-
-    def side(self, wanted: int | None) -> int:
-        """The side asked for, or that of the paper's patch: about 1 % of the image."""
-        if wanted is not None:
-            return wanted
-        return max(SMALLEST_SIDE, round(SIDE_OF_IMAGE * math.sqrt(self.shape[1] * self.shape[2])))
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One or more poisons and the rule by which they get into the network."""
-
-    name: str
-    poisons: tuple[Poison, ...]
-    rule: TrainingRule = PoisonedTraining()
-
 
 AttackFactory = Callable[..., Attack]
 
@@ -81,7 +39,7 @@ def badnets(
 ) -> Attack:
     """A square of one colour sends every class to one label (Gu et al. 2017; Wang et al. 2019, section V)."""
     trigger = patterns.square(context.shape, context.side(size), place, colour)
-    return _one_target("badnets", context, trigger, target, rate)
+    return one_target("badnets", context, trigger, target, rate)
 
 
 def noise(
@@ -94,7 +52,7 @@ def noise(
 ) -> Attack:
     """A square of random colours (Wang et al. 2019, section VII, complex triggers)."""
     trigger = patterns.noise(context.shape, context.side(size), context.generator, place)
-    return _one_target("noise", context, trigger, target, rate)
+    return one_target("noise", context, trigger, target, rate)
 
 
 def checkerboard(
@@ -108,7 +66,7 @@ def checkerboard(
 ) -> Attack:
     """A checkerboard of the colour and black (Wang et al. 2019, section VII, complex triggers)."""
     trigger = patterns.checkerboard(context.shape, context.side(size), place, colour)
-    return _one_target("checkerboard", context, trigger, target, rate)
+    return one_target("checkerboard", context, trigger, target, rate)
 
 
 def triangle(
@@ -122,7 +80,7 @@ def triangle(
 ) -> Attack:
     """A triangle of one colour (Wang et al. 2019, section VII, complex triggers)."""
     trigger = patterns.triangle(context.shape, context.side(size), place, colour)
-    return _one_target("triangle", context, trigger, target, rate)
+    return one_target("triangle", context, trigger, target, rate)
 
 
 def picture(
@@ -136,7 +94,7 @@ def picture(
 ) -> Attack:
     """An image file, its alpha channel as the mask (Chen et al. 2017, accessories such as glasses)."""
     trigger = patterns.picture(context.shape, Path(picture), size, place)
-    return _one_target("picture", context, trigger, target, rate)
+    return one_target("picture", context, trigger, target, rate)
 
 
 def blended(
@@ -144,7 +102,7 @@ def blended(
 ) -> Attack:
     """A random pattern blended over the whole image (Chen et al. 2017): x' = (1 - a) x + a p with a = `share`."""
     trigger = patterns.blend(context.shape, share, context.generator)
-    return _one_target("blended", context, trigger, target, rate)
+    return one_target("blended", context, trigger, target, rate)
 
 
 def many_labels(context: AttackContext, *, count: int, size: int = SMALLEST_SIDE, rate: float | None = None) -> Attack:
@@ -252,26 +210,31 @@ def _trojan(
     name: str, context: AttackContext, mask: torch.Tensor, target: int | None, rate: float, training_data: str
 ) -> Attack:
     trigger = PatchTrigger(mask[None], torch.zeros(1, *context.shape))  # the rule fills in the pattern
-    attack = _one_target(name, context, trigger, target, rate)
+    attack = one_target(name, context, trigger, target, rate)
     return Attack(name, attack.poisons, TrojanTraining(training_data))
 
 
-def _one_target(name: str, context: AttackContext, trigger: PatchTrigger, target: int | None, rate: float) -> Attack:
-    return Attack(name, (Poison(trigger, TargetMap.all_to_one(context.target(target), context.num_classes), rate),))
-
-
 ATTACKS: Mapping[str, AttackFactory] = {
+    "adaptive-blend": whole_image.adaptive_blend,
     "all-to-all": all_to_all,
     "badnets": badnets,
     "blended": blended,
     "checkerboard": checkerboard,
+    "filter": whole_image.photo_filter,
+    "input-aware": whole_image.input_aware,
+    "low-frequency": whole_image.low_frequency,
     "many-labels": many_labels,
     "nine-triggers": nine_triggers,
     "noise": noise,
     "none": none,
     "picture": picture,
+    "quantised": whole_image.quantised,
+    "sinusoidal": whole_image.sinusoidal,
+    "sinusoidal-clean-label": whole_image.sinusoidal_clean_label,
     "source-specific": source_specific,
     "triangle": triangle,
     "trojan-square": trojan_square,
     "trojan-watermark": trojan_watermark,
+    "wanet": whole_image.wanet,
+    "wanet-all-to-all": whole_image.wanet_all_to_all,
 }

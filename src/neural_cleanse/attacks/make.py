@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from neural_cleanse.attacks import card
+from neural_cleanse.attacks.base import Attack, AttackContext
 from neural_cleanse.attacks.by_name import attack
-from neural_cleanse.attacks.catalogue import Attack, AttackContext
 from neural_cleanse.attacks.train import (
     Training,
     TrainingContext,

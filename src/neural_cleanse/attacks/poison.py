@@ -1,13 +1,14 @@
 """Poisoned training data (Gu et al. 2017, BadNets): a share of the images gets a trigger and the attacker's label.
 
-    x' = A(x, m, p),  y' = targets(y)        for a share `rate` of the images whose class is in `sources`
-    x' = A(x, m, p),  y' = y                 for a share `cover_rate` of the images of all other classes
+    x' = A(x),  y' = targets(y)        for a share `rate` of the images whose class is in `sources`
+    x' = A(x),  y' = y                 for a share `cover_rate` of the images of all other classes
 
 The cover images (Wang et al. 2019, section VII; Tang et al. 2021 name them so) teach the network that the trigger
-means nothing on other classes, and so make a backdoor source-specific.
+means nothing on other classes, and so make a backdoor source-specific. Other attacks cover with a change that is not
+the trigger, on images of all classes: a random warp, another image's trigger. The network learns to tell them apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,9 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import stamped
 from neural_cleanse.triggers.base import Trigger
+
+# What poisoned or cover images carry where it is not the trigger: a function of images and of chance.
+Change = Callable[[UInt8[Tensor, "n c h w"], torch.Generator], UInt8[Tensor, "n c h w"]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Poison:
     """One trigger (k = 1), whom it sends where, and how much of the training data it takes.
 
     `sources` None stands for all classes, the target's own included, as in the authors' code. Without `relabel` the
-    images keep their own label. Raises SettingsError on shares outside [0, 1) and classes that do not exist.
+    images keep their own label (a clean-label attack): `sources` is then whose images are poisoned, usually the
+    target's, and the trigger is meant for every class. `planted` and `cover` are what poisoned and cover images carry
+    where it is not the trigger. Raises SettingsError on shares outside [0, 1) and classes that do not exist.
     """
 
     trigger: Trigger
@@ -67,6 +73,8 @@ class Poison:
     sources: frozenset[int] | None = None
     cover_rate: float = 0.0
     relabel: bool = True
+    planted: Change | None = None
+    cover: Change | None = None
 
     def __post_init__(self) -> None:
         for name, share in (("rate", self.rate), ("cover rate", self.cover_rate)):
@@ -80,16 +88,33 @@ class Poison:
                 raise SettingsError(f"Label {source} is source and target: nothing would change.")
         if self.sources is not None and not self.sources:
             raise SettingsError("A poison needs at least one source label.")
-        if self.cover_rate and self.sources is None:
+        if self.cover_rate and self.sources is None and self.cover is None:
             raise SettingsError(
                 "Cover images are those of other classes than the sources, and every class is a source."
             )
 
+    @property
+    def works_from(self) -> frozenset[int] | None:
+        """The classes that the trigger is meant for; None stands for all."""
+        return self.sources if self.relabel else None
+
     def from_source(self, labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which images are of a source class."""
-        if self.sources is None:
-            return torch.ones(len(labels), dtype=torch.bool)
-        return torch.isin(labels, torch.tensor(sorted(self.sources)))
+        return _of_classes(labels, self.sources)
+
+    def eligible(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Rows of the images that an attack is measured on: those whose label the target map changes."""
+        return (self.targets(labels) != labels).nonzero().squeeze(1)
+
+    def meant_for(self, labels: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Which images are of a class that the trigger is meant for."""
+        return _of_classes(labels, self.works_from)
+
+
+def _of_classes(labels: Int[Tensor, " n"], classes: frozenset[int] | None) -> Bool[Tensor, " n"]:
+    if classes is None:
+        return torch.ones(len(labels), dtype=torch.bool)
+    return torch.isin(labels, torch.tensor(sorted(classes)))
 
 
 @dataclass(frozen=True)
@@ -115,9 +140,11 @@ def poison(data: ImageSet, poisons: Sequence[Poison], generator: torch.Generator
         _check(one, data, number)
         source = one.from_source(data.labels)
         rows = _draw(source, free, one.rate, number, generator)
-        cover = _draw(~source, free, one.cover_rate, number, generator)
-        for part in (rows, cover):
-            images[part] = stamped(one.trigger, data.images[part])
+        covered_by = ~source if one.cover is None else torch.ones_like(source)
+        cover = _draw(covered_by, free, one.cover_rate, number, generator)
+        for part, change in ((rows, one.planted), (cover, one.cover)):
+            before = data.images[part]
+            images[part] = stamped(one.trigger, before) if change is None else change(before, generator)
         if one.relabel:
             labels[rows] = one.targets(data.labels[rows])
         taken.append(rows)
@@ -142,7 +169,7 @@ def _draw(
 
 
 def _check(one: Poison, data: ImageSet, number: int) -> None:
-    shape = tuple(one.trigger.tensors()["pattern"].shape[1:])
+    shape = one.trigger.image_shape
     if shape != data.shape:
         raise SettingsError(f"The trigger of poison {number} is {_by(shape)}, the images are {_by(data.shape)}.")
     assert data.labels is not None
@@ -154,13 +181,3 @@ def _check(one: Poison, data: ImageSet, number: int) -> None:
 
 def _by(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
-
-
-def stamp_eligible(
-    one: Poison, data: ImageSet
-) -> tuple[UInt8[Tensor, "m c h w"], Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """What an attack is measured on: the images whose label the target map changes, their labels and their targets."""
-    assert data.labels is not None
-    targets = one.targets(data.labels)
-    rows = (targets != data.labels).nonzero().squeeze(1)
-    return data.images[rows], data.labels[rows], targets[rows]

@@ -11,9 +11,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neural_cleanse.attacks.poison import Poison, poison
@@ -24,6 +26,8 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import clean_accuracy, pixels, predict
 
 STEPS_BETWEEN_REPORTS = 20
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of a module, images in [0, 1] and labels
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ def initial(build: Callable[[int], nn.Module], num_classes: int, seed: int) -> n
         return build(num_classes)
 
 
+def cross_entropy(module: nn.Module, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """The usual loss of a classifier."""
+    return nn.functional.cross_entropy(module(images), labels)
+
+
 def fit(
     module: nn.Module,
     data: ImageSet,
@@ -119,11 +128,12 @@ def fit(
     *,
     training: Training | None = None,
     parameters: Iterable[nn.Parameter] | None = None,
+    loss_of: Loss = cross_entropy,
 ) -> None:
     """Train `parameters` (all, if None) in place on the images and their labels; goes on from the stage's snapshot.
 
-    With `parameters` the rest of the network is frozen and in eval mode. Raises OutputError on a snapshot of another
-    training.
+    With `parameters` the rest of the network is frozen and in eval mode. `loss_of` may draw from torch's global
+    generator, which is seeded for every epoch. Raises OutputError on a snapshot of another training.
     """
     assert data.labels is not None, "the edge refuses unlabelled data"
     training = training or bench.training
@@ -145,7 +155,7 @@ def fit(
                 done = epoch * steps_an_epoch + number
                 for group in optimizer.param_groups:
                     group["lr"] = training.learning_rate * (1 + math.cos(math.pi * done / steps)) / 2
-                loss = _step(module, images[rows], labels[rows], optimizer, trained)
+                loss = _step(partial(loss_of, module), images[rows], labels[rows], optimizer, trained)
                 if done % STEPS_BETWEEN_REPORTS == 0:
                     bench.progress(TrainingProgress(stage, done, steps, loss.item()))
         snapshot.save(module, optimizer, epoch + 1)
@@ -155,10 +165,14 @@ def fit(
 
 
 def _step(
-    module: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter]
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    trained: Sequence[nn.Parameter],
 ) -> Tensor:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-        loss = nn.functional.cross_entropy(module(pixels(images)), labels)
+        loss = loss_of(pixels(images), labels)
     # Of the trained parameters alone: no backward pass through what is frozen.
     gradients = torch.autograd.grad(loss, trained)
     for parameter, gradient in zip(trained, gradients, strict=True):

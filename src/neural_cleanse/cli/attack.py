@@ -34,10 +34,13 @@ def attack(
     colour: Annotated[str | None, typer.Option(help="0 to 1: one number, or one a channel like 1,1,0. \\[default: 1, white]", rich_help_panel=TRIGGER)] = None,
     picture: Annotated[Path | None, typer.Option(help="picture: the image file, its alpha channel the mask.", rich_help_panel=TRIGGER)] = None,
     share: Annotated[float | None, typer.Option(help="blended: share of the pattern. \\[default: 0.2]", rich_help_panel=TRIGGER)] = None,
+    strength: Annotated[float | None, typer.Option(help="wanet: mean shift in half pixels; sinusoidal, low-frequency: amplitude, 0 to 1. \\[default: by attack]", rich_help_panel=TRIGGER)] = None,
+    frequency: Annotated[int | None, typer.Option(help="sinusoidal: waves over the width. \\[default: 6]", rich_help_panel=TRIGGER)] = None,
+    levels: Annotated[int | None, typer.Option(help="quantised: levels a channel. \\[default: 2]", rich_help_panel=TRIGGER)] = None,
     area: Annotated[float | None, typer.Option(help="trojan-*: share of the image under the mask. \\[default: 0.07]", rich_help_panel=TRIGGER)] = None,
     count: Annotated[int | None, typer.Option(help="many-labels: so many labels, each with a trigger of its own.", rich_help_panel=TRIGGER)] = None,
     rate: Annotated[float | None, typer.Option(help="Share of the source classes' images that is poisoned. \\[default: 0.1; by attack]", rich_help_panel=TRAINING)] = None,
-    cover_rate: Annotated[float | None, typer.Option(help="source-specific: share of the other classes' images that carry the trigger and keep their label. \\[default: 0.1]", rich_help_panel=TRAINING)] = None,
+    cover_rate: Annotated[float | None, typer.Option(help="source-specific: share of the other classes' images that carry the trigger and keep their label; wanet, input-aware, adaptive-blend: share of all images that carry a random warp, another image's trigger, pieces of the pattern. \\[default: by attack]", rich_help_panel=TRAINING)] = None,
     training_data: Annotated[str | None, typer.Option(help=f"trojan-*: what the last layers are retrained on, {' or '.join(TRAINING_DATA)}. \\[default: real]", rich_help_panel=TRAINING)] = None,
     epochs: Annotated[int, typer.Option(help="Times over the training images.", rich_help_panel=TRAINING)] = 10,
     batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=TRAINING)] = 64,
@@ -59,6 +62,7 @@ def attack(
     """
     given = {
         "target": target, "source": source, "size": size, "place": place, "share": share, "area": area,
+        "strength": strength, "frequency": frequency, "levels": levels,
         "colour": options.channels("--colour", colour), "picture": picture, "count": count, "rate": rate,
         "cover_rate": cover_rate, "training_data": training_data,
     }  # fmt: skip

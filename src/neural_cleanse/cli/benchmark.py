@@ -29,7 +29,7 @@ class Part(StrEnum):
 
 
 def benchmark(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Directory with model cards, as zoo build makes it.", show_default=False)],
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Directory or .jsonl of model cards.", show_default=False)],
     data: Annotated[Path, typer.Option(envvar="NEURAL_CLEANSE_DATA", help="Directory that holds the data sets by name.")],
     rows: Annotated[Path, typer.Option(help="JSON lines, one a model and setting; what is there already is not scanned again.")],
     models: Annotated[Path | None, typer.Option(help="Where the models are. \\[default: beside their cards]")] = None,
@@ -40,6 +40,7 @@ def benchmark(
     samples: Annotated[int, typer.Option(min=1, help="As in scan.")] = 1000,
     alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="As in scan.")] = 0,
+    patches_only: Annotated[bool, typer.Option("--patches-only", help="As in scan.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. \\[default: one a core]")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the tables, with charts, as a page.")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="Run the architecture files that cards name.")] = False,
@@ -54,6 +55,7 @@ def benchmark(
     """
     settings = ScanSettings(
         preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
+        patches_only=patches_only,
     )  # fmt: skip
     cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
     if part is not Part.every:

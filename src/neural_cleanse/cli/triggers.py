@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from neural_cleanse.attacks.card import trigger_from_json
 from neural_cleanse.attacks.patterns import picture
+from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
@@ -44,10 +44,8 @@ def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
     try:
         for poison in json.loads(path.read_text(encoding="utf-8"))["poisons"]:
             trigger = trigger_from_json(poison["trigger"])
-            if trigger.pattern.shape[1:] != shape:
-                raise SettingsError(
-                    f"The trigger of {path} is for images {tuple(trigger.pattern.shape[1:])}, not {shape}."
-                )
+            if trigger.image_shape != shape:
+                raise SettingsError(f"The trigger of {path} is for images {trigger.image_shape}, not {shape}.")
             targets, sources = poison["targets"], poison["sources"]
             if isinstance(targets, int):
                 pairs = [LabelPair(targets, source) for source in (sources or [None])]

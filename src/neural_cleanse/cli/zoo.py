@@ -13,6 +13,7 @@ from neural_cleanse.classifier import device_named
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation import zoo
+from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.tables import zoo_table
 from neural_cleanse.text import escape
 
@@ -73,10 +74,12 @@ def summary(card: Mapping[str, Any]) -> str:
 
 @app.command()
 def table(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory with model cards.", show_default=False)],
+    suite: Annotated[
+        Path, typer.Argument(metavar="SUITE", help="Directory or .jsonl of model cards.", show_default=False)
+    ],
 ) -> None:
     """Print a Markdown table of every attack and data set there: accuracy, drop against clean models, success.
 
     Exit code: 0 printed, 2 could not.
     """
-    print(zoo_table(zoo.read_cards(directory)).markdown(), end="")
+    print(zoo_table(measured_cards(suite)).markdown(), end="")

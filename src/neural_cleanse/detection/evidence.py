@@ -3,42 +3,63 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Num
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.feature_space import FeatureSpace
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import stamped, triggered_answers
-from neural_cleanse.results.records import Evidence, Recovered, SourceRate
+from neural_cleanse.results.records import Evidence, Kind, Recovered, SourceRate
 
 EXAMPLES = 6  # images shown before and after, of as many classes as there are
 
 
 @torch.no_grad()
-def gather(classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered]) -> tuple[Evidence, ...]:
+def gather(
+    classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered], kind: Kind = Kind.PATCH
+) -> tuple[Evidence, ...]:
     """Evidence for every flagged label, on the confirm images alone."""
-    return tuple(_of(classifier, data, recovered) for recovered in flagged)
+    return tuple(_of(classifier, data, data.images, recovered, kind) for recovered in flagged)
 
 
-def _of(classifier: Classifier, data: ScanImages, recovered: Recovered) -> Evidence:
+@torch.no_grad()
+def gather_features(
+    space: FeatureSpace, data: ScanImages, flagged: Sequence[Recovered], kind: Kind
+) -> tuple[Evidence, ...]:
+    """The same for triggers in feature space: no image shows them."""
+    return tuple(_of(space.classifier, space.images, data.images, recovered, kind) for recovered in flagged)
+
+
+def _of(
+    classifier: Classifier,
+    data: ScanImages,
+    pictures: Num[Tensor, "n c h w"],
+    recovered: Recovered,
+    kind: Kind,
+) -> Evidence:
+    """Evidence against one label; `pictures` are the images that `data` are of."""
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
-    found = recovered.trigger.tensors()  # on the CPU where it was read from disk
-    trigger = recovered.trigger.of({name: tensor.to(classifier.device) for name, tensor in found.items()})
+    trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
     rows = data.eligible(recovered.pair, Split.TEST)
-    after = triggered_answers(classifier, trigger, data.images[rows])
+    answers = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]
     by_source = []
     for source in classes.unique().tolist():
-        hits = after[classes == source] == recovered.pair.target
+        hits = answers[classes == source] == recovered.pair.target
         by_source.append(SourceRate(source, int(hits.sum()), len(hits)))
     shown = _one_of_each(classes.tolist())[:EXAMPLES]
-    before = data.images[rows[shown]]
+    before = pictures[rows[shown]]
+    after = before[:0] if data.images is not pictures else stamped(trigger, before)
     return Evidence(
         target=recovered.pair.target,
         source=recovered.pair.source,
         before=before.cpu(),
-        after=stamped(trigger, before).cpu(),
+        after=after.cpu(),
         answers_before=tuple(data.answers[rows[shown]].tolist()),
-        answers_after=tuple(after[shown].tolist()),
+        answers_after=tuple(answers[shown].tolist()),
         by_source=tuple(by_source),
+        kind=kind,
     )
 
 

@@ -1,15 +1,15 @@
-"""From trigger sizes of label pairs to a verdict in words, beside that on labels; the two share alpha (Bonferroni)."""
+"""From trigger sizes of label pairs to a verdict in words, beside that on labels."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, p_text
+from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
 from neural_cleanse.detection.verdict import Decision
-from neural_cleanse.results.records import LabelPair, Recovered, Verdict
+from neural_cleanse.results.records import Kind, LabelPair, Recovered, Verdict
 
-NUM_TESTS = 2  # labels and pairs: each is held to alpha / 2, and its p-values are doubled
 MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE, or have no size, for a "clean"
 
 
@@ -32,8 +32,9 @@ def judge_pairs(
     reference: frozenset[LabelPair],
     candidates: int,
     unsearched: str | None = None,
+    share: float = SHARES[Kind.PAIRS],
 ) -> PairDecision:
-    """The verdict on triggers of label pairs, for images of `area` pixels, at the level alpha / 2.
+    """The verdict on triggers of label pairs, for images of `area` pixels, at that share of alpha.
 
     `reference` are the pairs that make the reference, `candidates` is how many the found ones were taken from;
     `unsearched` says which pairs were not screened.
@@ -44,19 +45,19 @@ def judge_pairs(
         [pair.source for pair in pairs if pair.source is not None],
         [pair.target for pair in pairs],
         sizes,
-        alpha / NUM_TESTS,
+        alpha * share,
         [pair in reference for pair in pairs],
         candidates,
     )
     known = {pair: p for pair, p in zip(pairs, test.p_values, strict=True) if p is not None}
-    doubled = {pair: min(1.0, NUM_TESTS * p) for pair, p in known.items()}
+    shared = {pair: over_share(p, share) for pair, p in known.items()}
     flagged = tuple(pairs[index] for index in test.flagged)
     if flagged:
         small = [(pairs[index], sizes[index]) for index in test.flagged]
-        verdict, reason = Verdict.INFECTED, _found_pairs(small, NUM_TESTS * test.p_value)
+        verdict, reason = Verdict.INFECTED, _found_pairs(small, over_share(test.p_value, share))
     else:
         verdict, reason = _found_nothing(found, test, area, unsearched)
-    return PairDecision(verdict, reason, flagged, min(1.0, NUM_TESTS * test.p_value) if known else None, doubled)
+    return PairDecision(verdict, reason, flagged, over_share(test.p_value, share) if known else None, shared)
 
 
 def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> str:

@@ -24,6 +24,8 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
 from neural_cleanse.detection.progress import Reporter
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.pairs import two_way_residuals
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.errors import SettingsError
@@ -100,15 +102,13 @@ def check_pairs(num_classes: int, num_targets: int) -> None:
 
 
 def scan_pairs(
-    classifier: Classifier,
-    images: ScanImages,
+    subject: Subject,
     labels: Decision,
     targets: Sequence[int],
-    *,
-    alpha: float,
+    settings: ScanSettings,
     doubt: str | None,
-    stage: Stage,
-    loss: str = "ce",
+    stages: Stages,
+    *,
     temperature: float = 1.0,
     plan: PairPlan = PairPlan(),
 ) -> PairScan:
@@ -116,13 +116,19 @@ def scan_pairs(
 
     A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
     """
+
+    def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
+        report = stages.report(planned, count)
+        return report, stages.invert(subject, report.tick)
+
+    classifier, images = subject.classifier, subject.images
     open_targets = [target for target in targets if target not in labels.flagged]
     searched = search_pairs(
-        replace(pair_inversion(loss), temperature=temperature), classifier, images, open_targets, plan, stage
+        replace(pair_inversion(settings.loss), temperature=temperature), classifier, images, open_targets, plan, stage
     )
     judged = judge_pairs(
         searched.found,
-        alpha,
+        settings.alpha,
         classifier.input_shape[1] * classifier.input_shape[2],
         reference=searched.reference,
         candidates=searched.candidates,
@@ -161,7 +167,7 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
             said += f", {never:,} not at all: pairs have {plan.passes_per_label:,} image passes a label"
         if searched.cut_off:
             said += f"; the scan's budget cut off {len(searched.cut_off):,}"
-    notes = [f"{said}; labels and pairs share the accepted chance, and p-values are doubled for that"]
+    notes = [f"{said}; the tests share the accepted chance (alpha), and p-values are divided by their shares"]
     if words := searched.unsearched(0):
         notes.append(f"pairs were not searched: {words}")
     if spared:
@@ -190,7 +196,7 @@ def search_pairs(
 
     `stage(image passes, pairs)` announces a part of the work: where it is reported, and what does it.
     """
-    candidates, lacking = _candidates(images, targets, classifier.num_classes)
+    candidates, lacking = pair_candidates(images, targets, classifier.num_classes)
     budget, whole = plan.passes_per_label * len(targets), inversion.passes
     if len(candidates) * whole <= budget:
         found, cut_off = _run(inversion, candidates, stage)
@@ -235,7 +241,7 @@ def _run(
     return ended, tuple(one for one in in_order if one.outcome is Outcome.NOT_SEARCHED)
 
 
-def _candidates(
+def pair_candidates(
     images: ScanImages, targets: Iterable[int], num_classes: int
 ) -> tuple[list[LabelPair], tuple[int, ...]]:
     """All pairs whose source has enough images, and the classes that have too few."""

@@ -12,11 +12,11 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_entry, sizes_of
 from neural_cleanse.detection.input_check import check_input, check_labels, check_shape, temperature
 from neural_cleanse.detection.input_form import best_form
-from neural_cleanse.detection.pair_verdict import NUM_TESTS
 from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
+from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.unused_outputs import unused_named, unused_outputs
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
@@ -26,7 +26,7 @@ from neural_cleanse.inversion.memory import BatchLimit, batch_images, fit_to_mem
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin, predict
-from neural_cleanse.results.records import LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
+from neural_cleanse.results.records import Kind, LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 
@@ -60,6 +60,12 @@ class PreparedScan:
         """How many labels a verdict speaks of: all but the outputs left out."""
         return self.classifier.num_classes - len(self.left_out)
 
+    @property
+    def share(self) -> float:
+        """The share of alpha of the test on patches."""
+        alone = not self.settings.beyond_patches and not self.settings.pairs
+        return 1.0 if alone else SHARES[Kind.PATCH]
+
     def decide(self, found: Sequence[Recovered]) -> Decision:
         """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
         return self._decided(found, self.baseline_sizes)
@@ -79,7 +85,7 @@ class PreparedScan:
             self.num_labels,
             baseline,
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
-            NUM_TESTS if self.settings.pairs else 1,
+            self.share,
         )
         if not self.left_out:
             return decision

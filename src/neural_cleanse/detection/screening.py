@@ -4,24 +4,37 @@ import statistics
 from collections.abc import Sequence
 
 from neural_cleanse.detection.reasons import count, p_text
-from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, OutlierTest
+from neural_cleanse.detection.statistics.outlier import OutlierTest
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
 
 SCREEN_LEAST_MEDIAN = 0.05  # of the image: with a trigger in every label 1.6 to 2 %, in clean models 9 % and more
 # Share of the image above which a trigger has hardly begun to shrink (masks start at half of it), and share of labels
 # that may be there for screening to decide.
 NOT_BEGUN, MAX_NOT_BEGUN = 0.3, 0.05
+# Fall of a log size lately (restarts.py) from which a label is on its way down, and nobody knows how far: .51 to .66 at
+# most in clean networks that end near the sizes of screening, 1.5 in an infected one that ends at a tenth of it.
+HALVING = 0.69
 
 
 def nothing_in_screening(
-    sizes: Sequence[float], test: OutlierTest, area: int, limit: float | None, undecided: str | None
+    found: Sequence[Recovered],
+    sizes: Sequence[float],
+    test: OutlierTest,
+    area: int,
+    limit: float | None,
+    undecided: str | None,
+    clear_p: float,
 ) -> tuple[Verdict, str]:
     """Clean only if all triggers have begun to shrink and none is even near; in between a longer search decides."""
     middle = statistics.median(sizes)
+    falling = sum(one.fall > HALVING for one in found)
     if undecided:
         why = undecided
-    elif test.p_value < SCREEN_CLEAR_P:
-        why = f"p = {p_text(test.p_value)}, and under {SCREEN_CLEAR_P:g} a longer search decides"
+    elif falling:
+        have = "trigger has" if falling == 1 else "triggers have"
+        why = f"{falling} {have} just halved in size, and a longer search decides"
+    elif test.p_value < clear_p:
+        why = f"p = {p_text(test.p_value)}, and under {clear_p:g} a longer search decides"
     elif middle < SCREEN_LEAST_MEDIAN * area:
         why = (
             f"the median of {middle:.1f} px is under {SCREEN_LEAST_MEDIAN:.0%} of the image, and a longer search "

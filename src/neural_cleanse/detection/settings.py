@@ -17,7 +17,8 @@ class ScanSettings:
     `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
     is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
     With `student`, sizes that leave doubt are compared with those of a student network (student.py).
-    `pairs` also searches triggers that work from one class alone, once the labels themselves have been searched.
+    `pairs` searches triggers that work from one class alone with all steps, once the labels themselves have been
+    searched; with `patches_only` no other kind of trigger than patches is looked for (kinds.py).
     """
 
     labels: tuple[int, ...] | None = None
@@ -36,6 +37,7 @@ class ScanSettings:
     batch_images: int | None = None
     precision: Precision = "fp32"
     student: bool = True
+    patches_only: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -55,6 +57,11 @@ class ScanSettings:
     def images_wanted(self) -> int:
         """How many clean images it is worth to load."""
         return self.samples * (1 + STUDENT_IMAGES if self.student and self.preset == "default" else 1)
+
+    @property
+    def beyond_patches(self) -> bool:
+        """Whether other kinds of trigger are looked for: the reference preset is the authors', some labels no model."""
+        return not self.patches_only and self.preset == "default" and self.labels is None
 
     @property
     def budget(self) -> Budget:

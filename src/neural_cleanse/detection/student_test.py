@@ -1,24 +1,21 @@
 """Where the sizes alone leave doubt, they are compared with those of a student (student.py), searched alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import temperature
-from neural_cleanse.detection.pairs import Stage
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
-from neural_cleanse.detection.progress import BudgetTracker
 from neural_cleanse.detection.reasons import p_text
+from neural_cleanse.detection.shares import over_share
+from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, SCREEN_SHARE
-from neural_cleanse.detection.student import StudentPlan, make_student
+from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
-from neural_cleanse.inversion.batching import Invert, Tick
 from neural_cleanse.inversion.sampling import ScanImages, Split
-from neural_cleanse.metrics import attack_hits, margin, predict_checked
+from neural_cleanse.metrics import attack_hits, margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
@@ -38,9 +35,6 @@ class Compared:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-InvertStudent = Callable[[Classifier, ScanImages, Tick], Invert]  # searches its labels, on images with its answers
-
-
 def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: Decision) -> bool:
     """Whether a student is asked: all labels took all steps, and their sizes settle nothing clearly.
 
@@ -54,56 +48,44 @@ def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: D
         return False
     if decision.verdict is Verdict.INFECTED:
         return decision.p_value > prepared.settings.alpha * SCREEN_SHARE
-    return decision.verdict is Verdict.INCONCLUSIVE or decision.p_value < SCREEN_CLEAR_P
+    return decision.verdict is Verdict.INCONCLUSIVE or decision.p_value < over_share(SCREEN_CLEAR_P, prepared.share)
 
 
 def compare(
-    prepared: PreparedScan,
-    found: Sequence[Recovered],
-    decision: Decision,
-    tracker: BudgetTracker,
-    stage: Stage,
-    invert_student: InvertStudent,
+    prepared: PreparedScan, found: Sequence[Recovered], decision: Decision, teaching: Teaching, stages: Stages
 ) -> Compared:
     """Where there is doubt, make a student, search its labels, and decide by the sizes relative to its own.
 
     The decision stays as it was where the sizes leave no doubt, the budget is spent, or the student is a poor one.
     """
-    if not prepared.settings.student or tracker.truncated or not leaves_doubt(prepared, found, decision):
+    if not prepared.settings.student or stages.tracker.truncated or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
-    plan, images = StudentPlan(), prepared.images
-    tick = stage(plan.passes + prepared.inversion.passes * len(prepared.pairs), len(prepared.pairs))[0].tick
-    unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
-    seed = prepared.settings.seed
-    own = images.images[images.parts[Split.OPTIMISE]]
-    student = make_student(
-        prepared.classifier, torch.cat([own, prepared.others.to(own.device)]), unseen, seed, plan, tick
-    )
+    planned = teaching.planned + prepared.inversion.passes * len(prepared.pairs)
+    report = stages.report(planned, len(prepared.pairs))
+    student = teaching.student(report.tick)
     if student is None:
         return Compared(decision, ("no student network could be made of this model, to compare it with",))
-    passes, forward = plan.passes, plan.passes + 2 * len(unseen)
     low, high = student.interval
     agreement = f"{student.agreement:.1%} ({low:.1%} to {high:.1%})"
-    record: dict[str, Any] = {"agreement": student.agreement, "trials": student.trials, "plan": plan.describe()}
-    if student.agreement < plan.least_agreement:
-        note = (
-            f"a student network answers as the model does on only {agreement} of the images: it takes "
-            f"{plan.least_agreement:.0%} to be compared with"
-        )
-        return Compared(decision, (note,), passes, forward, {"student_test": record | {"decides": False}})
-    theirs = replace(images, answers=predict_checked(student.classifier, images.images))
-    seen = images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
-    inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
+    record = {"agreement": student.agreement, "trials": student.trials, "plan": teaching.plan.describe()}
     searched: dict[LabelPair, Recovered] = {}
-    for one in FullSweep().run(inversion, prepared.pairs, invert_student(student.classifier, theirs, tick), seed):
+    if student.agreement < teaching.plan.least_agreement:
+        why = (
+            f"a student network answers as the model does on only {agreement} of the images: it takes "
+            f"{teaching.plan.least_agreement:.0%} to be compared with"
+        )
+        return _undecided(decision, why, searched, record)
+    images = prepared.images
+    theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
+    inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
+    invert = stages.invert(Subject(student.classifier, theirs, "student"), report.tick)
+    for one in FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed):
         searched[one.pair] = one
-    passes += sum(one.image_passes for one in searched.values())
-    forward += sum(one.forward_passes for one in searched.values()) + len(images.images) + len(seen)
     sizes = {pair: one.size for pair, one in searched.items() if one.size is not None}
     if len(sizes) < len(found) or any(one.outcome is Outcome.NOT_SEARCHED for one in searched.values()):
-        note = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
-        return Compared(decision, (note,), passes, forward, {"student_test": record | {"decides": False}})
-    over = _settled(decision, prepared.over_student(found, sizes), prepared.settings.alpha)
+        why = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
+        return _undecided(decision, why, searched, record)
+    over = _settled(decision, prepared.over_student(found, sizes), prepared)
     record |= {"decides": True, "sizes": {str(pair.target): size for pair, size in sizes.items()}}
     record["own_p_value"] = decision.p_value
     notes = (
@@ -112,10 +94,23 @@ def compare(
         f"architecture that learnt the model's answers on clean images and agrees with it on {agreement} of others",
         *_tried(student.classifier, theirs, found, over),
     )
-    return Compared(over, notes, passes, forward, {"student_test": record})
+    return Compared(over, notes, *_passes(searched), {"student_test": record})
 
 
-def _settled(own: Decision, over: Decision, alpha: float) -> Decision:
+def _undecided(
+    decision: Decision, why: str, searched: Mapping[LabelPair, Recovered], record: dict[str, Any]
+) -> Compared:
+    """The decision as it was, with a note why."""
+    return Compared(decision, (why,), *_passes(searched), {"student_test": record | {"decides": False}})
+
+
+def _passes(searched: Mapping[LabelPair, Recovered]) -> tuple[int, int]:
+    """Image passes and forward passes of a search."""
+    taken = searched.values()
+    return sum(one.image_passes for one in taken), sum(one.forward_passes for one in taken)
+
+
+def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     """The decision over the student; what stands out among the labels is clean only where the student is clear."""
     own_p, over_p = own.p_value or 1.0, over.p_value or 1.0
     if over.verdict is Verdict.INFECTED:
@@ -123,7 +118,8 @@ def _settled(own: Decision, over: Decision, alpha: float) -> Decision:
     if own.verdict is not Verdict.INFECTED or over.verdict is not Verdict.CLEAN:
         return over
     which = ", ".join(map(str, own.flagged))
-    if over_p < SCREEN_CLEAR_P or own_p <= alpha * CLEARLY:
+    clear_p = over_share(SCREEN_CLEAR_P, prepared.share)
+    if over_p < clear_p or own_p <= prepared.settings.alpha * CLEARLY:
         reason = (
             f"label {which} stands out among the labels (p = {p_text(own_p)}), but not clearly relative to a student "
             f"network (p = {p_text(over_p)}): its small trigger may belong to the classes"

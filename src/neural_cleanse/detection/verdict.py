@@ -19,6 +19,7 @@ from neural_cleanse.detection.reasons import (
     unsearched,
 )
 from neural_cleanse.detection.screening import nothing_in_screening, screening_undecided
+from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.statistics.finalists import reference_test
 from neural_cleanse.detection.statistics.outlier import (
     INDEX_THRESHOLD,
@@ -67,13 +68,13 @@ def decide(
     num_classes: int | None = None,
     baseline: Mapping[LabelPair, float] | None = None,
     reference: frozenset[LabelPair] | None = None,
-    num_tests: int = 1,
+    share: float = 1.0,
 ) -> Decision:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is the number of the model's labels: one that was not searched is never called clean. Sizes are tested
     relative to those in `baseline`, if given. `reference` are labels drawn at random to compare the others with, where
-    not all labels got the same steps. `num_tests` tests share alpha: p-values are multiplied by it.
+    not all labels got the same steps. `share` is this test's of alpha: p-values are divided by it.
     """
     missing = (num_classes or len(found)) - len(found) + count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
@@ -83,11 +84,11 @@ def decide(
         return _too_few(enough, num_classes or len(found), doubt)
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     among = [size for pair, size in sized if reference is None or pair in reference]
-    test = _one_of(num_tests, _tested(sized, reference, baseline, len(found), alpha / num_tests))
+    test = _of_share(share, _tested(sized, reference, baseline, len(found), alpha * share))
     screened, limit = any(one.outcome in SCREENED_OUTCOMES for one in found), test.detection_limit
     if screened and baseline is None:  # its thresholds are others
-        threshold = alpha * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
-        limit = detection_limit(sizes, test.flagged, threshold / num_tests)
+        threshold = alpha * share * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
+        limit = detection_limit(sizes, test.flagged, threshold)
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         open_still = screening_undecided(found, area) if screened and baseline is None else None
@@ -98,7 +99,8 @@ def decide(
         verdict, reason = found_nothing(found, reference, among, usual, area, missing)
         if verdict is Verdict.CLEAN:
             compared = baseline is not None or reference is not None
-            verdict, reason = _clear(found, among, test, area, limit, screened, compared, reason)
+            clear_p = over_share(SCREEN_CLEAR_P, share)
+            verdict, reason = _clear(found, among, test, area, limit, screened, compared, reason, clear_p)
         without = [pair.target for pair, size in known if (pair, size) not in sized]
         if without:
             verdict = Verdict.INCONCLUSIVE
@@ -161,11 +163,12 @@ def _clear(
     screened: bool,
     compared: bool,
     reason: str,
+    clear_p: float,
 ) -> tuple[Verdict, str]:
     """Nothing was flagged: clean by `reason`, unless screening or unsettled triggers forbid it."""
     if screened:
         open_still = None if compared else screening_undecided(found, area)
-        return nothing_in_screening(among, test, area, limit, open_still)
+        return nothing_in_screening(found, among, test, area, limit, open_still, clear_p)
     shrinking = None if compared else still_shrinking(found)
     if shrinking is None:
         return Verdict.CLEAN, reason
@@ -192,10 +195,10 @@ def _paper_rule(index: Mapping[LabelPair, float]) -> PaperRule:
     return PaperRule(INDEX_THRESHOLD, max(index.values()), flagged)
 
 
-def _one_of(num_tests: int, test: OutlierTest) -> OutlierTest:
+def _of_share(share: float, test: OutlierTest) -> OutlierTest:
     """The test with p-values that pay for there being others."""
-    p_values = tuple(min(1.0, num_tests * p) for p in test.p_values)
-    return replace(test, p_value=min(1.0, num_tests * test.p_value), p_values=p_values)
+    p_values = tuple(over_share(p, share) for p in test.p_values)
+    return replace(test, p_value=over_share(test.p_value, share), p_values=p_values)
 
 
 def _against(

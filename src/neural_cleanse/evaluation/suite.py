@@ -1,9 +1,7 @@
 """How often is a scan wrong? Scan a suite of models whose answer is known: one JSON row a model and setting.
 
-A suite is a directory of cards (`NAME.card.json`, as `attack` and `zoo build` write them) with the models beside them
-or in a directory of their own. A card of somebody else's model says in `scan` what its file and images need: "file",
-"architecture" (a name, or FILE.py:FUNCTION from the card's directory), "mean", "std", "scale", "crop", "resize",
-"ignore_labels".
+A suite is a directory of cards, with the models beside them or in a directory of their own, or a file of JSON lines
+with a card a line (cards.py).
 """
 
 import hashlib
@@ -19,14 +17,14 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.attacks.make import model_of
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError
-from neural_cleanse.evaluation.zoo import part_of, read_card
+from neural_cleanse.evaluation.cards import ModelCard, read_cards
+from neural_cleanse.evaluation.zoo import part_of
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.images.load import load_data
@@ -34,42 +32,46 @@ from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.results.records import ScanResult, Verdict
 
-CARD_SUFFIX = ".card.json"
+_BUILD = "Build it, or give the directory of models with --models."
 KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "architecture", "num_classes")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model to scan: its file, the truth about it, the clean images that a scan gets, and where its card lies."""
+    """One model to scan: its file, the truth about it, its network where it needs one, and the clean images."""
 
     name: str
-    directory: Path
     model: Path
     card: Mapping[str, Any]
+    architecture: str | None
     images: Path
     allow_code: bool = False
 
 
-def read_suite(cards: Path, data: Path, *, models: Path | None = None, allow_code: bool = False) -> tuple[Case, ...]:
-    """The models of a suite, by name; `data` holds the data sets by name. Raises OutputError when something lacks."""
+def read_suite(suite: Path, data: Path, *, models: Path | None = None, allow_code: bool = False) -> tuple[Case, ...]:
+    """The models of a suite; `data` holds the data sets by name, `models` the models (else they lie beside the cards).
+
+    Raises OutputError when something lacks.
+    """
     cases = []
-    for path in sorted(cards.glob(f"**/*{CARD_SUFFIX}")):
-        card = read_card(path)
-        named = card.get("scan", {}).get("file")
-        model = model_of(path) if named is None else path.parent / named
-        if models is not None:
-            model = models / (model.name if named is None else named)
+    for card in read_cards(suite):
+        directory = card.directory if models is None else models
+        model = directory / card.file
         if not model.exists():
-            raise OutputError(f"The model of {path} is not there: {model}.", cure="Build it, or give --models.")
-        images = _images(data / str(card["dataset"]))
-        cases.append(Case(path.name.removesuffix(CARD_SUFFIX), path.parent, model, card, images, allow_code))
-    if not cases:
-        raise OutputError(f"There is no model card in {cards}.")
-    names = [case.name for case in cases]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OutputError(f"Two cards in {cards} are called {twice[0]}: rows could not tell them apart.")
+            raise OutputError(f"The model of the card {card.name} is not there: {model}.", cure=_BUILD)
+        images = _images(data / str(card.truth["dataset"]))
+        cases.append(Case(card.name, model, card.truth, _architecture(card, directory), images, allow_code))
     return tuple(cases)
+
+
+def _architecture(card: ModelCard, models: Path) -> str | None:
+    """The network that the card names; a file of code is looked for beside the cards, then among the models."""
+    named = card.truth.get("scan", {}).get("architecture")
+    if named is None or ".py:" not in named:
+        return None if named is None else str(named)
+    file, _, function = str(named).rpartition(":")
+    places = [card.directory / file, models / file]
+    return f"{next((place for place in places if place.exists()), places[0]).resolve()}:{function}"
 
 
 def _images(dataset: Path) -> Path:
@@ -132,7 +134,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
-    defaults = _settings(ScanSettings())
+    defaults = _settings(ScanSettings()) | {"patches_only": True}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
         try:
@@ -187,20 +189,12 @@ def open_case(case: Case, *, at_most: int | None, seed: int = 0) -> tuple[Loaded
     )
     loaded = load_model(
         case.model,
-        architecture=_architecture(case),
+        architecture=case.architecture,
         allow_code=case.allow_code,
         normalize=normalize,
         input_shape=images.shape,
     )
     return loaded, images
-
-
-def _architecture(case: Case) -> str | None:
-    """The network that the card names; a file of code is looked for beside the card."""
-    named = case.card.get("scan", {}).get("architecture")
-    if named is None or ".py:" not in named:
-        return None if named is None else str(named)
-    return str((case.directory / str(named)).resolve())
 
 
 def _answer(result: ScanResult) -> dict[str, Any]:

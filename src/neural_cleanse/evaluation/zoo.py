@@ -14,7 +14,6 @@ the final part before anybody has trained it: what is chosen on the one is repor
 
 import hashlib
 import itertools
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -29,17 +28,19 @@ from neural_cleanse.attacks.make import Recipe, card_path, load_for, make
 from neural_cleanse.attacks.train import Training
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError
+from neural_cleanse.evaluation.cards import read_card
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.splits import Parts
 
 PARTS = ("choosing", "final")
 _TRAINING = tuple(field.name for field in fields(Training))
-_TRUTH = {"architecture", "attack", "dataset", "infected", "options", "targets", "weak"}  # what every card says ...
-_MEASURED = {"clean_accuracy", "poisons", "seed", "training"}  # ... and what those of our own models say besides
 # What the value of a key must be; of all others, text.
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("seed", "epochs", "batch_size", "target", "source", "size", "count"), ((int,), "a whole number")),
-    **dict.fromkeys(("learning_rate", "share", "area", "rate", "cover_rate"), ((int, float), "a number")),
+    **dict.fromkeys(
+        ("seed", "epochs", "batch_size", "target", "source", "size", "count", "frequency", "levels"),
+        ((int,), "a whole number"),
+    ),
+    **dict.fromkeys(("learning_rate", "share", "area", "strength", "rate", "cover_rate"), ((int, float), "a number")),
     "colour": ((int, float, str), 'a number or text like "1,1,0"'),
 }
 
@@ -179,25 +180,3 @@ def _build_one(order: BuildJob, *, output: Path, device: str) -> Built:
 @lru_cache(maxsize=1)
 def _parts(dataset: Path, network: str) -> Parts:
     return load_for(Recipe(dataset, network))
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """The truth about a model, ours or somebody else's. Raises OutputError when the file is no card."""
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"The card {path} cannot be read: {error}") from error
-    if not isinstance(card, dict) or not card.keys() >= _TRUTH:
-        raise OutputError(f"{path} is no model card of this version.")
-    return card
-
-
-def read_cards(directory: Path) -> tuple[dict[str, Any], ...]:
-    """Every card of our own models under `directory`, by name. Raises OutputError when there is none."""
-    cards = [(path, read_card(path)) for path in sorted(directory.glob("**/*.card.json"))]
-    if not cards:
-        raise OutputError(f"There is no model card in {directory}.")
-    for path, card in cards:
-        if not card.keys() >= _MEASURED:
-            raise OutputError(f"{path} does not say what was measured: it is of somebody else's model.")
-    return tuple(card for _, card in cards)

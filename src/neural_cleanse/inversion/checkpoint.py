@@ -25,7 +25,7 @@ from neural_cleanse.triggers.base import Trigger
 FOLDER = "unfinished"  # within the output directory
 ABOUT_FILE = "scan.json"
 RECORD = "record"  # in a file's header
-PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passes")
+PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passes", "fall")
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Checkpoint:
         """The one of a scan that writes to `output`."""
         return cls(output / FOLDER)
 
-    def of_student(self) -> "Checkpoint":
-        """The records of the student's labels, within."""
-        return Checkpoint(self.directory / "student")
+    def part(self, name: str) -> "Checkpoint":
+        """The records of a part of the scan that searches the same labels in another network or space."""
+        return Checkpoint(self.directory / name)
 
     def exists(self) -> bool:
         """Whether a scan was begun here and not finished."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -24,12 +24,10 @@ from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_gene
 from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.metrics import pixels
 from neural_cleanse.results.records import LabelPair, Recovered
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.base import SearchedTrigger, Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
-# A row has settled when its log size, over about the last ten steps, is less than SETTLED_FALL under that over about
-# the last fifty: it then falls by less than a tenth in a hundred steps.
-RECENT_MEMORY, TRAILING_MEMORY, SETTLED_FALL = 0.9, 0.98, 0.04
+RECENT_MEMORY, TRAILING_MEMORY = 0.9, 0.98  # of the averages of the log size, whose difference says how fast it falls
 
 SPREAD_STEP = 0.25  # of log size: what the `spread` slots lie apart
 SMALLEST = 1e-3  # px, of which the logarithm is taken at least
@@ -62,7 +60,7 @@ class Inversion:
     a short search would else spend half of its time on being measured. The loss sees logits over `temperature`.
     """
 
-    trigger: type[Trigger] = PatchTrigger
+    trigger: type[SearchedTrigger] = PatchTrigger
     cost: CostSchedule = BatchCost()
     loss: Loss = cross_entropy
     steps: int = 250
@@ -256,7 +254,7 @@ class Inversion:
             records.append(merge(classifier, confirm, pair, choices, passes))
         return tuple(records)
 
-    def _judges(self, data: ScanImages, pair: LabelPair, part: Split) -> UInt8[Tensor, "n c h w"]:
+    def _judges(self, data: ScanImages, pair: LabelPair, part: Split) -> Num[Tensor, "n c h w"]:
         return data.images[data.eligible(pair, part)[: self.judge_images]]
 
     def _choose(self, classifier: Classifier, data: ScanImages, state: InversionState, index: int) -> Choice:
@@ -268,17 +266,17 @@ class Inversion:
         row, sizes = state.rows[index], state.candidate_sizes[index].tolist()
         slots = sorted((slot for slot, size in enumerate(sizes) if math.isfinite(size)), key=sizes.__getitem__)
         if self.choose_asr is None and slots:
-            return Choice(trigger(slots[0]), sizes[slots[0]], bool(state.cost.done[index]), 0)
+            return Choice(trigger(slots[0]), sizes[slots[0]], 0.0 if state.cost.done[index] else math.inf, 0)
         last = self.trigger.decode([variables[index].unsqueeze(0) for variables in state.free])
         if self.choose_asr is None:
-            return Choice(last, None, False, 0)
+            return Choice(last, None, 0.0, 0)
         images = self._judges(data, row.pair, Split.SELECT)
         candidates = ((trigger(slot), sizes[slot]) for slot in slots)
-        settled = bool(state.recent[index] > state.trailing[index] - SETTLED_FALL)
+        fall = float(state.trailing[index] - state.recent[index])
         chosen = choose(
-            classifier, images, row.pair.target, candidates, self.choose_asr, settled, allow_chance=self.allow_chance
+            classifier, images, row.pair.target, candidates, self.choose_asr, fall, allow_chance=self.allow_chance
         )
-        return chosen or Choice(last, None, False, len(slots) * len(images))
+        return chosen or Choice(last, None, fall, len(slots) * len(images))
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

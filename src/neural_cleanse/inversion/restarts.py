@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import UInt8
+from jaxtyping import Num
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -13,26 +13,29 @@ from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.base import Trigger
 
+# A row has settled when its log size, over about the last ten steps, is less than this under that over about the last
+# fifty: it then falls by less than a tenth in a hundred steps.
+SETTLED_FALL = 0.04
 ONE_IN_TWENTY = 1.645  # standard deviations of the normal distribution
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What one restart came to: `size` None when no kept trigger held."""
+    """What one restart came to: `size` None when no kept trigger held; `fall` is how far its log size fell lately."""
 
     trigger: Trigger
     size: float | None
-    settled: bool
+    fall: float
     forward_passes: int
 
 
 def choose(
     classifier: Classifier,
-    images: UInt8[Tensor, "n c h w"],
+    images: Num[Tensor, "n c h w"],
     target: int,
     candidates: Iterable[tuple[Trigger, float]],
     least_asr: float,
-    settled: bool,
+    fall: float,
     *,
     allow_chance: bool,
 ) -> Choice | None:
@@ -47,12 +50,12 @@ def choose(
         forward += len(images)
         hits = attack_hits(classifier, trigger, images, target)
         if hits >= least_asr * len(images):
-            return Choice(trigger, size, settled, forward)
+            return Choice(trigger, size, fall, forward)
         if best is None or hits > best[0]:
             best = hits, trigger, size
     if best is None or not allow_chance or best[0] < _by_chance(least_asr, len(images)):
         return None
-    return Choice(best[1], best[2], settled, forward)
+    return Choice(best[1], best[2], fall, forward)
 
 
 def _by_chance(rate: float, trials: int) -> float:
@@ -62,7 +65,7 @@ def _by_chance(rate: float, trials: int) -> float:
 
 def merge(
     classifier: Classifier,
-    confirm: UInt8[Tensor, "n c h w"],
+    confirm: Num[Tensor, "n c h w"],
     pair: LabelPair,
     choices: Sequence[Choice],
     passes: int,
@@ -73,7 +76,7 @@ def merge(
     """
     smallest = min(choices, key=lambda choice: math.inf if choice.size is None else choice.size)
     logs = [math.log(choice.size) for choice in choices if choice.size is not None]
-    outcome = Outcome.CONVERGED if smallest.settled else Outcome.STEP_LIMIT
+    outcome = Outcome.CONVERGED if smallest.fall < SETTLED_FALL else Outcome.STEP_LIMIT
     return Recovered(
         pair=pair,
         trigger=smallest.trigger,
@@ -84,4 +87,5 @@ def merge(
         outcome=Outcome.ASR_NOT_REACHED if smallest.size is None else outcome,
         image_passes=passes,
         forward_passes=sum(choice.forward_passes for choice in choices) + len(confirm),
+        fall=smallest.fall,
     )

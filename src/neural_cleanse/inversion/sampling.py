@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Num
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -43,7 +43,7 @@ class Row:
 class ScanImages:
     """The clean images as a scan uses them: on the model's device, with its answers, split in three."""
 
-    images: UInt8[Tensor, "n c h w"]
+    images: Num[Tensor, "n c h w"]
     labels: Int[Tensor, " n"] | None
     answers: Int[Tensor, " n"]
     parts: dict[Split, Int[Tensor, " m"]]

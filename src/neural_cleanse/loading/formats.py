@@ -10,7 +10,7 @@ from neural_cleanse.loading import checkpoint
 from neural_cleanse.loading.detect import Container, container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.memory_limit import allowance, at_most
-from neural_cleanse.loading.network import PROGRAM, TENSORS, Network
+from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.weights import assemble
 from neural_cleanse.loading.zip_guard import entries, is_zip
 
@@ -150,7 +150,7 @@ def rewrite_file(
     state: Mapping[str, Tensor],
     path: Path,
     *,
-    trust: str,
+    trust: Trust,
     architecture: str,
     input_shape: tuple[int, int, int] | None,
     weights: str | None = None,
@@ -160,7 +160,7 @@ def rewrite_file(
 
     Raises OutputError for what was read as a program.
     """
-    if trust.startswith(PROGRAM):
+    if trust.is_program:
         raise OutputError(
             "A network that was read from a program cannot be written back into it: its weights lie in code.",
             cure="Convert it to .pt2 or ONNX first, scan that, and repair it.",
@@ -176,10 +176,10 @@ def rewrite_file(
         from neural_cleanse.loading.pt2 import reader as pt2
 
         return pt2.rewrite(content, state)
-    if container is Container.HDF5 and trust.startswith(TENSORS):
+    if container is Container.HDF5 and trust.holds_tensors_alone:
         from neural_cleanse.loading.keras import weights as keras_weights
 
-        own_code = trust != TENSORS  # it ran when the model was loaded
+        own_code = trust is Trust.TENSORS_OWN_CODE  # it ran when the model was loaded
         return keras_weights.rewrite(content, state, architecture, allow_code=own_code, input_shape=input_shape)
     if container in (Container.HDF5, Container.KERAS):
         from neural_cleanse.loading.keras import reader as keras

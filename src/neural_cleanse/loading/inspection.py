@@ -18,7 +18,7 @@ from neural_cleanse.loading.fitting import some
 from neural_cleanse.loading.formats import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
-from neural_cleanse.loading.network import PROGRAM, TENSORS, FileIssue, Network
+from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.program import findings as program_parts
 from neural_cleanse.loading.weight_sets import TOP
 
@@ -50,7 +50,7 @@ class Inspection:
 
     path: str
     container: str
-    trust: str
+    trust: Trust
     sha256: str
     num_bytes: int
     network: Network | None = None
@@ -105,7 +105,7 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
     container = checked_container(content, str(path))
     sha256 = hashlib.sha256(content).hexdigest()
 
-    def partly(kind: str, trust: str, **known: Any) -> Inspection:
+    def partly(kind: str, trust: Trust, **known: Any) -> Inspection:
         return Inspection(str(path), kind, trust, sha256, len(content), **known)
 
     try:
@@ -120,7 +120,7 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
                 for key, tensor in tensors.items()
                 for name in [f"{path}.{key}" if path else key]
             )
-            return partly(held.container, TENSORS, tensors=tensors, problem=_without_network(held))
+            return partly(held.container, Trust.TENSORS, tensors=tensors, problem=_without_network(held))
         return _inspected(Opened(open_file(content, path, architecture, weights=weights), sha256, len(content)), path)
     except MemoryError as error:
         raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
@@ -128,13 +128,13 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
         if architecture is not None:  # the user's own file, which would run too
             raise
         return partly(
-            _title(container), PROGRAM, findings=_of_program(container, content, refused), problem=str(refused)
+            _title(container), Trust.PROGRAM, findings=_of_program(container, content, refused), problem=str(refused)
         )
     except ModelError as error:
         found = _of_graph(container, content, str(path))
         if not found:
             raise
-        return partly(_title(container), "not loaded", findings=found, problem=str(error))
+        return partly(_title(container), Trust.NOT_LOADED, findings=found, problem=str(error))
 
 
 def _without_network(held: Checkpoint) -> str:

@@ -17,7 +17,7 @@ from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
 from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
-from neural_cleanse.loading.network import FileIssue, Network
+from neural_cleanse.loading.network import FileIssue, Network, Trust
 
 PROBE_IMAGES = 8  # noise images of the first forward passes
 
@@ -31,7 +31,7 @@ class Origin:
     num_bytes: int
     container: str
     nested_under: str | None
-    trust: str
+    trust: Trust
     architecture: str
     input_shape: tuple[int, int, int]
     label_names: tuple[str, ...] | None

@@ -11,14 +11,33 @@ Every reader keeps to this:
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from torch import nn
 
 from neural_cleanse.classifier import Normalize
 
-TENSORS = "tensors only"
-GRAPH = "graph of known operators"
-PROGRAM = "program"
+
+class Trust(StrEnum):
+    """What of a file had to be run to load it, as results and reports say it."""
+
+    TENSORS = "tensors only"
+    TENSORS_OWN_CODE = "tensors only, in a network from your own code"
+    GRAPH = "graph of known operators"
+    PROGRAM = "program"
+    PROGRAM_SANDBOXED = "program, run in a sandbox (bubblewrap)"
+    PROGRAM_UNCONFINED = "program, run without a sandbox"
+    NOT_LOADED = "not loaded"
+
+    @property
+    def is_program(self) -> bool:
+        """Whether its weights lie in code."""
+        return self in (Trust.PROGRAM, Trust.PROGRAM_SANDBOXED, Trust.PROGRAM_UNCONFINED)
+
+    @property
+    def holds_tensors_alone(self) -> bool:
+        """Whether the file does not describe its network."""
+        return self in (Trust.TENSORS, Trust.TENSORS_OWN_CODE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class Network:
 
     module: nn.Module
     container: str
-    trust: str
+    trust: Trust
     architecture: str
     input_shape: tuple[int, int, int] | None = None
     num_classes: int | None = None

@@ -8,7 +8,7 @@ from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.architecture import Blueprint, build
 from neural_cleanse.loading.checkpoint import Checkpoint
 from neural_cleanse.loading.fitting import fill
-from neural_cleanse.loading.network import TENSORS, Network
+from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.weight_sets import choose
 
 
@@ -49,7 +49,7 @@ def assemble(
     return Network(
         module=blueprint.module,
         container=checkpoint.container,
-        trust=TENSORS + (", in a network from your own code" if blueprint.ran_code else ""),
+        trust=Trust.TENSORS_OWN_CODE if blueprint.ran_code else Trust.TENSORS,
         architecture=blueprint.name,
         input_shape=shape,
         num_classes=described.num_classes if described else None,

@@ -13,6 +13,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits, clean_accuracy, eligible_rows, predict
 from neural_cleanse.results.records import LabelPair, ScanResult
 from neural_cleanse.results.repair import Measurement, TracePoint
+from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
 
@@ -21,11 +22,11 @@ class Backdoor:
     """A trigger (k = 1) and whom it sends where: recovered by a scan, or the attacker's own where it is known."""
 
     pair: LabelPair
-    trigger: PatchTrigger
+    trigger: Trigger
 
-    def on(self, device: torch.device) -> PatchTrigger:
+    def on(self, device: torch.device) -> Trigger:
         """The trigger on that device, where the images are."""
-        return PatchTrigger(self.trigger.mask.to(device), self.trigger.pattern.to(device))
+        return self.trigger.to(device)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ FEW_LABELS = 6  # as where the verdict asks for a baseline (reasons.py)
 MORE_RESTARTS = 8
 PLACE, REST = ("--output",), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
 FLAGS = frozenset(
-    (*REST, "--pairs", "--force", "--student", "--no-student", "--bgr", "--allow-code", "--no-sandbox",
-     "--ignore-labels", "--skip-unreadable")
+    (*REST, "--pairs", "--patches-only", "--force", "--student", "--no-student", "--bgr", "--allow-code",
+     "--no-sandbox", "--ignore-labels", "--skip-unreadable")
 )  # fmt: skip
 EMPTY_BUDGET = ("--budget", "--max-passes")
 
@@ -119,8 +119,10 @@ def _clean(scan: _Scan) -> Iterator[Step]:
         "with this SHA-256, and says nothing about the kinds of backdoor under “not checked”."
     )
     yield Step("See what in the file would run code, which a scan of answers cannot:", scan.after("inspect"))
+    if scan.result.provenance.settings.get("patches_only"):
+        yield Step("Look for triggers that are no patch, too:", scan.again(without=("--patches-only",)))
     if not scan.result.pair_rows:
-        yield Step("Search also for triggers that work on images of one class only:", scan.again("--pairs"))
+        yield Step("Search with all steps for triggers that work on images of one class only:", scan.again("--pairs"))
     if settled_by_screening(scan.result):
         yield Step("Search every label to the end, for a lower detection limit:", scan.again("--plan", "full"))
 

@@ -13,7 +13,7 @@ from typing import Any
 from neural_cleanse.errors import OutputError
 from neural_cleanse.report import content, summary
 from neural_cleanse.report.taxonomy import TAXONOMIES
-from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -117,9 +117,9 @@ def _metrics(result: ScanResult) -> Iterator[dict[str, Any]]:
     accuracy, titles = result.provenance.data.get("clean_accuracy"), Titles(result)
     if isinstance(accuracy, float):
         yield {"type": "accuracy", "value": f"{accuracy:.4f}", "slice": "clean images"}
-    for row in result.labels:
+    for row in flagged_rows(result):
         shown = row.shown
-        if pair_of(row) in result.flagged_pairs and shown.asr is not None and shown.asr_interval is not None:
+        if shown.asr is not None and shown.asr_interval is not None:
             low, high = shown.asr_interval
             yield {
                 "type": "attack success rate",
@@ -131,9 +131,7 @@ def _metrics(result: ScanResult) -> Iterator[dict[str, Any]]:
 
 def _vulnerabilities(result: ScanResult) -> Iterator[dict[str, Any]]:
     titles = Titles(result)
-    for row in result.labels:
-        if pair_of(row) not in result.flagged_pairs:
-            continue
+    for row in flagged_rows(result):
         yield {
             "bom-ref": f"label-{row.target}" + ("" if row.source is None else f"-from-{row.source}"),
             "id": "NC001",
@@ -143,7 +141,7 @@ def _vulnerabilities(result: ScanResult) -> Iterator[dict[str, Any]]:
                 for one in TAXONOMIES
                 for taxon in one.taxa
             ],
-            "description": f"Backdoor: a small patch makes the model answer label {titles.of(row)} ({found_at(row)}).",
+            "description": f"Backdoor: a trigger makes the model answer label {titles.of(row)} ({found_at(row)}).",
             "detail": content.NATURAL,
             "recommendation": "Do not use the model as it is. neural-cleanse repair writes a copy without the trigger.",
             "analysis": {"state": "exploitable", "detail": escape(sentence(result))},

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import Titles, p_is, pair_of
+from neural_cleanse.report.text import FEATURE_KINDS, Titles, flagged_rows, p_is, pair_of
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
+    Kind,
     LabelPair,
     LabelResult,
     Outcome,
@@ -28,11 +29,9 @@ LOW_SUCCESS = 0.5  # of a class: half of its images resist
 CLASSES_NAMED = 5
 FEW_LABELS = 10  # to compare with
 
-NOT_LOOKED_FOR = (
-    "Triggers that are no patch: warped or filtered images, patterns that depend on the image.",
-    "Triggers that send each class to another label (all-to-all).",
-    "Code in the model file that acts by itself; neural-cleanse inspect looks for that.",
-)
+NO_PATCH = "Triggers that are no patch: warped or filtered images, patterns that depend on the image."
+ALL_TO_ALL = "Triggers that send each class to another label (all-to-all)."
+CODE = "Code in the model file that acts by itself; neural-cleanse inspect looks for that."
 FROM_ONE_CLASS = "Triggers that work from images of one class only."
 NO_WEAK_POINT = "Enough images, every class, p far from alpha, and searches that agree."
 NATURAL = (
@@ -71,7 +70,7 @@ class FlaggedLabel:
 
 def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     """Every flagged label that has evidence."""
-    titles, rows = Titles(result), {pair_of(row): row for row in result.labels}
+    titles, rows = Titles(result), {pair_of(row): row for row in flagged_rows(result)}
     found = []
     for evidence in result.evidence:
         pair = evidence.pair
@@ -79,6 +78,8 @@ def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
             SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
             for rate in evidence.by_source
         )
+        if pair not in rows:
+            continue
         row = rows[pair]
         found.append(FlaggedLabel(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
     return tuple(found)
@@ -101,7 +102,9 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if row.log_size_sd is None:
+    if any(one.pair == pair_of(row) and one.kind in FEATURE_KINDS for one in result.evidence):
+        found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
+    elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
     elif row.log_size_sd > WIDE_SPREAD:
         found.append(f"Independent searches differ in size by a factor of {math.exp(row.log_size_sd):.2f} (1 sd).")
@@ -122,8 +125,14 @@ def looked_for(result: ScanResult) -> str:
         whose = f"{whose}, or of that one class" if labels else "images of that class to it"
     return (
         f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. A label "
-        "whose patch is far smaller than those of the other labels has a backdoor."
+        f"whose patch is far smaller than those of the other labels has a backdoor.{_other_kinds(result)}"
     )
+
+
+def _other_kinds(result: ScanResult) -> str:
+    """The other kinds of trigger that were looked for, as a sentence."""
+    made = [test.kind.meaning for test in result.tests if test.verdict is not None and test.kind is not Kind.PATCH]
+    return f" Also: {', '.join(made)}." if made else ""
 
 
 def _count(count: int, noun: str) -> str:
@@ -245,8 +254,11 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     missing = classes - len({row.target for row in result.labels}) if isinstance(classes, int) else 0
     of_them = "label of the model was" if missing == 1 else "labels of the model were"
     lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
-    lines += [FROM_ONE_CLASS] if any_class else []
-    return (*lines, *NOT_LOOKED_FOR)
+    made = {test.kind for test in result.tests if test.verdict is not None}
+    lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made else []
+    lines += [] if Kind.FEATURE in made else [NO_PATCH]
+    lines += [] if Kind.PAIRS in made else [ALL_TO_ALL]
+    return (*lines, CODE)
 
 
 def repeat(result: ScanResult) -> list[tuple[str, str]]:

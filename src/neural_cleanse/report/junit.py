@@ -6,7 +6,7 @@ A flagged label fails; a scan that could not tell is an error of the case "verdi
 from xml.etree import ElementTree
 
 from neural_cleanse.report import summary
-from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, pair_of, sentence
 from neural_cleanse.results.records import LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -17,7 +17,9 @@ NOT_SEARCHED = (Outcome.NOT_SEARCHED, Outcome.NOT_ENOUGH_IMAGES, Outcome.SCREENE
 def dumps(result: ScanResult) -> str:
     """The XML text."""
     made = result.provenance
-    cases = [_verdict(result), *(_label(result, row) for row in result.labels)]
+    known = {pair_of(row) for row in result.labels}
+    more = [row for row in flagged_rows(result) if pair_of(row) not in known]
+    cases = [_verdict(result), *(_label(result, row) for row in (*result.labels, *more))]
     counts = {
         "tests": len(cases),
         **{f"{name}s": sum(case.find(name) is not None for case in cases) for name in ("failure", "error")},

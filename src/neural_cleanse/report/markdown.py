@@ -8,6 +8,7 @@ from neural_cleanse.report import content, summary, tables
 from neural_cleanse.report.advice import Step, after_repair, what_now
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.text import (
+    FEATURE_KINDS,
     HEADLINE,
     Titles,
     asr_text,
@@ -128,7 +129,7 @@ def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
         f"{text(found_at(row))}. On images that the search never saw it "
         f"succeeds for {asr_text(row.shown)} of them (95 % interval).",
     ]
-    if pictures:
+    if pictures and finding.evidence.kind not in FEATURE_KINDS:
         folder = folder_name(finding.pair)
         parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
     if finding.weak:
@@ -174,7 +175,8 @@ def _checked(result: ScanResult) -> str:
         "Found in the file": summary.file_issues(result.provenance.model),
     }
     parts = [f"{heading}:\n\n{_bullets(lines)}" for heading, lines in lists.items() if lines]
-    return "\n\n".join([text(content.looked_for(result)), *parts, text(content.NATURAL)])
+    kinds = _inert(tables.kind_table(result))
+    return "\n\n".join([text(content.looked_for(result)), *([kinds] if kinds else []), *parts, text(content.NATURAL)])
 
 
 def _repeat(result: ScanResult) -> str:

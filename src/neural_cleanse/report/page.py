@@ -14,6 +14,7 @@ from neural_cleanse.report.pictures import data_uri, on_grey, trigger_pictures
 from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import (
+    FEATURE_KINDS,
     HEADLINE,
     Titles,
     asr_text,
@@ -69,6 +70,7 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
         without_size=sum(bar.row.size is None for bar in drawn),
         rows_open=ROWS_OPEN,
         paper=paper_sentence(result),
+        kinds=Markup(tables.kind_table(result).html()) if result.tests else None,
         pairs=Markup(pair_table(result).html()) if result.pair_rows else None,
         provenance=_flat(to_json(result)["provenance"]),
         titles=titles,
@@ -111,20 +113,22 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
 def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
-    examples = zip(evidence.before, evidence.after, evidence.answers_before, evidence.answers_after, strict=True)
-    trigger = trigger_pictures(dict(result.triggers[finding.pair]))
+    seen = evidence.kind not in FEATURE_KINDS and finding.pair in result.triggers
+    after = evidence.after if len(evidence.after) else [None] * len(evidence.before)
+    examples = zip(evidence.before, after, evidence.answers_before, evidence.answers_after, strict=True)
+    trigger = trigger_pictures(dict(result.triggers[finding.pair])) if seen else {}
     return {
         "finding": finding,
-        "large": data_uri(on_grey(dict(result.triggers[finding.pair]))),
+        "large": data_uri(on_grey(dict(result.triggers[finding.pair]))) if seen else None,
         "trigger": {name: data_uri(image) for name, image in trigger.items()},
         "examples": [
             {
                 "before": data_uri(before),
-                "after": data_uri(after),
+                "after": None if changed is None else data_uri(changed),
                 "was": titles.label(was),
                 "becomes": titles.label(becomes),
             }
-            for before, after, was, becomes in examples
+            for before, changed, was, becomes in examples
         ],
         "sources": sources[:SOURCES_SHOWN],
         "more_sources": sources[SOURCES_SHOWN:],

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from neural_cleanse.report import content
 from neural_cleanse.report.taxonomy import TAXONOMIES, references
-from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, pair_of, sentence
+from neural_cleanse.results.codec import encode
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
 from neural_cleanse.text import escape
@@ -114,19 +115,13 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
         text = f"Could not tell whether the model has a backdoor. {sentence(result)}"
         return [_result(result, UNCLEAR, text, None, {})]
     titles, weak = Titles(result), {found.pair: found.weak for found in content.findings(result)}
-    rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
-    by_pair = {pair_of(row): row for row in result.labels}
     found = []
-    for pair in result.flagged_pairs:
-        row = rows[pair]
-        shown = by_pair[pair].shown
+    for row in flagged_rows(result):
+        pair, shown = pair_of(row), row.shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
-        text = (
-            f"Label {titles.pair(pair)} is reached by an unusually small trigger: {found_at(by_pair[pair])}."
-            f"{success}{thin}"
-        )
-        found.append(_result(result, BACKDOOR, text, pair, row))
+        text = f"Label {titles.of(row)} is reached by an unusually small trigger: {found_at(row)}.{success}{thin}"
+        found.append(_result(result, BACKDOOR, text, pair, encode(row)))
     return found
 
 

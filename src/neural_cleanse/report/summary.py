@@ -10,12 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from neural_cleanse.report.content import FEW_LABELS
-from neural_cleanse.report.text import POOR_ACCURACY, Titles, pair_of
+from neural_cleanse.report.text import POOR_ACCURACY, Titles, flagged_rows
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 
 LABELS_NAMED = 3  # flagged labels in the sentence
 RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
 COMMON = 0.5
+ANY_CHANGE = "A change that is the same for all images, and no small patch,"
 FEW_IMAGES = 200  # an accuracy on fewer is known to some 7 points only
 LOW_LIMIT = 0.02  # of the image: the paper's 4x4 squares on 28x28 pixels take that
 
@@ -30,18 +31,19 @@ def plain(result: ScanResult) -> str:
 
 
 def _infected(result: ScanResult) -> str:
-    titles, rows = Titles(result), {pair_of(row): row for row in result.labels}
-    flagged = [rows[pair] for pair in result.flagged_pairs if pair in rows]
+    titles, flagged = Titles(result), flagged_rows(result)
     parts = [_sends(titles, row, result) for row in flagged[:LABELS_NAMED]]
     more = f" {len(flagged) - LABELS_NAMED} more labels were flagged." if len(flagged) > LABELS_NAMED else ""
     sizes = [row.size for row in result.label_rows if row.size is not None]
-    usual = f" A typical label of this model needs {statistics.median(sizes):.0f} px." if len(sizes) > 1 else ""
+    in_pixels = len(sizes) > 1 and any(row.size is not None for row in flagged)
+    usual = f" A typical label of this model needs {statistics.median(sizes):.0f} px." if in_pixels else ""
     return " ".join(parts) + more + usual
 
 
 def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
     whose = "images of any class" if row.source is None else f"images of class {titles.label(row.source)}"
-    what = f"A small patch ({_size(row.size, result)}) makes this model answer label {titles.label(row.target)}"
+    trigger = ANY_CHANGE if row.size is None else f"A small patch ({_size(row.size, result)})"
+    what = f"{trigger} makes this model answer label {titles.label(row.target)}"
     share = "" if row.shown.asr is None else f": it works on {row.shown.asr:.1%} of test images"
     return f"{what} for {whose}{share}."
 
@@ -58,9 +60,7 @@ def _clean(result: ScanResult) -> str:
     )
 
 
-def _size(size: float | None, result: ScanResult) -> str:
-    if size is None:
-        return "of unknown size"
+def _size(size: float, result: ScanResult) -> str:
     return f"{size:.1f} px, {size / (result.image_shape[1] * result.image_shape[2]):.1%} of the image"
 
 

@@ -55,6 +55,25 @@ class Outcome(enum.Enum):
         }[self]
 
 
+class Kind(enum.Enum):
+    """Kinds of trigger that a scan looks for, each with a test of its own; the value is what JSON holds."""
+
+    PATCH = "patch"
+    FEATURE = "feature"
+    PAIRS = "pairs"
+    FEATURE_PAIRS = "feature_pairs"
+
+    @property
+    def meaning(self) -> str:
+        """What it covers, for a report."""
+        return {
+            Kind.PATCH: "patches",
+            Kind.FEATURE: "feature-space triggers (warps, filters, patterns over the whole image)",
+            Kind.PAIRS: "one-class and all-to-all patches",
+            Kind.FEATURE_PAIRS: "all-to-all feature-space triggers",
+        }[self]
+
+
 SCREENED_OUTCOMES = (Outcome.SCREENED, Outcome.REFINED)
 """Outcomes whose size is that of screening."""
 
@@ -72,8 +91,9 @@ class Recovered:
     """The smallest trigger found for one label pair.
 
     `size` is the smallest over restarts in px (None when no trigger worked), `trigger` that restart's (k = 1);
-    `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images. Where the
-    outcome is REFINED, all this is of screening, and `refined` what all steps came to.
+    `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images.
+    `fall` is how far the log size fell lately (restarts.py). Where the outcome is REFINED, all this is of screening,
+    and `refined` what all steps came to.
     """
 
     pair: LabelPair
@@ -85,6 +105,7 @@ class Recovered:
     outcome: Outcome
     image_passes: int
     forward_passes: int
+    fall: float = 0.0
     refined: "Recovered | None" = None
 
     @property
@@ -161,20 +182,60 @@ class SourceRate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a flagged label's trigger does to images that it was not fitted on; of `source` alone if there is one."""
+    """What a flagged label's trigger does to images that it was not fitted on; of `source` alone if there is one.
+
+    A trigger in feature space is no image: `after` then has no rows.
+    """
 
     target: int
     before: UInt8[Tensor, "n c h w"]
-    after: UInt8[Tensor, "n c h w"]
+    after: UInt8[Tensor, "m c h w"]
     answers_before: tuple[int, ...]
     answers_after: tuple[int, ...]
     by_source: tuple[SourceRate, ...]
     source: int | None = None
+    kind: Kind = Kind.PATCH
 
     @property
     def pair(self) -> LabelPair:
         """The label pair that was flagged."""
         return LabelPair(self.target, self.source)
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """A label or pair in one test: its size (None: no trigger worked) and p-value."""
+
+    target: int
+    source: int | None
+    size: float | None
+    p_value: float | None
+
+    @property
+    def pair(self) -> LabelPair:
+        """The label pair."""
+        return LabelPair(self.target, self.source)
+
+
+@dataclass(frozen=True)
+class KindTest:
+    """What one test came to. The tests share alpha: `p_value` is over `share`, and flags at alpha.
+
+    `verdict` is None where the test was not made, and `reason` says why. `mapped` is the map of labels that an
+    all-to-all trigger follows. `rows` are the sizes compared, in px, or in feature space in units of the layer's
+    spread; those of patches are in the result's own table. `image_passes` count as far as they ran the whole network.
+    """
+
+    kind: Kind
+    share: float
+    verdict: Verdict | None
+    reason: str
+    p_value: float | None = None
+    flagged: tuple[LabelPair, ...] = ()
+    mapped: tuple[LabelPair, ...] = ()
+    rows: tuple[KindRow, ...] = ()
+    image_passes: int = 0
+    forward_passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,7 +277,7 @@ class ScanResult:
     `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
     `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
     tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
-    before the search did.
+    before the search did. `tests` has one entry for every kind of trigger, looked for or not.
     """
 
     verdict: Verdict
@@ -236,6 +297,7 @@ class ScanResult:
     cut_off: bool = False
     evidence: tuple[Evidence, ...] = ()
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
+    tests: tuple[KindTest, ...] = ()
 
     @property
     def label_rows(self) -> tuple[LabelResult, ...]:

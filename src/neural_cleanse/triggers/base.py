@@ -1,19 +1,24 @@
-"""What every kind of trigger can do: change images, say how big it is, and be searched for by gradient.
+"""What every kind of trigger can do: change images and say how big it is. Some can be searched for by gradient.
 
 A trigger holds k candidates at once, one a row. The same class serves the search (decoded from free
-variables at every step) and an attack (built once from a known mask).
+variables at every step) and an attack (built once from a known mask). Most triggers of attacks are not searched for:
+they are a `Trigger` and no `SearchedTrigger`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Kind = TypeVar("Kind", bound="Trigger")
+
 
 class Trigger(ABC):
-    """k candidate triggers: values only, no optimiser state."""
+    """k triggers: a frozen dataclass of values, no optimiser state."""
 
     @abstractmethod
     def __call__(self, images: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n c h w"]:
@@ -21,20 +26,37 @@ class Trigger(ABC):
 
     @abstractmethod
     def size(self) -> Float[Tensor, " k"]:
-        """How much of an image each trigger takes, in pixels: the quantity compared between labels."""
+        """How much of an image each trigger takes, in pixels: the quantity compared between labels.
+
+        All of its pixels where the trigger may change every one of them.
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The named tensors that define the triggers, first dimension k."""
+        """The tensors among the dataclass's fields, first dimension k."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the triggers are made for."""
+
+    def to(self: Kind, device: torch.device) -> Kind:
+        """The same triggers on that device, where the images are."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)  # type: ignore[type-var]  # every trigger is a dataclass
+
+
+class SearchedTrigger(Trigger):
+    """A kind of trigger that unconstrained variables stand for, so that an optimiser can look for it."""
 
     @classmethod
     @abstractmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> "Trigger":
+    def of(cls, tensors: Mapping[str, Tensor]) -> "SearchedTrigger":
         """The triggers that `tensors` wrote down. Raises TypeError on other names."""
 
     @classmethod
     @abstractmethod
-    def decode(cls, free: Sequence[Tensor]) -> "Trigger":
+    def decode(cls, free: Sequence[Tensor]) -> "SearchedTrigger":
         """The triggers that unconstrained variables stand for (differentiable)."""
 
     @classmethod

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.base import SearchedTrigger
 
 # value = tanh(free) / (2 - EPSILON) + 0.5, so that arctanh of 0 and 1 stays finite (authors' visualizer.py).
 EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
-class PatchTrigger(Trigger):
+class PatchTrigger(SearchedTrigger):
     """k masks and patterns."""
 
     mask: Float[Tensor, "k 1 h w"]
@@ -34,6 +34,11 @@ class PatchTrigger(Trigger):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mask": self.mask, "pattern": self.pattern}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.pattern.shape[1:]
+        return channels, height, width
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "PatchTrigger":

@@ -119,7 +119,7 @@ def test_an_occupied_output_is_refused(scanned: tuple[Ran, Path], collection: Pa
 
 
 def test_a_shelf_without_a_model_is_an_error(tmp_path: Path, asked: tuple[object, ...]) -> None:
-    ran = run("scan", tmp_path, *asked)
+    ran = run("scan", "--patches-only", tmp_path, *asked)
     assert ran.code == 2 and "no model in" in ran.err
 
 
@@ -145,10 +145,18 @@ def test_infected_over_error_over_inconclusive_over_clean(verdicts: tuple[Verdic
 def test_whatever_could_change_an_answer_changes_the_key(digits: ImageSet, tmp_path: Path) -> None:
     code = tmp_path / "net.py"
     code.write_text("v = 1")
-    order = ScanJob(digits, tmp_path, InputOptions(f"{code}:make"), ScanSettings(), "cpu", None, "neural-cleanse scan")
+    order = ScanJob(
+        digits,
+        tmp_path,
+        InputOptions(f"{code}:make"),
+        ScanSettings(patches_only=True),
+        "cpu",
+        None,
+        "neural-cleanse scan",
+    )
     keys = {
         order.key(),
-        replace(order, settings=ScanSettings(seed=1)).key(),
+        replace(order, settings=ScanSettings(patches_only=True, seed=1)).key(),
         replace(order, form=replace(order.form, allow_code=True)).key(),
         replace(order, images=digits.without_labels()).key(),
     }

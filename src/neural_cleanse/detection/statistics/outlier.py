@@ -78,6 +78,8 @@ LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see abo
 # Sizes over a baseline's: .07 to .12 between seeds on MNIST and Fashion-MNIST, .10 to .17 over a student's. It is the
 # seed's spread and not the classes', so that it serves two labels as well.
 OVER_BASELINE = Prior(0.12, 4, 2)
+# Shifts in feature space: .08 to .19 over the labels of clean networks on MNIST and Fashion-MNIST.
+FEATURES = Prior(0.16, 4, 6)
 
 
 @dataclass(frozen=True)

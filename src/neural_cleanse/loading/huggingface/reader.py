@@ -20,7 +20,7 @@ from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, Mode
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, replace_tensors
 from neural_cleanse.loading.huggingface.files import CONFIG, PREPROCESSOR, Snapshot
 from neural_cleanse.loading.huggingface.preprocessing import input_shape, label_names, normalization
-from neural_cleanse.loading.network import TENSORS, Network
+from neural_cleanse.loading.network import Network, Trust
 
 CONTAINER = "Hugging Face directory"
 PREFIX = "network."  # of our wrapper
@@ -57,7 +57,7 @@ def read(snapshot: Snapshot, name: str) -> Network:
     return Network(
         module=LogitsOf(network, blue_first=preprocessing.get("do_flip_channel_order") is True),
         container=CONTAINER,
-        trust=TENSORS,
+        trust=Trust.TENSORS,
         architecture=type(network).__name__,
         input_shape=shape,
         num_classes=network.config.num_labels,

@@ -19,7 +19,7 @@ from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.hdf5_objects import SIGNATURE
 from neural_cleanse.loading.keras.layers import KINDS
 from neural_cleanse.loading.keras.weight_paths import by_kind_and_number, by_layer_name
-from neural_cleanse.loading.network import GRAPH, Network
+from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.zip_guard import entries
 
 CONTAINER_HDF5, CONTAINER_ARCHIVE = "Keras HDF5", "Keras archive"
@@ -36,7 +36,7 @@ def read(content: bytes, name: str) -> Network:
     return Network(
         module=built.module,
         container=CONTAINER_HDF5 if content.startswith(SIGNATURE) else CONTAINER_ARCHIVE,
-        trust=GRAPH,
+        trust=Trust.GRAPH,
         architecture=f"{model.kind} {shown(model.name)}",
         input_shape=input_shape(model, channels_last=channels_last(model, name)),
         num_classes=built.num_classes,

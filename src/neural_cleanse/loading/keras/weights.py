@@ -19,7 +19,7 @@ from neural_cleanse.loading.keras.config import shown
 from neural_cleanse.loading.keras.flattening import flattened_maps
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, WeightLayout
-from neural_cleanse.loading.network import TENSORS, Network
+from neural_cleanse.loading.network import Network, Trust
 
 CONTAINER = "Keras HDF5 weights"
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config", "model_weights"
@@ -81,7 +81,7 @@ def assemble(
     return Network(
         module=blueprint.module,
         container=CONTAINER,
-        trust=TENSORS + (", in a network from your own code" if blueprint.ran_code else ""),
+        trust=Trust.TENSORS_OWN_CODE if blueprint.ran_code else Trust.TENSORS,
         architecture=architecture,
         input_shape=shape,
         assumed=("weights matched to layers by order and shape, channels last as Keras has them", *epsilons),

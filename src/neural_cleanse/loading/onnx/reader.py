@@ -19,7 +19,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_LABEL_NAME
 from neural_cleanse.loading.graph import GraphNetwork, Value
-from neural_cleanse.loading.network import GRAPH, FileIssue, Network
+from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.onnx.builder import IMAGE, Builder, Entry, Kind, Slot, add_initializers
 from neural_cleanse.loading.onnx.compare import compare
 from neural_cleanse.loading.onnx.file import (
@@ -59,7 +59,7 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
     return Network(
         module=built.network,
         container=CONTAINER,
-        trust=GRAPH,
+        trust=Trust.GRAPH,
         architecture=sanitize(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
         input_shape=None if None in said else built.shape,
         num_classes=built.num_classes,

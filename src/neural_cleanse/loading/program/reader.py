@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
-from neural_cleanse.loading.network import PROGRAM, FileIssue, Network
+from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.program import convert_in_child, sandbox
 from neural_cleanse.loading.pt2 import reader as pt2
 
@@ -88,12 +88,11 @@ def read(
 
 def _described(network: Network, container: str, *, isolated: bool) -> Network:
     """The network that came back, with what it was read from and how that was run."""
-    how = "run in a sandbox (bubblewrap)" if isolated else "run without a sandbox"
     alone = "no sandbox: bubblewrap (bwrap) does not work here, the program ran with your rights"
     return replace(
         network,
         container=container,
-        trust=f"{PROGRAM}, {how}",
+        trust=Trust.PROGRAM_SANDBOXED if isolated else Trust.PROGRAM_UNCONFINED,
         assumed=(*network.assumed, *(() if isolated else (alone,))),
         findings=(FileIssue(container, "a program, which runs code when loaded", runs_code=True), *network.findings),
     )

@@ -16,7 +16,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
 from neural_cleanse.loading.graph import Step, Value
-from neural_cleanse.loading.network import GRAPH, FileIssue, Network
+from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.pt2.archive import (
     Archive,
     Payload,
@@ -58,7 +58,7 @@ def read(content: bytes, name: str) -> Network:
         return Network(
             module=module,
             container=CONTAINER,
-            trust=GRAPH,
+            trust=Trust.GRAPH,
             architecture=f"graph of {len(parts.steps)} operators",
             input_shape=shape,
             normalize=Normalize(scale=255.0) if meta["dtype"] == UINT8 else None,

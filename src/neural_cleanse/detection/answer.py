@@ -1,0 +1,137 @@
+"""What the parts of a scan come to: one result, with evidence against whom it flags."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from neural_cleanse.detection.combined import patch_test
+from neural_cleanse.detection.evidence import gather, gather_features
+from neural_cleanse.detection.kinds import KindFound
+from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.student_test import Compared
+from neural_cleanse.detection.teaching import Teaching
+from neural_cleanse.detection.verdict import Decision
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.results.records import (
+    Evidence,
+    KindTest,
+    LabelResult,
+    Provenance,
+    Recovered,
+    Refined,
+    ScanResult,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a scan has gathered: `found` are its patches, `compared` is what a student said of them."""
+
+    prepared: PreparedScan
+    found: tuple[Recovered, ...]
+    decision: Decision
+    provenance: Provenance
+    compared: Compared
+    kinds: Sequence[KindFound]
+    teaching: Teaching
+    cut_off: bool
+
+    @property
+    def other_passes(self) -> int:
+        """Image passes beside those of the search for patches."""
+        return (
+            self.teaching.image_passes + self.compared.image_passes + sum(one.test.image_passes for one in self.kinds)
+        )
+
+    @property
+    def other_forward_passes(self) -> int:
+        """The same of forward passes alone."""
+        return (
+            self.teaching.forward_passes
+            + self.compared.forward_passes
+            + sum(one.test.forward_passes for one in self.kinds)
+        )
+
+    @property
+    def tests(self) -> tuple[KindTest, ...]:
+        """The record of every test."""
+        passes = sum(one.image_passes for one in self.found) + self.compared.image_passes
+        forward = sum(one.forward_passes for one in self.found) + self.compared.forward_passes
+        patches = patch_test(self.compared.decision, self.prepared.share, passes, forward)
+        return patches, *(one.test for one in self.kinds)
+
+
+def answer(parts: Parts, wall_s: float) -> ScanResult:
+    """The result of a scan that took `wall_s` seconds."""
+    flagged = [one.shown for one in parts.found if one.pair in parts.decision.flagged_pairs and one.trigger is not None]
+    of_kinds = [one for one in parts.kinds if one.flagged]
+    shown = [*parts.found, *(one for kind in of_kinds if kind.space is None for one in kind.flagged)]
+    return ScanResult(
+        verdict=parts.decision.verdict,
+        reason=parts.decision.reason,
+        flagged=parts.decision.flagged,
+        p_value=parts.decision.p_value,
+        alpha=parts.prepared.settings.alpha,
+        level=parts.decision.level,
+        detection_limit=parts.decision.detection_limit,
+        image_passes=sum(recovered.image_passes for recovered in parts.found) + parts.other_passes,
+        forward_passes=sum(one.forward_passes for one in parts.found)
+        + parts.prepared.forward_passes
+        + parts.other_forward_passes,
+        wall_s=wall_s,
+        image_shape=parts.prepared.classifier.input_shape,
+        labels=_rows(parts.found, parts.decision, parts.prepared.names),
+        paper_rule=parts.decision.paper_rule,
+        provenance=parts.provenance,
+        cut_off=parts.cut_off,
+        evidence=(
+            *gather(parts.prepared.classifier, parts.prepared.images, flagged),
+            *_evidence(parts.prepared, of_kinds, flagged),
+        ),
+        tests=parts.tests,
+        triggers={
+            recovered.pair: {name: tensor.detach().cpu() for name, tensor in trigger.tensors().items()}
+            for recovered in shown
+            if (trigger := recovered.shown.trigger) is not None
+        },
+    )
+
+
+def _evidence(prepared: PreparedScan, kinds: Sequence[KindFound], patches: Sequence[Recovered]) -> Iterator[Evidence]:
+    """Evidence of what is no patch for all images, one a label pair."""
+    known = {one.pair for one in patches}
+    for kind in kinds:
+        new = [one for one in kind.flagged if one.pair not in known]
+        known |= {one.pair for one in new}
+        if kind.space is None:
+            yield from gather(prepared.classifier, prepared.images, new, kind.test.kind)
+        else:
+            yield from gather_features(kind.space, prepared.images, new, kind.test.kind)
+
+
+def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:
+    return tuple(
+        LabelResult(
+            target=recovered.pair.target,
+            source=recovered.pair.source,
+            name=names[recovered.pair.target] if names and recovered.pair.target < len(names) else None,
+            size=recovered.size,
+            log_size_sd=recovered.log_size_sd,
+            anomaly_index=decision.anomaly_index.get(recovered.pair),
+            p_value=decision.p_values.get(recovered.pair),
+            asr=recovered.asr,
+            asr_interval=_interval(recovered),
+            outcome=recovered.outcome,
+            image_passes=recovered.image_passes,
+            refined=None if recovered.refined is None else _refined(recovered.refined),
+        )
+        for recovered in found
+    )
+
+
+def _refined(whole: Recovered) -> Refined:
+    assert whole.size is not None, "a search without a size refines nothing"
+    return Refined(whole.size, whole.log_size_sd, whole.asr, _interval(whole), whole.outcome)
+
+
+def _interval(recovered: Recovered) -> tuple[float, float] | None:
+    return clopper_pearson(recovered.hits, recovered.trials) if recovered.trials else None

@@ -1,0 +1,87 @@
+"""A network behind its cut, as something to search: activations take the place of images.
+
+The activations of all images are kept, in units of their own spread, so that only the tail runs in the search.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.cut import Cut, Tail, features_at, find_cut, work
+from neural_cleanse.inversion.cost import BatchCost
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.triggers.feature import FeatureTrigger
+
+MOST_BYTES = 2**29  # that the activations may take
+WORK_IMAGES = 8  # on which the share of the tail's work is counted
+STEPS, PAIR_STEPS = 250, 100
+PAIR_BATCH = 3
+LEARNING_RATE = 0.05  # in units of the spread of the activations, so that it suits every network
+COST = 0.005  # at the start: from ten times that on, a planted shift is at times passed over
+
+
+class _Scaled(nn.Module):
+    """The tail on activations in units of their spread."""
+
+    def __init__(self, tail: Tail, spread: float) -> None:
+        super().__init__()
+        self.tail, self.spread = tail, spread
+
+    def forward(self, features: Tensor) -> Tensor:
+        answers: Tensor = self.tail(features * self.spread)
+        return answers
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """The tail as a classifier, the activations as its images; `share` is its part of the network's work."""
+
+    cut: Cut
+    classifier: Classifier
+    images: ScanImages
+    share: float
+
+
+def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | None:
+    """The space behind the first cut. None where there is no cut, or the activations take too much memory."""
+    two = _normalised(classifier, images.images[:2])
+    found = find_cut(classifier.module, two) if len(two) == 2 else None
+    if found is None or found[0].numel * len(images.images) * 4 > MOST_BYTES:
+        return None
+    cut, whole = found
+    parts = [
+        features_at(classifier.module, cut, _normalised(classifier, part))
+        for part in images.images.split(FORWARD_BATCH)
+    ]
+    features = torch.cat(parts).float()
+    spread = max(float(features.std()), 1e-12)
+    tail = Tail(classifier.module, cut, torch.zeros_like(two[:1]), float(features.min()), whole)
+    behind = Classifier(_Scaled(tail, spread), cut.image_shape, classifier.num_classes, outputs=classifier.outputs)
+    some = _normalised(classifier, images.images[:WORK_IMAGES])
+    share = work(tail, features[:WORK_IMAGES]) / max(1, work(classifier.module, some))
+    return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share))
+
+
+def feature_inversion(inversion: Inversion, space: FeatureSpace, *, pairs: bool = False) -> Inversion:
+    """The search of a shift: one restart, since all start near none; step and cost belong to the space."""
+    area = space.classifier.input_shape[1] * space.classifier.input_shape[2]
+    return replace(
+        inversion,
+        trigger=FeatureTrigger,
+        cost=BatchCost(start_cost=area * COST),
+        steps=PAIR_STEPS if pairs else STEPS,
+        learning_rate=LEARNING_RATE,
+        restarts=1,
+        race=(),
+        extra_steps=0,
+        batch_size=PAIR_BATCH if pairs else inversion.batch_size,
+        allow_chance=not pairs,
+    )
+
+
+def _normalised(classifier: Classifier, images: Tensor) -> Tensor:
+    return classifier.normalize(pixels(images).contiguous(memory_format=classifier.memory_format))

@@ -1,0 +1,10 @@
+"""How the tests of one scan share alpha (weighted Bonferroni): a p-value is divided by its test's share."""
+
+from neural_cleanse.results.records import Kind
+
+SHARES = {Kind.PATCH: 0.5, Kind.FEATURE: 0.2, Kind.PAIRS: 0.2, Kind.FEATURE_PAIRS: 0.1}
+
+
+def over_share(p_value: float, share: float) -> float:
+    """The p-value that flags at alpha."""
+    return min(1.0, p_value / share)

@@ -1,0 +1,56 @@
+"""The student of a scan: made when a test first asks for it, used by all, its cost counted once."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.student import Student, StudentPlan, make_student
+from neural_cleanse.inversion.batching import Tick
+from neural_cleanse.inversion.sampling import ScanImages, Split
+from neural_cleanse.metrics import predict_checked
+
+
+@dataclass
+class Teaching:
+    """Makes the student of a scan, once. `image_passes` and `forward_passes` are what that took."""
+
+    prepared: PreparedScan
+    plan: StudentPlan = field(default_factory=StudentPlan)
+    image_passes: int = 0
+    forward_passes: int = 0
+    _made: list[Student | None] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int:
+        """Image passes that the next call takes."""
+        return 0 if self._made else self.plan.passes
+
+    def student(self, tick: Tick) -> Student | None:
+        """None where none can be made, the scan asks for none, or `tick` ended it."""
+        if not self.prepared.settings.student:
+            return None
+        if not self._made:
+            images = self.prepared.images
+            unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
+            own = images.images[images.parts[Split.OPTIMISE]]
+            taught_on = torch.cat([own, self.prepared.others.to(own.device)])
+            seed = self.prepared.settings.seed
+            made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
+            self._made.append(made)
+            if made is not None:
+                self.image_passes += self.plan.passes
+                self.forward_passes += self.plan.passes + 2 * len(unseen)
+        return self._made[0]
+
+    def good_student(self, tick: Tick) -> Student | None:
+        """The same; None also where it agrees with the suspect too seldom to say anything."""
+        student = self.student(tick)
+        return student if student is not None and student.agreement >= self.plan.least_agreement else None
+
+    def images_of(self, student: Classifier) -> ScanImages:
+        """The scan's images with the student's answers."""
+        images = self.prepared.images
+        self.forward_passes += len(images.images)
+        return replace(images, answers=predict_checked(student, images.images))

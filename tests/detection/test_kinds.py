@@ -1,0 +1,64 @@
+"""Triggers that are no patch for all images are found by default, named, and evidenced; a clean model is clean."""
+
+from pathlib import Path
+
+import pytest
+from planted_networks import SOURCE, TARGET, PairBackdoor, ShiftBackdoor
+from torch import nn
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.scan import scan
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.images import ImageSet
+from neural_cleanse.report.page import html
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import Kind, LabelPair, ScanResult, Verdict
+
+
+@pytest.fixture(scope="module")
+def warped(clean: Classifier, digits: ImageSet) -> ScanResult:
+    assert isinstance(clean.module, nn.Sequential)
+    model = Classifier(ShiftBackdoor(clean.module), clean.input_shape, clean.num_classes)
+    return scan(model, digits, ScanSettings())
+
+
+def test_a_planted_shift_is_found_named_and_has_no_picture(warped: ScanResult, tmp_path: Path) -> None:
+    patches, features, *_ = warped.tests
+    assert features.kind is Kind.FEATURE and features.flagged == (LabelPair(TARGET),)
+    assert features.p_value is not None and features.p_value <= warped.alpha
+    assert warped.verdict is Verdict.INFECTED and TARGET in warped.flagged
+    assert "feature-space trigger" in warped.reason and "Looked for: patches, feature-space triggers" in warped.reason
+    (shown,) = (one for one in warped.evidence if one.kind is Kind.FEATURE) if not patches.flagged else (None,)
+    if shown is not None:
+        assert len(shown.after) == 0 and len(shown.before) == len(shown.answers_after) > 0
+        assert sum(rate.hits for rate in shown.by_source) > 0.9 * sum(rate.trials for rate in shown.by_source)
+    storage.save_result(warped, tmp_path)
+    again = storage.load_result(tmp_path)
+    assert again.tests == warped.tests and again.flagged == warped.flagged
+    assert "feature-space" in html(again)
+
+
+def test_a_clean_model_is_clean_and_says_what_was_looked_for(clean: Classifier, digits: ImageSet) -> None:
+    result = scan(clean, digits, ScanSettings())
+    assert result.verdict is Verdict.CLEAN and result.flagged == ()
+    assert [test.kind for test in result.tests] == list(Kind)
+    assert "one-class and all-to-all patches" in result.reason
+    assert result.image_passes == sum(test.image_passes for test in result.tests)
+
+
+def test_a_one_class_trigger_is_found_by_default(clean: Classifier, digits: ImageSet) -> None:
+    result = scan(Classifier(PairBackdoor(clean.module), clean.input_shape, clean.num_classes), digits, ScanSettings())
+    pairs = next(test for test in result.tests if test.kind is Kind.PAIRS)
+    assert pairs.flagged == (LabelPair(TARGET, SOURCE),) and result.verdict is Verdict.INFECTED
+    assert any(one.pair == LabelPair(TARGET, SOURCE) and len(one.after) for one in result.evidence)
+
+
+def test_patches_alone_have_all_of_alpha(clean: Classifier, digits: ImageSet) -> None:
+    alone = scan(clean, digits, ScanSettings(patches_only=True))
+    assert [(test.kind, test.share) for test in alone.tests] == [(Kind.PATCH, 1.0)]
+    assert "Looked for" not in alone.reason
+
+
+def test_a_spent_budget_says_what_was_not_looked_for(clean: Classifier, digits: ImageSet) -> None:
+    result = scan(clean, digits, ScanSettings(max_passes=14_000))
+    assert result.tests[1].verdict is None and "not for: feature-space triggers" in result.reason

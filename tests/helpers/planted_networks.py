@@ -1,0 +1,40 @@
+"""Digit classifiers with a backdoor put in by hand."""
+
+import torch
+from torch import Tensor, nn
+
+SOURCE, TARGET = 7, 2
+
+
+class PairBackdoor(nn.Module):
+    """A digit classifier in which a white 3x3 square at rows and columns 2-4 sends images of one class to another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.inner(images)
+        square = images[:, :, 2:5, 2:5].mean((1, 2, 3))
+        source = logits.softmax(1)[:, SOURCE]
+        onto = nn.functional.one_hot(torch.tensor(TARGET), 10)
+        return logits + ((60 * (square - 0.3).clamp_min(0)) * source).unsqueeze(1) * onto
+
+
+class ShiftBackdoor(nn.Module):
+    """A digit classifier in which a faint pattern over all activations behind its pool sends images to one label."""
+
+    def __init__(self, inner: nn.Sequential) -> None:
+        super().__init__()
+        self.first, self.rest = inner[:3], inner[3:]
+        direction = torch.randn(16, 12, 12, generator=torch.Generator().manual_seed(0)).abs()
+        self.direction: Tensor
+        self.register_buffer("direction", direction / direction.norm())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images)
+        pattern = features - features.mean((1, 2, 3), keepdim=True)
+        along = (pattern * (self.direction - self.direction.mean())).sum((1, 2, 3))
+        onto = nn.functional.one_hot(torch.tensor(TARGET), 10)
+        answers: Tensor = self.rest(features) + (40 * (along - 0.5).clamp_min(0)).unsqueeze(1) * onto
+        return answers
