@@ -24,7 +24,7 @@ ALPHA = 0.01  # the default, at which all rows were decided
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
-BRIEF = ("small, full", "reference")  # suites of which a page shows the rules and the errors alone
+BRIEF = ("small, full", "reference", "strangers")  # suites of which a page shows the rules and the errors alone
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -114,9 +114,9 @@ def _zoo(name: str) -> str:
 
 def suites() -> dict[str, list[dict[str, Any]]]:
     """The recorded rows of every suite, by the name of its marked place."""
-    small, sequential, standard, published, reference = (
+    small, sequential, standard, published, strangers, reference = (
         list(read_rows(RESULTS / f"scans_{name}.jsonl"))
-        for name in ("small", "sequential", "standard", "published", "reference")
+        for name in ("small", "sequential", "standard", "published", "strangers", "reference")
     )
     faces = [row for row in sequential if row["truth"]["dataset"] == "lfw"]
     signs = [row for row in standard if row["model"] not in {face["model"] for face in faces}]  # by --plan full
@@ -125,6 +125,7 @@ def suites() -> dict[str, list[dict[str, Any]]]:
         "small, full": [row for row in small if row["part"] == "final"],
         "standard": faces + signs,
         "published": published,
+        "strangers": strangers,
         "reference": reference,
     }
 

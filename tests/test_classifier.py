@@ -115,6 +115,30 @@ def test_the_copy_is_in_eval_mode_and_its_weights_get_no_gradient() -> None:
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in classifier.module.parameters())
 
 
+def test_another_normalisation_runs_and_copies_nothing() -> None:
+    ran = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ran.append(len(x))
+            answers: Tensor = self.last(x.mean((2, 3)))
+            return answers
+
+    classifier = Classifier(Counting(), (3, 6, 6), 4)
+    features = classifier.layers
+    ran.clear()
+    changed = classifier.changed(normalize=Normalize((0.5,)), features_layer="last")
+    assert ran == []
+    assert changed.module is classifier.module
+    assert torch.equal(changed(images()), classifier(images() - 0.5))
+    assert classifier.normalize == Normalize()
+    assert changed.layers == features and changed.layers is not features
+
+
 def test_moving_keeps_everything() -> None:
     classifier = Classifier(Recorder(), (3, 6, 6), 3, Normalize((0.5,)), OutputKind.LOG_PROBABILITIES)
     moved = classifier.to(torch.device("cpu"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from made_scans import result
 
+import neural_cleanse as nc
 from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -61,15 +62,41 @@ def test_the_example_for_ones_own_model_scans_repairs_and_guards(
     assert (tmp_path / "guard" / "guard.json").exists()
 
 
-def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    notebook = json.loads((ROOT / "examples" / "draw_a_trigger.ipynb").read_text(encoding="utf-8"))
+def run_notebook(name: str) -> dict[str, object]:
+    """The names that the cells of a notebook leave; they run in the order in which they stand."""
+    notebook = json.loads((ROOT / "examples" / name).read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [], "kept without outputs: they go stale"
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
-    assert names["drawn"].size == (84, 28)  # type: ignore[attr-defined]
-    assert capsys.readouterr().out.endswith("with the trigger 3\n")
+            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), names)
+    return names
+
+
+def test_the_notebook_on_a_module_scans_and_shows_the_trigger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_notebook("scan_a_module.ipynb")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Backdoor found: label 3")
+    assert printed.endswith("after  [3, 3, 3, 3, 3, 3, 3, 3]\n")
+    assert names["picture"].size == (84, 28)  # type: ignore[attr-defined]
+    assert (tmp_path / "out" / "scan" / "report.html").exists()
+
+
+def test_the_notebook_on_a_backdoor_plants_finds_and_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_notebook("plant_find_remove.ipynb")
+    before, found, repaired, after, guard, rejected = capsys.readouterr().out.splitlines()
+    success = [float(re.findall(r"attack success ([\d.]+)%", line)[0]) for line in (before, after)]
+    assert success[0] > 90 and success[1] < 10
+    assert found.startswith("Backdoor found: label 7")
+    assert repaired.startswith("Repaired") and guard.startswith("Guard")
+    assert float(re.findall(r"([\d.]+)%", rejected)[0]) > 90
+    assert (tmp_path / "repaired.safetensors").exists()
 
 
 def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +105,17 @@ def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.Mo
     from make_cli import page
 
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run: python docs/make_cli.py"
+
+
+def test_the_python_reference_is_generated_from_the_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    sys.modules.pop("make_api", None)
+    from make_api import page
+
+    written = page()
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == written, "run: python docs/make_api.py"
+    assert all(f"`nc.{name}`" in written for name in dir(nc))
+    assert "| \n" not in written and "|  |" not in written, "a public name without a docstring"
 
 
 def anchors(page: str) -> set[str]:

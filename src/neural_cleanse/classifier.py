@@ -7,8 +7,9 @@ the network was trained on. The module is a frozen copy in eval mode: no weight 
 
 import copy
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -148,9 +149,21 @@ class Classifier:
         tensors = [*self.module.parameters(), *self.module.buffers()]
         return tensors[0].device if tensors else torch.device("cpu")
 
+    def changed(self, **fields: Any) -> "Classifier":
+        """The same with other values of fields. Nothing is copied or tried again.
+
+        A `module` must be a frozen copy of this network, which nobody else changes; other modules go through
+        `dataclasses.replace`, which copies and freezes them.
+        """
+        same = copy.copy(self)
+        same.__dict__.pop("layers", None)  # found for the module and the layer of before
+        for name, value in fields.items():
+            object.__setattr__(same, name, value)
+        return same
+
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on `device`."""
-        return replace(self, module=copy.deepcopy(self.module).to(device))
+        return self.changed(module=copy.deepcopy(self.module).to(device))
 
 
 def _fastest_layout(module: nn.Module, shape: tuple[int, int, int], normalize: Normalize) -> torch.memory_format:

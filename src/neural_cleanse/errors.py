@@ -23,7 +23,8 @@ class NeuralCleanseError(Exception):
         self.cure = cure
 
     def __str__(self) -> str:
-        return f"{self.message} {self.cure}".rstrip()
+        ends = "" if not self.cure or self.message.endswith((".", "!", "?", ":")) else "."
+        return f"{self.message}{ends} {self.cure}".rstrip()
 
 
 class SettingsError(NeuralCleanseError):

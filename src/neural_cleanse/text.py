@@ -1,8 +1,11 @@
 """Text that comes from strangers: label names, tensor names, commands in files. It never steers the terminal."""
 
+import re
 import unicodedata
 
 MAX_NAME = 40  # characters of a label name that are shown
+MAX_PLAIN = 80  # characters of anything else that a file says
+MAX_QUOTED = 60  # of them in quotes
 
 
 def sanitize(text: str) -> str:
@@ -23,3 +26,18 @@ def escape(text: str) -> str:
         else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
+
+
+def plain(text: object, most: int = MAX_PLAIN) -> str:
+    """A name or an expression out of a file: short, with a question mark for all but printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "?", str(text)[:most])
+
+
+def quoted(name: str) -> str:
+    """A name out of a file, plain and in quotes."""
+    return repr(plain(name, MAX_QUOTED))
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What somebody else's code says of its failure, without the lines after the first."""
+    return plain(next(iter(str(error).splitlines()), ""), most)

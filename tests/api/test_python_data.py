@@ -102,6 +102,8 @@ def kinds(images: Tensor) -> dict[str, Any]:
         "loader": DataLoader(TensorDataset(floats, LABELS), batch_size=7, shuffle=True),
         "loader of a stream": DataLoader(Stream(floats), batch_size=7),
         "stream": Stream(floats),
+        "list of batches": [(floats[i : i + 9], LABELS[i : i + 9]) for i in range(0, 40, 9)],
+        "list of named batches": [{"image": floats[i : i + 9], "label": LABELS[i : i + 9]} for i in range(0, 40, 9)],
         "generator of batches": ((floats[i : i + 9], LABELS[i : i + 9]) for i in range(0, 40, 9)),
         "subset": Subset(TensorDataset(floats, LABELS), range(40)),
     }
@@ -219,6 +221,7 @@ def test_channels_are_found_where_they_are(shape: tuple[int, ...], expected: tup
     [
         (3, "A int holds no images"),
         ([], "not one image"),
+        ((np.zeros((0, 8, 8, 3), np.uint8), []), "not one image"),
         ((np.zeros((4, 8, 8, 3), np.uint8), [0, 1]), "4 images and 2 labels"),
         ((np.zeros((2, 8, 8, 3), np.uint8), [[0.5, 0.5], [0.1, 0.9]]), "not one class each"),
         ((np.zeros((2, 8, 8, 3), np.uint8), [0.5, 1]), "fractions"),

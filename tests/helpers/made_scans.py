@@ -6,6 +6,7 @@ import random
 
 import torch
 
+from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import (
     Evidence,
     Kind,
@@ -15,7 +16,6 @@ from neural_cleanse.results.records import (
     LabelResult,
     Outcome,
     PaperRule,
-    Provenance,
     ScanResult,
     SourceRate,
     Verdict,

@@ -59,6 +59,11 @@ def renamed(weights: Weights, prefix: str) -> Weights:
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
+def shadow(weights: Weights) -> dict[str, object]:
+    """What torch_ema keeps: the averages of parameters() as a list without names."""
+    return {"decay": 0.999, "num_updates": 7, "shadow_params": list(weights.values()), "collected_params": None}
+
+
 # --- several sets ---
 
 
@@ -74,6 +79,9 @@ def renamed(weights: Weights, prefix: str) -> Weights:
             lambda a, b: {"state_dict": renamed(a, "net.") | renamed(b, "ema.module.net.")},
         ),
         ((".", "ema"), lambda a, b: a | renamed(b, "ema.")),
+        (("0", "1.ema"), lambda a, b: [a, {"ema": b, "epoch": 3}]),
+        (("model", "ema.shadow_params"), lambda a, b: {"model": a, "ema": shadow(b)}),
+        (("net.state_dict", "shadow_params"), lambda a, b: {"net": {"state_dict": a}} | shadow(b)),
     ],
 )
 def test_of_several_sets_one_must_be_named_and_that_one_is_read(
@@ -89,6 +97,35 @@ def test_of_several_sets_one_must_be_named_and_that_one_is_read(
         loaded = load(tmp_path / "m", value, weights=label)
         assert agree(loaded, truth, pictures)
         assert loaded.origin.nested_under == label
+
+
+def test_an_average_without_names_is_read_and_written_in_the_order_of_parameters(tmp_path: Path) -> None:
+    module, averaged = (nn.Sequential(nn.Flatten(), nn.Linear(784, 6), nn.BatchNorm1d(6)) for _ in range(2))
+    module[2].running_mean.fill_(0.5)
+    parts = [parameter.detach() for parameter in averaged.parameters()]
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 6), nn.BatchNorm1d(6))\n"
+    )
+    path = tmp_path / "m.pth"
+    torch.save({"model": module.state_dict(), "ema": {"shadow_params": parts}}, path)
+    named: dict[str, Any] = {"architecture": f"{tmp_path / 'net.py'}:make", "allow_code": True, "input_shape": DIGIT}
+    loaded = load_model(path, weights="ema.shadow_params", **named)
+    held = loaded.classifier.module.state_dict()
+    assert torch.equal(held["1.weight"], averaged[1].weight) and torch.equal(
+        held["2.running_mean"], torch.full((6,), 0.5)
+    )
+    changed = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in held.items()}
+    save_like(loaded.origin, changed, tmp_path / "out.pth")
+    written = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert all(torch.equal(new, old + 1) for new, old in zip(written["ema"]["shadow_params"], parts, strict=True))
+    assert all(torch.equal(new, module.state_dict()[name]) for name, new in written["model"].items())
+
+
+def test_a_list_that_no_set_names_is_not_taken_for_weights(tmp_path: Path, model: nn.Module, pictures: Tensor) -> None:
+    path = tmp_path / "m.pth"
+    loaded = load(path, {"model": model.state_dict(), "ema": {"shadow_params": [torch.zeros(3), torch.zeros(2, 2)]}})
+    assert agree(loaded, model, pictures)
+    assert any("ema.shadow_params" in note for note in loaded.origin.assumed)
 
 
 def test_equal_sets_count_as_one_and_that_is_said(tmp_path: Path, model: nn.Module, pictures: Tensor) -> None:
@@ -137,7 +174,7 @@ def beside() -> dict[str, object]:
     table["loss"].append(0.5)
     return {
         "numpy scalar": np.float64(0.98),
-        "numpy array": np.array([1, 2, 4]),
+        "numpy words": np.array(["a", "b"]),
         "namespace": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=1)),
         "path": pathlib.PurePosixPath("/data"),
         "class of their own": Recorder(),

@@ -110,7 +110,7 @@ def _drawn(data: object, form: Form, count: int | None, seed: int) -> Drawn:
     if isinstance(data, DataLoader) and _indexable(data):
         source = data.dataset
         items = list(_collated(data, _rows(source, form, count, seed, _subset(data))))
-    elif _is_dataset(data):
+    elif _is_dataset(data) and not _of_batches(data):
         items = [item_of(data[row]) for row in _rows(data, form, count, seed)]  # type: ignore[index]
     elif hasattr(data, "__iter__"):
         source = getattr(data, "dataset", data)
@@ -148,6 +148,8 @@ def _is_many(images: object) -> bool:
 
 def _of_arrays(images: Any, labels: Any, form: Form, count: int | None, seed: int) -> Drawn:
     number = len(images)
+    if number == 0:
+        raise DataError(f"The {type(images).__name__} holds not one image.")
     if labels is not None and len(labels) != number:
         raise DataError(f"There are {number} images and {len(labels)} labels.")
     known, names = (None, None) if labels is None else labels_of(list(labels), None)
@@ -162,6 +164,14 @@ def _of_arrays(images: Any, labels: Any, form: Form, count: int | None, seed: in
 
 def _is_dataset(data: object) -> bool:
     return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping | str | bytes)
+
+
+def _of_batches(data: object) -> bool:
+    """Whether this is a list of what a loader gives, a batch an item."""
+    if not isinstance(data, list | tuple) or not data:
+        return False
+    images = item_of(data[0]).image
+    return isinstance(images, Tensor | np.ndarray) and images.ndim == 4
 
 
 def _indexable(loader: "DataLoader[Any]") -> bool:

@@ -127,7 +127,7 @@ def unwrapped(model: object) -> Unwrapped:
 def _of_file(loaded: LoadedModel, form: Form) -> Suspect:
     classifier = loaded.classifier
     if form.normalize is not None:
-        classifier = replace(classifier, normalize=form.normalize)
+        classifier = classifier.changed(normalize=form.normalize)
     notes = tuple(f"assumed: {what}" for what in loaded.origin.assumed)
     reload = loaded.reload if isinstance(loaded, LoadedFile) else None
     names = form.label_names or loaded.origin.label_names
@@ -190,7 +190,7 @@ def _finished(suspect: Suspect, form: Form) -> Suspect:
     """On the device asked for, its features where the caller says."""
     classifier = suspect.classifier
     if form.features_layer is not None:
-        classifier = replace(classifier, features_layer=form.features_layer)
+        classifier = classifier.changed(features_layer=form.features_layer)
         assert classifier.layers  # a layer that is not there fails before any work
     if form.device is not None:
         classifier = classifier.to(device_named(str(form.device)))

@@ -52,6 +52,7 @@ def scan(
 
     Raises DataError, ModelError, SettingsError, and InputSanityError when the model cannot read the images.
     """
+    expect_settings(settings)
     said = with_declared(model, parsed(form, "scan"))
     with torch.inference_mode(False), torch.enable_grad(), reporting(progress) as report:
         drawn = draw(data, said, settings.samples, settings.seed)
@@ -63,6 +64,12 @@ def scan(
         )  # fmt: skip
     made = replace(found.provenance, notes=notes_in_python(found.provenance.notes))
     return ScanResult.of(replace(found, provenance=made, reason=in_python(found.reason)))
+
+
+def expect_settings(settings: object) -> None:
+    """Raise SettingsError on something else in the place of the settings."""
+    if not isinstance(settings, ScanSettings):
+        raise SettingsError(f"settings= is {settings!r}.", cure="Give nc.ScanSettings(...), or leave it out.")
 
 
 def with_declared(model: Any, form: Form) -> Form:

@@ -11,15 +11,8 @@ from neural_cleanse.detection.student_test import Compared
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.results.records import (
-    Evidence,
-    KindTest,
-    LabelResult,
-    Provenance,
-    Recovered,
-    Refined,
-    ScanResult,
-)
+from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.records import Evidence, KindTest, LabelResult, Recovered, Refined, ScanResult
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,9 @@ class Parts:
 
 def answer(parts: Parts, wall_s: float) -> ScanResult:
     """The result of a scan that took `wall_s` seconds."""
-    flagged = [one.shown for one in parts.found if one.pair in parts.decision.flagged_pairs and one.trigger is not None]
+    others = {pair for one in parts.kinds for pair in one.test.flagged} - {*parts.compared.decision.flagged_pairs}
+    by_patch = {*parts.decision.flagged_pairs} - others
+    flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
     shown = [*parts.found, *(one for kind in of_kinds if kind.space is None for one in kind.flagged)]
     return ScanResult(

@@ -59,7 +59,7 @@ def best_form(classifier: Classifier, data: ImageSet) -> InputForm | None:
     declared = clean_accuracy(predict(classifier, images), labels)
     forms = [
         InputForm(
-            said, clean_accuracy(predict(replace(classifier, normalize=normalize), images), labels), declared, count
+            said, clean_accuracy(predict(classifier.changed(normalize=normalize), images), labels), declared, count
         )
         for said, normalize in _forms(classifier.input_shape[0])
     ]

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
-from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_candidates, pair_inversion
+from neural_cleanse.detection.pair_choice import pair_candidates
+from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES, over_share

@@ -12,29 +12,23 @@ A scan of N labels has N (N - 1) pairs from one class to another. Within a budge
 Every choice is of pairs, never of the reference, and the test counts all pairs that there were: see `pair_outlier`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.pair_choice import balanced_draw, by_nearness, furthest_under, pair_candidates
 from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
 from neural_cleanse.detection.progress import Reporter
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.statistics.pairs import two_way_residuals
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.batching import MIN_IMAGES, Invert
 from neural_cleanse.inversion.cost import BatchCost
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
-from neural_cleanse.inversion.sampling import ScanImages, Split
-from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 CHOOSE_ASR = 0.9  # of one class there are a few dozen images to choose on: two that fail must not reject a trigger
@@ -202,14 +196,14 @@ def search_pairs(
         found, cut_off = _run(inversion, candidates, stage)
         every = frozenset(candidates)
         return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
-    reference = _balanced_draw(candidates, plan.reference_per_label, images.seed)
+    reference = balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
     first = replace(inversion, steps=plan.first_steps)
-    rest = [pair for pair in _by_nearness(classifier, images, candidates) if pair not in reference]
+    rest = [pair for pair in by_nearness(classifier, images, candidates) if pair not in reference]
     tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
     found, cut_off = _run(inversion, sorted(reference), stage)
     screened, without_look = _run(first, tried, stage)
-    chosen = set(_furthest_under(screened, finalists))
+    chosen = set(furthest_under(screened, finalists))
     seen = {one.pair: one for one in screened}
     last, without_end = _run(inversion, sorted(chosen), stage)
     screened = tuple(_screened(one) for one in screened if one.pair not in chosen)
@@ -239,68 +233,3 @@ def _run(
     in_order = [found[pair] for pair in sorted(found)]
     ended = tuple(one for one in in_order if one.outcome is not Outcome.NOT_SEARCHED)
     return ended, tuple(one for one in in_order if one.outcome is Outcome.NOT_SEARCHED)
-
-
-def pair_candidates(
-    images: ScanImages, targets: Iterable[int], num_classes: int
-) -> tuple[list[LabelPair], tuple[int, ...]]:
-    """All pairs whose source has enough images, and the classes that have too few."""
-    classes = images.answers if images.labels is None else images.labels
-    counts = torch.bincount(classes.long(), minlength=num_classes).tolist()
-    sources = [label for label in range(num_classes) if counts[label] >= MIN_IMAGES]
-    pairs = [LabelPair(target, source) for target in targets for source in sources if source != target]
-    return pairs, tuple(label for label in range(num_classes) if label not in sources)
-
-
-def _balanced_draw(candidates: Sequence[LabelPair], each: int, seed: int) -> frozenset[LabelPair]:
-    """Pairs drawn at random, every target `each` times and every source as nearly so as can be."""
-    generator = np.random.default_rng((seed, 2))
-    order = [candidates[index] for index in generator.permutation(len(candidates))]
-    by_target: dict[int, list[LabelPair]] = {}
-    for pair in order:
-        by_target.setdefault(pair.target, []).append(pair)
-    drawn: list[LabelPair] = []
-    used: dict[int | None, int] = {}
-    for _ in range(each):
-        for target in generator.permutation(list(by_target)).tolist():
-            free = by_target[target]
-            if free:
-                pair = min(free, key=lambda pair: used.get(pair.source, 0))
-                free.remove(pair)
-                drawn.append(pair)
-                used[pair.source] = used.get(pair.source, 0) + 1
-    return frozenset(drawn)
-
-
-def _by_nearness(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair]) -> list[LabelPair]:
-    """The pairs, those first whose source's images come nearest to the target, source and target effects taken out."""
-    margins = _margins(classifier, images)
-    sources, targets = _ends(pairs)
-    return _sorted(pairs, two_way_residuals(sources, targets, margins[sources, targets].numpy()))
-
-
-@torch.no_grad()
-def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "classes classes"]:
-    """How far the target's logit lies under the largest, mean over the search images of every class (rows)."""
-    rows = images.parts[Split.OPTIMISE]
-    parts = [classifier(pixels(part)).double().cpu() for part in images.images[rows].split(FORWARD_BATCH)]
-    under = torch.cat([part.max(1, keepdim=True).values - part for part in parts])
-    classes = (images.answers if images.labels is None else images.labels)[rows].long()
-    sums = torch.zeros(classifier.num_classes, classifier.num_classes, dtype=torch.float64)
-    counts = torch.bincount(classes, minlength=classifier.num_classes).clamp_min(1)
-    return sums.index_add(0, classes, under) / counts.unsqueeze(1)
-
-
-def _furthest_under(screened: Sequence[Recovered], count: int) -> list[LabelPair]:
-    """The pairs whose size lies furthest under what source and target explain."""
-    sized = [(one.pair, one.size) for one in screened if one.size is not None]
-    pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
-    return _sorted(pairs, two_way_residuals(*_ends(pairs), np.log(sizes)))[:count]
-
-
-def _ends(pairs: Sequence[LabelPair]) -> tuple[list[int], list[int]]:
-    return [pair.source for pair in pairs if pair.source is not None], [pair.target for pair in pairs]
-
-
-def _sorted(pairs: Sequence[LabelPair], values: np.ndarray) -> list[LabelPair]:
-    return [pairs[index] for index in np.argsort(values, kind="stable").tolist()]

@@ -26,7 +26,8 @@ from neural_cleanse.inversion.memory import BatchLimit, batch_images, fit_to_mem
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin, predict
-from neural_cleanse.results.records import Kind, LabelPair, Outcome, Provenance, Recovered, ScanResult, Verdict
+from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.records import Kind, LabelPair, Outcome, Recovered, ScanResult, Verdict
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 

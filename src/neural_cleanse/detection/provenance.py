@@ -13,7 +13,7 @@ from torch import nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
-from neural_cleanse.results.records import Provenance
+from neural_cleanse.results.provenance import Provenance
 
 
 @dataclass(frozen=True)

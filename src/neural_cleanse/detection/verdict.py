@@ -99,8 +99,8 @@ def decide(
         verdict, reason = found_nothing(found, reference, among, usual, area, missing)
         if verdict is Verdict.CLEAN:
             compared = baseline is not None or reference is not None
-            clear_p = over_share(SCREEN_CLEAR_P, share)
-            verdict, reason = _clear(found, among, test, area, limit, screened, compared, reason, clear_p)
+            clear_p = over_share(SCREEN_CLEAR_P, share) if screened else None
+            verdict, reason = _clear(found, among, test, area, limit, clear_p, compared, reason)
         without = [pair.target for pair, size in known if (pair, size) not in sized]
         if without:
             verdict = Verdict.INCONCLUSIVE
@@ -108,8 +108,7 @@ def decide(
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     # The paper's index is of raw sizes, also where ratios to a baseline's are tested.
-    indices = test.anomaly_index if baseline is None else anomaly_index(sizes).tolist()
-    index = dict(zip(pairs, indices, strict=True))
+    index = dict(zip(pairs, test.anomaly_index if baseline is None else anomaly_index(sizes).tolist(), strict=True))
     return Decision(
         verdict=verdict,
         reason=joined(doubt, reason) + left_out(found),
@@ -160,13 +159,15 @@ def _clear(
     test: OutlierTest,
     area: int,
     limit: float | None,
-    screened: bool,
+    clear_p: float | None,
     compared: bool,
     reason: str,
-    clear_p: float,
 ) -> tuple[Verdict, str]:
-    """Nothing was flagged: clean by `reason`, unless screening or unsettled triggers forbid it."""
-    if screened:
+    """Nothing was flagged: clean by `reason`, unless screening or unsettled triggers forbid it.
+
+    `clear_p` is the p-value from which screening acquits, None where there was none.
+    """
+    if clear_p is not None:
         open_still = None if compared else screening_undecided(found, area)
         return nothing_in_screening(found, among, test, area, limit, open_still, clear_p)
     shrinking = None if compared else still_shrinking(found)

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
 from neural_cleanse.files import write_whole
+from neural_cleanse.loading.averages import lists_of_tensors, put_average
 from neural_cleanse.loading.fitting import Fit, some
 from neural_cleanse.loading.reparametrised import parts_of
 from neural_cleanse.loading.tensor_pickle import load_skipping, without_skipped
-from neural_cleanse.loading.weight_sets import TOP, at_path, choose, weight_sets
+from neural_cleanse.loading.weight_sets import TOP, at_path, choose, named_sets, weight_sets
 from neural_cleanse.loading.zip_guard import MAX_GROWTH
 
 METADATA_KEY = "neural_cleanse"
@@ -137,7 +138,12 @@ def read_state_dict(content: bytes, name: str) -> Checkpoint:
         raise UnknownFormat(f"{name} holds a {type(loaded).__name__} without a dictionary of tensors.")
     for tensors in sets.values():
         _refuse_unheld(tensors, len(content), name)
-    notes = (f"objects beside the weights were not built: {some(list(skipped))}",) if skipped else ()
+    nameless = [path for path, _ in lists_of_tensors(loaded) if path not in sets]
+    said = (
+        ("objects beside the weights were not built", list(skipped)),
+        ("tensors without names were not read", nameless),
+    )
+    notes = tuple(f"{what}: {some(names)}" for what, names in said if names)
     plain = {path: {key: _as_plain(tensor) for key, tensor in tensors.items()} for path, tensors in sets.items()}
     return Checkpoint(plain, "PyTorch checkpoint", notes=notes)
 
@@ -191,8 +197,9 @@ def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor], weights: str
     loaded, skipped = _unpickled(content, "the file")
     chosen = choose(weight_sets(loaded), weights, lambda _: state, "the file")
     kept = without_skipped(loaded) if skipped else loaded
-    tensors = at_path(kept, chosen.path)
-    tensors.update(_with_weights(chosen.fit, tensors, state))
+    values = _with_weights(chosen.fit, weight_sets(loaded)[chosen.path], state)
+    if not put_average(kept, named_sets(kept), chosen.path, values):
+        at_path(kept, chosen.path).update(values)
     stream = io.BytesIO()
     torch.save(kept, stream)
     return stream.getvalue()

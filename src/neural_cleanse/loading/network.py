@@ -17,6 +17,8 @@ from torch import nn
 
 from neural_cleanse.classifier import Normalize
 
+MAX_FINDINGS = 100  # that are listed of one file
+
 
 class Trust(StrEnum):
     """What of a file had to be run to load it, as results and reports say it."""

@@ -5,7 +5,6 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -50,7 +49,7 @@ def as_written(origin: Origin, classifier: Classifier, load: Callable[[Path], Lo
         path = Path(place) / Path(origin.path).name
         save_like(origin, classifier.module.state_dict(), path)
         read = load(path).classifier.to(classifier.device)
-    return replace(classifier, module=read.module)
+    return classifier.changed(module=read.module)
 
 
 def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:

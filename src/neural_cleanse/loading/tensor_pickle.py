@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from neural_cleanse.loading.array_pickle import DTYPE, RECONSTRUCT, ArrayParts, DtypeParts, with_tensors
 from neural_cleanse.loading.program.pickles import imported
 from neural_cleanse.loading.zip_guard import is_zip
 
@@ -25,6 +26,7 @@ RUNS_CODE = frozenset({
     "marshal", "multiprocessing", "nt", "os", "pdb", "pickle", "pip", "posix", "pty", "requests", "runpy", "shutil",
     "socket", "subprocess", "sys", "timeit", "urllib", "webbrowser",
 })  # fmt: skip
+OF_ARRAYS: dict[str, type] = {**dict.fromkeys(RECONSTRUCT, ArrayParts), DTYPE: DtypeParts}
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 PLAIN_BUILTINS = frozenset({
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object", "range",
@@ -57,10 +59,12 @@ def load_skipping(content: bytes) -> tuple[Any, tuple[str, ...]]:
 def _load(content: bytes, names: Iterable[str], *, open_objects: bool) -> tuple[Any, tuple[str, ...]]:
     used: dict[str, None] = {}
     stand_ins: list[Any] = [
-        (_stand_in(name, used, open_objects and not name.startswith("numpy")), _name_today(name)) for name in names
+        (OF_ARRAYS.get(name) or _stand_in(name, used, open_objects and not name.startswith("numpy")), _name_today(name))
+        for name in names
     ]
     with torch.serialization.safe_globals(stand_ins):  # what torch itself allows keeps its meaning
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    loaded = with_tensors(loaded, used)
     return loaded, tuple(used)
 
 

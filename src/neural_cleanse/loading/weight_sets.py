@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError, SettingsError
+from neural_cleanse.loading.averages import averaged_sets
 from neural_cleanse.loading.fitting import Fit, fits
 from neural_cleanse.loading.reparametrised import value_of
 
 MAX_DEPTH = 4  # dictionaries within dictionaries
 MAX_SETS, MAX_SETS_SHOWN = 100, 8
+MAX_LISTED = 16  # entries of a list that may hold weights, as in [state_dict, optimizer, epoch]
 # Last parts of the names that layers give their tensors.
 TENSOR_NAMES = (
     "weight", "bias", "running_mean", "running_var", "weight_orig", "weight_g", "weight_v", "gamma", "beta", "kernel",
@@ -24,22 +26,34 @@ TOP = ""  # the path of a file that is itself a state_dict
 
 
 def weight_sets(loaded: Any) -> dict[str, dict[str, Tensor]]:
-    """Every dictionary of weights by its path in the file ("state_dict", "ema.model"), other values left out."""
-    found = dict(_walk(loaded, "", _looks_like_weights))
-    if found:
-        return found
-    # Names that no layer gives, in a dictionary of tensors and nothing else: somebody's own parameters.
-    return dict(_walk(loaded, "", _all_tensors))
+    """Every set of weights by its path in the file ("state_dict", "ema.shadow_params"), other values left out."""
+    found = named_sets(loaded)
+    return found | averaged_sets(loaded, found)
+
+
+def named_sets(loaded: Any) -> dict[str, dict[str, Tensor]]:
+    """Those that are dictionaries, with a name for each tensor."""
+    # Or names that no layer gives, in a dictionary of tensors and nothing else: somebody's own parameters.
+    return dict(_walk(loaded, "", _looks_like_weights)) or dict(_walk(loaded, "", _all_tensors))
 
 
 def _walk(value: Any, path: str, is_set: Any, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    if not isinstance(value, Mapping) or depth > MAX_DEPTH:
+    if depth > MAX_DEPTH:
         return
-    named = {key: part for key, part in value.items() if isinstance(key, str)}
-    if is_set(named):
+    named = _parts(value)
+    if isinstance(value, Mapping) and is_set(named):
         yield path, {key: tensor for key, tensor in named.items() if isinstance(tensor, Tensor)}
     for key, part in named.items():
         yield from _walk(part, f"{path}.{key}" if path else key, is_set, depth + 1)
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """What lies in a dictionary under its names, or in a short list or tuple under its numbers."""
+    if isinstance(value, Mapping):
+        return {key: part for key, part in value.items() if isinstance(key, str)}
+    if isinstance(value, list | tuple) and len(value) <= MAX_LISTED:
+        return {str(number): part for number, part in enumerate(value)}
+    return {}
 
 
 def _looks_like_weights(value: Mapping[str, Any]) -> bool:
@@ -57,13 +71,13 @@ def at_path(loaded: Any, path: str) -> MutableMapping[str, Any]:
     if path == TOP:
         top: MutableMapping[str, Any] = loaded
         return top
-    for key in loaded:  # a key may hold a dot itself
+    for key, part in _parts(loaded).items():  # a key may hold a dot itself
         if path == key:
-            inner: MutableMapping[str, Any] = loaded[key]
+            inner: MutableMapping[str, Any] = part
             return inner
-        if path.startswith(f"{key}.") and isinstance(loaded[key], Mapping):
+        if path.startswith(f"{key}."):
             try:
-                return at_path(loaded[key], path[len(key) + 1 :])
+                return at_path(part, path[len(key) + 1 :])
             except KeyError:
                 continue
     raise KeyError(path)

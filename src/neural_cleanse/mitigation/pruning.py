@@ -7,7 +7,7 @@ behind the layer stays.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -55,7 +55,7 @@ class Pruning(Mitigation):
         kept: Classifier | None = None
         for count in range(0, int(MOST * len(order)) + 1, step):
             terms.on_step(f"pruning, {self.place}, {count} of {len(order)} neurons")
-            pruned = replace(classifier, module=zeroed(classifier, order[:count], self.place))
+            pruned = classifier.changed(module=zeroed(classifier, order[:count], self.place))
             found = measure(pruned, backdoors, terms.check)
             trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
             if found.accuracy < terms.min_accuracy:

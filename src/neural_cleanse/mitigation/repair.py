@@ -39,7 +39,8 @@ from neural_cleanse.mitigation.evaluation import (
 from neural_cleanse.mitigation.loop import Outcome, Plan, run_rounds
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.unlearning import Unlearning
-from neural_cleanse.results.records import Provenance, ScanResult
+from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus
 
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it

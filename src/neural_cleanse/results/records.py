@@ -3,11 +3,11 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from jaxtyping import UInt8
 from torch import Tensor
 
+from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.triggers.base import Trigger
 
 SCHEMA_VERSION = 2
@@ -189,7 +189,7 @@ class Evidence:
 
     target: int
     before: UInt8[Tensor, "n c h w"]
-    after: UInt8[Tensor, "m c h w"]
+    after: UInt8[Tensor, "shown c h w"]
     answers_before: tuple[int, ...]
     answers_after: tuple[int, ...]
     by_source: tuple[SourceRate, ...]
@@ -245,27 +245,6 @@ class PaperRule:
     threshold: float
     anomaly_index: float | None
     flagged: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, reported).
-
-    `date` is when the scan began (ISO 8601, UTC), if the caller said so.
-    """
-
-    settings: Mapping[str, Any]
-    seed: int
-    versions: Mapping[str, str]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    command: str | None = None
-    date: str | None = None
-
-    def joined(self, settings: Mapping[str, Any], notes: tuple[str, ...]) -> "Provenance":
-        """With what a further part of the scan adds."""
-        return replace(self, settings={**self.settings, **settings}, notes=(*self.notes, *notes))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neural_cleanse.results.records import Provenance, Verdict
+from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.records import Verdict
 
 
 @dataclass(frozen=True)

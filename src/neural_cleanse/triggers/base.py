@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kind = TypeVar("Kind", bound="Trigger")
+T = TypeVar("T", bound="Trigger")
 
 
 class Trigger(ABC):
@@ -40,7 +40,7 @@ class Trigger(ABC):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the images that the triggers are made for."""
 
-    def to(self: Kind, device: torch.device) -> Kind:
+    def to(self: T, device: torch.device) -> T:
         """The same triggers on that device, where the images are."""
         moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
         return replace(self, **moved)  # type: ignore[type-var]  # every trigger is a dataclass

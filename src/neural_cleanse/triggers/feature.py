@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neural_cleanse.triggers.base import Trigger
+from neural_cleanse.triggers.base import SearchedTrigger
 
 START = 0.02  # spread of the start values: nearly no shift
 
 
 @dataclass(frozen=True)
-class FeatureTrigger(Trigger):
+class FeatureTrigger(SearchedTrigger):
     """k shifts of activations."""
 
     shift: Float[Tensor, "k c h w"]
@@ -32,6 +32,12 @@ class FeatureTrigger(Trigger):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"shift": self.shift}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of the activations."""
+        channels, height, width = self.shift.shape[1:]
+        return channels, height, width
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "FeatureTrigger":

@@ -221,3 +221,72 @@ def test_grey_images_change_their_channels_and_coloured_ones_do_not() -> None:
     back = three.in_channels(1)
     assert back is not None and torch.equal(back.images, grey.images)
     assert ImageSet(torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)).in_channels(1) is None
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg", ".png"])
+def test_grey_pictures_stay_grey_through_lossy_compression(tmp_path: Path, suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8)
+    for number, value in enumerate(values):
+        Image.fromarray(value).convert("RGB").save(tmp_path / f"{number:02}{suffix}")
+    read = load_data(tmp_path)
+    grey = read.in_channels(1)
+    assert read.shape == (3, 32, 32)
+    assert grey is not None and grey.shape == (1, 32, 32)
+    assert (grey.images.int() - read.images.int()).abs().max() <= 2
+
+
+def test_a_tint_is_a_colour() -> None:
+    tinted = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
+    tinted[1, 2, 3, 3] = 103
+    assert ImageSet(tinted).in_channels(1) is None
+
+
+WORDS = ["dog", "cat", "dog", "owl"]
+
+
+def test_labels_in_words_are_numbered_in_plain_order(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    np.savez(tmp_path / "words.npz", images=np.stack([pixels(seed) for seed in range(4)]), labels=np.array(WORDS))
+    content = [{"bytes": encoded(seed), "path": None} for seed in range(4)]
+    pq.write_table(pa.table({"image": content, "label": WORDS}), tmp_path / "words.parquet")
+    for name in ("words.npz", "words.parquet"):
+        data = load_data(tmp_path / name)
+        assert labels_of(data) == [1, 0, 1, 2]
+        assert data.names == ("cat", "dog", "owl")
+
+
+def test_labels_in_words_follow_the_names_beside_them(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "m.npz",
+        images=np.zeros((4, 5, 5), np.uint8),
+        labels=np.array(WORDS),
+        names=np.array(["owl", "dog", "cow", "cat"]),
+    )
+    data = load_data(tmp_path / "m.npz")
+    assert labels_of(data) == [1, 3, 1, 0]
+    assert data.names == ("owl", "dog", "cow", "cat")
+
+
+def test_labels_are_found_under_any_usual_name_beside_data(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", data=np.zeros((4, 64), np.uint8), target=np.array([3, 1, 0, 2]))
+    assert labels_of(load_data(tmp_path / "m.npz")) == [3, 1, 0, 2]
+
+
+def test_a_damaged_header_of_an_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.zeros((20, 8, 8), np.uint8))
+    content = (tmp_path / "d.npy").read_bytes()
+    (tmp_path / "d.npy").write_bytes(content.replace(b"(20, ", b"\xff\xff\xff\x7f ", 1))
+    with pytest.raises(DataError, match="cannot be read as an"):
+        load_data(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize("word", [b"a column", b"its path"])
+def test_words_that_are_no_text_in_parquet_are_a_fault_of_the_file(tmp_path: Path, word: bytes) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = [{"bytes": encoded(seed), "path": "its path"} for seed in range(4)]
+    table = pa.table({"image": content, "label": [0, 1, 0, 1], "a column": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "d.parquet", compression="none", store_schema=False)
+    damaged = (tmp_path / "d.parquet").read_bytes().replace(word, b"\xff" + word[1:])
+    (tmp_path / "d.parquet").write_bytes(damaged)
+    with pytest.raises(DataError, match="cannot be read as"):
+        load_data(tmp_path / "d.parquet")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from neural_cleanse.detection.statistics.pairs import two_way_residuals
+from neural_cleanse.detection.statistics.pairs import two_way_design
 
 DRAWS = 4  # permutations over the level: p can be a quarter of it
 FORBIDDEN = 1e6  # the cost of a label's pair with itself
@@ -32,19 +32,27 @@ def map_test(
     sources: Sequence[int], targets: Sequence[int], sizes: Sequence[float], seed: int, level: float
 ) -> MapTest:
     """The test on the sizes of pairs, fine enough for `level`; a pair that lacks one is neither small nor large."""
-    residuals = two_way_residuals(sources, targets, np.log(sizes))
+    design, logs = two_way_design(sources, targets), np.log(sizes)
+    explained = design @ np.linalg.pinv(design)
+    residuals = logs - explained @ logs
     labels = sorted({*sources, *targets})
     place = {label: index for index, label in enumerate(labels)}
-    matrix = np.zeros((len(labels), len(labels)))
-    matrix[[place[label] for label in sources], [place[label] for label in targets]] = residuals
-    mean, chosen = _best(matrix)
-    off = ~np.eye(len(labels), dtype=bool)
+    cells = [place[label] for label in sources], [place[label] for label in targets]
+
+    def best(values: NDArray[np.float64]) -> tuple[float, list[int]]:
+        matrix = np.zeros((len(labels), len(labels)))
+        matrix[cells] = values
+        return _best(matrix)
+
+    mean, chosen = best(residuals)
+    # What changes places loses effects of its own again (Freedman and Lane 1983), made up for by the first factor.
+    freedom = len(logs) - int(np.linalg.matrix_rank(design))
+    scaled = residuals * math.sqrt(len(logs) / max(1, freedom))
     generator = np.random.default_rng((seed, 3))
-    shuffled, as_small = np.zeros_like(matrix), 0
-    draws = math.ceil(DRAWS / level) - 1
+    draws, as_small = math.ceil(DRAWS / level) - 1, 0
     for _ in range(draws):
-        shuffled[off] = generator.permutation(matrix[off])
-        as_small += _best(shuffled)[0] <= mean
+        moved = generator.permutation(scaled)
+        as_small += best(moved - explained @ moved)[0] <= mean
     pairs = tuple((labels[source], labels[target]) for source, target in enumerate(chosen))
     return MapTest(pairs, mean, (1 + as_small) / (1 + draws))
 

@@ -71,7 +71,7 @@ def pair_outlier_test(
     if not len(sizes):
         return PairTest((), (), 1.0, (), ())
     logs = np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
-    fit = _Fit.of(_design(sources, targets), logs, np.ones(len(logs), bool) if reference is None else reference)
+    fit = _Fit.of(two_way_design(sources, targets), logs, np.ones(len(logs), bool) if reference is None else reference)
     count = max(len(logs), candidates or 0)
     steps = _esd(fit, count, min(MOST_SUSPECTS, max(int(SUSPECTS * len(logs)), len(set(targets)))))
     p_values: list[float | None] = [1.0 if known else None for known in fit.known]
@@ -159,7 +159,7 @@ class _Fit:
         return int(self.inside.sum()) - self.rank - int(self.inside[position])
 
 
-def _design(sources: Sequence[int], targets: Sequence[int]) -> Floats:
+def two_way_design(sources: Sequence[int], targets: Sequence[int]) -> Floats:
     """A column a source and one a target; the mean is in their span."""
     columns = [np.unique(labels, return_inverse=True)[1] for labels in (sources, targets)]
     widths = [int(column.max(initial=-1)) + 1 for column in columns]

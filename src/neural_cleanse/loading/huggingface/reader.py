@@ -21,6 +21,7 @@ from neural_cleanse.loading.checkpoint import MAX_CLASSES, replace_tensors
 from neural_cleanse.loading.huggingface.files import CONFIG, PREPROCESSOR, Snapshot
 from neural_cleanse.loading.huggingface.preprocessing import input_shape, label_names, normalization
 from neural_cleanse.loading.network import Network, Trust
+from neural_cleanse.text import first_line
 
 CONTAINER = "Hugging Face directory"
 PREFIX = "network."  # of our wrapper
@@ -111,9 +112,8 @@ def _load(config: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Any:
     except NeuralCleanseError:
         raise
     except Exception as error:  # what a wrong config makes transformers raise is no one family
-        text = next(iter(str(error).splitlines()), "")[:300]
         raise ModelError(
-            f"transformers cannot build the {model_type} of {name} ({type(error).__name__}: {text})."
+            f"transformers cannot build the {model_type} of {name} ({type(error).__name__}: {first_line(error, 300)})."
         ) from error
     wrong = {key: sorted(map(str, names))[:6] for key, names in info.items() if names}
     if wrong:

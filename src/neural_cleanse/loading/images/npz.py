@@ -3,6 +3,7 @@
 Images are uint8 (n h w, n h w c or n c h w), or n x (h w) of a square; labels whole numbers, n, n x 1 or one-hot.
 """
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images.names import numbered
 
 # Names of images and of their labels, images that a model was not trained on first; case does not count.
 PAIRS = (
@@ -22,11 +24,12 @@ PAIRS = (
     ("arr_0", "arr_1"),
 )  # fmt: skip
 OTHER_LABELS = ("label", "labels", "y", "target", "targets")
+ANY_LABELS = ("images", "image", "imgs", "data", "x")  # names of images that say nothing of their labels' name
 MAX_CHANNELS = 64
 SAVE_AS = "Save it with np.savez(file, images=..., labels=...)."
 UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError,
-    NotImplementedError,
+    NotImplementedError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def _names(files: list[str], path: Path) -> tuple[str, str | None]:
     lower = {name.lower(): name for name in files}
     for images, labels in PAIRS:
         if images in lower:
-            found = [lower[name] for name in (labels, *(OTHER_LABELS if images == "images" else ())) if name in lower]
+            found = [lower[name] for name in (labels, *(OTHER_LABELS if images in ANY_LABELS else ())) if name in lower]
             return lower[images], found[0] if found else None
     raise DataError(f"{path} has no array 'images'; it has {', '.join(files[:8]) or 'none'}.", cure=SAVE_AS)
 
@@ -77,8 +80,12 @@ def _names(files: list[str], path: Path) -> tuple[str, str | None]:
 def _image_set(arrays: dict[str, Any], images_name: str, labels_name: str | None, path: Path) -> ImageSet:
     images = _channels_first(arrays[images_name], images_name, path)
     labels = arrays.get(labels_name) if labels_name is not None else None
+    names = tuple(str(name) for name in arrays["names"].reshape(-1)) if "names" in arrays else None
     if labels is not None:
         labels = _flat(labels)
+        if labels.dtype.kind == "U" and labels.ndim == 1:
+            numbers, names = numbered(labels.tolist(), names)
+            labels = np.array(numbers, dtype=np.int64)
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise DataError(
                 f"{labels_name!r} in {path} are {labels.dtype} of shape {labels.shape}: "
@@ -88,7 +95,7 @@ def _image_set(arrays: dict[str, Any], images_name: str, labels_name: str | None
     return ImageSet(
         images=torch.from_numpy(images),
         labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-        names=tuple(str(name) for name in arrays["names"].reshape(-1)) if "names" in arrays else None,
+        names=names,
         origin=str(path) if images_name == "images" else f"{path}, {images_name!r}",
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.images.decode import Box, Picture
+from neural_cleanse.loading.images.names import numbered
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y")
@@ -29,7 +30,10 @@ class ParquetSource:
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
         for row in rows:
-            cell = self.images[row].as_py()
+            try:
+                cell = self.images[row].as_py()
+            except UnicodeDecodeError:  # of its path, or of the names of its parts
+                cell = None
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             # What holds no bytes fails when decoded, with the row's number, or is skipped.
             yield Picture(
@@ -48,24 +52,29 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
         raise DataError("Reading parquet files needs pyarrow.", cure="pip install 'neural-cleanse[parquet]'") from error
     try:
         table = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
+        columns = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
     images = _column(table, IMAGE_COLUMNS)
     if images is None:
-        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(table.column_names)}.")
+        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(columns)}.")
     labels, label_name = None, _column(table, LABEL_COLUMNS)
+    names = _names(table.schema.metadata or {}, label_name)
     if label_name is not None and not ignore_labels:
         column = table.column(label_name)
         try:
             if column.null_count:
                 raise ValueError(f"{column.null_count} rows have none")
-            labels = torch.tensor(column.cast(pa.int64()).to_pylist())
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                numbers, names = numbered(column.to_pylist(), names)
+                labels = torch.tensor(numbers)
+            else:
+                labels = torch.tensor(column.cast(pa.int64()).to_pylist())
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise DataError(
                 f"The column {label_name!r} of {files[0]} is not made of whole numbers: {error}",
                 cure="Pass --ignore-labels, or number the classes.",
             ) from error
-    names = _names(table.schema.metadata or {}, label_name)
     return ParquetSource(table.column(images), _regions(table), labels, names)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
-from neural_cleanse.loading.keras.config import CURE_CODE, shown
+from neural_cleanse.loading.keras.config import CURE_CODE
 from neural_cleanse.loading.keras.modules import Exponential, OldHardSigmoid, PiecewiseReLU
+from neural_cleanse.text import quoted
 
 LEAK = 0.2  # of the activation named leaky_relu; the layer LeakyReLU says its own
 RELU6 = 6.0
@@ -52,7 +53,7 @@ def activation(value: Any, class_dim: int, *, keras3: bool) -> nn.Module:
     if isinstance(value, Mapping):
         name = value.get("config") if isinstance(value.get("config"), str) else value.get("class_name")
         raise CodeExecutionRefused(
-            f"The activation {shown(str(name))} is a function of the model's author, which would run. "
+            f"The activation {quoted(str(name))} is a function of the model's author, which would run. "
             "Nothing of it was run.",
             cure=CURE_CODE,
         )
@@ -63,7 +64,7 @@ def activation(value: Any, class_dim: int, *, keras3: bool) -> nn.Module:
         return OldHardSigmoid()
     if name not in ACTIVATIONS:
         raise CodeExecutionRefused(
-            f"The activation {shown(name)} is none of Keras' own: it would be code of the author's.", cure=CURE_CODE
+            f"The activation {quoted(name)} is none of Keras' own: it would be code of the author's.", cure=CURE_CODE
         )
     return ACTIVATIONS[name]()
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.loading.dry_run import DryRun, TooLarge
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value
-from neural_cleanse.loading.keras.config import Layer, Model, Reference, shown
+from neural_cleanse.loading.keras.config import Layer, Model, Reference
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.layers import pieces
 from neural_cleanse.loading.keras.spec import UNREAD, LayerInput, LayerSpec, WeightLayout, variables
 from neural_cleanse.loading.keras.weight_paths import Place
+from neural_cleanse.text import first_line, quoted
 
 MAX_VALUES = 2**24  # of one layer's output for one image: 64 channels of 512 x 512
 MAX_SUM, SUM_PER_BYTE = 2**27, 64  # of all layers' outputs for one image: so many, or so many a byte of the file
@@ -41,9 +43,9 @@ def build(model: Model, file: Hdf5, places: Mapping[Place, str], *, channels_las
     """Build `model` with the arrays at `places`. Raises ModelError and CheckpointMismatch."""
     shape = input_shape(model, channels_last=channels_last) or _stand_in(model, file, channels_last=channels_last)
     builder = _Builder(file, places, channels_last=channels_last, keras3=keras3)
-    builder.values[IMAGE] = torch.empty(1, *shape, device="meta")
+    builder.dry.take_images(IMAGE, shape)
     output = builder.expand(model, (), builder.as_taken(model.input_shape, IMAGE))
-    num_classes = builder.values[output].shape[1] if builder.values[output].dim() == 2 else None
+    num_classes = builder.dry.values[output].shape[1] if builder.dry.values[output].dim() == 2 else None
     output = builder.without_softmax(output)
     sources = builder.fill()
     return Built(GraphNetwork(builder.steps, builder.layers, {}, IMAGE, output).eval(), num_classes, sources)
@@ -98,10 +100,9 @@ class _Builder:
         self.file, self.places, self.channels_last, self.keras3 = file, places, channels_last, keras3
         self.steps: list[Step] = []
         self.layers: dict[str, nn.Module] = {}
-        self.values: dict[str, Tensor] = {}
+        self.dry = DryRun(1, MAX_VALUES, max(MAX_SUM, SUM_PER_BYTE * file.num_bytes))
         self._built: dict[tuple[str, ...], tuple[int, list[tuple[str, LayerSpec]]]] = {}  # rank of the input, modules
         self._taken, self._numbers = set[str](), dict[str, int]()
-        self._sum, self._most = 0, max(MAX_SUM, SUM_PER_BYTE * file.num_bytes)
 
     def as_taken(self, shape: Sequence[int | None] | None, image: str) -> str:
         """The images as a network takes them that leaves out axes: reshaped in Keras' order, channels last."""
@@ -109,7 +110,7 @@ class _Builder:
             return image
         turned = "flat image"
         call = one_plane if len(shape) == 2 else one_row
-        self.values[turned] = call(self.values[image])
+        self.dry.values[turned] = call(self.dry.values[image])
         self.steps.append(Step((turned,), call, (Value(image),)))
         return turned
 
@@ -128,10 +129,9 @@ class _Builder:
                     (value,) = inputs
                     results[reference] = self.expand(layer.model, (*prefix, layer.name), str(value))
             except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, AttributeError) as error:
-                reason = next(iter(str(error).splitlines()), "")
                 raise CheckpointMismatch(
-                    f"{self.file.name}: the layer {shown(layer.name)} ({layer.kind}) does not fit its weights or what "
-                    f"goes into it: {type(error).__name__} {reason}"
+                    f"{self.file.name}: the layer {quoted(layer.name)} ({layer.kind}) does not fit its weights or what "
+                    f"goes into it: {type(error).__name__} {first_line(error)}"
                 ) from error
         return results[model.output]
 
@@ -145,14 +145,14 @@ class _Builder:
             call = stack[-1]
             layer = by_name.get(call.layer)
             if layer is None or (call not in done and not 0 <= call.node < len(layer.calls)):
-                raise ModelError(f"{self.file.name} needs a layer {shown(call.layer)} that it does not describe.")
+                raise ModelError(f"{self.file.name} needs a layer {quoted(call.layer)} that it does not describe.")
             needed = () if call in done else layer.calls[call.node]
             missing = [operand for operand in needed if isinstance(operand, Reference) and operand not in done]
             if not missing:
                 done[call] = None
                 stack.pop()
             elif call in open_calls:
-                raise ModelError(f"{self.file.name} describes layers in a circle, at {shown(call.layer)}.")
+                raise ModelError(f"{self.file.name} describes layers in a circle, at {quoted(call.layer)}.")
             else:
                 open_calls.add(call)
                 stack += missing
@@ -160,7 +160,7 @@ class _Builder:
 
     def _apply(self, layer: Layer, path: tuple[str, ...], inputs: Sequence[str | float]) -> str:
         """Add the steps of one plain layer; the name of its output."""
-        tensors = tuple(self.values[value] for value in inputs if isinstance(value, str))
+        tensors = tuple(self.dry.values[value] for value in inputs if isinstance(value, str))
         rank = tensors[0].dim()
         if path not in self._built:
             names = [name for part in variables(layer.kind, layer.config) for name in part]
@@ -172,11 +172,8 @@ class _Builder:
             raise ValueError(f"called with {rank} axes, and before with {self._built[path][0]}")
         for key, _ in self._built[path][1]:
             result = f"{key} {len(self.steps)}"
-            with torch.no_grad():
-                operands = [self.values[value] if isinstance(value, str) else value for value in inputs]
-                self.values[result] = self.layers[key](*operands)
-            self._count(self.values[result], layer)
             arguments = tuple(Value(value) if isinstance(value, str) else value for value in inputs)
+            self._keep(result, self.dry.call(self.layers[key], arguments), layer)
             self.steps.append(Step((result,), key, arguments))
             inputs = [result]
         (output,) = inputs
@@ -184,14 +181,16 @@ class _Builder:
             raise ValueError("a number")
         return output
 
-    def _count(self, value: Tensor, layer: Layer) -> None:
-        size = math.prod(value.shape)
-        self._sum += size
-        if not 0 < size <= MAX_VALUES or self._sum > self._most:
+    def _keep(self, name: str, value: Tensor, layer: Layer) -> None:
+        if value.numel() == 0:
+            raise ModelError(f"{self.file.name}: the layer {quoted(layer.name)} makes nothing of an image.")
+        try:
+            self.dry.keep((name,), (value,))
+        except TooLarge as error:
             raise ModelError(
-                f"{self.file.name}: the layer {shown(layer.name)} makes {size:,} values of one image, "
-                f"{self._sum:,} with those before it. Nothing that large is built."
-            )
+                f"{self.file.name}: the layer {quoted(layer.name)} makes {error.values:,} values of one image, "
+                f"{error.total:,} with those before it. Nothing that large is built."
+            ) from error
 
     def _key(self, path: tuple[str, ...], piece: LayerSpec) -> str:
         """A name for the module that no other has: the layer's own, of letters and digits."""
@@ -208,7 +207,11 @@ class _Builder:
         if not self.steps or self.steps[-1].results != (output,):
             return output
         call, (value,) = self.steps[-1].call, self.steps[-1].arguments[:1]
-        if not isinstance(call, str) or not isinstance(self.layers[call], nn.Softmax) or self.values[output].dim() != 2:
+        if (
+            not isinstance(call, str)
+            or not isinstance(self.layers[call], nn.Softmax)
+            or self.dry.values[output].dim() != 2
+        ):
             return output
         self.steps.pop()
         if all(step.call != call for step in self.steps):
@@ -233,6 +236,6 @@ class _Builder:
                 except RuntimeError as error:
                     reason = " ".join(str(error).split())
                     raise CheckpointMismatch(
-                        f"{self.file.name}: the weights of {shown(path[-1])} do not fit: {reason}"
+                        f"{self.file.name}: the weights of {quoted(path[-1])} do not fit: {reason}"
                     ) from error
         return sources

@@ -4,7 +4,6 @@ Nothing named in it is imported. What could only run as the author's own code (L
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.keras.keras1 import modern
 from neural_cleanse.loading.keras.operations import as_layer, is_operation
+from neural_cleanse.text import quoted
 
 MAX_CONFIG, MAX_LAYERS, MAX_DEPTH = 32 * 1024**2, 10_000, 8  # characters; layers; models inside models
 MODELS = {"Sequential", "Functional", "Model"}
 # Kinds of layer that are Keras' own and that no image classifier here needs: not read, and no code either.
 OTHERS_OF_KERAS = frozenset({
     "AdditiveAttention", "Attention", "AutoContrast", "AveragePooling1D", "AveragePooling3D", "Bidirectional",
-    "CategoryEncoding", "CenterCrop", "Conv1D", "Conv1DTranspose", "Conv2DTranspose", "Conv3D", "Conv3DTranspose",
+    "CategoryEncoding", "Conv1D", "Conv1DTranspose", "Conv2DTranspose", "Conv3D", "Conv3DTranspose",
     "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Convolution1D", "Convolution3D", "Cropping1D", "Cropping3D",
     "CuDNNGRU", "CuDNNLSTM", "CutMix", "DepthwiseConv1D", "Discretization", "Dot", "EinsumDense", "Embedding",
     "Equalization", "FlaxLayer", "GRU", "GRUCell", "GlobalAveragePooling1D", "GlobalAveragePooling3D",
@@ -26,7 +26,7 @@ OTHERS_OF_KERAS = frozenset({
     "Hashing", "Highway", "IntegerLookup", "JaxLayer", "LSTM", "LSTMCell", "LocallyConnected1D",
     "LocallyConnected2D", "Masking", "MaxNumBoundingBoxes", "MaxPooling1D", "MaxPooling3D", "MaxoutDense",
     "MelSpectrogram", "Merge", "MixUp", "MultiHeadAttention", "Pipeline", "RMSNormalization", "RNN", "RandomCrop",
-    "RepeatVector", "Resizing", "STFTSpectrogram", "SeparableConv1D", "SimpleRNN", "SimpleRNNCell",
+    "RepeatVector", "STFTSpectrogram", "SeparableConv1D", "SimpleRNN", "SimpleRNNCell",
     "SlicingOpLambda", "SpectralNormalization", "StackedRNNCells", "StringLookup", "TFOpLambda", "TFSMLayer",
     "TensorFlowOpLayer", "TextVectorization", "TimeDistributed", "TorchModuleWrapper", "UnitNormalization",
     "UpSampling1D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding3D",
@@ -39,7 +39,6 @@ OPERATIONS |= {"math.truediv": "Divide", "math.divide": "Divide", "TrueDivide": 
 CONSTANT = "_CONSTANT_VALUE"  # in place of a layer's name: a number
 IDLE, SECOND = {"training", "mask", "name"}, {"y", "x2"}  # keywords of a call: of no effect here, and an operand
 CURE_CODE = "Ask its author for a model of Keras' own layers, or pass --allow-code if you trust its author."
-SHOWN = 60  # characters of a stranger's name
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def channels_last(model: Model, file: str) -> bool:
     """How the model lays out its feature maps. Raises ModelError when its layers disagree."""
     said = set(_data_formats(model))
     if len(said) > 1:
-        raise ModelError(f"{file} lays out feature maps in several ways: {', '.join(sorted(map(shown, said)))}.")
+        raise ModelError(f"{file} lays out feature maps in several ways: {', '.join(sorted(map(quoted, said)))}.")
     return said != {"channels_first"}
 
 
@@ -187,7 +186,7 @@ def _layer(raw: Mapping[str, Any], file: str, known: frozenset[str], depth: int)
     name = str(raw.get("name") or settings.get("name") or (model.name if model else kind.lower()))
     calls = tuple(_call(node, name, file) for node in raw.get("inbound_nodes") or [])
     if nested and len(calls) > 1:
-        raise ModelError(f"{file} uses the model {shown(name)} inside it in several places.")
+        raise ModelError(f"{file} uses the model {quoted(name)} inside it in several places.")
     return Layer(kind, name, settings, calls, model)
 
 
@@ -195,12 +194,12 @@ def _refuse_code(kind: str, raw: Mapping[str, Any], file: str, known: frozenset[
     """Raise unless this is a class of Keras' own, by all that the file says of it, and one that is read."""
     module, registered = raw.get("module"), raw.get("registered_name")
     settings = raw["config"] if isinstance(raw.get("config"), Mapping) else {}
-    name = shown(str(raw.get("name") or settings.get("name") or kind))
+    name = quoted(str(raw.get("name") or settings.get("name") or kind))
     foreign = module is not None and str(module).split(".")[0] not in ("keras", "tensorflow", "tf_keras")
     foreign |= registered not in (None, raw["class_name"])
     foreign |= kind not in known | OTHERS_OF_KERAS and not is_operation(raw)
     if foreign or kind in PROGRAMS:
-        what = "a Lambda layer" if kind == "Lambda" else f"of the class {shown(str(registered or kind))}"
+        what = "a Lambda layer" if kind == "Lambda" else f"of the class {quoted(str(registered or kind))}"
         raise CodeExecutionRefused(
             f"{file} holds the layer {name}, {what}: code of its author's, which would run. Nothing of it was run.",
             cure=CURE_CODE,
@@ -228,11 +227,11 @@ def _keywords(keywords: Mapping[str, Any], name: str, file: str) -> list[Operand
     """The second operand, where it has a name. Keras 3 sets `training` anew at every call, those before it kept it."""
     if keywords.get("training") is True:
         raise ModelError(
-            f"{file} keeps its layer {shown(name)} in training mode: it answers by chance or by the batch."
+            f"{file} keeps its layer {quoted(name)} in training mode: it answers by chance or by the batch."
         )
     said = {key: value for key, value in keywords.items() if key not in IDLE and value is not None}
     if not set(said) <= SECOND:
-        raise ModelError(f"{file} calls its layer {shown(name)} with settings that are not read: {', '.join(said)}.")
+        raise ModelError(f"{file} calls its layer {quoted(name)} with settings that are not read: {', '.join(said)}.")
     return [operand for value in said.values() for operand in _operands([value])]
 
 
@@ -266,8 +265,3 @@ def _shape(config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
 
 def _sizes(shape: Any) -> tuple[int | None, ...] | None:
     return None if shape is None else tuple(None if size is None else int(size) for size in shape[1:])
-
-
-def shown(name: str) -> str:
-    """A stranger's name, short and of plain characters, in quotes."""
-    return repr(re.sub(r"[^\x20-\x7e]", "?", name)[:SHOWN])

@@ -144,6 +144,7 @@ BUILDERS: Mapping[str, Callable[[LayerInput], list[LayerSpec]]] = {
     "GlobalMaxPooling2D": maps.global_pool, "GlobalAveragePooling2D": maps.global_pool,
     "Flatten": maps.flatten, "Reshape": maps.reshape, "Permute": maps.permute,
     "ZeroPadding2D": maps.zero_padding, "Cropping2D": maps.cropping, "UpSampling2D": maps.upsampling,
+    "Resizing": maps.resizing, "CenterCrop": maps.centre_crop,
     "GetItem": maps.channel, "Stack": maps.stack,
     "Rescaling": maps.rescaling, "Normalization": maps.normalization,
     "Dropout": maps.dropout, "SpatialDropout2D": maps.dropout,

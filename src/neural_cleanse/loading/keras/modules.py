@@ -197,6 +197,49 @@ class Resize(nn.Module):
         return functional.interpolate(images, self.size, times, mode=self.mode)
 
 
+class ResizeImages(nn.Module):
+    """Images at one size by bilinear interpolation; `fit` says what becomes of another aspect ratio.
+
+    "stretch" ignores it, "crop" cuts what is over in the middle first, "pad" adds a border of `fill` first.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], *, antialias: bool = False, fit: str = "stretch", fill: float = 0
+    ) -> None:
+        super().__init__()
+        self.size, self.antialias, self.fit, self.fill = size, antialias, fit, fill
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p q"]:
+        height, width = images.shape[2:]
+        rows, columns = int(width * self.size[0] / self.size[1]), int(height * self.size[1] / self.size[0])
+        if self.fit == "crop":
+            images = cut_middle(images, max(min(height, rows), 1), max(min(width, columns), 1))
+        if self.fit == "pad":
+            top, left = ((max(size, wanted) - size) // 2 for size, wanted in ((height, rows), (width, columns)))
+            images = functional.pad(images, (left, left, top, top), value=self.fill)
+        return functional.interpolate(images, self.size, mode="bilinear", antialias=self.antialias)
+
+
+class CentreCrop(nn.Module):
+    """The middle of images that are at least as large; of others what fits, brought to the size."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size, self.smaller = size, ResizeImages(size, fit="crop")
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p q"]:
+        if images.shape[2] < self.size[0] or images.shape[3] < self.size[1]:
+            resized: Tensor = self.smaller(images)
+            return resized
+        return cut_middle(images, *self.size)
+
+
+def cut_middle(images: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c p q"]:
+    """So many rows and columns out of the middle, rounded to the top and left."""
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
 class Channel(nn.Module):
     """One channel of the images, as planes."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.modules import (
     Affine,
+    CentreCrop,
     Channel,
     GlobalPool,
     KerasOrder,
@@ -16,6 +17,7 @@ from neural_cleanse.loading.keras.modules import (
     Permute,
     Reshape,
     Resize,
+    ResizeImages,
     SameAveragePool,
     SamePadding,
     StackPlanes,
@@ -84,6 +86,33 @@ def cropping(given: LayerInput) -> list[LayerSpec]:
 def upsampling(given: LayerInput) -> list[LayerSpec]:
     modes = {"nearest": "nearest", "bilinear": "bilinear"}
     return [LayerSpec("", Resize(modes[given.config.get("interpolation", "nearest")], times=given.pair("size", 2)))]
+
+
+def resizing(given: LayerInput) -> list[LayerSpec]:
+    """Bilinear alone: of the others, Keras' backends make different pixels."""
+    config = given.config
+    if config.get("interpolation", "bilinear") != "bilinear" or config.get("fill_mode", "constant") != "constant":
+        raise ModelError("Of Resizing layers, only bilinear ones that pad with one value are read.")
+    crop, pad = (bool(config.get(f"{way}_to_aspect_ratio", False)) for way in ("crop", "pad"))
+    fit = "crop" if crop else "pad" if pad else "stretch"
+    fill = float(config.get("fill_value", 0))
+    resize = ResizeImages(_size(given), antialias=bool(config.get("antialias", False)), fit=fit, fill=fill)
+    return [LayerSpec("", resize)]
+
+
+def centre_crop(given: LayerInput) -> list[LayerSpec]:
+    return [LayerSpec("", CentreCrop(_size(given)))]
+
+
+def _size(given: LayerInput) -> tuple[int, int]:
+    """Rows and columns of a layer that makes images of one size."""
+    own = "channels_last" if given.channels_last else "channels_first"
+    if given.rank != 4 or given.config.get("data_format", own) not in (own, None):
+        raise ModelError(f"A {given.kind} layer of {given.rank} axes, or with a layout of its own, is not read.")
+    height, width = (given.config[key] for key in ("height", "width"))
+    if not all(type(size) is int and size > 0 for size in (height, width)):
+        raise ValueError(f"a size of {height} x {width}")
+    return height, width
 
 
 def channel(given: LayerInput) -> list[LayerSpec]:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.build import Built, build, input_shape
-from neural_cleanse.loading.keras.config import Model, channels_last, parse, shown
+from neural_cleanse.loading.keras.config import Model, channels_last, parse
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.hdf5_objects import SIGNATURE
 from neural_cleanse.loading.keras.layers import KINDS
 from neural_cleanse.loading.keras.weight_paths import by_kind_and_number, by_layer_name
 from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.zip_guard import entries
+from neural_cleanse.text import quoted
 
 CONTAINER_HDF5, CONTAINER_ARCHIVE = "Keras HDF5", "Keras archive"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -37,7 +38,7 @@ def read(content: bytes, name: str) -> Network:
         module=built.module,
         container=CONTAINER_HDF5 if content.startswith(SIGNATURE) else CONTAINER_ARCHIVE,
         trust=Trust.GRAPH,
-        architecture=f"{model.kind} {shown(model.name)}",
+        architecture=f"{model.kind} {quoted(model.name)}",
         input_shape=input_shape(model, channels_last=channels_last(model, name)),
         num_classes=built.num_classes,
     )

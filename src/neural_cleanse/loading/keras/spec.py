@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.activations import activation
-from neural_cleanse.loading.keras.config import shown
+from neural_cleanse.text import quoted
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LayerInput:
     def same(self) -> bool:
         padding = self.config.get("padding", "valid")
         if padding not in ("same", "valid"):
-            raise ModelError(f"The padding {shown(str(padding))} is not read.")
+            raise ModelError(f"The padding {quoted(str(padding))} is not read.")
         return bool(padding == "same")
 
     def activation(self) -> list[LayerSpec]:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 
 from neural_cleanse.errors import CheckpointMismatch
-from neural_cleanse.loading.keras.config import Layer, Model, shown
+from neural_cleanse.loading.keras.config import Layer, Model
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.spec import variables
+from neural_cleanse.text import quoted
 
 Place = tuple[tuple[str, ...], str]  # the layer's name, after those of the models it is in, and the weight's
 OLD_CONTAINER = "_layer_checkpoint_dependencies"  # as tf.keras 2.12 and 2.13 called what is now `layers`
@@ -26,7 +27,7 @@ def by_layer_name(model: Model, file: Hdf5, root: str) -> dict[Place, str]:
         names = file.names("weight_names", group)
         if len(names) != len(wanted):
             raise CheckpointMismatch(
-                f"{file.name} holds {len(names)} weights of the layer {shown(layer.name)}, it needs {len(wanted)}."
+                f"{file.name} holds {len(names)} weights of the layer {quoted(layer.name)}, it needs {len(wanted)}."
             )
         places |= {place: f"{group}/{name}" for place, name in zip(wanted, names, strict=True)}
     return places
@@ -55,7 +56,7 @@ def by_kind_and_number(model: Model, file: Hdf5) -> dict[Place, str]:
         held = len(file.children(f"{group}/vars")) if names and file.has(f"{group}/vars") else 0
         if held != len(names):
             raise CheckpointMismatch(
-                f"{file.name} holds {held} weights of the layer {shown(layer.name)}, it needs {len(names)}."
+                f"{file.name} holds {held} weights of the layer {quoted(layer.name)}, it needs {len(names)}."
             )
         places |= {(path, name): f"{group}/vars/{number}" for number, name in enumerate(names)}
     return places

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.architecture import Blueprint, build
-from neural_cleanse.loading.keras.config import shown
 from neural_cleanse.loading.keras.flattening import flattened_maps
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, WeightLayout
 from neural_cleanse.loading.network import Network, Trust
+from neural_cleanse.text import quoted
 
 CONTAINER = "Keras HDF5 weights"
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config", "model_weights"
@@ -117,7 +117,7 @@ def _stored(file: Hdf5) -> list[_Stored]:
         kind = KINDS.get(tuple(len(shape) for shape in shapes))
         if kind is None:
             raise CheckpointMismatch(
-                f"{file.name}: the layer {shown(name)} holds arrays of {', '.join(map(str, shapes))}: only those of "
+                f"{file.name}: the layer {quoted(name)} holds arrays of {', '.join(map(str, shapes))}: only those of "
                 "convolutions, dense layers and whole batch norms are matched to an architecture.",
                 cure="Save the whole model: model.save(path).",
             )
@@ -167,7 +167,7 @@ def _matched(
         sources |= _sources(module, place, layer, (maps or {}).get(place), name)
     left = [layer for layers in waiting.values() for layer in layers]
     if left:
-        raise CheckpointMismatch(f"{name} has more layers than the architecture: {shown(left[0].name)} is left over.")
+        raise CheckpointMismatch(f"{name} has more layers than the architecture: {quoted(left[0].name)} is left over.")
     return sources
 
 
@@ -198,11 +198,11 @@ def _sources(
         turned = ways[key].to_torch(torch.empty(shape, device="meta")) if len(shape) == held[key].dim() else None
         if turned is None or turned.shape != held[key].shape:
             raise CheckpointMismatch(
-                f"{shown(layer.name)} of {name} is {shape}, which does not fit {place}, {tuple(held[key].shape)}.",
+                f"{quoted(layer.name)} of {name} is {shape}, which does not fit {place}, {tuple(held[key].shape)}.",
                 cure="Name the network they were trained in with --architecture.",
             )
     if len(held) != len(layer.paths):
-        raise CheckpointMismatch(f"{shown(layer.name)} of {name} has {len(layer.paths)} arrays, {place} {len(held)}.")
+        raise CheckpointMismatch(f"{quoted(layer.name)} of {name} has {len(layer.paths)} arrays, {place} {len(held)}.")
     return sources
 
 

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError, UnusableOutputs
+from neural_cleanse.loading.dry_run import DryRun, TooLarge
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value, filled, names_in
-from neural_cleanse.loading.onnx.file import FLOATS, place, sanitize, tensor_of
+from neural_cleanse.loading.onnx.file import FLOATS, place, tensor_of
+from neural_cleanse.text import plain
 
 IMAGE = "image"
 DRY_RUN = (2, 3)  # images
@@ -86,18 +88,19 @@ class Builder:
     _layers: dict[str, nn.Module] = field(default_factory=dict)
     _constants: dict[str, Slot] = field(default_factory=dict)
     _by_step_name: dict[str, Entry] = field(default_factory=dict)
-    _dry: tuple[dict[str, Any], ...] = field(default_factory=tuple)
-    _total: int = 0
+    _dry: tuple[DryRun, ...] = ()
 
     def __post_init__(self) -> None:
-        images = [torch.empty(number, *self.image_shape, device="meta") for number in DRY_RUN]
-        self._dry = tuple({IMAGE: image} for image in images)
+        few, more = DRY_RUN
+        self._dry = DryRun(few), DryRun(more, MAX_VALUES, MAX_TOTAL)
+        for dry in self._dry:
+            dry.take_images(IMAGE, self.image_shape)
         self._by_step_name[IMAGE] = Entry(Kind.DATA, step_name=IMAGE)
 
     def bind(self, name: str, result: Any, data_type: int = 0) -> None:
         """Give a result of a step, or a constant, its name in the graph. Raises ModelError when it has one twice."""
         if not name or name in self.entries:
-            raise ModelError(f"A value of the graph has no name, or one that is taken: {sanitize(name)!r}.")
+            raise ModelError(f"A value of the graph has no name, or one that is taken: {plain(name)!r}.")
         if isinstance(result, Value):
             entry = self._by_step_name[result.name]
             if entry.bound:  # by this name others may use it too, so that it can take no bias
@@ -109,7 +112,7 @@ class Builder:
 
     def shapes(self, entry: Entry) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of a value with 2 images and with 3."""
-        first, second = (entry.tensor if entry.tensor is not None else dry[entry.step_name] for dry in self._dry)
+        first, second = (entry.tensor if entry.tensor is not None else dry.values[entry.step_name] for dry in self._dry)
         return tuple(first.shape), tuple(second.shape)
 
     def call(
@@ -123,19 +126,17 @@ class Builder:
         """The Value (a tuple of them, where there are several `results`) of a new step; a tensor where all is known."""
         if not any(names_in(argument) for argument in arguments):
             return self._folded(function, arguments)
-        tried = [[filled(argument, dry) for argument in arguments] for dry in self._dry]
-        if kind is Kind.SHAPE and _num_results(function, tried[1]) > MAX_SHAPE_PRODUCT:
+        foreseen = [filled(argument, self._dry[1].values) for argument in arguments] if kind is Kind.SHAPE else []
+        if kind is Kind.SHAPE and _num_results(function, foreseen) > MAX_SHAPE_PRODUCT:
             raise ModelError("The graph computes too much with the sizes of the image alone.")
-        with torch.no_grad():
-            made = [function(*parts) for parts in tried]
+        made = [dry.call(function, arguments) for dry in self._dry]
         pairs = list(zip(*made, strict=True)) if results is not None else [tuple(made)]
         if results is not None and len(pairs) != results:
             raise ModelError(f"An operator with {results} results makes {len(pairs)}.")
         names = tuple(f"v{len(self._by_step_name) + number}" for number in range(len(pairs)))
         for step_name, (first, second) in zip(names, pairs, strict=True):
-            self._admit(first, second, kind)
+            self._admit(step_name, first, second, kind)
             self._by_step_name[step_name] = Entry(kind, step_name=step_name, layer=layer)
-            self._dry[0][step_name], self._dry[1][step_name] = first, second
         self._steps.append(Step(names, layer or function, tuple(arguments)))
         return Value(names[0]) if results is None else tuple(Value(step_name) for step_name in names)
 
@@ -183,7 +184,7 @@ class Builder:
         if key not in self._constants:
             self._constants[key] = Slot([], entry, _same)
             for dry in self._dry:
-                dry[key] = entry.tensor.to("meta")
+                dry.values[key] = entry.tensor.to("meta")
         self._constants[key].uses.append((proto, index))
         return Value(key)
 
@@ -216,15 +217,19 @@ class Builder:
         with torch.no_grad():
             return function(*arguments)
 
-    def _admit(self, first: Tensor, second: Tensor, kind: Kind) -> None:
-        """Raise ModelError when a result takes more memory than an image classifier's."""
-        sizes = math.prod(first.shape), math.prod(second.shape)
-        each = -(-sizes[1] // DRY_RUN[1])
-        self._total += each
-        if sizes[1] * DRY_RUN[0] > sizes[0] * DRY_RUN[1]:
+    def _admit(self, name: str, first: Tensor, second: Tensor, kind: Kind) -> None:
+        """Keep a result. Raises ModelError when it takes more memory than an image classifier's."""
+        if second.numel() * DRY_RUN[0] > first.numel() * DRY_RUN[1]:
             raise ModelError("A result grows faster than the number of images.")
-        if each > MAX_VALUES or self._total > MAX_TOTAL or (kind is Kind.SHAPE and sizes[1] > MAX_SHAPE_VALUES):
-            raise ModelError(f"For one image the graph makes a result of {each:,} values and {self._total:,} in all.")
+        if kind is Kind.SHAPE and second.numel() > MAX_SHAPE_VALUES:
+            raise ModelError(f"The sizes of the image alone make a result of {second.numel():,} values.")
+        try:
+            for dry, result in zip(self._dry, (first, second), strict=True):
+                dry.keep((name,), (result,))
+        except TooLarge as error:
+            raise ModelError(
+                f"For one image the graph makes a result of {error.values:,} values and {error.total:,} in all."
+            ) from error
 
 
 def add_initializers(builder: Builder, initializers: Any) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.onnx.file import BFLOAT16, DOUBLE, FLOAT, FLOAT16, UINT8, sanitize
+from neural_cleanse.loading.onnx.file import BFLOAT16, DOUBLE, FLOAT, FLOAT16, UINT8
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput
+from neural_cleanse.text import plain
 
 TOLERANCE, TOLERANCE_16_BIT = 1e-4, 3e-2  # of onnxruntime's largest output, at least of 1
 COMPARED_IMAGES, MAX_COMPARED = 2, 64  # batches of the size that the file was exported for, and that size
@@ -33,12 +34,12 @@ def compare(
     except ImportError:
         return ("not compared with onnxruntime, which is not installed",)
     except Exception as error:  # onnxruntime's own kinds of error, and protobuf's for more than 2 GiB
-        return (f"not compared with onnxruntime, which cannot run the file: {sanitize(error)}",)
+        return (f"not compared with onnxruntime, which cannot run the file: {plain(error)}",)
     try:
         with torch.no_grad():
             ours = network(images)
     except Exception as error:  # whatever torch says of values that only real images bring
-        raise ModelError(f"{name} fails on images of {list(shape)}: {sanitize(error)}.") from error
+        raise ModelError(f"{name} fails on images of {list(shape)}: {plain(error)}.") from error
     ours = ours.softmax(1) if softmax else ours
     narrow = any(tensor.data_type in (FLOAT16, BFLOAT16) for tensor in model.graph.initializer)
     room = TOLERANCE_16_BIT if narrow or image.data_type == FLOAT16 else TOLERANCE

@@ -3,7 +3,6 @@ inlined. Nothing of it is run, and no file beside it is opened unless its folder
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from neural_cleanse.errors import ModelError, UnknownFormat
 from neural_cleanse.loading.onnx.order import sort_nodes
+from neural_cleanse.text import plain
 
 # Bounds on what a file may hold. Parsing takes about a hundred bytes a message, however short it is in the file.
 MAX_MESSAGES, MAX_NODES, MAX_DEPTH, MAX_SHAPE = 3_000_000, 100_000, 60, 2**40
@@ -60,7 +60,7 @@ def parse(content: bytes, name: str, folder: Path | None = None) -> Any:
             )
         if node.domain not in OUR_DOMAINS:
             raise ModelError(
-                f"{name} uses {place(node)} of {sanitize(node.domain)}: a custom operator needs its author's code.",
+                f"{name} uses {place(node)} of {plain(node.domain)}: a custom operator needs its author's code.",
                 cure="Export with the standard ONNX operators alone.",
             )
     if model.graph.sparse_initializer:
@@ -103,7 +103,7 @@ def opset_of(model: Any, name: str) -> int:
 
 def tensor_of(proto: Any) -> Tensor:
     """The values of a TensorProto, floats as float32. Raises ModelError when they do not fill its shape exactly."""
-    label = f"The tensor {sanitize(proto.name) or 'of a constant'}"
+    label = f"The tensor {plain(proto.name) or 'of a constant'}"
     if proto.data_type not in DATA_TYPES:
         raise ModelError(f"{label} has the ONNX type {proto.data_type}, which is not read.")
     layout, field, dtype = DATA_TYPES[proto.data_type]
@@ -139,12 +139,7 @@ def bytes_of(tensor: Tensor, data_type: int) -> bytes:
 
 def place(node: Any) -> str:
     """Where a node stands, in words that are safe to show."""
-    return f"{sanitize(node.op_type)} {sanitize(node.name or next(iter(node.output), ''))!r}"
-
-
-def sanitize(text: Any, most: int = 80) -> str:
-    """A name out of the file, short and without anything but letters, digits and common signs."""
-    return re.sub(r"[^A-Za-z0-9_ .,:;='/()\[\]-]", "?", str(text)[:most])
+    return f"{plain(node.op_type)} {plain(node.name or next(iter(node.output), ''))!r}"
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
@@ -230,7 +225,7 @@ def _inlined(model: Any, name: str) -> Any:
 
         return inliner.inline_local_functions(model)
     except Exception as error:  # the inliner's own kinds of error differ from version to version
-        raise ModelError(f"{name} has functions that cannot be inlined: {sanitize(error)}.") from error
+        raise ModelError(f"{name} has functions that cannot be inlined: {plain(error)}.") from error
 
 
 def in_one(content: bytes, name: str, folder: Path) -> bytes:
@@ -268,12 +263,12 @@ def _take_in(model: Any, name: str, folder: Path | None) -> None:
             offset, length = int(where.get("offset", 0)), int(where.get("length", sizes[path]))
             taken += length
             if min(offset, length) < 0 or offset + length > sizes[path] or taken > 2 * sum(sizes.values()):
-                raise ModelError(f"{name} asks for more than {sanitize(path.name)} holds.")
+                raise ModelError(f"{name} asks for more than {plain(path.name)} holds.")
             with path.open("rb") as stream:
                 stream.seek(offset)
                 proto.raw_data = stream.read(length)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{name} keeps weights in {sanitize(path.name)}, which cannot be read.") from error
+            raise ModelError(f"{name} keeps weights in {plain(path.name)}, which cannot be read.") from error
         proto.data_location = 0
         del proto.external_data[:]
 
@@ -282,16 +277,14 @@ def _inside(location: str, name: str, folder: Path | None) -> Path:
     """The file of external data. Raises ModelError unless it lies in the model's folder by every link."""
     relative = Path(location)
     if not location or relative.is_absolute() or ".." in relative.parts or "\\" in location or "\0" in location:
-        raise ModelError(
-            f"{name} asks for a file outside its folder ({sanitize(location)}): refused, nothing was opened."
-        )
+        raise ModelError(f"{name} asks for a file outside its folder ({plain(location)}): refused, nothing was opened.")
     if folder is None:
         raise ModelError(
-            f"{name} keeps its weights in another file ({sanitize(location)}).",
+            f"{name} keeps its weights in another file ({plain(location)}).",
             cure="Save it into one: onnx.save(model, path, save_as_external_data=False).",
         )
     root = folder.resolve()
     path = (root / relative).resolve()
     if not path.is_relative_to(root) or not path.is_file():
-        raise ModelError(f"{name} keeps weights in {sanitize(location)}, which is no file in its folder.")
+        raise ModelError(f"{name} keeps weights in {plain(location)}, which is no file in its folder.")
     return path

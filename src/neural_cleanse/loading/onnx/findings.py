@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from neural_cleanse.loading.network import FileIssue
-from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place, sanitize
+from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
+from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place
+from neural_cleanse.text import plain
 
-MAX_FINDINGS = 100
 # Constant almost everywhere: what stands behind them gets no gradient from the image.
 STEPS = ("ArgMax", "ArgMin", "Ceil", "Floor", "Hardmax", "IsInf", "NonZero", "OneHot", "Round", "Sign", "TopK")
 COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor")
@@ -30,7 +30,7 @@ def findings_of(model: Any) -> tuple[FileIssue, ...]:
         for tensor in initializers:
             if tensor.data_location == EXTERNAL:
                 where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-                found[FileIssue(sanitize(tensor.name), f"weights outside the file, in {sanitize(where)}")] = None
+                found[FileIssue(plain(tensor.name), f"weights outside the file, in {plain(where)}")] = None
         for node in nodes:
             for item in node.attribute:
                 for inner in ([item.g] if item.HasField("g") else []) + list(item.graphs):
@@ -51,7 +51,7 @@ def _of_nodes(nodes: Any, from_image: set[str], own: set[tuple[str, str]]) -> It
         if node.op_type in CONTROL_FLOW:
             yield FileIssue(place(node), "control flow: which part runs may depend on the image")
         elif node.domain not in OUR_DOMAINS and (node.domain, node.op_type) not in own:
-            what = f"a custom operator of {sanitize(node.domain)}: it needs its author's code"
+            what = f"a custom operator of {plain(node.domain)}: it needs its author's code"
             yield FileIssue(place(node), what, runs_code=True)
         elif node.op_type == "Softmax":
             soft.update(node.output)

@@ -8,7 +8,8 @@ from typing import Any
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
-from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8, sanitize
+from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8
+from neural_cleanse.text import plain
 
 NCHW, NHWC, NHW, FLAT = "n c h w", "n h w c", "n h w", "n (c h w)"
 CHANNELS = (1, 3)
@@ -46,7 +47,7 @@ def image_input(graph: Any, name: str) -> ImageInput:
     held = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in held]
     if len(inputs) != 1:
-        names = ", ".join(sanitize(value.name, 30) for value in inputs[:5]) or "none"
+        names = ", ".join(plain(value.name, 30) for value in inputs[:5]) or "none"
         raise ModelError(
             f"{name} takes {len(inputs)} inputs ({names}), a scan needs one: the images.",
             cure="Export the network with the others as constants.",

@@ -31,12 +31,12 @@ from neural_cleanse.loading.onnx.file import (
     parse,
     parse_only,
     place,
-    sanitize,
 )
 from neural_cleanse.loading.onnx.findings import findings_of
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput, image_input
 from neural_cleanse.loading.onnx.node import Node
 from neural_cleanse.loading.onnx.operators import OPERATORS
+from neural_cleanse.text import plain
 
 CONTAINER = "ONNX"
 ROOM_FOR_CONSTANTS, VALUES_A_BYTE = 2**22, 4  # values that the graph may make of its constants, by its size
@@ -60,7 +60,7 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
         module=built.network,
         container=CONTAINER,
         trust=Trust.GRAPH,
-        architecture=sanitize(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
+        architecture=plain(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
         input_shape=None if None in said else built.shape,
         num_classes=built.num_classes,
         normalize=Normalize(scale=255.0) if image.data_type == UINT8 else None,
@@ -139,7 +139,7 @@ def _built(model: Any, name: str) -> _Built:
     """Build the graph for the first size of image that it takes. Raises ModelError of the likeliest size."""
     image, opset = image_input(model.graph, name), opset_of(model, name)
     if len(model.graph.output) != 1:
-        names = ", ".join(sanitize(value.name, 30) for value in model.graph.output[:5]) or "none"
+        names = ", ".join(plain(value.name, 30) for value in model.graph.output[:5]) or "none"
         raise UnusableOutputs(
             f"{name} has {len(model.graph.output)} outputs ({names}), a scan needs the scores alone.",
             cure="Cut it: onnx.utils.extract_model(path, new_path, [input], [scores]).",
@@ -198,9 +198,7 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
         node = Node(builder, proto)
         results = operator(node)
         if node.leftover():
-            raise ModelError(
-                f"{place(proto)} has attributes that are not read: {sanitize(', '.join(node.leftover()))}."
-            )
+            raise ModelError(f"{place(proto)} has attributes that are not read: {plain(', '.join(node.leftover()))}.")
         results = results if isinstance(results, list | tuple) else [results]
         for output, result in zip(proto.output, results, strict=False):
             builder.bind(output, result, _result_type(node))
@@ -209,7 +207,7 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
     except Exception as error:  # whatever torch says of shapes that do not fit
         first_line = next(iter(str(error).splitlines()), "")
         raise ModelError(
-            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {sanitize(first_line)}."
+            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {plain(first_line)}."
         ) from error
 
 

@@ -7,10 +7,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from neural_cleanse.loading.detect import Container
-from neural_cleanse.loading.network import FileIssue
+from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
 from neural_cleanse.loading.program.pickles import imported
 
-MAX_FINDINGS = 100
 LINES_SHOWN = 5  # of the control flow in one file
 # What a state_dict's pickle names; everything else is more than tensors.
 TENSORS_ALONE = re.compile(

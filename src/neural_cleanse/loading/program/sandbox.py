@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.text import escape
 
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
 SCRATCH = 2**30  # bytes of the sandbox's own /tmp, which is memory
@@ -94,7 +95,7 @@ def run(
         size = log.seek(0, os.SEEK_END)
         log.seek(max(0, size - MAX_LOG))
         said = log.read(MAX_LOG).decode(errors="replace")
-    return Ran(bool(isolation), timed_out, process.returncode, "".join(c for c in said if c.isprintable() or c == "\n"))
+    return Ran(bool(isolation), timed_out, process.returncode, "\n".join(map(escape, said.splitlines())))
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from neural_cleanse.loading.network import FileIssue
+from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
 from neural_cleanse.loading.pt2.archive import Archive
+from neural_cleanse.text import plain
 
-MAX_FINDINGS = 100
 MAX_PICKLE = 64 * 1024**2  # bytes; example images
-SHOWN = 80  # characters of what the file says
 
 # Operators whose answer jumps: what depends on it no gradient shows, so that a search does not see it either.
 JUMPS = ("argmax", "argmin", "ceil", "eq", "floor", "ge", "gt", "le", "lt", "ne", "round", "sign", "trunc")
@@ -43,16 +42,14 @@ def _all(archive: Archive, model: str, program: Mapping[str, Any]) -> Iterator[F
     yield from _pickles(archive, model)
     for entry in archive.entries:
         if entry.startswith("data/aotinductor/"):
-            yield FileIssue(entry[:SHOWN], "compiled code (AOTInductor), which is not loaded", runs_code=True)
+            yield FileIssue(plain(entry), "compiled code (AOTInductor), which is not loaded", runs_code=True)
     for number, guard in enumerate(program.get("guards_code") or []):
         if not _made_of(GUARD_WORDS, guard):
-            yield FileIssue(
-                f"guards_code {number}", f"code that torch.export compiles: {_shown(guard)}", runs_code=True
-            )
+            yield FileIssue(f"guards_code {number}", f"code that torch.export compiles: {plain(guard)}", runs_code=True)
     graph = program["graph_module"]["graph"]
     for text in _expressions(graph):
         if not _made_of(SHAPE_WORDS, text):
-            yield FileIssue("sizes", f"an expression that torch.export evaluates: {_shown(text)}", runs_code=True)
+            yield FileIssue("sizes", f"an expression that torch.export evaluates: {plain(text)}", runs_code=True)
     seen = {name for spec in program["graph_module"]["signature"]["input_specs"] for name in _images(spec)}
     for number, node in enumerate(graph["nodes"]):
         of_the_image = not seen.isdisjoint(_named(node["inputs"]))
@@ -72,7 +69,7 @@ def _pickles(archive: Archive, model: str) -> Iterator[FileIssue]:
         for tensor_name, entry in config.items():
             if entry["use_pickle"] is not False:
                 what = "a pickled object, which torch.export.load unpickles"
-                yield FileIssue(f"data/{folder} {_shown(tensor_name)}", what, runs_code=True)
+                yield FileIssue(f"data/{folder} {plain(tensor_name)}", what, runs_code=True)
     entry = f"data/sample_inputs/{model}.pt"
     if entry in archive.entries and not _holds_tensors_only(archive.read(entry)):
         yield FileIssue(entry, "more than example images: torch.export.load unpickles it", runs_code=True)
@@ -121,13 +118,8 @@ def _operator(place: str, node: Mapping[str, Any], of_the_image: bool) -> Iterat
     library, _, name = rest.partition(".")
     infinite = any(item["arg"].get("as_float") in ("Infinity", "-Infinity") for item in node["inputs"])
     if library == "higher_order":
-        yield FileIssue(place, f"{_shown(name)}: control flow, or code in a graph of its own")
+        yield FileIssue(place, f"{plain(name)}: control flow, or code in a graph of its own")
     elif rest and library != "aten":
-        yield FileIssue(place, f"{_shown(rest)}: a custom operator, whose code is not in the file")
+        yield FileIssue(place, f"{plain(rest)}: a custom operator, whose code is not in the file")
     elif of_the_image and name.partition(".")[0].removesuffix("_") in JUMPS and not infinite:
-        yield FileIssue(place, f"{_shown(name)}: an answer that jumps, past which no gradient goes")
-
-
-def _shown(text: str) -> str:
-    """The file's own words, short and without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:SHOWN])
+        yield FileIssue(place, f"{plain(name)}: an answer that jumps, past which no gradient goes")

@@ -30,6 +30,7 @@ from neural_cleanse.loading.pt2.findings import findings_in
 from neural_cleanse.loading.pt2.graph import Parts, parts_of
 from neural_cleanse.loading.pt2.shapes import MAX_VALUES, InPortions, any_batch, check_shapes
 from neural_cleanse.loading.pt2.weights import Stored, Weights
+from neural_cleanse.text import first_line
 
 CONTAINER = "torch.export archive"
 UINT8 = 1  # torch's number for the kind, in the file
@@ -105,8 +106,7 @@ def _opened(content: bytes, name: str) -> tuple[Archive, str, dict[str, Any]]:
 
 
 def _damaged(name: str, error: Exception) -> ModelError:
-    what = next(iter(str(error).splitlines()), "")[:200]
-    return ModelError(f"{name} is damaged: its graph cannot be decoded ({type(error).__name__}: {what}).")
+    return ModelError(f"{name} is damaged: its graph cannot be decoded ({type(error).__name__}: {first_line(error)}).")
 
 
 def _weights(archive: Archive, payloads: Mapping[str, Payload], name: str) -> Weights:

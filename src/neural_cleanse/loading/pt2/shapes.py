@@ -6,7 +6,6 @@ into a reshape is replaced by "what is left". That is a guess, so both networks 
 they differ, or the guess fails, the images go through in portions of B, which is always right and slower.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.graph import Step, Value
+from neural_cleanse.loading.dry_run import DryRun, TooLarge, without_memory
+from neural_cleanse.loading.graph import Step, Value, filled
 from neural_cleanse.loading.pt2.graph import Parts
 from neural_cleanse.loading.pt2.operators import SIZED, Creating, expand, reshape
+from neural_cleanse.text import first_line
 
 MAX_VALUES = 2**26  # of one image in one tensor: 256 MB, four times the largest of a network on 1024 x 1024 pixels
 TOGETHER = 8  # images at most that MAX_VALUES is granted for: a fixed batch may be any number
@@ -138,54 +139,29 @@ def _run(
     name: str,
     change: Callable[[int, Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[_Seen]:
-    """The graph on the meta device, `change` applied to every step's keywords, sizes checked against MAX_VALUES."""
+    """The graph without memory, `change` applied to every step's keywords, sizes checked against MAX_VALUES."""
     seen: list[_Seen] = []
-    layers = {layer_name: _without_memory(layer) for layer_name, layer in parts.layers.items()}
-    limit = MAX_VALUES * min(images, TOGETHER)
-
-    def watched(number: int, step: Step) -> Step:
-        call = layers[step.call] if isinstance(step.call, str) else step.call
-
-        def run(*arguments: Any, **keywords: Any) -> Any:
-            result = call(*arguments, **change(number, keywords))
-            results = result if isinstance(result, list | tuple) else [result]
-            tensors = [found for found in results if isinstance(found, Tensor)]
-            if any(found.numel() > limit for found in tensors):
-                raise _TooLarge(max(found.numel() for found in tensors) // images)
+    layers = {layer_name: without_memory(layer) for layer_name, layer in parts.layers.items()}
+    dry = DryRun(images, each=MAX_VALUES * min(images, TOGETHER) / images)
+    dry.values.update({key: tensor.to("meta") for key, tensor in parts.constants.items()})
+    dry.take_images(parts.image, shape)
+    try:
+        for number, step in enumerate(parts.steps):
+            call = layers[step.call] if isinstance(step.call, str) else step.call
+            arguments = filled(step.arguments, dry.values)
+            keywords = {key: filled(value, dry.values) for key, value in step.keywords.items()}
+            made = dry.call(call, arguments, change(number, keywords))
+            results = made if isinstance(made, list | tuple) else [made]
+            dry.keep(step.results, [made] if len(step.results) == 1 else results)
             source = keywords.get("self", arguments[0] if arguments else None)
+            tensors = [found for found in results if isinstance(found, Tensor)]
             shapes = (tuple(found.shape) if isinstance(found, Tensor) else None for found in (source, *tensors[:1]))
             seen.append(_Seen(*shapes) if tensors else _Seen(None, None))
-            return result
-
-        return replace(step, call=run)
-
-    on_meta = replace(
-        parts,
-        steps=[watched(number, step) for number, step in enumerate(parts.steps)],
-        constants={key: tensor.to("meta") for key, tensor in parts.constants.items()},
-        layers={},
-    )
-    try:
-        with torch.no_grad():
-            on_meta.network()(torch.empty(images, *shape, device="meta"))
-    except _TooLarge as error:
-        raise ModelError(f"{name} makes a tensor of {error} values for one image: more than {MAX_VALUES}.") from error
+    except TooLarge as error:
+        raise ModelError(
+            f"{name} makes a tensor of {error.values} values for one image: more than {MAX_VALUES}."
+        ) from error
     except Exception as error:  # whatever a broken graph makes torch raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        first = first_line(error) or type(error).__name__
         raise ModelError(f"The graph of {name} fails on images of its own shape {shape}: {first}") from error
     return seen
-
-
-class _TooLarge(Exception):
-    """A tensor beyond MAX_VALUES, with its number of values."""
-
-
-def _without_memory(layer: nn.Module) -> nn.Module:
-    """The layer with the shapes of its weights and no values."""
-    on_meta = copy.copy(layer)
-    on_meta._parameters = {
-        key: None if value is None else nn.Parameter(value.detach().to("meta"), requires_grad=False)
-        for key, value in layer._parameters.items()
-    }
-    on_meta._buffers = {key: None if value is None else value.to("meta") for key, value in layer._buffers.items()}
-    return on_meta.eval()
