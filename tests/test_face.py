@@ -1,4 +1,4 @@
-"""The face: few names, quick to import, and a core that needs torch, numpy and safetensors alone."""
+"""The face: few names, quick to import, and a core that needs torch, numpy, scipy and safetensors alone."""
 
 import ast
 import importlib
@@ -11,11 +11,11 @@ import pytest
 
 import neural_cleanse as nc
 
-EDGE = ("PIL", "pyarrow", "rich", "typer", "jinja2", "scipy", "pandas", "click")
+EDGE = ("PIL", "pyarrow", "rich", "typer", "jinja2", "pandas", "click")
 
 OPTIONAL = (
     "onnx", "onnxruntime", "onnxscript", "transformers", "keras", "h5py", "pyarrow", "bokeh", "ray",
-    "scipy", "pandas",
+    "pandas",
 )  # fmt: skip
 
 

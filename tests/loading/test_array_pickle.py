@@ -59,7 +59,6 @@ def test_arrays_of_objects_and_words_are_left_out_and_named(tmp_path: Path) -> N
         (1, (2,), "f4", False, b"12345678"),
         (1, (2,), DtypeParts("f4"), False, "12345678"),
     ],
-    ids=str,
 )
 def test_parts_that_do_not_fit_make_no_tensor(state: Any) -> None:
     parts = ArrayParts()

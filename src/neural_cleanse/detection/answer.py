@@ -74,7 +74,7 @@ def answer(parts: Parts, wall_s: float) -> ScanResult:
         + parts.other_forward_passes,
         wall_s=wall_s,
         image_shape=parts.prepared.classifier.input_shape,
-        labels=_rows(parts.found, parts.decision, parts.prepared.names),
+        labels=_rows(shown, parts.decision, parts.prepared.names),
         paper_rule=parts.decision.paper_rule,
         provenance=parts.provenance,
         cut_off=parts.cut_off,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import FEATURE_KINDS, Titles, flagged_rows, p_is, pair_of
+from neural_cleanse.report.text import Titles, flagged_rows, p_is, pair_of
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
@@ -78,8 +78,6 @@ def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
             SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
             for rate in evidence.by_source
         )
-        if pair not in rows:
-            continue
         row = rows[pair]
         found.append(FlaggedLabel(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
     return tuple(found)
@@ -102,7 +100,7 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if any(one.pair == pair_of(row) and one.kind in FEATURE_KINDS for one in result.evidence):
+    if any(one.pair == pair_of(row) and not one.has_pictures for one in result.evidence):
         found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
     elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")

@@ -8,7 +8,6 @@ from neural_cleanse.report import content, summary, tables
 from neural_cleanse.report.advice import Step, after_repair, what_now
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.text import (
-    FEATURE_KINDS,
     HEADLINE,
     Titles,
     asr_text,
@@ -129,7 +128,7 @@ def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
         f"{text(found_at(row))}. On images that the search never saw it "
         f"succeeds for {asr_text(row.shown)} of them (95 % interval).",
     ]
-    if pictures and finding.evidence.kind not in FEATURE_KINDS:
+    if pictures and finding.evidence.has_pictures:
         folder = folder_name(finding.pair)
         parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
     if finding.weak:

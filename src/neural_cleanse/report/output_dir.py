@@ -11,7 +11,7 @@ from neural_cleanse.report import lock
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import enlargement, png, trigger_pictures
-from neural_cleanse.report.text import FEATURE_KINDS, folder_name
+from neural_cleanse.report.text import folder_name
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult
@@ -106,7 +106,7 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
             folder = directory / folder_name(evidence.pair)
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            if evidence.kind not in FEATURE_KINDS and evidence.pair in result.triggers:
+            if evidence.has_pictures and evidence.pair in result.triggers:
                 for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
                     write_whole(folder / f"{name}.png", png(image, grow))
             for which, images in (("before", evidence.before), ("after", evidence.after)):

@@ -14,7 +14,6 @@ from neural_cleanse.report.pictures import data_uri, on_grey, trigger_pictures
 from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.templates import render
 from neural_cleanse.report.text import (
-    FEATURE_KINDS,
     HEADLINE,
     Titles,
     asr_text,
@@ -113,7 +112,7 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
 def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) -> dict[str, Any]:
     """What the page shows of one flagged label."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
-    seen = evidence.kind not in FEATURE_KINDS and finding.pair in result.triggers
+    seen = evidence.has_pictures and finding.pair in result.triggers
     after = evidence.after if len(evidence.after) else [None] * len(evidence.before)
     examples = zip(evidence.before, after, evidence.answers_before, evidence.answers_after, strict=True)
     trigger = trigger_pictures(dict(result.triggers[finding.pair])) if seen else {}

@@ -16,7 +16,6 @@ from neural_cleanse.results.records import (
 )
 from neural_cleanse.text import escape, sanitize, truncate
 
-FEATURE_KINDS = (Kind.FEATURE, Kind.FEATURE_PAIRS)  # their triggers are no pictures
 POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
@@ -83,14 +82,14 @@ def flagged_rows(result: ScanResult) -> tuple[LabelResult, ...]:
 def _row_of_kind(result: ScanResult, evidence: Evidence, name: str | None) -> LabelResult:
     """Sizes in feature space are no pixels, and are left out."""
     tested = [row for test in result.tests if test.kind is evidence.kind for row in test.rows]
-    found = next((row for row in tested if row.pair == evidence.pair), None)
+    found = next((row for row in tested if (row.target, row.source) == (evidence.target, evidence.source)), None)
     whole = next((test.p_value for test in result.tests if test.kind is evidence.kind), None)
     hits, trials = (sum(getattr(rate, part) for rate in evidence.by_source) for part in ("hits", "trials"))
     return LabelResult(
         target=evidence.target,
         source=evidence.source,
         name=name,
-        size=None if found is None or evidence.kind in FEATURE_KINDS else found.size,
+        size=None if found is None or not evidence.has_pictures else found.size,
         log_size_sd=None,
         anomaly_index=None,
         p_value=whole if found is None or found.p_value is None else found.p_value,

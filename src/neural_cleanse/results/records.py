@@ -197,6 +197,11 @@ class Evidence:
     kind: Kind = Kind.PATCH
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether images show the trigger."""
+        return self.kind in (Kind.PATCH, Kind.PAIRS)
+
+    @property
     def pair(self) -> LabelPair:
         """The label pair that was flagged."""
         return LabelPair(self.target, self.source)
@@ -210,11 +215,6 @@ class KindRow:
     source: int | None
     size: float | None
     p_value: float | None
-
-    @property
-    def pair(self) -> LabelPair:
-        """The label pair."""
-        return LabelPair(self.target, self.source)
 
 
 @dataclass(frozen=True)
