@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test test-browser check fix bench bench-speed bench-scale clean
+.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,12 +28,19 @@ test-browser: setup ## check reports in headless Chromium, which is installed wh
 		|| echo 'chromium is not here and apt-get cannot install it: the tests will be skipped'
 	$(BIN)/python -m pytest tests/browser -rs
 
-check: setup ## formatting, lint, types, architecture, sizes
+check: setup wheel ## formatting, lint, types, architecture, sizes, the wheel
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_sizes.py
+
+wheel: setup ## build dist/, check it, install the wheel by itself and run its demo
+	$(BIN)/python .ci/check_wheel.py
+
+docs: setup ## the documentation as a site in build/site; a broken link fails
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 fix: setup ## format, and mend what lint can mend
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py
 
-fills the marked places of README.md, docs/evaluation.md and docs/scale.md; the prose is theirs.
+fills the marked places of README.md, docs/deciding.md, docs/evaluation.md and docs/scale.md; the prose is theirs.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neural_cleanse.evaluation import base_rates
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
@@ -19,6 +20,7 @@ from pages import filled
 from search_table import searched
 
 ROOT = Path(__file__).parents[1]
+ALPHA = 0.01  # the default, at which all rows were decided
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
@@ -146,8 +148,14 @@ def readme() -> dict[str, str]:
     }
 
 
+def deciding() -> dict[str, str]:
+    """The marked place of docs/deciding.md."""
+    return {"base rates": base_rates.table(rates(suites()["small"], recorded), ALPHA).markdown()}
+
+
 PAGES = {
     ROOT / "README.md": readme,
+    ROOT / "docs" / "deciding.md": deciding,
     ROOT / "docs" / "evaluation.md": evaluation,
     ROOT / "docs" / "scale.md": scale,
 }

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_scans import result
 
 import neural_cleanse as nc
+from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +36,19 @@ def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixt
     (printed,) = re.findall(r"<!-- printed -->\n```\n(.*?)```", page, re.DOTALL)
     exec(compile(code, "python.md", "exec"), {"__name__": "example"})
     assert capsys.readouterr().out == printed
+
+
+def test_every_block_of_the_page_on_own_parts_prints_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "example"}
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", page, re.DOTALL)
+    assert len(blocks) == 5
+    for code, printed in blocks:
+        exec(compile(code, "extending.md", "exec"), names)
+        assert capsys.readouterr().out == printed
 
 
 def test_the_example_for_ones_own_model_scans_repairs_and_guards(
@@ -133,6 +148,22 @@ def test_every_page_that_code_or_tests_name_is_there() -> None:
     names = {(file.name, name) for file in files for name in named.findall(file.read_text(encoding="utf-8"))}
     assert len(names) > 10
     assert [(file, name) for file, name in names if not (ROOT / "docs" / name).exists()] == []
+
+
+def test_the_picture_of_the_readme_is_made_from_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("make_picture", None)
+    from PIL import Image
+
+    import make_picture
+
+    made = make_picture.picture(result(("cat", "dog", "ship", "frog")))
+    with Image.open(ROOT / "docs" / "demo.png") as shipped:
+        assert made.size == shipped.size
+    assert made.getpixel((135, 68)) == (0xB4, 0x23, 0x23), "the flagged label is on top and stands out"
+    with pytest.raises(ValueError, match="no trigger to show"):
+        make_picture.picture(result(verdict=Verdict.CLEAN))
+    assert (ROOT / "docs" / "demo.png").stat().st_size < 100_000
 
 
 def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:

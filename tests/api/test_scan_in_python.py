@@ -197,7 +197,7 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
     assert repaired.module.training and next(repaired.module.parameters()).requires_grad
     assert nc.scan(own, normalised, QUICK, mean=0.5, std=0.5).flagged == ()
-    assert "<h" in repaired.report() and repaired.report("md")
+    assert "<h" in repaired.report() and repaired.report("markdown")
     with pytest.raises(OutputError, match=r"overwrite=True"):
         repaired.save(tmp_path / "fixed.safetensors")
     with pytest.raises(SettingsError, match="does not end in"):

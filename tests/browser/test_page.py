@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from made_scans import HOSTILE, many, pairs, repaired, result
 
+from neural_cleanse.report.batch import BatchRow
+from neural_cleanse.report.batch import html as batch_html
 from neural_cleanse.report.page import html
 from neural_cleanse.results.records import Verdict
 from neural_cleanse.results.repair import RepairStatus
@@ -36,6 +38,14 @@ PAGES = {
     "pairs": html(pairs()),
     "many": html(many()),
 }
+BATCH = batch_html(
+    [
+        BatchRow.of("c", "m/c", dataclasses.replace(result(), wall_s=1.0)),
+        BatchRow.of("a", "m/a", dataclasses.replace(CLEAN, wall_s=9.0)),
+        BatchRow(HOSTILE[1], "m/x", error=HOSTILE[0]),
+    ],
+    "neural-cleanse scan m",
+)
 UNWANTED = (
     "script, iframe, object, embed, form, link, [onerror], [onload], [onclick], img:not([src^='data:image/png;'])"
 )
@@ -63,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 def opened(browser: Any, folder: Path, name: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Seen:
     path = folder / f"{name.replace(' ', '_')}.html"
-    path.write_text(PAGES[name], encoding="utf-8")
+    path.write_text({**PAGES, "batch": BATCH}[name], encoding="utf-8")
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     seen = Seen(page, path.as_uri(), [], [])
     page.on("console", lambda message: seen.complaints.append(message.text))
@@ -92,7 +102,7 @@ def test_nothing_runs_nothing_leaves_and_nothing_sticks_out(browser: Any, tmp_pa
         page.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, "batch"])
 def test_axe_finds_nothing(browser: Any, tmp_path: Path, name: str) -> None:
     """Contrast, names, landmarks, order of headings, reach by keyboard: what axe-core can tell by itself."""
     for scheme in ("light", "dark"):
@@ -178,9 +188,29 @@ def test_light_dark_and_paper_differ(browser: Any, tmp_path: Path) -> None:
 def test_pictures_are_enlarged_without_smoothing(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, "hostile").page
     pictures = page.locator("img")
-    assert pictures.count() == 7
+    assert pictures.count() == 8
     for picture in pictures.all():
         assert picture.evaluate("node => node.naturalWidth") == 8
-        assert picture.bounding_box()["width"] > 100
+        assert picture.bounding_box()["width"] > 80
         assert picture.evaluate("node => getComputedStyle(node).imageRendering") == "pixelated"
+    page.close()
+
+
+def test_a_batch_is_sorted_without_a_script(browser: Any, tmp_path: Path) -> None:
+    seen = opened(browser, tmp_path, "batch")
+    page = seen.page
+
+    def names() -> list[str]:
+        rows = [(row.bounding_box()["y"], row.locator(".path").inner_text()) for row in page.locator("tbody tr").all()]
+        return [name[:1] for _, name in sorted(rows)]
+
+    assert names() == ["c", '"', "a"], "the worst first"
+    page.check("#by-name")
+    assert names() == ['"', "a", "c"]
+    page.check("#by-time")
+    assert names() == ["a", "c", '"']
+    assert page.locator("img").count() == 2 and seen.complaints == []
+    assert [url for url in seen.requests if not url.startswith("data:")] == [seen.address]
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
     page.close()

@@ -1,5 +1,6 @@
-"""`report --format` and `scan --sarif`: one document, on stdout or in a file, and nothing else touched."""
+"""`--format` of report and scan: documents on stdout or in files, and nothing else touched."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,17 +8,31 @@ import pytest
 from made_scans import repaired, result
 from shell import files_under, run
 
+from neural_cleanse.cli import formats
 from neural_cleanse.report import output_dir as directory
+from neural_cleanse.report.documents import DOCUMENTS
 from neural_cleanse.results.records import Verdict
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    directory.write(result(), tmp_path / "scan")
+    one = result()
+    model = {**one.provenance.model, "sha256": SHA}
+    made = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, model=model))
+    directory.write(made, tmp_path / "scan")
     return tmp_path / "scan"
 
 
-BEGINNINGS = {"html": "<!doctype html>", "markdown": "# Backdoor found", "sarif": "{", "json": "{"}
+BEGINNINGS = {
+    "html": "<!doctype html>", "markdown": "# Backdoor found", "sarif": "{", "json": "{", "junit": "<?xml",
+    "cyclonedx": "{", "in-toto": "{", "model-card": "## Backdoor scan",
+}  # fmt: skip
+SHA = "0123456789abcdef" * 4
+
+
+def test_every_document_has_a_name_that_the_command_takes() -> None:
+    assert tuple(DOCUMENTS) == formats.NAMES
+    assert set(BEGINNINGS) == set(DOCUMENTS)
 
 
 @pytest.mark.parametrize("form", BEGINNINGS)
@@ -27,7 +42,7 @@ def test_a_document_goes_to_stdout_or_to_a_file_and_the_scan_stays_as_it_is(writ
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(BEGINNINGS[form])
     file = written.parent / "document"
-    again = run("report", written, "--format", form, "--output", file)
+    again = run("report", written, "--format", f"{form}={file}")
     assert (again.code, again.out, again.err) == (0, "", "")
     assert file.read_text(encoding="utf-8") == ran.out
     assert files_under(written) == before
@@ -47,8 +62,21 @@ def test_json_is_what_it_was(written: Path) -> None:
     assert run("report", written, "--json").out == (written / "scan.json").read_text(encoding="utf-8")
 
 
+def test_many_documents_are_written_at_once(written: Path) -> None:
+    files = {name: written.parent / f"found.{name}" for name in BEGINNINGS}
+    options = [word for name, file in files.items() for word in ("--format", f"{name}={file}")]
+    ran = run("report", written, *options, "--format", "markdown")
+    assert ran.code == 0 and ran.out.startswith("# Backdoor found")
+    for name, file in files.items():
+        assert file.read_text(encoding="utf-8").startswith(BEGINNINGS[name])
+
+
 def test_contradictions_are_refused(written: Path) -> None:
-    for options in (("--json", "--format", "html"), ("--output", written / "x")):
+    twice = ("--format", f"html={written.parent / 'x'}", "--format", f"json={written.parent / 'x'}")
+    for options in (
+        ("--json", "--format", "html"), ("--format", "xml"), ("--format", "html="), twice,
+        ("--format", f"html={written}"), ("--format", f"html={written / 'no' / 'folder'}"),
+    ):  # fmt: skip
         ran = run("report", written, *options)
         assert (ran.code, ran.out) == (2, "")
         assert "Traceback" not in ran.err
@@ -63,17 +91,15 @@ def test_a_repair_is_shown_first(tmp_path: Path) -> None:
 def test_a_scan_writes_sarif_beside_its_answer(demo_files: Path, tmp_path: Path) -> None:
     file = tmp_path / "found.sarif"
     scan = (
-        "scan",
-        "--patches-only",
-        demo_files / "infected.safetensors",
-        "--data",
-        demo_files / "digits.npz",
-        "--restarts",
-        1,
-    )
-    ran = run(*scan, "--samples", 200, "--labels", "2,3", "--sarif", file)
+        "scan", "--patches-only", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz",
+        "--restarts", 1,
+    )  # fmt: skip
+    junit = tmp_path / "junit.xml"
+    ran = run(*scan, "--samples", 200, "--labels", "2,3", "--format", f"sarif={file}", "--format", f"junit={junit}")
     assert ran.code == 3
+    assert ran.out.startswith("Could not tell")
     (found,) = json.loads(file.read_text())["runs"][0]["results"]
-    assert (found["ruleId"], found["level"]) == ("NC002", "warning")
-    truncated = run(*scan, "--sarif", tmp_path / "no" / "folder.sarif")
+    assert (found["ruleId"], found["kind"]) == ("NC002", "open")
+    assert 'errors="1"' in junit.read_text()
+    truncated = run(*scan, "--format", f"sarif={tmp_path / 'no' / 'folder.sarif'}")
     assert (truncated.code, truncated.out) == (2, "")

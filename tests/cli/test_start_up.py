@@ -55,3 +55,33 @@ def test_completion_of_an_option_loads_nothing_heavy() -> None:
     asked = {"_NEURAL_CLEANSE_COMPLETE": "complete_bash", "COMP_WORDS": "neural-cleanse scan --bat", "COMP_CWORD": "2"}
     printed, heavy = loaded_by(**asked)
     assert printed.split() == ["--batch-images"] and heavy == ""
+
+
+FIRST_WORDS = f"""
+import os, sys
+told = []
+class Terminal:
+    encoding = "utf-8"
+    def isatty(self): return True
+    def flush(self): pass
+    def fileno(self): return 2
+    def write(self, text):
+        told.append((text, [name for name in {HEAVY!r} if name in sys.modules]))
+        return len(text)
+sys.argv[0] = "neural-cleanse"
+sys.stderr = Terminal()
+from neural_cleanse.cli.main import run
+try:
+    run()
+finally:
+    os.write(1, repr(told[0]).encode())
+"""
+
+
+@pytest.mark.parametrize("words", [("scan", "none.onnx"), ("repair", "none.onnx", "--scan", "x", "--output", "y")])
+def test_a_terminal_is_told_what_is_done_before_anything_heavy_is_loaded(words: tuple[str, ...]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FIRST_WORDS, *words, "--data", "none"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.stdout == repr(("\r\x1b[2Kloading model and images ...", []))

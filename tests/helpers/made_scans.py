@@ -9,6 +9,9 @@ import torch
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import (
     Evidence,
+    Kind,
+    KindRow,
+    KindTest,
     LabelPair,
     LabelResult,
     Outcome,
@@ -123,6 +126,34 @@ def pairs() -> ScanResult:
 
 def _is(row: LabelResult, source: int, target: int) -> bool:
     return (row.source, row.target) == (source, target)
+
+
+def features() -> ScanResult:
+    """A scan whose patches are clean, and in which a trigger between the layers leads to label 2."""
+    one = result(("a", "b", "ship", "d", "e"), Verdict.CLEAN)
+    before = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    rates = (SourceRate(0, 30, 40), SourceRate(1, 38, 40))
+    evidence = Evidence(2, before, before[:0], (0, 1), (2, 2), rates, None, Kind.FEATURE)
+    rows = tuple(KindRow(target, None, 9.0 + target, 1e-5 if target == 2 else 0.9) for target in range(5))
+    tests = (
+        KindTest(Kind.PATCH, 0.5, Verdict.CLEAN, "no patch", 0.9),
+        KindTest(Kind.FEATURE, 0.2, Verdict.INFECTED, "label 2 stands out", 1e-5, (LabelPair(2),), (), rows),
+        KindTest(Kind.PAIRS, 0.2, None, "too few images"),
+    )
+    return dataclasses.replace(one, verdict=Verdict.INFECTED, flagged=(2,), evidence=(evidence,), tests=tests)
+
+
+def one_class() -> ScanResult:
+    """A scan of patches by default, in which a patch on images of class 1 alone leads to label 3."""
+    one = result(("a", "b", "ship", "d", "e"))
+    evidence = dataclasses.replace(
+        one.evidence[0], target=3, source=1, kind=Kind.PAIRS, by_source=(SourceRate(1, 28, 30),)
+    )
+    rows = (KindRow(3, 1, 6.5, 1e-6), KindRow(3, 2, 60.0, 0.8))
+    test = KindTest(Kind.PAIRS, 0.2, Verdict.INFECTED, "1 -> 3 stands out", 1e-6, (LabelPair(3, 1),), (), rows)
+    own = {name: tensor.clone() for name, tensor in one.triggers[LabelPair(0)].items()}
+    triggers = {**one.triggers, LabelPair(3, 1): own}
+    return dataclasses.replace(one, flagged=(3,), evidence=(evidence,), tests=(test,), triggers=triggers)
 
 
 def many(count: int = 1283) -> ScanResult:

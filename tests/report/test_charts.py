@@ -156,7 +156,7 @@ def test_tries_of_one_amount_are_drawn_too() -> None:
 def test_every_variable_of_the_drawing_is_one_of_the_pages() -> None:
     from importlib.resources import files
 
-    page = files("neural_cleanse.report").joinpath("report.html").read_text("utf-8")
+    page = files("neural_cleanse.report").joinpath("report.css").read_text("utf-8")
     for variable in COLOURS:
         assert page.count(f"--{variable}:") >= 2, "in light and in dark"
 

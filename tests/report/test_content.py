@@ -15,7 +15,7 @@ from neural_cleanse.results.records import Outcome, Refined, ScanResult, SourceR
 
 def strong() -> ScanResult:
     """A scan whose evidence has nothing weak."""
-    return changed(result(), {}, tuple(SourceRate(source, 40, 40) for source in range(1, 5)))
+    return changed(result(("a",) * 12), {}, tuple(SourceRate(source, 40, 40) for source in range(1, 5)))
 
 
 def changed(scan: ScanResult, row: dict[str, Any], rates: tuple[SourceRate, ...] | None = None) -> ScanResult:
@@ -46,13 +46,13 @@ def test_what_is_weak_in_the_row_is_said(row: dict[str, Any], said: str) -> None
     assert said in line
 
 
-def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
+def test_a_trigger_that_was_refined_is_said_to_be_further_on() -> None:
     whole = Refined(15.5, 0.05, 0.987, (0.95, 0.99), Outcome.STEP_LIMIT)
-    scan = changed(strong(), {"outcome": Outcome.REFINED, "size": 40.0, "log_size_sd": 0.9, "refined": whole})
+    scan = changed(strong(), {"outcome": Outcome.REFINED, "size": 40.0, "refined": whole})
     assert len(weak(scan)) == 1 and "still shrinking" in weak(scan)[0]  # of the trigger that is shown, not of screening
-    said = "40.0 px in screening, p "
     for text in (html(scan), markdown(scan)):
-        assert said in text and "15.5 px after all steps" in text and "flagged; 15.5 px" in text and "98.7%" in text
+        assert "40.0 px, p " in text and "98.7%" in text
+        assert "was searched further after it was flagged, to 15.5 px" in text
     assert "after screening" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
     clear = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
     assert "shaded part would have been searched on" in html(clear)
@@ -60,11 +60,18 @@ def test_a_trigger_that_was_refined_is_shown_with_both_sizes() -> None:
     assert "1 after screening, its trigger with all steps" in " ".join(account.checked(scan))
 
 
+def test_few_labels_to_compare_with_are_weak() -> None:
+    scan = strong()
+    few = dataclasses.replace(scan, labels=scan.labels[:6])
+    assert weak(few) == ("Only 6 labels have a trigger size to compare with.",)
+
+
 def test_few_images_and_resisting_classes_are_said() -> None:
     lines = weak(result())
-    assert "measured on 9 images only" in lines[0]
-    assert "seldom works on images of 2" in lines[1]
-    assert "(0 of 5)" in lines[1]
+    assert "Only 9 labels" in lines[0]
+    assert "measured on 9 images only" in lines[1]
+    assert "seldom works on images of 2" in lines[2]
+    assert "(0 of 5)" in lines[2]
     many_classes = weak(changed(strong(), {}, tuple(SourceRate(source, 1, 10) for source in range(1, 9))))
     assert "and 3 more classes" in many_classes[0]
 

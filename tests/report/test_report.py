@@ -17,10 +17,12 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report import terminal
 from neural_cleanse.report import text as wording
+from neural_cleanse.report.glossary import TERMS, anchor
+from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, Outcome, Refined, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus
 from neural_cleanse.text import sanitize
 
@@ -75,10 +77,77 @@ def test_the_page_is_inert_and_needs_no_network(verdict: Verdict) -> None:
 def test_the_page_shows_the_evidence_of_the_flagged_label() -> None:
     text = html(result())
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(images) == 3 + 2 * 2
+    assert len(images) == 1 + 3 + 2 * 2
     assert len(set(images)) == len(images)
     assert "3 of 4" in text
-    assert "<img" not in html(result(verdict=Verdict.CLEAN))
+
+
+def test_the_first_screen_has_the_trigger_before_any_table() -> None:
+    text = html(result())
+    order = ['id="verdict"', "the recovered trigger of label 0", "What now", 'id="sizes"']
+    assert sorted(order, key=text.index) == order
+    assert "Original size 8 × 8 pixels, enlarged without smoothing" in text
+
+
+def test_a_clean_page_shows_the_smallest_triggers_and_says_how_sure_in_words() -> None:
+    clean = dataclasses.replace(result(("a", "b", "c", "d", "e"), Verdict.CLEAN), p_value=1.0)
+    text = html(clean)
+    shown = re.findall(r'alt="smallest trigger of label (\d) ', text)
+    assert shown == ["0", "1", "2"]
+    first = Page(text[: text.index('id="sizes"')]).text
+    assert "most models without a backdoor look at least this suspicious" in first
+    assert not re.search(r"\bp [=<]", first)
+
+
+def test_a_label_has_one_size_and_one_success_on_the_page() -> None:
+    """Screening measured others; what the trigger shown came to with all steps is said once, where it is explained."""
+    one = result(("cat", *"bcdefghij"))
+    refined = Refined(3.25, None, 0.875, (0.8, 0.9), Outcome.CONVERGED)
+    row = dataclasses.replace(one.labels[0], outcome=Outcome.REFINED, asr=0.5, asr_interval=(0.4, 0.6), refined=refined)
+    scan = dataclasses.replace(one, labels=(row, *one.labels[1:]), level=0.00005)
+    for text in (html(scan), printed(scan), markdown(scan)):
+        assert "87.5%" in text and "50.0%" not in text
+        assert text.count("3.2 px") <= 1
+    assert "to 3.2 px. That is the trigger shown" in html(scan)
+    assert Page(html(scan)).text.count("5e-05") == 1, "where the verdict is explained"
+
+
+def test_every_term_that_is_linked_is_explained_on_the_page() -> None:
+    text = html(result())
+    linked = set(re.findall(r'href="#(term-[^"]+)"', text))
+    assert len(linked) > 5
+    assert linked <= {anchor(term) for term in TERMS}
+
+
+def test_terms_are_explained_as_in_the_glossary() -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", pages, re.MULTILINE))
+    for term, meaning in TERMS.items():
+        assert re.sub(r" \(\[.*?\]\(.*?\)\)|`", "", rows[term]) == meaning
+
+
+def test_what_reading_the_file_found_stands_on_the_page() -> None:
+    one = result()
+    issue = {"place": "node_7", "what": "chooses by <the> input", "runs_code": False}
+    model = {"path": "m.onnx", "container": "onnx", "trust": "graph of known operators", "findings": [issue]}
+    scan = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, model=model))
+    for text in (Page(html(scan)).text, markdown(scan)):
+        assert "node" in text and "chooses by" in text
+    assert "graph of known operators" in Page(html(scan)).text
+    assert "would run code or choose by the input was seen" in Page(html(one)).text
+
+
+def test_the_students_sizes_stand_beside_the_models() -> None:
+    one = result(("a", "b", "c", "d"))
+    settings = {"student_test": {"decides": True, "sizes": {"0": 60.0, "1": 77.0, "x": 1.0, "2": "many"}}}
+    scan = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, settings=settings))
+    text = Page(html(scan)).text
+    assert "0 a in the student: 60.0 px" in text and "in the student" in text
+    assert "compared with those of a student network" in text
+    undecided = dataclasses.replace(
+        scan, provenance=dataclasses.replace(one.provenance, settings={"student_test": {"decides": False}})
+    )
+    assert "in the student:" not in Page(html(undecided)).text
 
 
 def everything() -> list[tuple[str, str]]:
@@ -133,6 +202,40 @@ def printed(value: ScanResult, width: int = 200) -> str:
     stream = io.StringIO()
     terminal.show(value, Console(file=stream, force_terminal=True, color_system="standard", width=width))
     return stream.getvalue()
+
+
+def test_the_terminal_says_the_verdict_first_then_the_table_then_the_notes() -> None:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(result(("cat", "dog", "ship", "frog", "deer"))))
+    assert text.startswith(
+        "Backdoor found\nA small patch (4.5 px, 7.0% of the image) makes this model answer label 0 cat"
+    )
+    assert text.index("A small patch") < text.index("size px") < text.index("The paper's rule") < text.index("note: ")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_has_a_line_a_label_in_every_width(width: int) -> None:
+    names = (*(f"a name of {number} that goes on and on and on" for number in range(4)), "short")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed(result(names), width))
+    lines = plain.splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if re.match(r"\d (a name|short)", line)]
+    assert len(rows) == 5
+    assert all(re.search(r"\d\.\d\d +(< )?\S+ +\d+\.\d%", row) for row in rows[:-1]), "no number is cut"
+    assert rows[0].rstrip().endswith("flagged")
+
+
+def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", printed(result()))
+
+
+def test_the_command_to_go_on_with_stands_at_the_end(tmp_path: Path) -> None:
+    scan = result(("a", "b", "c", "d"))
+    stream = io.StringIO()
+    terminal.show(scan, Console(file=stream, width=80), tmp_path)
+    assert stream.getvalue().splitlines()[-1].startswith("  neural-cleanse repair ")
+    assert f"--scan {tmp_path}" in stream.getvalue()
+    assert "next:" not in printed(scan), "nothing to go on from"
 
 
 def test_the_terminal_is_not_steered() -> None:

@@ -10,7 +10,6 @@ import jsonschema
 import pytest
 from made_scans import HOSTILE, many, pairs, result
 
-from neural_cleanse.errors import OutputError
 from neural_cleanse.report import sarif
 from neural_cleanse.results.records import ScanResult, Verdict
 
@@ -34,7 +33,7 @@ def of_model(scan: ScanResult, **model: Any) -> ScanResult:
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_is_valid(verdict: Verdict) -> None:
     results = run(result(verdict=verdict))["results"]
-    levels = {Verdict.INFECTED: ["error"], Verdict.INCONCLUSIVE: ["warning"], Verdict.CLEAN: []}
+    levels = {Verdict.INFECTED: ["error"], Verdict.INCONCLUSIVE: ["none"], Verdict.CLEAN: []}
     assert [one["level"] for one in results] == levels[verdict]
 
 
@@ -97,11 +96,22 @@ def test_a_name_makes_no_link_and_no_place_to_fill(name: str) -> None:
     assert not set(found["message"]["text"]) & set("[]{}\x1b\u202e\n")
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is a directory"):
-        sarif.prepare(tmp_path)
-    with pytest.raises(OutputError, match="there is no"):
-        sarif.prepare(tmp_path / "missing" / "x.sarif")
-    sarif.prepare(tmp_path / "x.sarif")
-    sarif.write(result(), tmp_path / "x.sarif")
-    assert json.loads((tmp_path / "x.sarif").read_text())["version"] == "2.1.0"
+def test_a_finding_names_its_place_in_pinned_catalogues() -> None:
+    only = run(result())
+    rule = only["tool"]["driver"]["rules"][0]
+    (found,) = only["results"]
+    assert [reference["id"] for reference in found["taxa"]] == ["AML.T0018.000", "ML10:2023"]
+    assert [one["target"] for one in rule["relationships"]] == found["taxa"]
+    for reference in found["taxa"]:
+        taxonomy = only["taxonomies"][reference["toolComponent"]["index"]]
+        assert taxonomy["version"] and taxonomy["name"] == reference["toolComponent"]["name"]
+        assert taxonomy["taxa"][reference["index"]]["id"] == reference["id"]
+    assert [one["name"] for one in only["tool"]["driver"]["supportedTaxonomies"]] == [
+        one["name"] for one in only["taxonomies"]
+    ]
+
+
+def test_what_could_not_be_told_is_open_and_has_no_level() -> None:
+    (found,) = run(result(verdict=Verdict.INCONCLUSIVE))["results"]
+    assert (found["kind"], found["level"]) == ("open", "none")
+    assert "taxa" not in found

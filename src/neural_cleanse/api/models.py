@@ -22,7 +22,7 @@ from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.wrappers import Unwrapped, unwrap
 from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
 from neural_cleanse.detection.class_order import in_model_order
-from neural_cleanse.detection.provenance import RunInfo, weights_sha256
+from neural_cleanse.detection.provenance import RunInfo, now, weights_sha256
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.channels import read_for
@@ -48,7 +48,7 @@ class Suspect:
     @property
     def run_info(self) -> RunInfo:
         """What the report says of where the model came from."""
-        return RunInfo(model=self.record, label_names=self.label_names, notes=self.notes)
+        return RunInfo(model=self.record, label_names=self.label_names, notes=self.notes, date=now())
 
     @property
     def sha256(self) -> str:

@@ -76,8 +76,8 @@ class Repaired:
 
         if self.scan is None:
             raise SettingsError(f"There is no report: {self.result.reason}.")
-        if kind not in ("html", "md"):
-            raise SettingsError(f"There is no report {kind!r} of a repair.", cure="The kinds are html, md.")
+        if kind not in ("html", "markdown"):
+            raise SettingsError(f"There is no report {kind!r} of a repair.", cure="The kinds are html, markdown.")
         return page.html(self.scan, self.result) if kind == "html" else markdown.markdown(self.scan, self.result)
 
     @python_errors()

@@ -53,13 +53,12 @@ class ScanResult(records.ScanResult):
 
     @python_errors()
     def report(self, kind: str = "html") -> str:
-        """The report as text: a page (html), Markdown (md), or a log for security dashboards (sarif)."""
-        from neural_cleanse.report import markdown, page, sarif
+        """The result as text: html, markdown, json, sarif, junit, cyclonedx, in-toto or model-card."""
+        from neural_cleanse.report.documents import DOCUMENTS
 
-        makers = {"html": page.html, "md": markdown.markdown, "sarif": sarif.dumps}
-        if kind not in makers:
-            raise SettingsError(f"There is no report {kind!r}.", cure=f"The kinds are {', '.join(makers)}.")
-        return makers[kind](self)
+        if kind not in DOCUMENTS:
+            raise SettingsError(f"There is no report {kind!r}.", cure=f"The kinds are {', '.join(DOCUMENTS)}.")
+        return DOCUMENTS[kind](self, None, None)
 
     @python_errors()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:

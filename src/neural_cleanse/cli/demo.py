@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
-from neural_cleanse.cli import exit_codes
+from neural_cleanse.cli import exit_codes, recorded
+from neural_cleanse.cli.options import Inputs
 from neural_cleanse.cli.progress import watching
 from neural_cleanse.cli.scanning import scan_with_progress
 from neural_cleanse.detection.settings import ScanSettings
@@ -46,7 +47,8 @@ def demo(
             with watching(quiet=False, log_json=False) as sink:
                 result = scan_with_progress(loaded, images, ScanSettings(), where, sink)
             output_dir.write(result, output / name)
-            terminal.show(result, console)
+            recorded.write(output / name, Inputs(), shipped / "digits.npz")
+            terminal.show(result, console, output / name)
             card = json.loads((shipped / f"{name}.card.json").read_text(encoding="utf-8"))
             right &= _report_truth(console, result, card)
             console.print(f"report: {output / name / output_dir.REPORT_FILE}\n", highlight=False, soft_wrap=True)

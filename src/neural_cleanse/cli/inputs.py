@@ -12,7 +12,7 @@ from neural_cleanse.cli.options import Inputs, PresetTransform
 from neural_cleanse.detection.class_order import in_model_order
 from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
-from neural_cleanse.detection.provenance import RunInfo
+from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.channels import read_for
@@ -224,6 +224,7 @@ def run_info_of(loaded: LoadedModel) -> RunInfo:
         label_names=loaded.origin.label_names,
         command=running_command(),
         notes=tuple(f"assumed: {what}" for what in loaded.origin.assumed),
+        date=now(),
     )
 
 

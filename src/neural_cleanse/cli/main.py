@@ -118,6 +118,7 @@ def _run() -> None:
         finally:
             sys.stdout.flush()
     except NeuralCleanseError as error:
+        streams.clear()
         console.print("[bold red]error:[/] ", end="")
         # Files name tensors and classes as they like: no message steers the terminal.
         console.print("\n".join(map(escape, error.message.splitlines())), markup=False, highlight=False)

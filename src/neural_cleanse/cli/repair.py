@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli import exit_codes, options, streams
 from neural_cleanse.errors import OutputError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def repair(
 
     Example: neural-cleanse repair model.safetensors --scan out/scan --data images/ --output out/repaired.safetensors
     """
+    streams.begin("loading model and images ...", quiet or log_json)
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed, run_info_of

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli import exit_codes, formats, options, streams
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.errors import SettingsError
 
@@ -75,7 +75,7 @@ def scan(
     engine: options.EngineChoice = None,
     address: options.Address = None,
     resume: options.Resume = False,
-    sarif_file: Annotated[Path | None, typer.Option("--sarif", help="Write a SARIF 2.1.0 log of one model to this file, for dashboards of security findings.", rich_help_panel=options.OUTPUT)] = None,
+    documents: Annotated[list[str] | None, typer.Option("--format", metavar="NAME[=FILE]", help=formats.HELP, rich_help_panel=options.OUTPUT)] = None,
     as_json: options.Json = False,
     fail_on: Annotated[FailOn, typer.Option(help="Lowest verdict with a non-zero exit code.", rich_help_panel=options.OUTPUT)] = FailOn.inconclusive,
     quiet: options.Quiet = False,
@@ -88,6 +88,7 @@ def scan(
 
     Example: neural-cleanse scan model.safetensors --data images/ --output out/
     """
+    streams.begin("loading model and images ...", quiet or log_json)
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded, scanning
     from neural_cleanse.cli.batch.models import is_batch
@@ -95,7 +96,7 @@ def scan(
     from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed
     from neural_cleanse.cli.progress import watching
     from neural_cleanse.detection.settings import ScanSettings
-    from neural_cleanse.report import output_dir, sarif
+    from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
     settings = ScanSettings(
@@ -107,15 +108,13 @@ def scan(
     form, data = parsed(inputs), named_data(kept_data)
     spread = EngineOptions(workers, engine, address, resume)
     if is_batch(model):
-        if log_json or sarif_file is not None:
-            raise SettingsError("--log-json and --sarif need a single model.", cure="Give one, or read summary.json.")
+        if log_json or documents:
+            raise SettingsError("--log-json and --format need a single model.", cure="Give one, or read summary.json.")
         scan_batch(
             model, data, inputs, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
             fail_on=fail_on, quiet=quiet,
         )  # fmt: skip
-    where = device_named(device)
-    if sarif_file is not None:
-        sarif.prepare(sarif_file)
+    where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
@@ -131,13 +130,13 @@ def scan(
             raise scanning.interrupted(checkpoint) from interrupt
         sink.close()
         try:
-            scanning.answer(result, as_json=as_json)
+            scanning.answer(result, output, wanted)
         finally:  # a full disk must not swallow the answer, nor a reader who went away the files
-            scanning.keep(result, output, sarif_file, inputs, data)
+            scanning.keep(result, output, wanted, inputs, data)
             if checkpoint is not None and not result.cut_off:
                 checkpoint.remove()
         if not quiet:
-            scanning.say_what_is_kept(result, None if as_json else output, checkpoint)
+            scanning.say_what_is_kept(result, None if formats.on_stdout(wanted) else output, checkpoint)
         code = exit_codes.of_scan(result.verdict.value, fail_on)
         sink.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)

@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli import exit_codes, recorded
+from neural_cleanse.cli import exit_codes, formats, recorded
 from neural_cleanse.cli.inputs import run_info_of
 from neural_cleanse.cli.options import Inputs
 from neural_cleanse.cli.progress import ProgressSink
@@ -20,26 +20,26 @@ from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.loading.load import LoadedModel
-from neural_cleanse.report import output_dir, sarif, terminal
+from neural_cleanse.report import output_dir, terminal
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
 
 BUDGETS = ("--budget", "--max-passes")
 
 
-def answer(result: ScanResult, *, as_json: bool) -> None:
-    """The answer on stdout."""
-    if as_json:
-        sys.stdout.write(storage.dumps(result))
-        sys.stdout.flush()
+def answer(result: ScanResult, output: Path | None, wanted: tuple[formats.Wanted, ...]) -> None:
+    """The answer on stdout, as a table or as the document that is wanted there; its files will be in `output`."""
+    if formats.on_stdout(wanted):
+        formats.write(wanted, result, None, output, files=False)
     else:
-        terminal.show(result, Console())
+        terminal.show(result, Console(), output)
 
 
-def keep(result: ScanResult, output: Path | None, sarif_file: Path | None, inputs: Inputs, data: Path) -> None:
+def keep(
+    result: ScanResult, output: Path | None, wanted: tuple[formats.Wanted, ...], inputs: Inputs, data: Path
+) -> None:
     """The answer in files."""
-    if sarif_file is not None:
-        sarif.write(result, sarif_file)
+    formats.write(wanted, result, None, output, files=True)
     if output is not None:
         output_dir.write(result, output)
         recorded.write(output, inputs, data)

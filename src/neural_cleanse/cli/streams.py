@@ -29,6 +29,18 @@ def guarded() -> Iterator[None]:
         yield
 
 
+def begin(text: str, quiet: bool = False) -> None:
+    """Say on a terminal what is done, before anything heavy is loaded; the next line of progress replaces it."""
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
+
+
+def clear() -> None:
+    """Remove what `begin` said."""
+    begin("")
+
+
 class _Guarded:
     """A stream whose `write` and `flush` are watched; all else is the stream's own."""
 

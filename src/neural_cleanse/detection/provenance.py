@@ -4,6 +4,7 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +24,12 @@ class RunInfo:
     label_names: tuple[str, ...] | None = None
     command: str | None = None
     notes: tuple[str, ...] = ()
+    date: str | None = None
+
+
+def now() -> str:
+    """This second, in ISO 8601 and UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def provenance_of(
@@ -64,6 +71,7 @@ def provenance_of(
         },
         notes=notes,
         command=run_info.command,
+        date=run_info.date,
     )
 
 

@@ -10,14 +10,16 @@ from rich.text import Text
 
 from neural_cleanse.report import terminal
 from neural_cleanse.report.output_dir import REPORT_FILE
+from neural_cleanse.report.pictures import data_uri, on_grey, reduced
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.templates import render
-from neural_cleanse.report.text import HEADLINE, label_title, number, p_text
+from neural_cleanse.report.text import HEADLINE, bars, label_title, number, p_text, pair_of
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 from neural_cleanse.text import escape
 
 MAX_TEXT = 200  # characters of an error that a table shows; summary.json holds all
 LABELS_SHOWN = 3
+THUMBNAIL = 56  # pixels, at most
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class BatchRow:
     """One model of a batch: what a scan of it says, or why there is none (`verdict` None, `error` set).
 
     `name` is its own under the batch and that of its result directory; `kept` says that the answer is an earlier run's.
+    `picture` is the smallest trigger as the address of a small picture, for the page alone.
     """
 
     name: str
@@ -37,6 +40,7 @@ class BatchRow:
     sha256: str | None = None
     wall_s: float | None = None
     kept: bool = False
+    picture: str | None = None
 
     @classmethod
     def of(cls, name: str, model: str, result: ScanResult, *, kept: bool = False) -> "BatchRow":
@@ -51,6 +55,7 @@ class BatchRow:
             sha256=result.provenance.model.get("sha256"),
             wall_s=result.wall_s,
             kept=kept,
+            picture=_picture(result),
         )
 
     @property
@@ -64,7 +69,18 @@ class BatchRow:
             {"target": row.target, "name": row.name, "size": row.size, "shown_size": row.shown.size}
             for row in self.flagged
         ]
-        return asdict(self) | {"verdict": self.answer, "flagged": labels}
+        values = asdict(self) | {"verdict": self.answer, "flagged": labels}
+        del values["picture"]
+        return values
+
+
+def _picture(result: ScanResult) -> str | None:
+    """Of the flagged label, else of the smallest trigger."""
+    kept = [
+        pair_of(bar.row) for bar in bars(result) if bar.row.size is not None and pair_of(bar.row) in result.triggers
+    ]
+    pairs = [pair for pair in result.flagged_pairs if pair in result.triggers] or kept
+    return data_uri(reduced(on_grey(dict(result.triggers[pairs[0]])), THUMBNAIL)) if pairs else None
 
 
 # In the order in which they decide about the batch, and in which people read them.
@@ -113,7 +129,9 @@ def said(row: BatchRow) -> str:
 
 
 def show(rows: Sequence[BatchRow], console: Console) -> None:
-    """Print the table and how many there are of each answer."""
+    """Print how many there are of each answer, and the table."""
+    console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
+    console.print()
     table = Table(
         "",
         ("model", "answer", "p", ""),
@@ -121,15 +139,17 @@ def show(rows: Sequence[BatchRow], console: Console) -> None:
         frozenset({"p"}),
     )
     terminal.show_table(table, console)
-    console.print()
-    console.print(Text(sentence(rows), style=COLOUR[worst(rows)]))
 
 
 def html(rows: Sequence[BatchRow], command: str | None) -> str:
     """The page: no script, no request, every name escaped; links lead to the reports in the directories beside it."""
+    worst_first = ordered(rows)
+    by_name = {row.name: place for place, row in enumerate(sorted(rows, key=lambda row: row.name))}
+    by_time = {row.name: place for place, row in enumerate(sorted(rows, key=lambda row: -(row.wall_s or 0.0)))}
     return render(
         "batch.html",
-        rows=ordered(rows),
+        rows=worst_first,
+        places=[(place, by_name[row.name], by_time[row.name]) for place, row in enumerate(worst_first)],
         sentence=sentence(rows),
         words=WORDS,
         said=said,

@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from neural_cleanse.report import plot
+from neural_cleanse.report.content import student_sizes
 from neural_cleanse.report.plot import ALARM, BAR, GOOD, SOFT, Chart, Frame, Group, Line, Point, Shade, Text
 from neural_cleanse.report.text import Titles, bars, p_is, pair_of
 from neural_cleanse.results.records import LabelResult, ScanResult
@@ -31,7 +32,7 @@ def sizes(result: ScanResult) -> Markup:
     """Size of every label on a logarithmic axis, smallest on top; empty where none has a size.
 
     A dashed line is the detection limit, a dotted one the median; a thin line through a point is one standard deviation
-    over restarts.
+    over restarts; hollow points are the same labels in the student, where there is one.
     """
     rows = [bar.row for bar in bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
     if not rows:
@@ -42,7 +43,9 @@ def sizes(result: ScanResult) -> Markup:
     height = len(rows) * ROW if named else TALL
     left = 24.0 + LETTER * max(map(len, names), default=4)
     frame = Frame(left, TOP, WIDTH - 20.0, TOP + height)
-    low, high = _limits(rows, result.detection_limit)
+    student = student_sizes(result)
+    ends = [] if result.detection_limit is None else [result.detection_limit]
+    low, high = _limits(rows, [*ends, *student.values()])
     across = plot.scale(math.log(low), math.log(high), frame.left, frame.right)
     first = 0.5 if named else 0.5 + 0.06 * len(rows)  # space for names over the first of many points
     down = plot.scale(-first, len(rows) - 0.5, frame.top, frame.bottom)
@@ -75,16 +78,16 @@ def sizes(result: ScanResult) -> Markup:
         [*lines, *more_lines, *limits, *_deviations(others, x_of, BAR), *_deviations(flagged, x_of, ALARM)],
         [*texts, *more_texts, *limit_texts, *([] if named else _names(flagged, x_of, titles))],
         [
+            *_in_student(placed, student, x_of, titles, 3.6 if named else 2.0),
             Group([_point(y, row, x_of, titles) for y, row in others], BAR, 3.2 if named else 2.0),
             Group([_point(y, row, x_of, titles, ", flagged") for y, row in flagged], ALARM, 4.6, diamond=True),
         ],
     ).svg()
 
 
-def _limits(rows: Sequence[LabelResult], limit: float | None) -> tuple[float, float]:
-    """Ends of the axis in pixels: all points, their deviations and the detection limit lie between them."""
-    values = [_drawable(end) for row in rows for end in _deviation(row)]
-    values += [] if limit is None else [_drawable(limit)]
+def _limits(rows: Sequence[LabelResult], more: Sequence[float]) -> tuple[float, float]:
+    """Ends of the axis in pixels: all points, their deviations, and whatever more is drawn lie between them."""
+    values = [_drawable(end) for row in rows for end in _deviation(row)] + [_drawable(value) for value in more]
     return min(values) / MARGIN, max(values) * MARGIN
 
 
@@ -146,6 +149,22 @@ def _names(flagged: Sequence[Row], x_of: Callable[[float], float], titles: Title
 
 def _point(y: float, row: LabelResult, x_of: Callable[[float], float], titles: Titles, remark: str = "") -> Point:
     return Point(x_of(_size(row)), y, f"{titles.of(row)}: {_size(row):.1f} px, {p_is(row.p_value)}{remark}")
+
+
+def _in_student(
+    placed: Sequence[Row],
+    student: Mapping[int, float],
+    x_of: Callable[[float], float],
+    titles: Titles,
+    radius: float,
+) -> list[Group]:
+    """The size of each label in the student, in the row of the label."""
+    points = [
+        Point(x_of(size), y, f"{titles.of(row)} in the student: {size:.1f} px")
+        for y, row in placed
+        if row.source is None and (size := student.get(row.target)) is not None
+    ]
+    return [Group(points, SOFT, radius, hollow=True)] if points else []
 
 
 def pruning(points: Sequence[TracePoint], name: str = "pruning") -> Markup:

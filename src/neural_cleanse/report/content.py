@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import Titles, p_is, pair_of
+from neural_cleanse.report.text import Titles, flagged_rows, p_is, pair_of
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
+    Kind,
     LabelPair,
     LabelResult,
     Outcome,
@@ -26,13 +27,13 @@ WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one cle
 FEW_IMAGES = 50  # under which a success rate of 100 % is known to some 7 points only
 LOW_SUCCESS = 0.5  # of a class: half of its images resist
 CLASSES_NAMED = 5
+FEW_LABELS = 10  # to compare with
 
-NOT_LOOKED_FOR = (
-    "Triggers that are no patch: warped or filtered images, patterns that depend on the image.",
-    "Triggers that send each class to another label (all-to-all).",
-    "Code in the model file that acts by itself; neural-cleanse inspect looks for that.",
-)
+NO_PATCH = "Triggers that are no patch: warped or filtered images, patterns that depend on the image."
+ALL_TO_ALL = "Triggers that send each class to another label (all-to-all)."
+CODE = "Code in the model file that acts by itself; neural-cleanse inspect looks for that."
 FROM_ONE_CLASS = "Triggers that work from images of one class only."
+NO_WEAK_POINT = "Enough images, every class, p far from alpha, and searches that agree."
 NATURAL = (
     "Small natural triggers exist: a flagged label is a weakness that anybody can use, whoever put it there. The "
     "recovered trigger is the smallest that works, not a copy of the attacker's: often smaller, paler or shifted."
@@ -69,11 +70,9 @@ class FlaggedLabel:
 
 def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     """Every flagged label that has evidence."""
-    titles, rows = Titles(result), {pair_of(row): row for row in result.labels}
+    titles, rows = Titles(result), {pair_of(row): row for row in flagged_rows(result)}
     found = []
     for evidence in result.evidence:
-        if not evidence.has_pictures:
-            continue
         pair = evidence.pair
         sources = tuple(
             SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
@@ -89,6 +88,9 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
     found = []
     if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
         found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
+    sized = sum(other.size is not None for other in result.labels)
+    if sized < FEW_LABELS:
+        found.append(f"Only {sized} labels have a trigger size to compare with.")
     trials = sum(source.trials for source in sources)
     if trials < FEW_IMAGES:
         found.append(f"Its success was measured on {trials} images only.")
@@ -98,10 +100,12 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if shown.log_size_sd is None:
+    if any(one.pair == pair_of(row) and not one.has_pictures for one in result.evidence):
+        found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
+    elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
-    elif shown.log_size_sd > WIDE_SPREAD:
-        found.append(f"Independent searches differ in size by a factor of {math.exp(shown.log_size_sd):.2f} (1 sd).")
+    elif row.log_size_sd > WIDE_SPREAD:
+        found.append(f"Independent searches differ in size by a factor of {math.exp(row.log_size_sd):.2f} (1 sd).")
     if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
     if shown.outcome is Outcome.SCREENED:
@@ -119,8 +123,14 @@ def looked_for(result: ScanResult) -> str:
         whose = f"{whose}, or of that one class" if labels else "images of that class to it"
     return (
         f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. A label "
-        "whose patch is far smaller than those of the other labels has a backdoor."
+        f"whose patch is far smaller than those of the other labels has a backdoor.{_other_kinds(result)}"
     )
+
+
+def _other_kinds(result: ScanResult) -> str:
+    """The other kinds of trigger that were looked for, as a sentence."""
+    made = [test.kind.meaning for test in result.tests if test.verdict is not None and test.kind is not Kind.PATCH]
+    return f" Also: {', '.join(made)}." if made else ""
 
 
 def _count(count: int, noun: str) -> str:
@@ -158,14 +168,42 @@ def sureness(result: ScanResult) -> str:
     """What the p-value of the whole model says."""
     if result.p_value is None:
         return "No p-value: there is no reference to test against."
-    meaning = (
-        f"{p_is(result.p_value)}: the chance that a model without a backdoor looks at least this "
-        "suspicious, where log sizes are normal."
+    return (
+        f"{p_is(result.p_value)}: the chance that a model without a backdoor looks at least this suspicious, where log "
+        f"sizes are normal. Alpha, the accepted share of clean models that are flagged, is {result.alpha:g}."
     )
+
+
+def decided_by(result: ScanResult) -> tuple[str, ...]:
+    """How the search led to the verdict, in sentences."""
+    found = []
     if settled_by_screening(result):
-        screened = "never after screening so many" if result.level is None else f"at {result.level:g} after screening"
-        return f"{meaning} Labels are flagged {screened}, and at {result.alpha:g} after all steps."
-    return f"{meaning} Labels are flagged at {result.alpha:g}."
+        level = "no p-value is low enough" if result.level is None else f"p has to be at most {result.level:g}"
+        found.append(f"Sizes are those of screening, the same steps for all labels. To flag a label then, {level}.")
+    found += [
+        f"The trigger of label {Titles(result).of(row)} was searched further after it was flagged, to "
+        f"{row.refined.size:.1f} px. That is the trigger shown; the size compared with the others stays the one above."
+        for row in result.labels
+        if row.refined is not None
+    ]
+    if student_sizes(result):
+        found.append("Sizes were compared with those of a student network, drawn as hollow points in the chart.")
+    elif result.provenance.settings.get("baseline"):
+        found.append("Sizes were compared with those of a baseline, label by label.")
+    return tuple(found)
+
+
+def student_sizes(result: ScanResult) -> dict[int, float]:
+    """Trigger sizes of the student by label, in px, where it decided; records may be of strangers."""
+    test = result.provenance.settings.get("student_test")
+    sizes = test.get("sizes") if isinstance(test, Mapping) and test.get("decides") else None
+    if not isinstance(sizes, Mapping):
+        return {}
+    return {
+        int(label): float(size)
+        for label, size in sizes.items()
+        if str(label).isdecimal() and isinstance(size, int | float) and math.isfinite(size) and size > 0
+    }
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:
@@ -214,8 +252,11 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     missing = classes - len({row.target for row in result.labels}) if isinstance(classes, int) else 0
     of_them = "label of the model was" if missing == 1 else "labels of the model were"
     lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
-    lines += [FROM_ONE_CLASS] if any_class else []
-    return (*lines, *NOT_LOOKED_FOR)
+    made = {test.kind for test in result.tests if test.verdict is not None}
+    lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made else []
+    lines += [] if Kind.FEATURE in made else [NO_PATCH]
+    lines += [] if Kind.PAIRS in made else [ALL_TO_ALL]
+    return (*lines, CODE)
 
 
 def repeat(result: ScanResult) -> list[tuple[str, str]]:

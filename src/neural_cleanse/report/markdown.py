@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
-from neural_cleanse.report import content, tables
+from neural_cleanse.report import content, summary, tables
+from neural_cleanse.report.advice import Step, after_repair, what_now
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.text import (
     HEADLINE,
@@ -29,14 +31,21 @@ SPECIAL = re.compile(r"[\\`*_\[\]<>~$&]|:(?=\S)")
 LIVELY = re.compile(r"\S*(?:[@#]|www\.|GH-\d)\S*", re.IGNORECASE)
 
 
-def markdown(result: ScanResult, repair: RepairResult | None = None, *, pictures: bool = False) -> str:
-    """The document. `pictures` links those that a scan writes beside it; a comment cannot hold any."""
-    parts = [] if repair is None else _repair(repair)
+def markdown(
+    result: ScanResult, repair: RepairResult | None = None, *, pictures: bool = False, directory: Path | None = None
+) -> str:
+    """The document. `pictures` links those that a scan writes beside it; a comment cannot hold any.
+
+    `directory` is where the scan's files are, for the commands that go on from them.
+    """
+    parts = [] if repair is None else _repair(repair, result)
     level = "#" if repair is None else "##"
     what = "" if repair is None else "The last scan: "
     parts += [
         f"{level} {what}{HEADLINE[result.verdict]}",
-        f"**{text(sentence(result))}**",
+        f"**{text(summary.plain(result))}**",
+        text(sentence(result)),
+        _what_now(what_now(result, directory)) if repair is None else "",
         _facts(result),
         *(f"> Note: {text(note)}." for note in result.provenance.notes),
     ]
@@ -49,6 +58,19 @@ def markdown(result: ScanResult, repair: RepairResult | None = None, *, pictures
         _folded("How to repeat it", _repeat(result)),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def model_card(result: ScanResult) -> str:
+    """A block for the model's card: what was looked for in which file, when, and what was found."""
+    version = result.provenance.versions.get("neural-cleanse")
+    rows = [
+        ("Verdict", text(f"{HEADLINE[result.verdict]}. {summary.plain(result)}")),
+        *_fact_rows(result),
+        ("Looked for", text(content.looked_for(result))),
+        ("Not looked for", text(" ".join(content.not_checked(result)))),
+        ("Scanned with", text(f"neural-cleanse {version or ''}".strip())),
+    ]
+    return "## Backdoor scan\n\n" + Table("", ("", ""), rows).markdown()
 
 
 def text(value: str) -> str:
@@ -70,13 +92,14 @@ def code(value: str) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-def _repair(repair: RepairResult) -> list[str]:
+def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
     return [
         f"# {tables.REPAIR_HEADLINE[repair.status]}",
         f"**{text(tables.repair_sentence(repair))}**",
         text(tables.accuracy_sentence(repair)),
         _inert(tables.trigger_table(repair)),
         text(tables.caution(repair)),
+        _what_now(after_repair(repair, result)),
         _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
         _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
@@ -85,17 +108,17 @@ def _repair(repair: RepairResult) -> list[str]:
 
 
 def _facts(result: ScanResult) -> str:
-    model = result.provenance.model
-    rows = [
-        ("Looked for", text(content.looked_for(result))),
-        ("Detection limit", text(content.limit(result))),
-        ("How sure", text(content.sureness(result))),
-        (
-            "Model",
-            code(str(model.get("path", "unnamed"))) + f" sha256 {code(str(model.get('sha256', 'unknown'))[:12])}",
-        ),
-    ]
-    return Table("", ("", ""), rows).markdown()
+    return Table("", ("", ""), _fact_rows(result)).markdown()
+
+
+def _fact_rows(result: ScanResult) -> list[tuple[str, str]]:
+    verbatim = ("Model", "SHA-256")
+    return [(name, code(value) if name in verbatim else text(value)) for name, value in summary.facts(result)]
+
+
+def _what_now(steps: Iterable[Step]) -> str:
+    lines = [f"1. {text(step.what)}" + (f" {code(step.command)}" if step.command else "") for step in steps]
+    return "What now:\n\n" + "\n".join(lines)
 
 
 def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
@@ -105,7 +128,7 @@ def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
         f"{text(found_at(row))}. On images that the search never saw it "
         f"succeeds for {asr_text(row.shown)} of them (95 % interval).",
     ]
-    if pictures:
+    if pictures and finding.evidence.has_pictures:
         folder = folder_name(finding.pair)
         parts.append(" ".join(f"![{name}]({folder}/{name}.png)" for name in ("mask", "pattern", "trigger")))
     if finding.weak:
@@ -127,7 +150,7 @@ def _sizes(result: ScanResult) -> str:
         rows.append(
             (
                 f"{strong}{text(titles.of(row))}{strong}", number(row.size),
-                number(row.anomaly_index, 2), text(p_text(row.p_value)), asr_text(row),
+                number(row.anomaly_index, 2), text(p_text(row.p_value)), asr_text(row.shown),
                 mark(bar),
             )
         )  # fmt: skip
@@ -142,8 +165,17 @@ def _more(rows: Iterable[object], shown: int, what: str) -> str:
 
 
 def _checked(result: ScanResult) -> str:
-    checked, not_checked = _bullets(content.checked(result)), _bullets(content.not_checked(result))
-    return f"Checked:\n\n{checked}\n\nNot checked:\n\n{not_checked}\n\n{text(content.NATURAL)}"
+    reached = (content.sureness(result), f"Detection limit: {content.limit(result)}", *content.decided_by(result))
+    lists = {
+        "How the verdict was reached": reached,
+        "Where this is weak": summary.doubts(result),
+        "Checked": content.checked(result),
+        "Not checked": content.not_checked(result),
+        "Found in the file": summary.file_issues(result.provenance.model),
+    }
+    parts = [f"{heading}:\n\n{_bullets(lines)}" for heading, lines in lists.items() if lines]
+    kinds = _inert(tables.kind_table(result))
+    return "\n\n".join([text(content.looked_for(result)), *([kinds] if kinds else []), *parts, text(content.NATURAL)])
 
 
 def _repeat(result: ScanResult) -> str:

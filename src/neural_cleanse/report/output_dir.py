@@ -102,15 +102,16 @@ def write(result: ScanResult, directory: Path, repair: RepairResult | None = Non
                 old.unlink()
             elif old.is_dir():
                 _remove_pictures(old)
-        for evidence in (one for one in result.evidence if one.has_pictures):
+        for evidence in result.evidence:
             folder = directory / folder_name(evidence.pair)
             folder.mkdir(exist_ok=True)
             grow = enlargement(evidence.before.shape[2])
-            for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
-                write_whole(folder / f"{name}.png", png(image, grow))
-            for number, (before, after) in enumerate(zip(evidence.before, evidence.after, strict=True)):
-                write_whole(folder / f"example_{number}_before.png", png(before, grow))
-                write_whole(folder / f"example_{number}_after.png", png(after, grow))
+            if evidence.has_pictures and evidence.pair in result.triggers:
+                for name, image in trigger_pictures(dict(result.triggers[evidence.pair])).items():
+                    write_whole(folder / f"{name}.png", png(image, grow))
+            for which, images in (("before", evidence.before), ("after", evidence.after)):
+                for number, image in enumerate(images):
+                    write_whole(folder / f"example_{number}_{which}.png", png(image, grow))
     if repair is not None:
         write_whole(directory / storage.REPAIR_FILE, storage.repair_dumps(repair).encode())
     render(result, directory, repair)
@@ -129,7 +130,7 @@ def _remove_pictures(folder: Path) -> None:
 def render(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> Path:
     """Write report.html and report.md alone."""
     path = directory / REPORT_FILE
-    words = markdown(result, repair, pictures=True)
+    words = markdown(result, repair, pictures=True, directory=directory)
     write_whole(directory / MARKDOWN_FILE, words.encode("utf-8", errors="replace"))
-    write_whole(path, html(result, repair).encode("utf-8", errors="replace"))
+    write_whole(path, html(result, repair, directory).encode("utf-8", errors="replace"))
     return path

@@ -38,6 +38,22 @@ def trigger_pictures(trigger: dict[str, Tensor]) -> dict[str, UInt8[Tensor, "c h
     return {"mask": to_bytes(mask), "pattern": to_bytes(pattern), "trigger": to_bytes(mask * pattern)}
 
 
+def on_grey(trigger: dict[str, Tensor]) -> UInt8[Tensor, "c h w"]:
+    """One stored trigger (k = 1) as it looks on an image of middle grey: dark and bright ones are seen alike."""
+    mask, pattern = trigger["mask"][0], trigger["pattern"][0]
+    return to_bytes(mask * pattern + (1 - mask) * 0.5)
+
+
+def reduced(image: UInt8[Tensor, "c h w"], side: int) -> UInt8[Tensor, "c h2 w2"]:
+    """The image with no side longer than so many pixels: means over areas; a small image stays as it is."""
+    longest = max(image.shape[1:])
+    if longest <= side:
+        return image
+    height, width = (max(1, round(length * side / longest)) for length in image.shape[1:])
+    small = torch.nn.functional.interpolate(image.float()[None], size=(height, width), mode="area")
+    return small[0].round().to(torch.uint8)
+
+
 def data_uri(image: UInt8[Tensor, "c h w"], enlarge: int = 1) -> str:
     """The picture as an address that holds it, for a page without files."""
     return "data:image/png;base64," + base64.b64encode(png(image, enlarge)).decode()

@@ -63,12 +63,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Group:
-    """Points of one look: diamonds or circles."""
+    """Points of one look: diamonds, circles, or hollow circles."""
 
     points: Sequence[Point]
     colour: str
     radius: float
     diamond: bool = False
+    hollow: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
 """A ScanResult as SARIF 2.1.0, the format of dashboards of security findings (OASIS standard, March 2020).
 
-One result a flagged label, one warning where the scan could not tell, none where nothing was found: a dashboard closes
-an alert that is not reported again. Its identity is of these weights and this label: who dismissed it has dismissed it
-for this file, not for the next.
+One result a flagged label, one of kind "open" where the scan could not tell, none where nothing was found: a dashboard
+closes an alert that is not reported again. Its identity is of these weights and this label: who dismissed it has
+dismissed it for this file, not for the next.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neural_cleanse.errors import OutputError
-from neural_cleanse.files import write_whole
 from neural_cleanse.report import content
-from neural_cleanse.report.text import Titles, found_at, pair_of, sentence
+from neural_cleanse.report.taxonomy import TAXONOMIES, references
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, pair_of, sentence
+from neural_cleanse.results.codec import encode
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
 from neural_cleanse.text import escape
@@ -37,8 +36,9 @@ RULES: tuple[Mapping[str, Any], ...] = (
         "properties": {
             "precision": "high",
             "security-severity": "8.1",
-            "tags": ["security", "machine-learning", "external/cwe/cwe-506"],
+            "tags": ["security", "machine-learning"],
         },
+        "relationships": [{"target": reference, "kinds": ["relevant"]} for reference in references()],
     },
     {
         "id": "NC002",
@@ -49,7 +49,7 @@ RULES: tuple[Mapping[str, Any], ...] = (
             "holds the reason."
         },
         "help": {"text": "Scan with more images, in the form that the model was trained on, or against a baseline."},
-        "defaultConfiguration": {"level": "warning"},
+        "defaultConfiguration": {"level": "none"},  # the standard allows no other where `kind` is not "fail"
         "properties": {"precision": "low", "tags": ["security", "machine-learning"]},
     },
 )
@@ -60,29 +60,17 @@ def dumps(result: ScanResult) -> str:
     return json.dumps(log(result), indent=2, allow_nan=False) + "\n"
 
 
-def prepare(path: Path) -> None:
-    """See before the work that the file can be written. Raises OutputError."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(
-            f"{path} cannot be written: {'it is a directory' if path.is_dir() else f'there is no {path.parent}'}.",
-            cure="Name a file in a directory that exists.",
-        )
-
-
-def write(result: ScanResult, path: Path) -> None:
-    """Write the log, whole or not at all; an earlier one is replaced."""
-    write_whole(path, dumps(result).encode())
-
-
 def log(result: ScanResult) -> dict[str, Any]:
     """The SARIF log as JSON values."""
     model = result.provenance.model
-    driver: dict[str, Any] = {"name": "neural-cleanse", "rules": list(RULES)}
+    supported = [{"name": one.name, "index": number} for number, one in enumerate(TAXONOMIES)]
+    driver: dict[str, Any] = {"name": "neural-cleanse", "rules": list(RULES), "supportedTaxonomies": supported}
     version = result.provenance.versions.get("neural-cleanse")
     if version is not None:
         driver |= {"version": _plain(version), "semanticVersion": _plain(version)}
     run = {
         "tool": {"driver": driver},
+        "taxonomies": [one.sarif() for one in TAXONOMIES],
         # Dashboards keep one analysis a category: two models of one repository must not replace each other.
         "automationDetails": {"id": f"neural-cleanse/{_uri(model)}/"},
         "originalUriBaseIds": {ROOT: {"description": {"text": "The directory that the scan was run in."}}},
@@ -127,19 +115,13 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
         text = f"Could not tell whether the model has a backdoor. {sentence(result)}"
         return [_result(result, UNCLEAR, text, None, {})]
     titles, weak = Titles(result), {found.pair: found.weak for found in content.findings(result)}
-    rows = {LabelPair(row["target"], row["source"]): row for row in to_json(result)["labels"]}
-    by_pair = {pair_of(row): row for row in result.labels}
     found = []
-    for pair in result.flagged_pairs:
-        row = rows[pair]
-        shown = by_pair[pair].shown
+    for row in flagged_rows(result):
+        pair, shown = pair_of(row), row.shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
-        text = (
-            f"Label {titles.pair(pair)} is reached by an unusually small trigger: {found_at(by_pair[pair])}."
-            f"{success}{thin}"
-        )
-        found.append(_result(result, BACKDOOR, text, pair, row))
+        text = f"Label {titles.of(row)} is reached by an unusually small trigger: {found_at(row)}.{success}{thin}"
+        found.append(_result(result, BACKDOOR, text, pair, encode(row)))
     return found
 
 
@@ -153,6 +135,7 @@ def _result(
     return {
         "ruleId": RULES[rule]["id"],
         "ruleIndex": rule,
+        "kind": "fail" if rule == BACKDOOR else "open",
         "level": RULES[rule]["defaultConfiguration"]["level"],
         "message": {"text": _plain(text)},
         "locations": [{"physicalLocation": {"artifactLocation": _location(model), "region": region}}],
@@ -161,7 +144,7 @@ def _result(
             "neuralCleanseLabel/v1": _digest(RULES[rule]["id"], which),
         },
         "properties": dict(properties),
-    }
+    } | ({"taxa": references()} if rule == BACKDOOR else {})
 
 
 def _properties(result: ScanResult) -> dict[str, Any]:

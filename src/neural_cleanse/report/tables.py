@@ -15,6 +15,7 @@ REPAIR_HEADLINE = {
     RepairStatus.FAILED: "Not repaired",
     RepairStatus.NOTHING_TO_REPAIR: "Nothing to repair",
 }
+KINDS = "The tests share alpha: each p is over its share of it."
 CLASSES_SHOWN = 10  # those that lost most
 TRIGGERS = "How often each trigger works, on images that decided nothing."
 CLASSES = "Clean accuracy of the classes that changed most, on the same images."
@@ -96,6 +97,20 @@ def pair_table(result: ScanResult) -> Table:
         frozenset({"size px", "p"}),
         "p: the chance that a model without a backdoor has a pair so far under what source and target explain.",
     )
+
+
+def kind_table(result: ScanResult) -> Table:
+    """What the test of each kind of trigger said; nothing in records that have one test alone."""
+    rows = [
+        (
+            test.kind.meaning,
+            "not made" if test.verdict is None else test.verdict.value,
+            p_text(test.p_value),
+            test.reason,
+        )
+        for test in result.tests
+    ]
+    return Table("", ("looked for", "answer", "p", "why"), rows, frozenset({"p"}), KINDS)
 
 
 def caution(result: RepairResult) -> str:

@@ -11,10 +11,14 @@ from neural_cleanse.text import escape
 def render(name: str, /, **values: object) -> str:
     """The template `name` of this package with these values. A value that is missing raises jinja2's UndefinedError."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
-    )
-    template = environment.from_string(files("neural_cleanse.report").joinpath(name).read_text("utf-8"))
-    return template.render(**values)
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible,
+        loader=jinja2.FunctionLoader(_text_of),
+    )  # fmt: skip
+    return environment.get_template(name).render(**values)
+
+
+def _text_of(name: str) -> str:
+    return files("neural_cleanse.report").joinpath(name).read_text("utf-8")
 
 
 def _visible(value: object) -> object:

@@ -1,10 +1,13 @@
-"""A ScanResult in the terminal: a table with size bars and one plain sentence."""
+"""A ScanResult in the terminal: the verdict in one plain sentence, a table with size bars, then the notes."""
+
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neural_cleanse.report import tables
+from neural_cleanse.report import summary, tables
+from neural_cleanse.report.advice import what_now
 from neural_cleanse.report.tables import Table as PlainTable
 from neural_cleanse.report.tables import pair_table
 from neural_cleanse.report.text import HEADLINE, Titles, bars, mark, number, p_text, paper_sentence, sentence
@@ -12,14 +15,44 @@ from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
 from neural_cleanse.text import escape
 
-BAR_WIDTH = 16
+WIDE = 100  # columns, from where on bars are long and names whole
+BAR_WIDTH = {True: 16, False: 8}
+NAME_WIDTH = {True: 48, False: 17}
 ROWS_SHOWN = 20  # of many labels only the smallest are shown; the files hold all
 COLOUR = {Verdict.INFECTED: "bold red", Verdict.CLEAN: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
 
 
-def show(result: ScanResult, console: Console) -> None:
-    """Print the result."""
-    chart, titles = bars(result), Titles(result)
+def show(result: ScanResult, console: Console, directory: Path | None = None) -> None:
+    """Print the result: the verdict first. With the `directory` of its files, the command to go on with is the end."""
+    console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
+    inconclusive = result.verdict is Verdict.INCONCLUSIVE
+    _print(console, sentence(result) if inconclusive else summary.plain(result))
+    console.print()
+    _show_sizes(result, console)
+    console.print()
+    if result.pair_rows:
+        show_table(pair_table(result), console)
+        console.print()
+    if not inconclusive:
+        _print(console, sentence(result), "dim")
+    _print(console, paper_sentence(result), "dim")
+    for note in result.provenance.notes:
+        _print(console, f"note: {note}", "yellow")
+    _print(
+        console,
+        f"{result.image_passes:,} image passes, {result.forward_passes:,} forward only, {result.wall_s:.1f} s; "
+        f"input {result.provenance.model['normalisation']}",
+        "dim",
+    )
+    commands = [] if directory is None else [step for step in what_now(result, directory) if step.command]
+    for step in commands[:1]:
+        _print(console, f"next: {step.what}")
+        console.print(f"  {escape(step.command or '')}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_sizes(result: ScanResult, console: Console) -> None:
+    """One line a label, smallest trigger first."""
+    chart, titles, wide = bars(result), Titles(result), console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for heading, side in (("label", "left"), ("size px", "right"), ("", "left"), ("index", "right"), ("p", "right")):
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
@@ -28,34 +61,24 @@ def show(result: ScanResult, console: Console) -> None:
     for bar in chart[:ROWS_SHOWN]:
         row = bar.row
         style = COLOUR[Verdict.INFECTED] if bar.flagged else ""
+        length = max(1, round(bar.share * BAR_WIDTH[wide])) if row.size is not None else 0
         table.add_row(
-            Text(titles.of(row), style=style),
+            Text(titles.short(row, NAME_WIDTH[wide]), style=style),
             Text(number(row.size), style=style),
-            Text("█" * max(1, round(bar.share * BAR_WIDTH)) if row.size is not None else "", style=style),
+            Text("█" * length, style=style),
             number(row.anomaly_index, 2),
             p_text(row.p_value),
-            "–" if row.asr is None else f"{row.asr:.1%}",
+            "–" if row.shown.asr is None else f"{row.shown.asr:.1%}",
             mark(bar),
         )
     console.print(table)
     if len(chart) > ROWS_SHOWN:
         console.print(f"... and {len(chart) - ROWS_SHOWN} labels with larger triggers or no size")
-    console.print()
-    if result.pair_rows:
-        show_table(pair_table(result), console)
-        console.print()
-    console.print(Text(HEADLINE[result.verdict], style=COLOUR[result.verdict]))
-    console.print(escape(sentence(result)), markup=False, highlight=False)
-    console.print(paper_sentence(result), style="dim", markup=False, highlight=False)
-    for note in result.provenance.notes:
-        console.print(escape(f"note: {note}"), style="yellow", markup=False, highlight=False)
-    console.print(
-        f"{result.image_passes:,} image passes, {result.forward_passes:,} forward only, {result.wall_s:.1f} s; "
-        f"input {escape(str(result.provenance.model['normalisation']))}",
-        style="dim",
-        markup=False,
-        highlight=False,
-    )
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """A line that no name in it steers."""
+    console.print(escape(text), style=style, markup=False, highlight=False)
 
 
 REPAIR_COLOUR = {
@@ -67,15 +90,17 @@ REPAIR_COLOUR = {
 
 def show_repair(result: RepairResult, console: Console) -> None:
     """Print what a repair did."""
-    show_table(tables.trigger_table(result), console)
-    console.print()
     console.print(Text(tables.REPAIR_HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
     for line in (tables.repair_sentence(result), tables.accuracy_sentence(result)):
-        console.print(escape(line), markup=False, highlight=False)
+        _print(console, line)
+    if result.triggers or result.verified:
+        console.print()
+        show_table(tables.trigger_table(result), console)
+        console.print()
     if caution := tables.caution(result):
-        console.print(caution, style="dim", markup=False, highlight=False)
+        _print(console, caution, "dim")
     for note in result.provenance.notes:
-        console.print(escape(f"note: {note}"), style="yellow", markup=False, highlight=False)
+        _print(console, f"note: {note}", "yellow")
 
 
 def show_table(plain: PlainTable, console: Console) -> None:

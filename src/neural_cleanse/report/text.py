@@ -3,7 +3,17 @@
 import statistics
 from dataclasses import dataclass
 
-from neural_cleanse.results.records import LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
+from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.results.records import (
+    Evidence,
+    Kind,
+    LabelPair,
+    LabelResult,
+    Outcome,
+    Refined,
+    ScanResult,
+    Verdict,
+)
 from neural_cleanse.text import escape, sanitize, truncate
 
 POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
@@ -51,6 +61,45 @@ class Titles:
         return self.pair(pair_of(row))
 
 
+def flagged_rows(result: ScanResult) -> tuple[LabelResult, ...]:
+    """A row for everything that was flagged.
+
+    The table has those of patches; of another kind a row is made of what its test and its evidence say.
+    """
+    known = {pair_of(row): row for row in result.labels}
+    names = {row.target: row.name for row in result.labels}
+    kinds = {evidence.pair: evidence for evidence in result.evidence if evidence.kind is not Kind.PATCH}
+    rows = []
+    for pair in result.flagged_pairs:
+        evidence = kinds.get(pair)
+        if evidence is not None:
+            rows.append(_row_of_kind(result, evidence, names.get(pair.target)))
+        elif pair in known:
+            rows.append(known[pair])
+    return tuple(rows)
+
+
+def _row_of_kind(result: ScanResult, evidence: Evidence, name: str | None) -> LabelResult:
+    """Sizes in feature space are no pixels, and are left out."""
+    tested = [row for test in result.tests if test.kind is evidence.kind for row in test.rows]
+    found = next((row for row in tested if (row.target, row.source) == (evidence.target, evidence.source)), None)
+    whole = next((test.p_value for test in result.tests if test.kind is evidence.kind), None)
+    hits, trials = (sum(getattr(rate, part) for rate in evidence.by_source) for part in ("hits", "trials"))
+    return LabelResult(
+        target=evidence.target,
+        source=evidence.source,
+        name=name,
+        size=None if found is None or not evidence.has_pictures else found.size,
+        log_size_sd=None,
+        anomaly_index=None,
+        p_value=whole if found is None or found.p_value is None else found.p_value,
+        asr=hits / trials if trials else None,
+        asr_interval=clopper_pearson(hits, trials) if trials else None,
+        outcome=Outcome.CONVERGED,
+        image_passes=0,
+    )
+
+
 def folder_name(pair: LabelPair) -> str:
     """Of the pictures of what was flagged."""
     return f"label_{pair.target}" + ("" if pair.source is None else f"_from_{pair.source}")
@@ -62,13 +111,8 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def found_at(row: LabelResult) -> str:
-    """The size that was compared, with its p-value, and that of the trigger where it is another one."""
-    if row.refined is None:
-        return f"{number(row.size)} px, {p_is(row.p_value)}"
-    return (
-        f"{number(row.size)} px in screening, {p_is(row.p_value)}; {row.refined.size:.1f} px after all steps, "
-        "which is the trigger shown"
-    )
+    """The size that was compared, with its p-value."""
+    return p_is(row.p_value) if row.size is None else f"{number(row.size)} px, {p_is(row.p_value)}"
 
 
 def p_text(value: float | None) -> str:
@@ -129,8 +173,7 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    refined = "" if bar.row.refined is None else f"; {bar.row.refined.size:.1f} px"
-    return f"flagged{refined}" if bar.flagged else MARK[bar.row.outcome]
+    return "flagged" if bar.flagged else MARK[bar.row.outcome]
 
 
 def paper_sentence(result: ScanResult) -> str:
@@ -165,10 +208,9 @@ def _answer(result: ScanResult) -> str:
     if result.verdict is Verdict.CLEAN:
         smallest = f"smallest trigger {min(sizes):.0f} px, " if sizes else ""
         return f"{headline}: {len(result.label_rows):,} labels, {smallest}{median}, {p_is(result.p_value)}"
-    rows = {pair_of(row): row for row in result.labels}
-    flagged = [(titles.pair(one), rows[one]) for one in result.flagged_pairs if one in rows]
-    if len(flagged) == 1:
+    flagged = [(titles.of(row), row) for row in flagged_rows(result)]
+    if len(flagged) == 1 and flagged[0][1].size is not None:
         title, row = flagged[0]
         return f"{headline}: label {title} ({number(row.size, 0)} px, {median}, {p_is(row.p_value)})"
-    each = "; ".join(f"{title} ({number(row.size, 0)} px, {p_is(row.p_value)})" for title, row in flagged)
+    each = "; ".join(f"{title} ({found_at(row)})" for title, row in flagged)
     return f"{headline}: labels {each}; {median}"

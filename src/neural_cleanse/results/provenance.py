@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, reported)."""
+    """All that is needed to repeat the scan, and what was assumed on the way (`notes`, reported).
+
+    `date` is when the scan began (ISO 8601, UTC), if the caller said so.
+    """
 
     settings: Mapping[str, Any]
     seed: int
@@ -16,6 +19,7 @@ class Provenance:
     data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     command: str | None = None
+    date: str | None = None
 
     def joined(self, settings: Mapping[str, Any], notes: tuple[str, ...]) -> "Provenance":
         """With what a further part of the scan adds."""

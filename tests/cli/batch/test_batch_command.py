@@ -49,12 +49,12 @@ def test_a_shelf_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Pat
     ran, output = scanned
     assert ran.code == 1, ran.err
     lines = ran.out.splitlines()
-    assert [line.split()[0] for line in lines[1:] if line[:1].strip()][:3] == [
+    assert [line.split()[0] for line in lines[3:] if line[:1].strip()][:3] == [
         "infected.safetensors",
         "bad.onnx",
         "clean.safetensors",
     ]
-    assert "3 models: 1 infected, 1 error, 1 clean" in lines
+    assert lines[0] == "3 models: 1 infected, 1 error, 1 clean"
     assert ran.err.count(" of 3  ") == 3
     summary: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert summary["finished"] is True

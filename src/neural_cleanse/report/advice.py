@@ -1,0 +1,181 @@
+"""What to do now, for every verdict: a sentence, and the command that does it.
+
+Commands are made of the words of the scan's own command, each quoted: nothing in a record becomes shell.
+"""
+
+import shlex
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neural_cleanse.report.content import settled_by_screening
+from neural_cleanse.report.text import POOR_ACCURACY
+from neural_cleanse.results.records import Outcome, ScanResult, Verdict
+from neural_cleanse.results.repair import RepairResult, RepairStatus
+
+FEW_LABELS = 6  # as where the verdict asks for a baseline (reasons.py)
+MORE_RESTARTS = 8
+PLACE, REST = ("--output",), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
+FLAGS = frozenset(
+    (*REST, "--pairs", "--patches-only", "--force", "--student", "--no-student", "--bgr", "--allow-code",
+     "--no-sandbox", "--ignore-labels", "--skip-unreadable")
+)  # fmt: skip
+EMPTY_BUDGET = ("--budget", "--max-passes")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: what for, and the command, if there is one."""
+
+    what: str
+    command: str | None = None
+
+
+def what_now(result: ScanResult, directory: Path | None = None) -> tuple[Step, ...]:
+    """What to do after a scan whose files are in `directory`, most useful first."""
+    return tuple(_STEPS[result.verdict](_Scan(result, directory)))
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A result, and the words to go on from it."""
+
+    result: ScanResult
+    directory: Path | None
+
+    @property
+    def words(self) -> list[str]:
+        """Of the command of the scan; none where it was not the command `scan` of this model alone."""
+        try:
+            words = shlex.split(self.result.provenance.command or "")
+        except ValueError:
+            return []
+        path = self.result.provenance.model.get("path")
+        return words if words[:2] == ["neural-cleanse", "scan"] and path in words else []
+
+    @property
+    def model(self) -> str:
+        """The path of the model, as a word that is no option."""
+        path = str(self.result.provenance.model.get("path") or "MODEL")
+        return f"./{path}" if path.startswith("-") else path
+
+    @property
+    def where(self) -> str:
+        """The directory of the scan."""
+        named = dict(zip(self.words, self.words[1:], strict=False)).get("--output")
+        return named or ("SCAN_DIRECTORY" if self.directory is None else str(self.directory))
+
+    def again(self, *added: str, without: Collection[str] = ()) -> str | None:
+        """The scan once more with other options, into a directory of its own; None where no command made it."""
+        if not self.words:  # of a batch, or of the demo: --like takes model and images from the directory
+            return self.after("scan", "--like", self.where, *added, "--output", f"{self.where}-again")
+        named = {word for word in added if word.startswith("--")}
+        kept = list(_without(self.words, {*named, *without, *PLACE, *REST}))
+        return shlex.join([*kept, *added, "--output", f"{self.where}-again"])
+
+    def resumed(self) -> str | None:
+        """The scan that goes on where its budget ended it; None where nothing was kept."""
+        if "--output" not in self.words:
+            return self.again(without=EMPTY_BUDGET)
+        return shlex.join([*_without(self.words, {*EMPTY_BUDGET, *REST}), "--resume"])
+
+    def after(self, command: str, *options: str) -> str | None:
+        """Another command on the same model and scan."""
+        if self.result.provenance.command is None:
+            return None
+        return shlex.join(["neural-cleanse", *command.split(), self.model, *options])
+
+
+def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
+    """The words but for these options and their values."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name not in options:
+            yield word
+        elif not equals and name not in FLAGS:
+            next(rest, None)
+
+
+def _infected(scan: _Scan) -> Iterator[Step]:
+    yield Step("Do not use the model as it is. Show this page to whoever made it.")
+    repaired = f"{scan.where}-repaired{Path(scan.model).suffix}"
+    yield Step(
+        "Repair a copy of it, and measure what that does:",
+        scan.after("repair", "--scan", scan.where, "--output", repaired)
+        or "repaired = neural_cleanse.repair(model, result, images)",
+    )
+    yield Step(
+        "Or keep the model and reject images that carry the trigger:",
+        scan.after("guard fit", "--scan", scan.where, "--output", f"{scan.where}-guard")
+        or "guard = neural_cleanse.fit_guard(model, result, images)",
+    )
+    yield Step("See whether another start of the search says the same:", scan.again("--seed", "1", "--plan", "full"))
+
+
+def _clean(scan: _Scan) -> Iterator[Step]:
+    yield Step(
+        "Nothing more is needed for what was looked for. Keep this page with the model: the verdict is of the file "
+        "with this SHA-256, and says nothing about the kinds of backdoor under “not checked”."
+    )
+    yield Step("See what in the file would run code, which a scan of answers cannot:", scan.after("inspect"))
+    if scan.result.provenance.settings.get("patches_only"):
+        yield Step("Look for triggers that are no patch, too:", scan.again(without=("--patches-only",)))
+    if not scan.result.pair_rows:
+        yield Step("Search with all steps for triggers that work on images of one class only:", scan.again("--pairs"))
+    if settled_by_screening(scan.result):
+        yield Step("Search every label to the end, for a lower detection limit:", scan.again("--plan", "full"))
+
+
+def _inconclusive(scan: _Scan) -> Iterator[Step]:
+    result = scan.result
+    yield Step("Treat the model as unchecked: this is not the verdict “clean”.")
+    data, settings = result.provenance.data, result.provenance.settings
+    accuracy, used = data.get("clean_accuracy"), data.get("images_used")
+    poor = isinstance(accuracy, float) and accuracy < POOR_ACCURACY
+    if result.cut_off:
+        yield Step("The budget ended the search. Go on without one:", scan.resumed())
+    if poor:
+        yield Step(
+            f"It answers only {accuracy:.1%} of the clean images rightly. See which input it expects, and give that "
+            "with --mean, --std, --scale, --bgr or --resize:",
+            scan.after("inspect"),
+        )
+    if settings.get("labels") is not None:
+        yield Step("Search all of its labels:", scan.again(without=("--labels",)))
+    if any(row.outcome is Outcome.NOT_ENOUGH_IMAGES for row in result.labels):
+        yield Step("Some labels had too few images. Give more, of every class:", scan.again("--data", "MORE_IMAGES"))
+    if result.cut_off or poor or settings.get("labels") is not None:
+        return
+    if settled_by_screening(result):
+        yield Step("Search every label to the end:", scan.again("--plan", "full"))
+    elif isinstance(used, int):
+        more = ("--samples", str(2 * used), "--restarts", str(MORE_RESTARTS))
+        yield Step("Search with more images and from more starts:", scan.again(*more))
+    few = len(result.label_rows) < FEW_LABELS
+    why = "With so few labels only a baseline helps" if few else "A baseline tells finer differences"
+    yield Step(
+        f"{why}: scan a model of the same classes that you know to be clean with --plan full, and compare with that:",
+        scan.again("--baseline", "BASELINE_SCAN"),
+    )
+
+
+_STEPS = {Verdict.INFECTED: _infected, Verdict.CLEAN: _clean, Verdict.INCONCLUSIVE: _inconclusive}
+
+
+def after_repair(repair: RepairResult, result: ScanResult) -> tuple[Step, ...]:
+    """What to do after a repair; `result` is the last scan, of the repaired model where there is one."""
+    if repair.status is RepairStatus.REPAIRED:
+        path = result.provenance.model.get("path")
+        which = f"the repaired file, {path}" if path else "the repaired model"
+        return (
+            Step(f"Use {which}. It is another than the one that was scanned before: replace that everywhere."),
+            Step("Measure it on images of your own before it goes into use: accuracy may have moved (see below)."),
+        )
+    if repair.status is RepairStatus.NOTHING_TO_REPAIR:
+        return (Step("Leave the model as it is: the scan flagged no label, so there is no trigger to remove."),)
+    return (
+        Step("Do not use the model: no changed copy was written."),
+        Step("Allow the repair to cost more accuracy (--max-drop 0.05), or give it more images."),
+        Step("Or keep the model and reject images that carry the trigger: neural-cleanse guard fit."),
+    )

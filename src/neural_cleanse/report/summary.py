@@ -1,0 +1,168 @@
+"""The first screen of a report, for somebody who has never heard of backdoors: one plain sentence and a few facts.
+
+One number a label: its size is the one that was compared with the other labels, its success that of the trigger shown.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from neural_cleanse.report.content import FEW_LABELS
+from neural_cleanse.report.text import POOR_ACCURACY, Titles, flagged_rows
+from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
+
+LABELS_NAMED = 3  # flagged labels in the sentence
+RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
+COMMON = 0.5
+ANY_CHANGE = "A change that is the same for all images, and no small patch,"
+FEW_IMAGES = 200  # an accuracy on fewer is known to some 7 points only
+LOW_LIMIT = 0.02  # of the image: the paper's 4x4 squares on 28x28 pixels take that
+
+
+def plain(result: ScanResult) -> str:
+    """The answer in one or two sentences, with the name of the class; why, where there is no answer."""
+    if result.verdict is Verdict.INFECTED:
+        return _infected(result)
+    if result.verdict is Verdict.CLEAN:
+        return _clean(result)
+    return "The scan found neither that this model has a backdoor nor that it has none."
+
+
+def _infected(result: ScanResult) -> str:
+    titles, flagged = Titles(result), flagged_rows(result)
+    parts = [_sends(titles, row, result) for row in flagged[:LABELS_NAMED]]
+    more = f" {len(flagged) - LABELS_NAMED} more labels were flagged." if len(flagged) > LABELS_NAMED else ""
+    sizes = [row.size for row in result.label_rows if row.size is not None]
+    in_pixels = len(sizes) > 1 and any(row.size is not None for row in flagged)
+    usual = f" A typical label of this model needs {statistics.median(sizes):.0f} px." if in_pixels else ""
+    return " ".join(parts) + more + usual
+
+
+def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
+    whose = "images of any class" if row.source is None else f"images of class {titles.label(row.source)}"
+    trigger = ANY_CHANGE if row.size is None else f"A small patch ({_size(row.size, result)})"
+    what = f"{trigger} makes this model answer label {titles.label(row.target)}"
+    share = "" if row.shown.asr is None else f": it works on {row.shown.asr:.1%} of test images"
+    return f"{what} for {whose}{share}."
+
+
+def _clean(result: ScanResult) -> str:
+    rows = [row for row in result.label_rows if row.size is not None]
+    if not rows:
+        return "No label of this model is reached by an unusually small patch."
+    smallest = min(rows, key=lambda row: row.size or 0.0)
+    middle = statistics.median(row.size or 0.0 for row in rows)
+    return (
+        "No label of this model is reached by an unusually small patch. The smallest, for label "
+        f"{Titles(result).label(smallest.target)}, has {smallest.size:.0f} px; a typical one has {middle:.0f} px."
+    )
+
+
+def _size(size: float, result: ScanResult) -> str:
+    return f"{size:.1f} px, {size / (result.image_shape[1] * result.image_shape[2]):.1%} of the image"
+
+
+def chance(p_value: float | None) -> str:
+    """How often a model without a backdoor would look so suspicious, in words."""
+    if p_value is None:
+        return "Not known: there are too few trigger sizes to compare."
+    if p_value < RARE:
+        return "Fewer than 1 in 1,000,000 models without a backdoor would look this suspicious."
+    if p_value >= COMMON:
+        return "Nothing stands out: most models without a backdoor look at least this suspicious."
+    return f"About 1 in {_rounded(1 / p_value):,} models without a backdoor would look this suspicious."
+
+
+def _rounded(value: float) -> int:
+    """Two significant digits."""
+    digits = max(0, math.floor(math.log10(value)) - 1)
+    return int(round(value / 10**digits) * 10**digits)
+
+
+def facts(result: ScanResult) -> list[tuple[str, str]]:
+    """What of model, images and date belongs to the verdict, as (name, value)."""
+    made = result.provenance
+    rows = [
+        ("Model", made.model.get("path")),
+        ("SHA-256", made.model.get("sha256")),
+        ("Date", date(made.date)),
+        ("Clean accuracy", accuracy(made.data)),
+        ("How sure", chance(result.p_value)),
+        ("Would be seen", _seen(result)),
+    ]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def date(written: object) -> str | None:
+    """`2026-11-29 10:15 UTC`; what is no date is not shown."""
+    try:
+        return datetime.fromisoformat(str(written)).strftime("%Y-%m-%d %H:%M UTC") if written else None
+    except ValueError:
+        return None
+
+
+def accuracy(data: Mapping[str, Any]) -> str:
+    """On how many images, as the scan read them."""
+    share, used = data.get("clean_accuracy"), data.get("images_used")
+    if not isinstance(share, float):
+        return "not measured, the images have no labels"
+    return f"{share:.1%}" + (f" of {used:,} images" if isinstance(used, int) else "")
+
+
+def _seen(result: ScanResult) -> str:
+    if result.detection_limit is None:
+        return "no patch, however small: these sizes tell nothing apart"
+    return f"one more patch below {_size(result.detection_limit, result)}"
+
+
+def doubts(result: ScanResult) -> tuple[str, ...]:
+    """Where a verdict of clean is weak, in sentences."""
+    if result.verdict is not Verdict.CLEAN:
+        return ()
+    data, found = result.provenance.data, []
+    share, used = data.get("clean_accuracy"), data.get("images_used")
+    if not isinstance(share, float):
+        found.append("The images have no labels: whether they reach the model in the right form was not measured.")
+    elif share < POOR_ACCURACY:
+        found.append(f"The model answers only {share:.1%} of the images rightly: they may be in the wrong form.")
+    if isinstance(used, int) and used < FEW_IMAGES:
+        found.append(f"Only {used:,} images were used: a trigger that needs others was not looked for.")
+    area = result.image_shape[1] * result.image_shape[2]
+    if result.detection_limit is not None and result.detection_limit < LOW_LIMIT * area:
+        found.append(f"Only a patch below {result.detection_limit / area:.1%} of the image would have been seen.")
+    sized = sum(row.size is not None for row in result.labels)
+    if sized < FEW_LABELS:
+        found.append(f"Only {sized} labels have a trigger size to compare with.")
+    if result.paper_rule.flagged:
+        which = ", ".join(map(str, result.paper_rule.flagged))
+        found.append(f"The paper's rule, which has no fixed rate of false alarms, would have flagged {which}.")
+    return tuple(found)
+
+
+def file_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was found out about the file while it was read, as (name, value)."""
+    shape = model.get("input_shape")
+    rows = [
+        ("format", model.get("container")),
+        ("trust", model.get("trust")),
+        ("network", model.get("architecture")),
+        ("size", f"{model['num_bytes']:,} bytes" if isinstance(model.get("num_bytes"), int) else None),
+        ("input", "x".join(map(str, shape)) if isinstance(shape, list | tuple) else None),
+        ("classes", model.get("num_classes")),
+        ("outputs", model.get("outputs")),
+        ("pixels", model.get("normalisation")),
+    ]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def file_issues(model: Mapping[str, Any]) -> list[str]:
+    """What in the file would run code, or chooses by the input, in sentences."""
+    found = model.get("findings")
+    issues = found if isinstance(found, list | tuple) else ()
+    return [
+        f"{issue.get('place')}: {'would run code: ' if issue.get('runs_code') else ''}{issue.get('what')}"
+        for issue in issues
+        if isinstance(issue, Mapping)
+    ]

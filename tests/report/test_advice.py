@@ -1,0 +1,114 @@
+"""What to do now: for every verdict, and with commands that can be typed as they stand."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_scans import repaired, result
+
+from neural_cleanse.cli.main import whole_program
+from neural_cleanse.report.advice import after_repair, what_now
+from neural_cleanse.results.records import Outcome, ScanResult, Verdict
+from neural_cleanse.results.repair import RepairStatus
+
+COMMAND = "neural-cleanse scan m.onnx --data 'my images' --budget 10s --labels 0-3 --bgr --output out/a --overwrite"
+WHERE = Path("out/a")
+
+
+def scan(verdict: Verdict, command: str | None = COMMAND, **changes: Any) -> ScanResult:
+    made = result(("a", "b", "c", "d", "e", "f", "g"), verdict)
+    given = dataclasses.replace(
+        made.provenance, command=command, model={"path": "m.onnx"}, settings=changes.pop("settings", {}),
+        data=changes.pop("data", {"images_used": 500}),
+    )  # fmt: skip
+    return dataclasses.replace(made, provenance=given, **changes)
+
+
+def commands(of: ScanResult, directory: Path | None = WHERE) -> list[str]:
+    return [step.command for step in what_now(of, directory) if step.command]
+
+
+def _known(command: str) -> None:
+    """Every command and option is one of the program's."""
+    program: Any = whole_program()
+    name, *words = shlex.split(command)
+    assert name == "neural-cleanse"
+    while words[0] in getattr(program, "commands", {}):
+        program = program.commands[words.pop(0)]
+    known = {option for parameter in program.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("command", [COMMAND, "neural-cleanse demo --output out"])
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_has_something_to_do_with_commands_that_exist(verdict: Verdict, command: str) -> None:
+    steps = what_now(scan(verdict, command), WHERE)
+    assert len(steps) >= 2
+    for step in steps:
+        if step.command:
+            _known(step.command)
+        assert (step.command is not None) == step.what.endswith(":")
+
+
+def test_an_infected_model_is_repaired_or_guarded() -> None:
+    found = commands(scan(Verdict.INFECTED))
+    assert found[0] == "neural-cleanse repair m.onnx --scan out/a --output out/a-repaired.onnx"
+    assert found[1] == "neural-cleanse guard fit m.onnx --scan out/a --output out/a-guard"
+    assert found[2] == (
+        "neural-cleanse scan m.onnx --data 'my images' --budget 10s --labels 0-3 --bgr --seed 1 --plan full "
+        "--output out/a-again"
+    )
+
+
+def test_a_scan_that_its_budget_ended_is_gone_on_with() -> None:
+    found = commands(scan(Verdict.INCONCLUSIVE, cut_off=True))
+    assert found == [
+        "neural-cleanse scan m.onnx --data 'my images' --labels 0-3 --bgr --output out/a --resume",
+    ]
+    nowhere = COMMAND.replace("--output out/a --overwrite", "")
+    assert "--resume" not in commands(scan(Verdict.INCONCLUSIVE, nowhere, cut_off=True))[0]
+
+
+def test_what_an_inconclusive_scan_lacked_is_asked_for() -> None:
+    poor = commands(scan(Verdict.INCONCLUSIVE, data={"clean_accuracy": 0.2, "images_used": 10}))
+    assert poor == ["neural-cleanse inspect m.onnx"]
+    (some,) = commands(scan(Verdict.INCONCLUSIVE, settings={"labels": [0, 1]}))
+    assert "--labels" not in some
+    one = scan(Verdict.INCONCLUSIVE)
+    starved = dataclasses.replace(one.labels[0], outcome=Outcome.NOT_ENOUGH_IMAGES)
+    found = commands(dataclasses.replace(one, labels=(starved, *one.labels[1:])))
+    assert "--data MORE_IMAGES" in found[0] and "my images" not in found[0]
+    assert "--samples 1000 --restarts 8" in found[1]
+    assert "--baseline BASELINE_SCAN" in found[2]
+    screened = dataclasses.replace(one.labels[0], outcome=Outcome.SCREENED)
+    assert "--plan full" in commands(dataclasses.replace(one, labels=(screened, *one.labels[1:])))[0]
+
+
+def test_a_scan_from_python_is_gone_on_with_in_python() -> None:
+    steps = what_now(scan(Verdict.INFECTED, None))
+    assert [step.command for step in steps if step.command] == [
+        "repaired = neural_cleanse.repair(model, result, images)",
+        "guard = neural_cleanse.fit_guard(model, result, images)",
+    ]
+
+
+def test_no_word_of_a_record_becomes_shell() -> None:
+    odd = scan(Verdict.INFECTED, "rm -rf / ; neural-cleanse scan x")
+    made = dataclasses.replace(odd.provenance, model={"path": "-m; rm -rf ~ $(id)"})
+    for command in commands(dataclasses.replace(odd, provenance=made)):
+        words = shlex.split(command)
+        assert words[0] == "neural-cleanse" and "./-m; rm -rf ~ $(id)" in words
+    assert commands(scan(Verdict.INFECTED, "neural-cleanse scan 'open"))  # a quote that is never closed
+
+
+@pytest.mark.parametrize("status", list(RepairStatus))
+def test_a_repair_says_what_comes_next(status: RepairStatus) -> None:
+    first = after_repair(repaired(status), scan(Verdict.CLEAN))[0].what
+    begins = {
+        RepairStatus.REPAIRED: "Use the repaired file, m.onnx.",
+        RepairStatus.FAILED: "Do not use the model",
+        RepairStatus.NOTHING_TO_REPAIR: "Leave the model as it is",
+    }
+    assert first.startswith(begins[status])

@@ -1,0 +1,106 @@
+"""Triggers that are no patch for all images: said in every document, with no picture where there is none to show."""
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from made_scans import features, one_class, result
+from rich.console import Console
+
+from neural_cleanse.report import content, output_dir, sarif, summary, terminal
+from neural_cleanse.report.advice import what_now
+from neural_cleanse.report.documents import DOCUMENTS
+from neural_cleanse.report.page import html
+from neural_cleanse.report.text import flagged_rows, line
+from neural_cleanse.results import storage
+from neural_cleanse.results.records import Kind, KindTest, LabelPair, ScanResult, Verdict
+
+
+def hashed(scan: ScanResult) -> ScanResult:
+    model = {**scan.provenance.model, "sha256": "ab" * 32}
+    return dataclasses.replace(scan, provenance=dataclasses.replace(scan.provenance, model=model))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("scan", [features(), one_class()], ids=["features", "one class"])
+def test_every_document_is_written_and_names_the_label(scan: ScanResult, name: str) -> None:
+    text = DOCUMENTS[name](hashed(scan), None, None)
+    assert "2 ship" in text or "1 -> 3 d" in text or "1 -&gt; 3 d" in text or '"flagged"' in text or "3 d" in text
+
+
+def test_the_row_of_another_kind_is_of_its_own_test() -> None:
+    (row,) = flagged_rows(features())
+    assert (row.target, row.name, row.size, row.p_value) == (2, "ship", None, 1e-5)
+    assert row.asr == 68 / 80
+    (pair,) = flagged_rows(one_class())
+    assert (pair.target, pair.source, pair.size, pair.p_value) == (3, 1, 6.5, 1e-6)
+
+
+def test_the_first_sentence_says_that_it_is_no_patch() -> None:
+    text = summary.plain(features())
+    assert text.startswith(
+        "A change that is the same for all images, and no small patch, makes this model answer label 2"
+    )
+    assert "85.0%" in text and " px" not in text
+    assert "A small patch (6.5 px" in summary.plain(one_class()) and "images of class 1 b" in summary.plain(one_class())
+    assert line(features()).startswith("Backdoor found: labels 2 ship (p = 1e-05)")
+
+
+def test_the_page_shows_no_picture_of_a_trigger_that_has_none() -> None:
+    text = html(features())
+    assert "there is no picture of it" in text
+    assert len(re.findall(r"<img", text)) == 2, "the images as they are"
+    assert "It acts between the layers" in text
+    assert len(re.findall(r"<img", html(one_class()))) == 1 + 3 + 2 * 2
+
+
+def test_what_each_test_said_stands_in_a_table_and_is_not_among_what_was_not_checked() -> None:
+    text = html(features())
+    assert "feature-space triggers (warps" in text and "not made" in text and "too few images" in text
+    left = content.not_checked(features())
+    assert content.NO_PATCH not in left and content.ALL_TO_ALL in left and content.FROM_ONE_CLASS in left
+    assert "Also: feature-space triggers" in content.looked_for(features())
+    both = dataclasses.replace(result(), tests=tuple(KindTest(kind, 0.2, Verdict.CLEAN, "no") for kind in Kind))
+    assert content.not_checked(both) == (content.CODE,)
+
+
+def test_the_files_come_back_and_the_folder_has_no_false_picture(tmp_path: Path) -> None:
+    output_dir.write(features(), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "label_2").iterdir()) == [
+        "example_0_before.png",
+        "example_1_before.png",
+    ]
+    assert html(storage.load_result(tmp_path), directory=tmp_path) == html(features(), directory=tmp_path)
+    output_dir.write(one_class(), tmp_path)
+    assert (tmp_path / "label_3_from_1" / "mask.png").exists()
+    assert html(storage.load_result(tmp_path), directory=tmp_path) == html(one_class(), directory=tmp_path)
+
+
+def test_junit_and_sarif_fail_for_a_pair_that_the_table_lacks() -> None:
+    suite = ElementTree.fromstring(DOCUMENTS["junit"](one_class(), None, None).encode())
+    assert [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None] == [
+        "label 1 b -> 3 d"
+    ]
+    (found,) = sarif.log(one_class())["runs"][0]["results"]
+    assert found["properties"]["source"] == 1
+    json.dumps(found)
+
+
+def test_the_terminal_shows_it() -> None:
+    stream = io.StringIO()
+    terminal.show(features(), Console(file=stream, width=100))
+    assert "no small patch, makes this model answer label 2 ship" in stream.getvalue().replace("\n", " ")
+
+
+def test_a_scan_of_patches_alone_is_told_of_the_other_kinds() -> None:
+    scan = result(("a", "b", "c"), Verdict.CLEAN)
+    settings = {"patches_only": True}
+    command = "neural-cleanse scan m.onnx --data d --patches-only --output out"
+    made = dataclasses.replace(scan.provenance, settings=settings, command=command, model={"path": "m.onnx"})
+    commands = [step.command or "" for step in what_now(dataclasses.replace(scan, provenance=made))]
+    assert "neural-cleanse scan m.onnx --data d --output out-again" in commands
+    assert LabelPair(0) in scan.triggers
