@@ -184,7 +184,7 @@ class KindTests:
         alone: bool = False,
         space: FeatureSpace | None = None,
     ) -> KindFound:
-        """The test's record, once what it flagged has been held against a student; `alone` needs none."""
+        """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
         share, sizes = SHARES[kind], dict(searched.sized)
         rows = tuple(
             KindRow(one.pair.target, one.pair.source, one.size, _shared(p_values.get(one.pair), share))
@@ -200,7 +200,7 @@ class KindTests:
         which = _named(small, sizes, kind)
         test = replace(test, image_passes=test.image_passes + passes)
         if ratios is None and not alone:
-            why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to hold it against"
+            why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         planted = _planted(small, ratios, mapped=mapped)
         if not planted and kind is Kind.FEATURE:  # classes by themselves have none so small

@@ -165,7 +165,7 @@ def _clear(
 ) -> tuple[Verdict, str]:
     """Nothing was flagged: clean by `reason`, unless screening or unsettled triggers forbid it.
 
-    `clear_p` is the p-value from which screening acquits, None where there was none.
+    `clear_p` is the p-value from which screening clears, None where there was none.
     """
     if clear_p is not None:
         open_still = None if compared else screening_undecided(found, area)
