@@ -7,7 +7,6 @@ fills the marked places of README.md, docs/deciding.md, docs/evaluation.md and d
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +87,7 @@ def evaluation() -> dict[str, str]:
     """The marked places of docs/evaluation.md; those of simulated false alarms and of pairs have their own scripts."""
     scanned = {name: _scanned(found, brief=name in BRIEF) for name, found in suites().items()}
     zoos = {f"zoo {name}": _zoo(name) for name in ZOOS}
+    scanned = {name: made for name, made in scanned.items() if not name.startswith("triggers")}
     return (
         scanned
         | zoos
@@ -114,9 +114,9 @@ def _zoo(name: str) -> str:
 
 def suites() -> dict[str, list[dict[str, Any]]]:
     """The recorded rows of every suite, by the name of its marked place."""
-    small, sequential, standard, published, strangers, reference = (
+    small, sequential, standard, published, strangers, reference, triggers = (
         list(read_rows(RESULTS / f"scans_{name}.jsonl"))
-        for name in ("small", "sequential", "standard", "published", "strangers", "reference")
+        for name in ("small", "sequential", "standard", "published", "strangers", "reference", "triggers")
     )
     faces = [row for row in sequential if row["truth"]["dataset"] == "lfw"]
     signs = [row for row in standard if row["model"] not in {face["model"] for face in faces}]  # by --plan full
@@ -127,6 +127,8 @@ def suites() -> dict[str, list[dict[str, Any]]]:
         "published": published,
         "strangers": strangers,
         "reference": reference,
+        "triggers, development": [row for row in triggers if row["part"] != "final"],
+        "triggers, test": [row for row in triggers if row["part"] == "final"],
     }
 
 
@@ -141,10 +143,17 @@ def readme() -> dict[str, str]:
         "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),
-        "by rule": replace(by_rule(final), heading="").markdown(),
-        "by attack": replace(by_attack(final), heading="").markdown(),
         "passes ratio": f"{ratios[0]:g} to {ratios[-1]:g}",
         "size ratio": f"{larger[0]:.2f} to {larger[-1]:.2f}",
+    }
+
+
+def triggers() -> dict[str, str]:
+    """The marked places of docs/triggers.md."""
+    return {
+        name: "\n".join(table.markdown() for table in (by_attack(found), wrong(found)) if table.rows)
+        for name, found in suites().items()
+        if name.startswith("triggers")
     }
 
 
@@ -158,6 +167,7 @@ PAGES = {
     ROOT / "docs" / "deciding.md": deciding,
     ROOT / "docs" / "evaluation.md": evaluation,
     ROOT / "docs" / "scale.md": scale,
+    ROOT / "docs" / "triggers.md": triggers,
 }
 
 

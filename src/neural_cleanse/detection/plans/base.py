@@ -80,7 +80,7 @@ class Search(ABC):
 def _why_screened(found: Sequence[Recovered], cut_off: bool) -> str:
     if any(one.outcome is Outcome.REFINED for one in found):
         return (
-            "what was flagged stands out clearly (p of at most a tenth of alpha), and its trigger alone was then "
+            "what was flagged stands out clearly, and its trigger alone was then "
             "searched with all steps; --plan full gives them to all labels"
         )
     if cut_off:
