@@ -21,7 +21,7 @@ from neural_cleanse.loading.architectures import mnist_cnn
 
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "level", "detection_limit", "image_passes",
-    "forward_passes", "cut_off", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance",
+    "forward_passes", "cut_off", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance", "tests",
 }  # fmt: skip
 LABEL_KEYS = {
     "target", "source", "name", "size", "log_size_sd", "anomaly_index", "p_value", "asr", "asr_interval", "outcome",
@@ -439,7 +439,6 @@ DAMAGE: dict[str, Callable[[Any], Any]] = {
     "empty reason": lambda raw: raw | {"reason": ""},
     "no labels": without("labels"),
     "labels of the wrong kind": lambda raw: raw | {"labels": "abc"},
-    "unknown key": with_label(extra=1),
     "text for a size": with_label(size="large"),
     "half an interval": with_label(asr_interval=[0.5]),
     "unknown outcome": with_label(outcome="great"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection import student_test
+from neural_cleanse.detection import student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
@@ -113,7 +113,7 @@ def test_the_student_never_sees_the_images_that_judge(
     def spy(suspect: Classifier, images: torch.Tensor, unseen: torch.Tensor, *_: object) -> None:
         seen.update(images=images, unseen=unseen)
 
-    monkeypatch.setattr(student_test, "make_student", spy)
+    monkeypatch.setattr(teaching, "make_student", spy)
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     result = scan(infected, digits, ScanSettings(patches_only=True, samples=300))
     learnt = {bytes(image.numpy().tobytes()) for image in seen["images"]}
@@ -132,7 +132,7 @@ def test_a_poor_student_decides_nothing(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "StudentPlan", lambda: StudentPlan(steps=2))
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
     result = scan(infected, digits, ScanSettings(patches_only=True))
     assert result.flagged == (3,)
     assert result.provenance.settings["student_test"]["decides"] is False
@@ -143,7 +143,7 @@ def test_a_good_student_confirms_a_planted_label(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "StudentPlan", lambda: SHORT)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
     result = scan(infected, digits, ScanSettings(patches_only=True, samples=400, plan="full"))
     record = result.provenance.settings["student_test"]
     assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}

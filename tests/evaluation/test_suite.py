@@ -58,15 +58,13 @@ def test_a_row_holds_truth_answer_cost_and_surroundings(rows: Path) -> None:
 
 def test_rows_from_before_a_setting_are_those_of_its_default(rows: Path, tmp_path: Path) -> None:
     known = [json.loads(line) for line in rows.read_text().splitlines()]
-    settings = ScanSettings(
-        patches_only=True, **{name: value for name, value in known[0]["settings"].items() if name != "labels"}
-    )
+    settings = ScanSettings(**{name: value for name, value in known[0]["settings"].items() if name != "labels"})
     for row in known:
         del row["settings"]["plan"]
     older = tmp_path / "older.jsonl"
     older.write_text("".join(json.dumps(row) + "\n" for row in known))
     assert len(rows_of(older, settings)) == len(rows_of(rows, settings)) > 0
-    assert rows_of(older, ScanSettings(patches_only=True, **{**vars(settings), "plan": "full"})) == ()
+    assert rows_of(older, ScanSettings(**{**vars(settings), "plan": "full"})) == ()
 
 
 def test_what_is_there_is_not_scanned_again(suite: tuple[Path, Path], rows: Path) -> None:

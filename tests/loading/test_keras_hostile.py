@@ -122,7 +122,9 @@ def test_a_lambda_layer_is_named_and_never_run(tmp_path: Path) -> None:
 
 
 def test_a_layer_of_keras_that_is_not_read_says_what_is() -> None:
-    with pytest.raises(ModelError, match=r"'x' of the kind LSTM.*BatchNormalization, Concatenate, Conv2D") as error:
+    with pytest.raises(
+        ModelError, match=r"'x' of the kind LSTM.*BatchNormalization, CenterCrop, Concatenate, Conv2D"
+    ) as error:
         read(file(described("LSTM", "x")), "m")
     assert not isinstance(error.value, CodeExecutionRefused)
 

@@ -1,7 +1,7 @@
 """The parts of a scan: each is reported, pays from one budget, and keeps its records apart from those of the others."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.progress import BudgetTracker, Progress, Reporter
@@ -35,10 +35,22 @@ class Stages:
     progress: Callable[[Progress], None]
     checkpoint: Checkpoint | None = None
     warnings: tuple[str, ...] = ()
+    _reports: list[Reporter] = field(default_factory=list)
 
     def report(self, planned: int, count: int) -> Reporter:
-        """Of a part that takes `planned` image passes for `count` labels or pairs."""
-        return Reporter(self.progress, planned, count, self.tracker, self.warnings)
+        """Of a part that takes `planned` image passes for `count` labels or pairs; it goes on from the part before."""
+        report = Reporter(self.progress, planned, count, self.tracker, self.warnings)
+        if self._reports:
+            last = self._reports[-1]
+            report = replace(
+                report,
+                planned=last.done + planned,
+                num_labels=len(last.finished) + count,
+                finished=dict(last.finished),
+                done=last.done,
+            )
+        self._reports.append(report)
+        return report
 
     def invert(self, subject: Subject, tick: Tick) -> Invert:
         """What searches the labels of `subject`; `tick` is told of its image passes, weighted."""

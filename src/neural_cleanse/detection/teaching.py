@@ -17,7 +17,7 @@ class Teaching:
     """Makes the student of a scan, once. `image_passes` and `forward_passes` are what that took."""
 
     prepared: PreparedScan
-    plan: StudentPlan = field(default_factory=StudentPlan)
+    plan: StudentPlan = field(default_factory=lambda: StudentPlan())
     image_passes: int = 0
     forward_passes: int = 0
     _made: list[Student | None] = field(default_factory=list)

@@ -141,7 +141,7 @@ def test_a_model_that_fails_is_a_row_and_stops_no_other(copies: tuple[ModelEntry
         "c": "infected",
         "odd": "error",
     }
-    assert rows["b"].error == "broken\x1b[2J Mend it."
+    assert rows["b"].error == "broken\x1b[2J. Mend it."
     assert rows["odd"].error == "ZeroDivisionError: by zero (a fault of neural-cleanse, please report it)"
     assert [label.target for label in rows["a"].flagged] == [3]
 
