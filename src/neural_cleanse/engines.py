@@ -87,6 +87,9 @@ def _results(pool: ProcessPoolExecutor, jobs: Iterable[Any]) -> Iterator[Any]:
     except BaseException:  # Ctrl-C, say: jobs that a worker was already handed would run to their end
         for process in list(pool._processes.values()):
             process.terminate()
+        # One that ends amid a result leaves half of it in the pipe. Its reader, which the pool waits for, comes to an
+        # end of the pipe only once this process holds no other end of it.
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 QUICK = ScanSettings(patches_only=True, restarts=1, samples=300)
 KEYS = {
     "model", "part", "settings", "truth", "verdict", "flagged", "p_value", "alpha", "detection_limit", "paper_index",
-    "paper_flagged", "labels", "sizes", "log_size_sd", "asr", "image_passes", "wall_s", "reason", "model_sha256",
+    "paper_flagged", "labels", "sizes", "log_size_sd", "asr", "image_passes", "wall_s", "reason", "tests",
+    "model_sha256",
     "hardware", "device", "threads", "torch", "commit",
 }  # fmt: skip
 
