@@ -16,15 +16,32 @@ from pages import filled
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
+NO_PATCH = ROOT / "benchmarks" / "results" / "repairs_triggers.jsonl"
 PAGE = ROOT / "docs" / "repair.md"
 ARMS = ("repair", "one epoch", "original trigger", "clean images", "pruning, convolution", "pruning, features")
 
 Row = dict[str, Any]
 
 
-def rows() -> list[Row]:
-    """All rows."""
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+def rows(path: Path = ROWS) -> list[Row]:
+    """All rows of that file, none where it was not made."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def no_patch() -> str:
+    """One line a model whose trigger is no patch."""
+    columns = ("attack", "success before, %", "after, %", "accuracy lost, points")
+    lines = [
+        [
+            row["attack"],
+            f"{100 * max(row['before']['asr']):.1f}",
+            f"{100 * (asr_after(row, 'repair') or 0.0):.1f}",
+            f"{100 * (drop(row, 'repair') or 0.0):.2f}",
+        ]
+        for row in rows(NO_PATCH)
+        if "repair" in row["arms"]
+    ]
+    return Table("", columns, lines).markdown()
 
 
 def kind(row: Row) -> tuple[str, str, str]:
@@ -125,7 +142,8 @@ def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
     found = rows()
     tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table}
-    return filled(PAGE.read_text(encoding="utf-8"), {name: table(found) for name, table in tables.items()})
+    places = {name: table(found) for name, table in tables.items()} | {"triggers": no_patch()}
+    return filled(PAGE.read_text(encoding="utf-8"), places)
 
 
 if __name__ == "__main__":

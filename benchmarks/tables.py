@@ -14,7 +14,7 @@ from neural_cleanse.evaluation import base_rates
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
-from neural_cleanse.evaluation.tables import by_attack, by_rule, finished, summary, tables, wrong, zoo_table
+from neural_cleanse.evaluation.tables import by_attack, by_cluster, by_rule, finished, summary, tables, wrong, zoo_table
 from pages import filled
 from search_table import searched
 
@@ -151,7 +151,11 @@ def readme() -> dict[str, str]:
 def triggers() -> dict[str, str]:
     """The marked places of docs/triggers.md."""
     return {
-        name: "\n".join(table.markdown() for table in (by_attack(found), wrong(found)) if table.rows)
+        name: "\n".join(
+            table.markdown().replace("### ", "#### ")
+            for table in (by_rule(found), by_attack(found), by_cluster(found), wrong(found))
+            if table.rows
+        )
         for name, found in suites().items()
         if name.startswith("triggers")
     }
