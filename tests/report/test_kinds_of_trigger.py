@@ -47,7 +47,7 @@ def test_the_first_sentence_says_that_it_is_no_patch() -> None:
     )
     assert "85.0%" in text and " px" not in text
     assert "A small patch (6.5 px" in summary.plain(one_class()) and "images of class 1 b" in summary.plain(one_class())
-    assert line(features()).startswith("Backdoor found: labels 2 ship (p = 1e-05)")
+    assert line(features()).startswith("Backdoor found: label 2 ship (feature-space trigger, p = 1e-05)")
 
 
 def test_the_page_shows_no_picture_of_a_trigger_that_has_none() -> None:

@@ -209,8 +209,9 @@ def _answer(result: ScanResult) -> str:
         smallest = f"smallest trigger {min(sizes):.0f} px, " if sizes else ""
         return f"{headline}: {len(result.label_rows):,} labels, {smallest}{median}, {p_is(result.p_value)}"
     flagged = [(titles.of(row), row) for row in flagged_rows(result)]
-    if len(flagged) == 1 and flagged[0][1].size is not None:
+    if len(flagged) == 1:
         title, row = flagged[0]
-        return f"{headline}: label {title} ({number(row.size, 0)} px, {median}, {p_is(row.p_value)})"
+        found = "feature-space trigger" if row.size is None else f"{number(row.size, 0)} px, {median}"
+        return f"{headline}: label {title} ({found}, {p_is(row.p_value)})"
     each = "; ".join(f"{title} ({found_at(row)})" for title, row in flagged)
     return f"{headline}: labels {each}; {median}"
