@@ -1,15 +1,20 @@
 """Triggers that are no patch for all images are found by default, named, and evidenced; a clean model is clean."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from planted_networks import SOURCE, TARGET, PairBackdoor, ShiftBackdoor
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection import feature_space as spaces
+from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import Kind, LabelPair, ScanResult, Verdict
@@ -62,3 +67,26 @@ def test_patches_alone_have_all_of_alpha(clean: Classifier, digits: ImageSet) ->
 def test_a_spent_budget_says_what_was_not_looked_for(clean: Classifier, digits: ImageSet) -> None:
     result = scan(clean, digits, ScanSettings(max_passes=14_000))
     assert result.tests[1].verdict is None and "not for: feature-space triggers" in result.reason
+
+
+def test_a_network_without_a_cut_and_activations_that_do_not_fit_say_so(
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 28, 28), 10)
+    assert feature_space(flat, ScanImages.of(flat, digits, 0)) == "the network cannot be cut behind its first layers"
+    monkeypatch.setattr(spaces, "MOST_BYTES", 2**20)
+    assert feature_space(clean, ScanImages.of(clean, digits, 0)) == "the activations of 500 images take over 1 MiB"
+
+
+def test_the_tail_answers_as_the_network_in_units_of_the_spread(clean: Classifier, digits: ImageSet) -> None:
+    images = ScanImages.of(clean, digits, 0)
+    space = feature_space(clean, images)
+    assert isinstance(space, FeatureSpace) and 0 < space.share <= 1
+    assert float(space.images.images.std()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(space.classifier(space.images.images[:50]).argmax(1), images.answers[:50])
+
+
+def test_images_that_the_model_cannot_read_are_not_searched_further(clean: Classifier, digits: ImageSet) -> None:
+    wrong = replace(digits, labels=(digits.labels + 1) % 10) if digits.labels is not None else digits
+    result = scan(clean, wrong, ScanSettings(force=True, max_passes=2000))
+    assert result.verdict is Verdict.INCONCLUSIVE and [test.kind for test in result.tests] == [Kind.PATCH]

@@ -17,6 +17,7 @@ from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.triggers.feature import FeatureTrigger
 
 MOST_BYTES = 2**29  # that the activations may take
+FLOAT = 4  # bytes
 WORK_IMAGES = 8  # on which the share of the tail's work is counted
 STEPS, PAIR_STEPS = 250, 100
 PAIR_BATCH = 3
@@ -46,13 +47,15 @@ class FeatureSpace:
     share: float
 
 
-def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | None:
-    """The space behind the first cut. None where there is no cut, or the activations take too much memory."""
+def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
+    """The space behind the first cut, or why there is none: no cut, or activations that take too much memory."""
     two = _normalised(classifier, images.images[:2])
     found = find_cut(classifier.module, two) if len(two) == 2 else None
-    if found is None or found[0].numel * len(images.images) * 4 > MOST_BYTES:
-        return None
+    if found is None:
+        return "the network cannot be cut behind its first layers"
     cut, whole = found
+    if cut.numel * len(images.images) * FLOAT > MOST_BYTES:
+        return f"the activations of {len(images.images):,} images take over {MOST_BYTES >> 20} MiB"
     parts = [
         features_at(classifier.module, cut, _normalised(classifier, part))
         for part in images.images.split(FORWARD_BATCH)

@@ -86,20 +86,19 @@ class KindTests:
 
     def run(self) -> tuple[KindFound, ...]:
         """All of them; one that cannot be made says why."""
-        if not self.prepared.settings.beyond_patches:
+        if not self.prepared.settings.beyond_patches or self.prepared.doubt is not None:
             return ()
-        space = None
+        space: FeatureSpace | str = f"over {MOST_LABELS} labels"
         if self.prepared.num_labels <= MOST_LABELS:
             space = feature_space(self.prepared.classifier, self.prepared.images)
         pairs = () if self.prepared.settings.pairs else (self.patch_pairs(),)  # else searched with all steps
         return self.features(space), *pairs, self.feature_pairs(space)
 
-    def features(self, space: FeatureSpace | None) -> KindFound:
+    def features(self, space: FeatureSpace | str) -> KindFound:
         """One shift of activations for images of every class."""
         kind = Kind.FEATURE
-        refused = self._refused(space)
-        if refused or space is None:
-            return _not_made(kind, refused or "")
+        if isinstance(space, str):
+            return _not_made(kind, space)
         subject = Subject(space.classifier, space.images, kind.value, space.share)
         searched = self._search(feature_inversion(self.prepared.inversion, space), self.prepared.pairs, subject)
         if isinstance(searched, str):
@@ -125,12 +124,11 @@ class KindTests:
         )
         return self._pairs(Kind.PAIRS, inversion, subject, None)
 
-    def feature_pairs(self, space: FeatureSpace | None) -> KindFound:
+    def feature_pairs(self, space: FeatureSpace | str) -> KindFound:
         """A map of shifts of activations."""
         kind = Kind.FEATURE_PAIRS
-        refused = self._refused(space)
-        if refused or space is None:
-            return _not_made(kind, refused or "")
+        if isinstance(space, str):
+            return _not_made(kind, space)
         inversion = replace(feature_inversion(self.prepared.inversion, space, pairs=True), choose_asr=0.9)
         return self._pairs(kind, inversion, Subject(space.classifier, space.images, kind.value, space.share), space)
 
@@ -230,7 +228,7 @@ class KindTests:
         subject = Subject(student.classifier, images, f"student-{kind.value}")
         if kind in (Kind.FEATURE, Kind.FEATURE_PAIRS):
             space = feature_space(student.classifier, images)
-            if space is None:
+            if isinstance(space, str):
                 return None, 0
             subject = Subject(space.classifier, space.images, f"student-{kind.value}", space.share)
         theirs = self._search(searched.inversion, small, subject, report.tick)
@@ -252,12 +250,6 @@ class KindTests:
         if len(found) < len(pairs) or any(one.outcome is Outcome.NOT_SEARCHED for one in found.values()):
             return "the budget was spent"
         return Searched(tuple(found[pair] for pair in sorted(found)), subject, inversion)
-
-    def _refused(self, space: FeatureSpace | None) -> str:
-        """Why there is no search in feature space, or nothing."""
-        if self.prepared.num_labels > MOST_LABELS:
-            return f"over {MOST_LABELS} labels"
-        return "" if space is not None else "the network cannot be cut behind its first layers"
 
 
 def _not_made(kind: Kind, why: str, searched: Searched | None = None) -> KindFound:
