@@ -23,7 +23,12 @@ ALPHA = 0.01  # the default, at which all rows were decided
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
-BRIEF = ("small, full", "reference", "strangers")  # suites of which a page shows the rules and the errors alone
+BRIEF = (
+    "small, full",
+    "reference",
+    "strangers",
+    "strangers, every kind",
+)  # suites of which a page shows the rules and the errors alone
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -125,7 +130,8 @@ def suites() -> dict[str, list[dict[str, Any]]]:
         "small, full": [row for row in small if row["part"] == "final"],
         "standard": faces + signs,
         "published": published,
-        "strangers": strangers,
+        "strangers": [row for row in strangers if row["settings"]["patches_only"]],
+        "strangers, every kind": [row for row in strangers if not row["settings"]["patches_only"]],
         "reference": reference,
         "triggers, development": [row for row in triggers if row["part"] != "final"],
         "triggers, test": [row for row in triggers if row["part"] == "final"],
