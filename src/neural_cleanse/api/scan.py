@@ -37,7 +37,7 @@ def scan(
     progress: Report | bool | None = None,
     **form: Unpack[FormKeywords],
 ) -> ScanResult:
-    """Look for a patch-like backdoor in a model with clean images; labels are optional.
+    """Look for backdoors in a model with clean images; labels are optional.
 
     `model` is a torch.nn.Module (left as it is), ART's PyTorchClassifier, foolbox's PyTorchModel, what nc.load returns,
     or the path of a model file. `data` is a DataLoader, a Dataset (also Hugging Face's), (images, labels) as tensors or
@@ -46,6 +46,9 @@ def scan(
     Own parts: `trigger` is a kind of trigger, `inversion` a whole search for one label, `plan` which labels get how
     many steps (nc.plans), `engine` where labels are searched, `baseline` the scan of a known-clean model of the same
     classes. `progress` True writes a line to stderr; a function is called with every Progress.
+
+    Patches, feature-space, one-class and all-to-all triggers are looked for. `trigger`, `inversion`, `settings.labels`,
+    the reference preset and `settings.patches_only` leave out the last three.
 
     Further keywords say the form of the input: mean, std, scale, bgr, transform, resize, device, label_names,
     ignore_labels, features_layer; for paths also architecture, allow_code, skip_unreadable.

@@ -62,7 +62,7 @@ def scan(
     student: Annotated[bool, typer.Option(help="Where the sizes leave doubt, compare them with those of a student network trained on the model's answers.", rich_help_panel=options.SEARCH)] = True,
     plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.auto,
     patches_only: Annotated[bool, typer.Option("--patches-only", help="Look for patches only, not for feature-space, one-class or all-to-all triggers: a third of the work.", rich_help_panel=options.SEARCH)] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Search pairs of labels with all steps, where the default takes a few: smaller one-class triggers; 7 to 10 times the cost.", rich_help_panel=options.SEARCH)] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Search pairs of labels with all steps, where the default takes a few: smaller one-class triggers, about twice the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
     baseline: Annotated[Path | None, typer.Option(help="Scan of a known-clean model with --plan full (its --output), to compare trigger sizes with.", rich_help_panel=options.SEARCH)] = None,
     force: Annotated[bool, typer.Option("--force", help="Scan although the model cannot classify the images (the verdict is then inconclusive) or another form of input fits better.", rich_help_panel=options.SEARCH)] = False,

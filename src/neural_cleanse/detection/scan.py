@@ -38,7 +38,7 @@ def scan(
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ScanResult:
-    """Look for a patch-like backdoor in `classifier` with clean images; labels are optional.
+    """Look for backdoors in `classifier` with clean images; labels are optional.
 
     `baseline` is the scan of a known-clean model with the same classes: trigger sizes are then compared label by label
     with that model, which removes what belongs to the classes and not to the model. `search` is the plan (None: the one

@@ -18,7 +18,7 @@ class ScanSettings:
     is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
     With `student`, sizes that leave doubt are compared with those of a student network (student.py).
     `pairs` searches triggers that work from one class alone with all steps, once the labels themselves have been
-    searched; with `patches_only` no other kind of trigger than patches is looked for (kinds.py).
+    searched; with `patches_only`, `labels` or the reference preset only patches are looked for (kinds.py).
     """
 
     labels: tuple[int, ...] | None = None

@@ -253,10 +253,16 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     of_them = "label of the model was" if missing == 1 else "labels of the model were"
     lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
     made = {test.kind for test in result.tests if test.verdict is not None}
-    lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made else []
+    lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made and not _all_steps_for_pairs(result) else []
     lines += [] if Kind.FEATURE in made else [NO_PATCH]
     lines += [] if Kind.PAIRS in made else [ALL_TO_ALL]
     return (*lines, CODE)
+
+
+def _all_steps_for_pairs(result: ScanResult) -> bool:
+    """Whether pairs were searched by `--pairs`, which is no test of its own in the table."""
+    searched = any(row.outcome is not Outcome.NOT_SEARCHED for row in result.pair_rows)
+    return searched and bool(result.provenance.settings.get("pairs"))
 
 
 def repeat(result: ScanResult) -> list[tuple[str, str]]:
