@@ -16,19 +16,24 @@ def patch_test(decision: Decision, share: float, image_passes: int, forward_pass
     )  # fmt: skip
 
 
-def combine_kinds(decision: Decision, found: Sequence[KindFound], doubt: str | None) -> Decision:
-    """The decision on patches with the other tests' findings; a `doubt` about the input forbids any."""
+def combine_kinds(
+    decision: Decision, found: Sequence[KindFound], doubt: str | None, *, pairs: bool = False
+) -> Decision:
+    """The decision on patches with the other tests' findings; a `doubt` about the input forbids any.
+
+    `pairs` says that pairs were searched with all steps, which the decision holds already.
+    """
     tests = [one.test for one in found]
     if not tests:
         return decision
     p_values = [p for p in (decision.p_value, *(test.p_value for test in tests)) if p is not None]
     decision = replace(decision, p_value=min(p_values, default=None))
-    said = looked_for(tests)
+    said = looked_for(tests, pairs=pairs)
     if doubt is not None:
         return replace(decision, reason=f"{decision.reason}. {said}")
     hits = [test for test in tests if test.verdict is Verdict.INFECTED]
     unclear = [test.reason for test in tests if test.verdict is Verdict.INCONCLUSIVE]
-    pairs = tuple(dict.fromkeys((*decision.flagged_pairs, *(pair for test in hits for pair in test.flagged))))
+    flagged = tuple(dict.fromkeys((*decision.flagged_pairs, *(pair for test in hits for pair in test.flagged))))
     if hits:
         reasons = [test.reason for test in hits]
         if decision.verdict is Verdict.INFECTED:
@@ -36,16 +41,17 @@ def combine_kinds(decision: Decision, found: Sequence[KindFound], doubt: str | N
         else:
             reasons.append(f"of patches for images of any class: {decision.reason}")
         return replace(
-            decision, verdict=Verdict.INFECTED, reason=f"{'; '.join(reasons)}. {said}", flagged_pairs=pairs
+            decision, verdict=Verdict.INFECTED, reason=f"{'; '.join(reasons)}. {said}", flagged_pairs=flagged
         )  # fmt: skip
     if unclear and decision.verdict is Verdict.CLEAN:
         return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=f"{'; '.join(unclear)}. {said}")
     return replace(decision, reason=f"{decision.reason}. {said}")
 
 
-def looked_for(tests: Sequence[KindTest]) -> str:
+def looked_for(tests: Sequence[KindTest], *, pairs: bool = False) -> str:
     """Which kinds of trigger were looked for, and which not, in words."""
     made = [Kind.PATCH.meaning, *(test.kind.meaning for test in tests if test.verdict is not None)]
+    made[1:1] = ["one-class patches"] * pairs
     lacking = [f"{test.kind.meaning} ({test.reason})" for test in tests if test.verdict is None]
     said = f"Looked for: {', '.join(made)}"
     return f"{said}; not for: {', '.join(lacking)}" if lacking else said

@@ -67,6 +67,14 @@ class Searched:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A search that a spent budget ended, or did not let begin."""
+
+    image_passes: int = 0
+    reason: str = "the budget was spent"
+
+
+@dataclass(frozen=True)
 class KindFound:
     """A test, and the triggers of what it flagged."""
 
@@ -101,8 +109,8 @@ class KindTests:
             return _not_made(kind, space)
         subject = Subject(space.classifier, space.images, kind.value, space.share)
         searched = self._search(feature_inversion(self.prepared.inversion, space), self.prepared.pairs, subject)
-        if isinstance(searched, str):
-            return _not_made(kind, searched)
+        if isinstance(searched, Ended):
+            return _not_made(kind, searched.reason, searched)
         sized, count = searched.sized, len(searched.found)
         if len(sized) < MIN_SIZED * count:
             return _not_made(kind, f"no shift works for {count - len(sized)} of {count} labels", searched)
@@ -143,8 +151,8 @@ class KindTests:
         if len(candidates) * PAIR_STEPS * inversion.batch_size > budget:
             return _not_made(kind, f"{len(candidates):,} pairs of labels take too long")
         searched = self._search(inversion, candidates, subject)
-        if isinstance(searched, str):
-            return _not_made(kind, searched)
+        if isinstance(searched, Ended):
+            return _not_made(kind, searched.reason, searched)
         sized = searched.sized
         if len(sized) < MIN_PAIRS_SIZED * len(candidates):
             why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
@@ -232,27 +240,27 @@ class KindTests:
                 return None, 0
             subject = Subject(space.classifier, space.images, f"student-{kind.value}", space.share)
         theirs = self._search(searched.inversion, small, subject, report.tick)
-        if isinstance(theirs, str):
-            return None, 0
+        if isinstance(theirs, Ended):
+            return None, theirs.image_passes
         sizes, others = dict(searched.sized), dict(theirs.sized)
         return {pair: sizes[pair] / others[pair] if pair in others else 0.0 for pair in small}, theirs.image_passes
 
     def _search(
         self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, tick: Tick | None = None
-    ) -> Searched | str:
-        """The search of all pairs, or why there was none."""
+    ) -> Searched | Ended:
+        """The search of all pairs, unless a budget ends it."""
         if self.stages.tracker.truncated or self.stages.tracker.spent:
-            return "the budget was spent"
+            return Ended()
         if tick is None:
             planned = round(subject.weight * inversion.passes * len(pairs))
             tick = self.stages.report(planned, len(pairs)).tick
         found = {one.pair: one for one in self.stages.invert(subject, tick)(inversion, pairs)}
         if len(found) < len(pairs) or any(one.outcome is Outcome.NOT_SEARCHED for one in found.values()):
-            return "the budget was spent"
+            return Ended(round(subject.weight * sum(one.image_passes for one in found.values())))
         return Searched(tuple(found[pair] for pair in sorted(found)), subject, inversion)
 
 
-def _not_made(kind: Kind, why: str, searched: Searched | None = None) -> KindFound:
+def _not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> KindFound:
     passes = 0 if searched is None else searched.image_passes
     return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes))
 

@@ -76,7 +76,7 @@ def scan(
         )  # fmt: skip
         found, decision = found + across.found, across.decision
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
-    decision = combine_kinds(decision, kinds, prepared.doubt)
+    decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
     provenance = provenance.joined({}, _budget_notes(tracker, found))
     parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker.truncated)
     return answer(parts, time.monotonic() - began)
