@@ -18,7 +18,10 @@ TERMS = {
         "Chance that a clean model has a label at least this small, if log sizes are normal. Small is suspicious."
     ),
     "screening": "The first 84 steps for all labels. Clear cases end there, all others get all steps.",
-    "size, px": "Sum of the mask's values, in pixels: 43 px is an area of 43 fully changed pixels.",
+    "size, px": (
+        "Sum of the mask's values, in pixels: 43 px is an area of 43 fully changed pixels. In feature space: the length "
+        "of the shift."
+    ),
     "student": (
         "A network of the same architecture with fresh weights that learnt the model's answers on clean images. Its "
         "trigger sizes show what belongs to the classes."
