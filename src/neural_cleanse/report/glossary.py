@@ -19,15 +19,18 @@ TERMS = {
     ),
     "screening": "The first 84 steps for all labels. Clear cases end there, all others get all steps.",
     "size, px": (
-        "Sum of the mask's values, in pixels: 43 px is an area of 43 fully changed pixels. In feature space: the length "
-        "of the shift."
+        "Sum of the mask's values, in pixels: 43 px is an area of 43 fully changed pixels. In feature space: the "
+        "length of the shift."
     ),
     "student": (
         "A network of the same architecture with fresh weights that learnt the model's answers on clean images. Its "
         "trigger sizes show what belongs to the classes."
     ),
     "success": ("Attack success rate: share of held-out images of other classes that the trigger sends to the label."),
-    "trigger": "The patch that activates a backdoor: mask and pattern, the same for every image.",
+    "trigger": (
+        "What activates a backdoor. In the search: a patch (mask and pattern), or a shift of activations (feature "
+        "space)."
+    ),
 }
 
 
