@@ -6,8 +6,10 @@ all that follows depends on the image through it alone, which is tried. The seco
 with that output put in its place.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,40 +62,36 @@ class Tail(nn.Module):
     def forward(self, features: Float[Tensor, "n c h w"]) -> Tensor:
         replacing = features.clamp_min(self.least).reshape(len(features), *self.cut.shape)
         empty = self.empty.expand(len(features), -1, -1, -1) if self.whole else self.empty
-        calls = 0
 
-        def put(layer: nn.Module, inputs: Any, output: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls - 1 != self.cut.call:
-                return output
+        def put(output: Any) -> Any:
             return replacing if isinstance(output, Tensor) else (replacing, *output[1:])
 
-        handle = self.network.get_submodule(self.cut.layer).register_forward_hook(put)
-        try:
+        with _at(self.network, self.cut, put):
             answers: Tensor = self.network(empty)
-        finally:
-            handle.remove()
         return answers
+
+
+@contextmanager
+def _at(network: nn.Module, cut: Cut, act: Callable[[Any], Any]) -> Iterator[None]:
+    """Context in which `act` gets what comes out at the cut, and may put something in its place."""
+    calls = itertools.count()
+
+    def hook(layer: nn.Module, inputs: Any, output: Any) -> Any:
+        return act(output) if next(calls) == cut.call else None
+
+    handle = network.get_submodule(cut.layer).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
 def features_at(network: nn.Module, cut: Cut, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n fc fh fw"]:
     """What comes out at the cut for normalised images, as (n, *image_shape)."""
     kept: list[Tensor] = []
-    calls = 0
-
-    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls - 1 == cut.call:
-            kept.append(_tensor(output))
-
-    handle = network.get_submodule(cut.layer).register_forward_hook(keep)
-    try:
+    with _at(network, cut, lambda output: kept.append(_tensor(output))):
         network(images)
-    finally:
-        handle.remove()
     return kept[0].reshape(len(images), *cut.image_shape)
 
 

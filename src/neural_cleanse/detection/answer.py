@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neural_cleanse.detection.combined import patch_test
-from neural_cleanse.detection.evidence import gather, gather_features
+from neural_cleanse.detection.evidence import gather
 from neural_cleanse.detection.kinds import KindFound
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.student_test import Compared
@@ -12,7 +12,7 @@ from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.results.provenance import Provenance
-from neural_cleanse.results.records import Evidence, KindTest, LabelResult, Recovered, Refined, ScanResult
+from neural_cleanse.results.records import Evidence, Kind, KindTest, LabelResult, Recovered, Refined, ScanResult
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def answer(parts: Parts, wall_s: float) -> ScanResult:
     by_patch = {*parts.decision.flagged_pairs} - others
     flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
-    shown = [*parts.found, *(one for kind in of_kinds if kind.space is None for one in kind.flagged)]
+    shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind is Kind.PAIRS for one in kind.flagged)]
     return ScanResult(
         verdict=parts.decision.verdict,
         reason=parts.decision.reason,
@@ -79,7 +79,7 @@ def answer(parts: Parts, wall_s: float) -> ScanResult:
         provenance=parts.provenance,
         cut_off=parts.cut_off,
         evidence=(
-            *gather(parts.prepared.classifier, parts.prepared.images, flagged),
+            *gather(parts.prepared.classifier, parts.prepared.images, parts.prepared.images.images, flagged),
             *_evidence(parts.prepared, of_kinds, flagged),
         ),
         tests=parts.tests,
@@ -97,10 +97,8 @@ def _evidence(prepared: PreparedScan, kinds: Sequence[KindFound], patches: Seque
     for kind in kinds:
         new = [one for one in kind.flagged if one.pair not in known]
         known |= {one.pair for one in new}
-        if kind.space is None:
-            yield from gather(prepared.classifier, prepared.images, new, kind.test.kind)
-        else:
-            yield from gather_features(kind.space, prepared.images, new, kind.test.kind)
+        if kind.subject is not None:
+            yield from gather(kind.subject.classifier, kind.subject.images, prepared.images.images, new, kind.test.kind)
 
 
 def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:

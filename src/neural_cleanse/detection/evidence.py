@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Num
+from jaxtyping import UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.feature_space import FeatureSpace
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import stamped, triggered_answers
 from neural_cleanse.results.records import Evidence, Kind, Recovered, SourceRate
@@ -17,28 +16,24 @@ EXAMPLES = 6  # images shown before and after, of as many classes as there are
 
 @torch.no_grad()
 def gather(
-    classifier: Classifier, data: ScanImages, flagged: Sequence[Recovered], kind: Kind = Kind.PATCH
+    classifier: Classifier,
+    data: ScanImages,
+    pictures: UInt8[Tensor, "m c h w"],
+    flagged: Sequence[Recovered],
+    kind: Kind = Kind.PATCH,
 ) -> tuple[Evidence, ...]:
-    """Evidence for every flagged label, on the confirm images alone."""
-    return tuple(_of(classifier, data, data.images, recovered, kind) for recovered in flagged)
-
-
-@torch.no_grad()
-def gather_features(
-    space: FeatureSpace, data: ScanImages, flagged: Sequence[Recovered], kind: Kind
-) -> tuple[Evidence, ...]:
-    """The same for triggers in feature space: no image shows them."""
-    return tuple(_of(space.classifier, space.images, data.images, recovered, kind) for recovered in flagged)
+    """Evidence for every flagged label, on the confirm images alone; `pictures` are the images that `data` are of."""
+    return tuple(_of(classifier, data, pictures, recovered, kind) for recovered in flagged)
 
 
 def _of(
     classifier: Classifier,
     data: ScanImages,
-    pictures: Num[Tensor, "n c h w"],
+    pictures: UInt8[Tensor, "m c h w"],
     recovered: Recovered,
     kind: Kind,
 ) -> Evidence:
-    """Evidence against one label; `pictures` are the images that `data` are of."""
+    """Evidence against one label; no image shows a trigger in feature space."""
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
     trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
     rows = data.eligible(recovered.pair, Split.TEST)

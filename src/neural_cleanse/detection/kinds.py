@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
 from neural_cleanse.detection.pair_choice import pair_candidates
-from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
+from neural_cleanse.detection.pairs import CHOOSE_ASR, LEAST_LABELS, LEAST_TARGETS, pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES, over_share
@@ -76,11 +76,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class KindFound:
-    """A test, and the triggers of what it flagged."""
+    """A test, and the triggers of what it flagged, with what they are triggers of."""
 
     test: KindTest
     flagged: tuple[Recovered, ...] = ()
-    space: FeatureSpace | None = None
+    subject: Subject | None = None
 
 
 @dataclass
@@ -119,7 +119,7 @@ class KindTests:
         p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True)}
         small = [sized[index][0] for index in test.flagged] if test.tail_holds is not False else []
         least = max((dict(sized)[pair] for pair in small), default=0.0) / statistics.median(sizes)
-        return self._judged(kind, searched, test.p_value, p_values, small, alone=least <= ALONE, space=space)
+        return self._judged(kind, searched, test.p_value, p_values, small, alone=least <= ALONE)
 
     def patch_pairs(self) -> KindFound:
         """A patch for images of one class, and a map of such patches."""
@@ -130,17 +130,17 @@ class KindTests:
             temperature=self.prepared.inversion.temperature,
             precision=self.prepared.inversion.precision,
         )
-        return self._pairs(Kind.PAIRS, inversion, subject, None)
+        return self._pairs(Kind.PAIRS, inversion, subject)
 
     def feature_pairs(self, space: FeatureSpace | str) -> KindFound:
         """A map of shifts of activations."""
         kind = Kind.FEATURE_PAIRS
         if isinstance(space, str):
             return _not_made(kind, space)
-        inversion = replace(feature_inversion(self.prepared.inversion, space, pairs=True), choose_asr=0.9)
-        return self._pairs(kind, inversion, Subject(space.classifier, space.images, kind.value, space.share), space)
+        inversion = replace(feature_inversion(self.prepared.inversion, space, pairs=True), choose_asr=CHOOSE_ASR)
+        return self._pairs(kind, inversion, Subject(space.classifier, space.images, kind.value, space.share))
 
-    def _pairs(self, kind: Kind, inversion: Inversion, subject: Subject, space: FeatureSpace | None) -> KindFound:
+    def _pairs(self, kind: Kind, inversion: Inversion, subject: Subject) -> KindFound:
         targets = [pair.target for pair in self.prepared.pairs if pair.target not in self.taken]
         candidates, lacking = pair_candidates(subject.images, targets, self.prepared.classifier.num_classes)
         budget = self.prepared.inversion.passes * len(self.prepared.pairs)
@@ -157,9 +157,9 @@ class KindTests:
         if len(sized) < MIN_PAIRS_SIZED * len(candidates):
             why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
             return _not_made(kind, why, searched)
-        return self._judged_pairs(kind, searched, len(candidates), space)
+        return self._judged_pairs(kind, searched, len(candidates))
 
-    def _judged_pairs(self, kind: Kind, searched: Searched, candidates: int, space: FeatureSpace | None) -> KindFound:
+    def _judged_pairs(self, kind: Kind, searched: Searched, candidates: int) -> KindFound:
         """Two questions for patches, a map and a pair by itself; the map alone in feature space."""
         sized, level = searched.sized, self.prepared.settings.alpha * SHARES[kind]
         ends = [pair.source for pair, _ in sized if pair.source is not None], [pair.target for pair, _ in sized]
@@ -176,7 +176,7 @@ class KindTests:
         if by_map:
             known = dict(sized)
             small = [pair for s, t in mapped.pairs if (pair := LabelPair(t, s)) in known]
-        return self._judged(kind, searched, p_value, p_values, small, mapped=by_map, space=space)
+        return self._judged(kind, searched, p_value, p_values, small, mapped=by_map)
 
     def _judged(
         self,
@@ -188,7 +188,6 @@ class KindTests:
         *,
         mapped: bool = False,
         alone: bool = False,
-        space: FeatureSpace | None = None,
     ) -> KindFound:
         """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
         share, sizes = SHARES[kind], dict(searched.sized)
@@ -221,7 +220,7 @@ class KindTests:
         test = replace(
             test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted), mapped=tuple(planted) * mapped
         )
-        return KindFound(test, flagged, space)
+        return KindFound(test, flagged, searched.subject)
 
     def _over_student(
         self, kind: Kind, searched: Searched, small: Sequence[LabelPair]
