@@ -46,20 +46,7 @@ def test_every_verdict_and_status_has_a_code_that_is_no_faults() -> None:
 
 def test_fail_on_of_a_command(demo_files: Path) -> None:
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
-    arguments = (
-        "scan",
-        "--patches-only",
-        model,
-        "--data",
-        data,
-        "--samples",
-        100,
-        "--restarts",
-        1,
-        "--labels",
-        "3,7",
-        "--quiet",
-    )
+    arguments = ("scan", model, "--data", data, "--samples", 100, "--restarts", 1, "--labels", "3,7", "--quiet")
     ends = {}
     for options in ((), ("--fail-on", "inconclusive"), ("--fail-on", "infected")):
         ran = run(*arguments, *options)

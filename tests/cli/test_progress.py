@@ -65,20 +65,7 @@ def test_the_page_names_every_event_and_field() -> None:
 
 def test_a_scan_as_json_lines(demo_files: Path) -> None:
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
-    arguments = (
-        "scan",
-        "--patches-only",
-        model,
-        "--data",
-        data,
-        "--samples",
-        100,
-        "--restarts",
-        1,
-        "--labels",
-        "3,7-8",
-        "--json",
-    )
+    arguments = ("scan", model, "--data", data, "--samples", 100, "--restarts", 1, "--labels", "3,7-8", "--json")
     ran = run(*arguments, "--log-json")
     events = events_in(ran.err)
     assert [event["event"] for event in events if event["event"] != "progress"] == [
@@ -98,20 +85,7 @@ def test_a_scan_as_json_lines(demo_files: Path) -> None:
 
 def test_quiet_leaves_the_answer_alone(demo_files: Path, tmp_path: Path) -> None:
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
-    arguments = (
-        "scan",
-        "--patches-only",
-        model,
-        "--data",
-        data,
-        "--samples",
-        100,
-        "--restarts",
-        1,
-        "--labels",
-        "3,7",
-        "--quiet",
-    )
+    arguments = ("scan", model, "--data", data, "--samples", 100, "--restarts", 1, "--labels", "3,7", "--quiet")
     ran = run(*arguments, "--output", tmp_path)
     assert ran.err == ""
     assert "Could not tell" in ran.out and "report:" not in ran.out
