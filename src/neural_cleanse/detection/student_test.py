@@ -78,6 +78,7 @@ def compare(
     images = prepared.images
     theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
+    teaching.forward_passes += len(seen)
     invert = stages.invert(Subject(student.classifier, theirs, "student"), report.tick)
     for one in FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed):
         searched[one.pair] = one
