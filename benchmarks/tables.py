@@ -82,6 +82,22 @@ def share() -> str:
     return "\n".join(lines)
 
 
+def peers() -> str:
+    """One line a detector, on the same models and images."""
+    kinds = ("patch", "blended or sinusoidal", "WaNet or input-aware", "all-to-all or one class")
+    lines = [
+        f"| detector | models | clean flagged | {' | '.join(kinds)} | CPU s a model | passes a label |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows("peers"):
+        counts = [f"{hits} of {trials}" if trials else "" for hits, trials in (row[kind] for kind in ("clean", *kinds))]
+        lines.append(
+            f"| {row['detector']} | {row['models']} | {' | '.join(counts)} "
+            f"| {row['median_cpu_s']:g} | {row['passes_a_label']:,} |"
+        )
+    return "\n".join(lines)
+
+
 def hardware() -> str:
     """What the rows were measured on."""
     seen = {f"{row['hardware']}, {row['threads']} thread, torch {row['torch']}" for row in rows("compare")}
@@ -96,7 +112,13 @@ def evaluation() -> dict[str, str]:
     return (
         scanned
         | zoos
-        | {"compare": compare(), "hardware": hardware(), "least clusters": str(MIN_CLUSTERS), "search": searched()}
+        | {
+            "compare": compare(),
+            "hardware": hardware(),
+            "least clusters": str(MIN_CLUSTERS),
+            "search": searched(),
+            "peers": peers(),
+        }
     )
 
 

@@ -151,3 +151,37 @@ def test_a_good_student_confirms_a_planted_label(
     assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
     without = scan(infected, digits, replace(ScanSettings(patches_only=True, samples=400, plan="full"), student=False))
     assert "student_test" not in without.provenance.settings
+
+
+def test_students_that_leave_doubt_are_averaged(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(student_test, "_is_clear", lambda *_: False)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+    settings = ScanSettings(patches_only=True, samples=400, plan="full")
+    several = scan(infected, digits, settings)
+    monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
+    one = scan(infected, digits, settings)
+    records = [result.provenance.settings["student_test"] for result in (several, one)]
+    assert [record["students"] for record in records] == [3, 1]
+    assert records[0]["sizes"] != records[1]["sizes"] and several.flagged == (3,)
+    assert several.image_passes - one.image_passes > 2 * SHORT.passes
+    assert any("compared with those of 3 students" in note for note in several.provenance.notes)
+
+
+def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clean networks with batch norm have labels so small by nature; what stands out clearly needs no student."""
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
+    settings = ScanSettings(patches_only=True, plan="full")
+    found = scan(infected, digits, settings)
+    assert found.p_value is not None and found.verdict is Verdict.INFECTED
+    barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
+    assert barely.p_value == found.p_value
+    assert barely.verdict is Verdict.INCONCLUSIVE and barely.flagged == ()
+    assert "no good student" in barely.reason
+    told_to = scan(infected, digits, replace(settings, alpha=2 * found.p_value, student=False))
+    assert told_to.flagged == (3,), "without a student the sizes alone decide"

@@ -227,7 +227,7 @@ class KindTests:
     ) -> tuple[dict[LabelPair, float] | None, int]:
         """Sizes over those in the student, None without one; a pair for which it has none counts as very small."""
         teaching = self.teaching
-        report = self.stages.report(teaching.planned + searched.inversion.passes * len(small), len(small))
+        report = self.stages.report(teaching.planned() + searched.inversion.passes * len(small), len(small))
         student = teaching.good_student(report.tick)
         if student is None:
             return None, 0

@@ -1,17 +1,19 @@
-"""Where the sizes alone leave doubt, they are compared with those of a student (student.py), searched alike."""
+"""Where the sizes alone leave doubt, they are compared with those of students (student.py), searched alike."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P, SCREEN_SHARE
+from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE, SMALLEST_SIZE
+from neural_cleanse.detection.student import Student, StudentPlan
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import ScanImages, Split
@@ -22,6 +24,8 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
+MOST_STUDENTS = 3
+NO_STUDENT = "no student network could be made of this model, to compare it with"
 
 
 @dataclass(frozen=True)
@@ -54,61 +58,146 @@ def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: D
 def compare(
     prepared: PreparedScan, found: Sequence[Recovered], decision: Decision, teaching: Teaching, stages: Stages
 ) -> Compared:
-    """Where there is doubt, make a student, search its labels, and decide by the sizes relative to its own.
+    """Where there is doubt, make students, search their labels, and decide by the sizes relative to theirs.
 
-    The decision stays as it was where the sizes leave no doubt, the budget is spent, or the student is a poor one.
+    One student settles what is clear; else up to MOST_STUDENTS are made, and the mean of their log sizes decides, which
+    varies less with the seed. The decision stays as it was where the sizes leave no doubt or the budget is spent; a
+    poor student leaves it too, unless few labels were flagged less than clearly.
     """
     if not prepared.settings.student or stages.tracker.truncated or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
-    planned = teaching.planned + prepared.inversion.passes * len(prepared.pairs)
-    report = stages.report(planned, len(prepared.pairs))
-    student = teaching.student(report.tick)
+    asked: list[_Searched] = []
+    lacking: str | None = None
+    for number in range(MOST_STUDENTS):
+        one = _ask(prepared, teaching, stages, number)
+        lacking = NO_STUDENT if one is None else one.lacking(len(found))
+        asked += [] if one is None else [one]
+        students = [each for each in asked if each.lacking(len(found)) is None]
+        if not students or lacking is not None:
+            break
+        over = _settled(decision, prepared.over_student(found, _mean_sizes(students)), prepared)
+        if _is_clear(over, prepared):
+            break
+    passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
+    if not students:
+        record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
+        return Compared(_unconfirmed(decision, prepared), (lacking or NO_STUDENT,), *passes, record)
+    record = students[0].record | {
+        "decides": True,
+        "students": len(students),
+        "sizes": {str(pair.target): size for pair, size in _mean_sizes(students).items()},
+        "own_p_value": decision.p_value,
+    }
+    several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
+    agrees = "the first agrees" if len(students) > 1 else "agrees"
+    notes = (
+        f"the sizes alone left doubt (p = {p_text(decision.p_value or 1.0)}), so they were compared with those of "
+        f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
+        f"{students[0].agreement} of others",
+        *_tried(students[0], found, over),
+    )
+    return Compared(over, notes, *passes, {"student_test": record})
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A student, the images with its answers, and what its labels came to; `found` is empty for a poor one."""
+
+    student: Student
+    images: ScanImages
+    found: Mapping[LabelPair, Recovered]
+    plan: StudentPlan
+
+    @property
+    def sizes(self) -> dict[LabelPair, float]:
+        return {pair: one.size for pair, one in self.found.items() if one.size is not None}
+
+    @property
+    def image_passes(self) -> int:
+        return sum(one.image_passes for one in self.found.values())
+
+    @property
+    def forward_passes(self) -> int:
+        return sum(one.forward_passes for one in self.found.values())
+
+    @property
+    def agreement(self) -> str:
+        """In words."""
+        low, high = self.student.interval
+        return f"{self.student.agreement:.1%} ({low:.1%} to {high:.1%})"
+
+    def lacking(self, num_labels: int) -> str | None:
+        """Why it decides nothing; None for a good one."""
+        if not self.found:
+            return (
+                f"a student network answers as the model does on only {self.agreement} of the images: it takes "
+                f"{self.plan.least_agreement:.0%} to be compared with"
+            )
+        if len(self.sizes) < num_labels or any(one.outcome is Outcome.NOT_SEARCHED for one in self.found.values()):
+            return (
+                f"a student network has a trigger for only {len(self.sizes)} of {num_labels} labels: it decided nothing"
+            )
+        return None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the report says of it."""
+        return {
+            "agreement": self.student.agreement,
+            "trials": self.student.trials,
+            "plan": self.plan.describe(),
+        }
+
+
+def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> _Searched | None:
+    """The student of that number, its labels searched as the suspect's were; None where none can be made."""
+    report = stages.report(
+        teaching.planned(number) + prepared.inversion.passes * len(prepared.pairs), len(prepared.pairs)
+    )
+    student = teaching.student(report.tick, number)
     if student is None:
-        return Compared(decision, ("no student network could be made of this model, to compare it with",))
-    low, high = student.interval
-    agreement = f"{student.agreement:.1%} ({low:.1%} to {high:.1%})"
-    record = {"agreement": student.agreement, "trials": student.trials, "plan": teaching.plan.describe()}
-    searched: dict[LabelPair, Recovered] = {}
+        return None
     if student.agreement < teaching.plan.least_agreement:
-        why = (
-            f"a student network answers as the model does on only {agreement} of the images: it takes "
-            f"{teaching.plan.least_agreement:.0%} to be compared with"
-        )
-        return _undecided(decision, why, searched, record)
+        return _Searched(student, prepared.images, {}, teaching.plan)
     images = prepared.images
     theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
-    invert = stages.invert(Subject(student.classifier, theirs, "student"), report.tick)
-    for one in FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed):
-        searched[one.pair] = one
-    sizes = {pair: one.size for pair, one in searched.items() if one.size is not None}
-    if len(sizes) < len(found) or any(one.outcome is Outcome.NOT_SEARCHED for one in searched.values()):
-        why = f"a student network has a trigger for only {len(sizes)} of {len(found)} labels: it decided nothing"
-        return _undecided(decision, why, searched, record)
-    over = _settled(decision, prepared.over_student(found, sizes), prepared)
-    record |= {"decides": True, "sizes": {str(pair.target): size for pair, size in sizes.items()}}
-    record["own_p_value"] = decision.p_value
-    notes = (
-        "the sizes alone left doubt (p = "
-        f"{p_text(decision.p_value or 1.0)}), so they were compared with those of a student: a network of the same "
-        f"architecture that learnt the model's answers on clean images and agrees with it on {agreement} of others",
-        *_tried(student.classifier, theirs, found, over),
+    part = "student" if number == 0 else f"student-{number}"
+    invert = stages.invert(Subject(student.classifier, theirs, part), report.tick)
+    searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
+    return _Searched(student, theirs, {one.pair: one for one in searched}, teaching.plan)
+
+
+def _mean_sizes(students: Sequence[_Searched]) -> dict[LabelPair, float]:
+    """The geometric mean of the students' sizes, by label."""
+    return {
+        pair: math.exp(statistics.fmean(math.log(max(one.sizes[pair], SMALLEST_SIZE)) for one in students))
+        for pair in students[0].sizes
+    }
+
+
+def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
+    """Whether more students would be for nothing: the p-value is far from alpha on either side."""
+    p_value = 1.0 if decision.p_value is None else decision.p_value
+    if decision.verdict is Verdict.INFECTED:
+        return p_value <= prepared.settings.alpha * CLEARLY
+    return decision.verdict is Verdict.CLEAN and p_value >= over_share(SCREEN_CLEAR_P, prepared.share)
+
+
+def _unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
+    """Few labels flagged less than clearly, and no student to say whether the classes make it so: no verdict.
+
+    With many labels their own sizes say how much they spread.
+    """
+    clearly = (decision.p_value or 0.0) <= prepared.settings.alpha * CLEARLY
+    if decision.verdict is not Verdict.INFECTED or clearly or prepared.num_labels > MANY_LABELS:
+        return decision
+    reason = (
+        f"{decision.reason}; but so small a trigger can belong to the classes, and there is no good student network to "
+        "tell"
     )
-    return Compared(over, notes, *_passes(searched), {"student_test": record})
-
-
-def _undecided(
-    decision: Decision, why: str, searched: Mapping[LabelPair, Recovered], record: dict[str, Any]
-) -> Compared:
-    """The decision as it was, with a note why."""
-    return Compared(decision, (why,), *_passes(searched), {"student_test": record | {"decides": False}})
-
-
-def _passes(searched: Mapping[LabelPair, Recovered]) -> tuple[int, int]:
-    """Image passes and forward passes of a search."""
-    taken = searched.values()
-    return sum(one.image_passes for one in taken), sum(one.forward_passes for one in taken)
+    return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=reason, flagged_pairs=())
 
 
 def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
@@ -130,15 +219,15 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
 
 
-def _tried(student: Classifier, images: ScanImages, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
-    """How often the flagged triggers work on the student: one that does belongs to the classes, or was passed on."""
+def _tried(asked: _Searched, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
+    """How often the flagged triggers work on a student: one that does belongs to the classes, or was passed on."""
     notes = []
     for one in found:
         trigger = one.shown.trigger
         if one.pair not in decision.flagged_pairs or trigger is None:
             continue
-        rows = images.images[images.eligible(one.pair, Split.TEST)]
-        hits = attack_hits(student, trigger, rows, one.pair.target)
+        rows = asked.images.images[asked.images.eligible(one.pair, Split.TEST)]
+        hits = attack_hits(asked.student.classifier, trigger, rows, one.pair.target)
         notes.append(
             f"the trigger of label {one.pair.target} sends {hits:,} of {len(rows):,} images there in the student"
         )

@@ -1,4 +1,4 @@
-"""The student of a scan: made when a test first asks for it, used by all, its cost counted once."""
+"""The students of a scan: each made when a test first asks for it, used by all, its cost counted once."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,38 +14,37 @@ from neural_cleanse.metrics import predict_checked
 
 @dataclass
 class Teaching:
-    """Makes the student of a scan, once. `image_passes` and `forward_passes` are what that took."""
+    """Makes the students of a scan, each once. `image_passes` and `forward_passes` are what that took."""
 
     prepared: PreparedScan
     plan: StudentPlan = field(default_factory=lambda: StudentPlan())
     image_passes: int = 0
     forward_passes: int = 0
-    _made: list[Student | None] = field(default_factory=list)
+    _made: dict[int, Student | None] = field(default_factory=dict)
 
-    @property
-    def planned(self) -> int:
-        """Image passes that the next call takes."""
-        return 0 if self._made else self.plan.passes
+    def planned(self, number: int = 0) -> int:
+        """Image passes that the next call for this student takes."""
+        return 0 if number in self._made else self.plan.passes
 
-    def student(self, tick: Tick) -> Student | None:
-        """None where none can be made, the scan asks for none, or `tick` ended it."""
+    def student(self, tick: Tick, number: int = 0) -> Student | None:
+        """The student of that number, from 0 on; None where none can be made, is asked for, or `tick` ended it."""
         if not self.prepared.settings.student:
             return None
-        if not self._made:
+        if number not in self._made:
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
-            seed = self.prepared.settings.seed
+            seed = self.prepared.settings.seed + number
             made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
-            self._made.append(made)
+            self._made[number] = made
             if made is not None:
                 self.image_passes += self.plan.passes
                 self.forward_passes += self.plan.passes + 2 * len(unseen)
-        return self._made[0]
+        return self._made[number]
 
     def good_student(self, tick: Tick) -> Student | None:
-        """The same; None also where it agrees with the suspect too seldom to say anything."""
+        """The first one; None also where it agrees with the suspect too seldom to say anything."""
         student = self.student(tick)
         return student if student is not None and student.agreement >= self.plan.least_agreement else None
 

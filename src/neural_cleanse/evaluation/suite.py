@@ -134,7 +134,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
-    defaults = _settings(ScanSettings()) | {"patches_only": True}
+    defaults = settings_of(ScanSettings()) | {"patches_only": True}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
         try:
@@ -148,13 +148,13 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
 
 def rows_of(path: Path, settings: ScanSettings) -> tuple[dict[str, Any], ...]:
     """The rows of that file under these settings."""
-    return tuple(row for row in read_rows(path) if row["settings"] == _settings(settings))
+    return tuple(row for row in read_rows(path) if row["settings"] == settings_of(settings))
 
 
 def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
     """The row of one model: the truth, the answer, and every label's size, so that other tests can be tried on it."""
     truth = {key: case.card.get(key) for key in KEPT_OF_CARD}
-    row = {"model": case.name, "part": part_of(case.name), "settings": _settings(settings), "truth": truth}
+    row = {"model": case.name, "part": part_of(case.name), "settings": settings_of(settings), "truth": truth}
     try:
         loaded, images = open_case(case, at_most=settings.images_wanted, seed=settings.seed)
         names = loaded.origin.label_names
@@ -167,7 +167,7 @@ def scan_case(case: Case, *, settings: ScanSettings) -> dict[str, Any]:
     except NeuralCleanseError as error:
         said = str(error).replace(f"{case.model.parent}{os.sep}", "")  # rows say nothing of the machine's directories
         return {**row, "error": said}
-    return {**row, **_answer(result), "model_sha256": loaded.origin.sha256}
+    return {**row, **answer_of(result), "model_sha256": loaded.origin.sha256}
 
 
 def open_case(case: Case, *, at_most: int | None, seed: int = 0) -> tuple[LoadedModel, ImageSet]:
@@ -197,7 +197,8 @@ def open_case(case: Case, *, at_most: int | None, seed: int = 0) -> tuple[Loaded
     return loaded, images
 
 
-def _answer(result: ScanResult) -> dict[str, Any]:
+def answer_of(result: ScanResult) -> dict[str, Any]:
+    """What a row says of a scan."""
     return {
         "verdict": result.verdict.value,
         "flagged": list(result.flagged),
@@ -237,7 +238,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or abs(value) == float("inf") else value
 
 
-def _settings(settings: ScanSettings) -> dict[str, Any]:
+def settings_of(settings: ScanSettings) -> dict[str, Any]:
     """What tells one setting from another in the rows; JSON has lists for tuples."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     return values
