@@ -15,8 +15,9 @@ def sizes_of(
     names: tuple[str, ...] | None,
     model_sha256: object = None,
 ) -> dict[LabelPair, float]:
-    """Sizes by label pair. Raises SettingsError when the baseline is of other classes or images, not clean, or
-    of the model itself, whose file has `model_sha256`.
+    """Sizes by label pair; the caller vouches that the baseline is clean, whatever its own scan says.
+
+    Raises SettingsError when it is of other classes or images, or of the model itself, whose file has `model_sha256`.
     """
     if model_sha256 is not None and baseline.provenance.model.get("sha256") == model_sha256:
         raise SettingsError(
@@ -25,8 +26,6 @@ def sizes_of(
         )
     if baseline.image_shape != classifier.input_shape:
         raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
-    if baseline.verdict is Verdict.INFECTED:
-        raise SettingsError("The baseline was found infected: it cannot be compared with.")
     if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
             "The baseline stopped after screening: its sizes cannot be compared with those of a full search.",
@@ -78,6 +77,12 @@ def baseline_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[s
     said = f"sizes were compared with those of a baseline, {model.get('path', 'unnamed')}"
     known = f"sha256 {str(model.get('sha256', 'unknown'))[:12]}, its own scan: {baseline.verdict.value}"
     notes = [f"{said} ({known}); that it is clean, and of the same classes where they have no names, was not checked"]
+    if baseline.verdict is Verdict.INFECTED:
+        which = ", ".join(map(str, baseline.flagged))
+        notes.append(
+            f"the baseline's own scan flagged label {which}: it was taken as clean all the same, since whoever gives a "
+            "baseline vouches for it; a backdoor that both have would not be seen"
+        )
     theirs = baseline.provenance.settings
     differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != settings[key]]
     if differing:

@@ -30,8 +30,8 @@ PAIR_STEPS = 60  # of patches between two labels: 10 labels then take as much ag
 MIN_SIZED = 0.8  # share of labels that a shift must work for
 MIN_PAIRS_SIZED = 0.3  # of pairs in feature space: few steps reach the near ones
 # Mean log size of an all-to-all map, source and target taken out, in patches and in feature space: -.64 and -.39 at
-# least in clean networks; -.79 to -1.2 and -.93 to -1.1 planted.
-MAP_MEAN = {Kind.PAIRS: -0.7, Kind.FEATURE_PAIRS: -0.6}
+# least in clean networks; -.79 to -1.4 and -.55 to -1.1 planted.
+MAP_MEAN = {Kind.PAIRS: -0.7, Kind.FEATURE_PAIRS: -0.5}
 CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
 LEAST_RATIO = 0.01
 NAMED = {

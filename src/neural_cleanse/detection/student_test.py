@@ -178,11 +178,10 @@ def _mean_sizes(students: Sequence[_Searched]) -> dict[LabelPair, float]:
 
 
 def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
-    """Whether more students would be for nothing: the p-value is far from alpha on either side."""
-    p_value = 1.0 if decision.p_value is None else decision.p_value
+    """Whether more students would be for nothing: each flagged label's p-value, or the model's, is far from alpha."""
     if decision.verdict is Verdict.INFECTED:
-        return p_value <= prepared.settings.alpha * CLEARLY
-    return decision.verdict is Verdict.CLEAN and p_value >= over_share(SCREEN_CLEAR_P, prepared.share)
+        return max(decision.p_values[pair] for pair in decision.flagged_pairs) <= prepared.settings.alpha * CLEARLY
+    return decision.verdict is Verdict.CLEAN and (decision.p_value or 0) >= over_share(SCREEN_CLEAR_P, prepared.share)
 
 
 def _unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:

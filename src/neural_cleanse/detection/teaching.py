@@ -1,5 +1,6 @@
 """The students of a scan: each made when a test first asks for it, used by all, its cost counted once."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,15 @@ from neural_cleanse.detection.student import Student, StudentPlan, make_student
 from neural_cleanse.inversion.batching import Tick
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of a scan's student: one that nobody trains a model with.
+
+    A student that starts from the suspect's own initial weights, as torch.manual_seed(0) gives them to both, ends near
+    the suspect and takes on its backdoor.
+    """
+    return int.from_bytes(hashlib.sha256(f"student {number} of scan {seed}".encode()).digest()[:7], "big")
 
 
 @dataclass
@@ -35,7 +45,7 @@ class Teaching:
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
-            seed = self.prepared.settings.seed + number
+            seed = seed_of(self.prepared.settings.seed, number)
             made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
             self._made[number] = made
             if made is not None:
