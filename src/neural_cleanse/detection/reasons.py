@@ -80,7 +80,7 @@ def found_nothing(
             )
     if count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
-    return Verdict.CLEAN, f"no patch-like backdoor found; a label under {limit:.1f} px would have been flagged"
+    return Verdict.CLEAN, f"no patch-like backdoor found; a recovered trigger of under {limit:.1f} px would be flagged"
 
 
 def still_shrinking(found: Sequence[Recovered]) -> str | None:

@@ -160,7 +160,7 @@ def limit(result: ScanResult) -> str:
         )
     return (
         f"{result.detection_limit:.1f} px, {result.detection_limit / area:.1%} of the image. A label with a smaller "
-        f"trigger would have been flagged at alpha {result.alpha:g}; a backdoor with a larger one would not."
+        f"recovered trigger would have been flagged at alpha {result.alpha:g}; a backdoor with a larger one would not."
     )
 
 

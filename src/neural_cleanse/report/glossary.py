@@ -11,7 +11,8 @@ TERMS = {
     ),
     "clean accuracy": "Share of images without a trigger that the model classifies correctly.",
     "detection limit": (
-        "Size in pixels below which one more label would have been flagged. Larger triggers are not excluded."
+        "Size in pixels below which one more label would have been flagged. It is of recovered triggers, which are "
+        "mostly smaller than the planted ones. Larger triggers are not excluded."
     ),
     "mask, pattern": "Where the trigger acts (0 to 1 a pixel), and which colours it paints there.",
     "p-value, p": (
