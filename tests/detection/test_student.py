@@ -1,6 +1,7 @@
 """A student has the suspect's architecture, learns from clean images alone, and does not inherit what was planted."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
 from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import Verdict
@@ -185,3 +187,19 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
     assert "no good student" in barely.reason
     told_to = scan(infected, digits, replace(settings, alpha=2 * found.p_value, student=False))
     assert told_to.flagged == (3,), "without a student the sizes alone decide"
+
+
+def test_a_scan_that_goes_on_does_not_teach_its_student_again(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+    settings, checkpoint = ScanSettings(patches_only=True, samples=400, plan="full"), Checkpoint(tmp_path / "kept")
+    first = scan(infected, digits, settings, checkpoint=checkpoint)
+    assert (tmp_path / "kept" / "student-0.safetensors").exists()
+    monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("taught again"))
+    again = scan(infected, digits, settings, checkpoint=checkpoint)
+    assert again.provenance.settings["student_test"] == first.provenance.settings["student_test"]
+    assert (again.flagged, again.p_value, again.image_passes) == (first.flagged, first.p_value, first.image_passes)
+    (tmp_path / "kept" / "student-0.safetensors").write_bytes(b"torn")
+    assert checkpoint.tensors("student-0") is None, "a damaged one is taught again"

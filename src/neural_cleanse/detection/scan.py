@@ -57,7 +57,7 @@ def scan(
         checkpoint.begin(identity(prepared.provenance, classifier))
     tracker = BudgetTracker(settings.budget)
     stages = Stages(engine, prepared.batch_limit, tracker, progress, checkpoint, prepared.warnings)
-    subject, teaching = Subject(classifier, prepared.images), Teaching(prepared)
+    subject, teaching = Subject(classifier, prepared.images), Teaching(prepared, checkpoint=checkpoint)
     report = stages.report(prepared.search.passes(prepared.inversion, len(prepared.pairs)), len(prepared.pairs))
     report.begin()
     invert = stages.invert(subject, report.tick)

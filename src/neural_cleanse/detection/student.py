@@ -7,7 +7,7 @@ student's, label by label, as with those of a clean model of the same classes.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class Student:
     classifier: Classifier
     hits: int
     trials: int
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All that it has learnt, by name, each a copy on the CPU."""
+        return {name: weight.detach().cpu().clone() for name, weight in self.classifier.module.state_dict().items()}
 
     @property
     def agreement(self) -> float:
@@ -99,6 +104,21 @@ def make_student(
             optimizer.step()
             if not tick(plan.batch_size):
                 return None
+    return _tried(suspect, module, unseen)
+
+
+def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8[Tensor, "m c h w"]) -> Student | None:
+    """A student with the weights that it had learnt (`Student.weights`); None where they do not fit the network."""
+    module = copy.deepcopy(suspect.module)
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError:
+        return None
+    return _tried(suspect, module, unseen)
+
+
+def _tried(suspect: Classifier, module: nn.Module, unseen: UInt8[Tensor, "m c h w"]) -> Student:
+    """The student of that network, asked the images that it did not learn from."""
     student = Classifier(
         module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer
     )

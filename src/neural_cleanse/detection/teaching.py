@@ -4,11 +4,14 @@ import hashlib
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.prepare import PreparedScan
-from neural_cleanse.detection.student import Student, StudentPlan, make_student
+from neural_cleanse.detection.student import Student, StudentPlan, make_student, remembered
 from neural_cleanse.inversion.batching import Tick
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
 
@@ -24,10 +27,14 @@ def seed_of(seed: int, number: int) -> int:
 
 @dataclass
 class Teaching:
-    """Makes the students of a scan, each once. `image_passes` and `forward_passes` are what that took."""
+    """Makes the students of a scan, each once; a checkpoint keeps their weights.
+
+    `image_passes` and `forward_passes` are what that took.
+    """
 
     prepared: PreparedScan
     plan: StudentPlan = field(default_factory=lambda: StudentPlan())
+    checkpoint: Checkpoint | None = None
     image_passes: int = 0
     forward_passes: int = 0
     _made: dict[int, Student | None] = field(default_factory=dict)
@@ -46,12 +53,24 @@ class Teaching:
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
             seed = seed_of(self.prepared.settings.seed, number)
-            made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
+            made = self._kept(number, unseen, tick)
+            if made is None:
+                made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
+                if made is not None and self.checkpoint is not None:
+                    self.checkpoint.keep(f"student-{number}", made.weights)
             self._made[number] = made
             if made is not None:
                 self.image_passes += self.plan.passes
                 self.forward_passes += self.plan.passes + 2 * len(unseen)
         return self._made[number]
+
+    def _kept(self, number: int, unseen: UInt8[Tensor, "n c h w"], tick: Tick) -> Student | None:
+        """The student that an earlier run of this scan taught, if there is one; a budget counts it all the same."""
+        weights = None if self.checkpoint is None else self.checkpoint.tensors(f"student-{number}")
+        found = None if weights is None else remembered(self.prepared.classifier, weights, unseen)
+        if found is not None:
+            tick(self.plan.passes)
+        return found
 
     def good_student(self, tick: Tick) -> Student | None:
         """The first one; None also where it agrees with the suspect too seldom to say anything."""

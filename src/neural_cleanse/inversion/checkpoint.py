@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole
@@ -97,6 +98,18 @@ class Checkpoint:
                 yield recovered if cut_off else self._write(inversion, recovered)
 
         return remembering
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor] | None:
+        """Those kept under that name; None where there are none, or the file is damaged."""
+        try:
+            return safetensors.torch.load((self.directory / f"{name}.safetensors").read_bytes())
+        except (OSError, ValueError, safetensors.SafetensorError):
+            return None
+
+    def keep(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write tensors under a name."""
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        write_whole(self.directory / f"{name}.safetensors", safetensors.torch.save(contiguous))
 
     def remove(self) -> None:
         """The scan is finished and written elsewhere. Files that are in use (Windows) stay."""
