@@ -54,12 +54,12 @@ def test_every_verdict_has_something_to_do_with_commands_that_exist(verdict: Ver
 
 def test_an_infected_model_is_repaired_or_guarded() -> None:
     found = commands(scan(Verdict.INFECTED))
-    assert found[0] == "neural-cleanse repair m.onnx --scan out/a --output out/a-repaired.onnx"
-    assert found[1] == "neural-cleanse guard fit m.onnx --scan out/a --output out/a-guard"
-    assert found[2] == (
+    assert found[0] == (
         "neural-cleanse scan m.onnx --data 'my images' --budget 10s --labels 0-3 --bgr --seed 1 --plan full "
         "--output out/a-again"
     )
+    assert found[1] == "neural-cleanse repair m.onnx --scan out/a --output out/a-repaired.onnx"
+    assert found[2] == "neural-cleanse guard fit m.onnx --scan out/a --output out/a-guard"
 
 
 def test_a_scan_that_its_budget_ended_is_gone_on_with() -> None:

@@ -98,25 +98,26 @@ def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
 
 
 def _infected(scan: _Scan) -> Iterator[Step]:
-    yield Step("Do not use the model as it is. Show this page to whoever made it.")
+    yield Step("Do not use the model as it is.")
+    yield Step("See whether another start of the search says the same:", scan.again("--seed", "1", "--plan", "full"))
+    yield Step("Ask whoever made it how it was trained, and on which data. Show them this page.")
     repaired = f"{scan.where}-repaired{Path(scan.model).suffix}"
     yield Step(
-        "Repair a copy of it, and measure what that does:",
+        "Then choose: another model, or a repaired copy of this one:",
         scan.after("repair", "--scan", scan.where, "--output", repaired)
         or "repaired = neural_cleanse.repair(model, result, images)",
     )
     yield Step(
-        "Or keep the model and reject images that carry the trigger:",
+        "or this model behind a guard, which rejects images that carry the trigger, and some that do not:",
         scan.after("guard fit", "--scan", scan.where, "--output", f"{scan.where}-guard")
         or "guard = neural_cleanse.fit_guard(model, result, images)",
     )
-    yield Step("See whether another start of the search says the same:", scan.again("--seed", "1", "--plan", "full"))
 
 
 def _clean(scan: _Scan) -> Iterator[Step]:
     yield Step(
-        "Nothing more is needed for what was looked for. Keep this page with the model: the verdict is of the file "
-        "with this SHA-256, and says nothing about the kinds of backdoor under “not checked”."
+        "Use it as you would any model from this source: this is no proof that it is clean. Keep this page with the "
+        "model: the verdict is of the file with this SHA-256, and of the kinds of trigger that were looked for."
     )
     yield Step("See what in the file would run code, which a scan of answers cannot:", scan.after("inspect"))
     if scan.result.provenance.settings.get("patches_only"):

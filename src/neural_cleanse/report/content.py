@@ -105,7 +105,7 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
     elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
     elif row.log_size_sd > WIDE_SPREAD:
-        found.append(f"Independent searches differ in size by a factor of {math.exp(row.log_size_sd):.2f} (1 sd).")
+        found.append(f"Repeated searches typically differ in size by a factor of {math.exp(row.log_size_sd):.2f}.")
     if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
     if shown.outcome is Outcome.SCREENED:
@@ -123,7 +123,7 @@ def looked_for(result: ScanResult) -> str:
         whose = f"{whose}, or of that one class" if labels else "images of that class to it"
     return (
         f"For {what}, the smallest patch (a mask and a pattern, the same for every image) that sends {whose}. A label "
-        f"whose patch is far smaller than those of the other labels has a backdoor.{_other_kinds(result)}"
+        f"whose patch is far smaller than those of the other labels is flagged.{_other_kinds(result)}"
     )
 
 
@@ -179,7 +179,7 @@ def decided_by(result: ScanResult) -> tuple[str, ...]:
     found = []
     if settled_by_screening(result):
         level = "no p-value is low enough" if result.level is None else f"p has to be at most {result.level:g}"
-        found.append(f"Sizes are those of screening, the same steps for all labels. To flag a label then, {level}.")
+        found.append(f"Sizes are those of screening, the same steps for all labels. To flag a patch then, {level}.")
     found += [
         f"The trigger of label {Titles(result).of(row)} was searched further after it was flagged, to "
         f"{row.refined.size:.1f} px. That is the trigger shown; the size compared with the others stays the one above."

@@ -33,7 +33,7 @@ from neural_cleanse.results.storage import to_json
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded
 SMALLEST_SHOWN = 3  # triggers, where nothing was flagged
-FACT_TERMS = {"Clean accuracy": "clean accuracy", "How sure": "p-value, p", "Would be seen": "detection limit"}
+FACT_TERMS = {"Clean accuracy": "clean accuracy", "How sure": "p-value, p", "Can be missed": "detection limit"}
 
 
 def html(result: ScanResult, repair: RepairResult | None = None, directory: Path | None = None) -> str:

@@ -1,6 +1,7 @@
 """The first screen of a report, for somebody who has never heard of backdoors: one plain sentence and a few facts.
 
-One number a label: its size is the one that was compared with the other labels, its success that of the trigger shown.
+The first sentence is of the trigger shown. Where that was searched further than the other labels, the second one says
+what was compared.
 """
 
 import math
@@ -16,6 +17,7 @@ from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 LABELS_NAMED = 3  # flagged labels in the sentence
 RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
 COMMON = 0.5
+IF = ", if their trigger sizes spread as the test assumes (normally, on a log scale)"
 ANY_CHANGE = "A change that is the same for all images, and no small patch,"
 FEW_IMAGES = 200  # an accuracy on fewer is known to some 7 points only
 LOW_LIMIT = 0.02  # of the image: the paper's 4x4 squares on 28x28 pixels take that
@@ -35,14 +37,22 @@ def _infected(result: ScanResult) -> str:
     parts = [_sends(titles, row, result) for row in flagged[:LABELS_NAMED]]
     more = f" {len(flagged) - LABELS_NAMED} more labels were flagged." if len(flagged) > LABELS_NAMED else ""
     sizes = [row.size for row in result.label_rows if row.size is not None]
-    in_pixels = len(sizes) > 1 and any(row.size is not None for row in flagged)
-    usual = f" A typical label of this model needs {statistics.median(sizes):.0f} px." if in_pixels else ""
+    in_pixels = [row for row in flagged if row.size is not None]
+    usual = f" {_usual(in_pixels[0], statistics.median(sizes))}" if len(sizes) > 1 and in_pixels else ""
     return " ".join(parts) + more + usual
+
+
+def _usual(row: LabelResult, middle: float) -> str:
+    """What a flagged label is compared with, at equal steps."""
+    if row.refined is None:
+        return f"A typical label of this model needs {middle:.0f} px."
+    return f"Compared at equal steps, before its search went on: {row.size:.1f} px, a typical label {middle:.0f} px."
 
 
 def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
     whose = "images of any class" if row.source is None else f"images of class {titles.label(row.source)}"
-    trigger = ANY_CHANGE if row.size is None else f"A small patch ({_size(row.size, result)})"
+    size = row.shown.size
+    trigger = ANY_CHANGE if size is None else f"A small patch ({_size(size, result)})"
     what = f"{trigger} makes this model answer label {titles.label(row.target)}"
     share = "" if row.shown.asr is None else f": it works on {row.shown.asr:.1%} of test images"
     return f"{what} for {whose}{share}."
@@ -69,10 +79,10 @@ def chance(p_value: float | None) -> str:
     if p_value is None:
         return "Not known: there are too few trigger sizes to compare."
     if p_value < RARE:
-        return "Fewer than 1 in 1,000,000 models without a backdoor would look this suspicious."
+        return f"Fewer than 1 in 1,000,000 models without a backdoor would look this suspicious{IF}."
     if p_value >= COMMON:
         return "Nothing stands out: most models without a backdoor look at least this suspicious."
-    return f"About 1 in {_rounded(1 / p_value):,} models without a backdoor would look this suspicious."
+    return f"About 1 in {_rounded(1 / p_value):,} models without a backdoor would look this suspicious{IF}."
 
 
 def _rounded(value: float) -> int:
@@ -90,7 +100,7 @@ def facts(result: ScanResult) -> list[tuple[str, str]]:
         ("Date", date(made.date)),
         ("Clean accuracy", accuracy(made.data)),
         ("How sure", chance(result.p_value)),
-        ("Would be seen", _seen(result)),
+        ("Can be missed", _missed(result)),
     ]
     return [(name, str(value)) for name, value in rows if value]
 
@@ -111,10 +121,10 @@ def accuracy(data: Mapping[str, Any]) -> str:
     return f"{share:.1%}" + (f" of {used:,} images" if isinstance(used, int) else "")
 
 
-def _seen(result: ScanResult) -> str:
+def _missed(result: ScanResult) -> str:
     if result.detection_limit is None:
-        return "no patch, however small: these sizes tell nothing apart"
-    return f"one more patch below {_size(result.detection_limit, result)}"
+        return "any patch, however small: these sizes tell nothing apart"
+    return f"a patch recovered at {_size(result.detection_limit, result)}, or more"
 
 
 def doubts(result: ScanResult) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ REPAIR_HEADLINE = {
     RepairStatus.FAILED: "Not repaired",
     RepairStatus.NOTHING_TO_REPAIR: "Nothing to repair",
 }
-KINDS = "The tests share alpha: each p is over its share of it."
+KINDS = "The tests share alpha: each p is already divided by its test's share, so compare it with alpha."
 CLASSES_SHOWN = 10  # those that lost most
 TRIGGERS = "How often each trigger works, on images that decided nothing."
 CLASSES = "Clean accuracy of the classes that changed most, on the same images."

@@ -68,7 +68,7 @@ def _show_sizes(result: ScanResult, console: Console) -> None:
             Text("█" * length, style=style),
             number(row.anomaly_index, 2),
             p_text(row.p_value),
-            "–" if row.shown.asr is None else f"{row.shown.asr:.1%}",
+            "–" if row.asr is None else f"{row.asr:.1%}",
             mark(bar),
         )
     console.print(table)
