@@ -100,8 +100,9 @@ def make_student(
             if not tick(plan.batch_size):
                 return None
     student = Classifier(
-        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer
-    )
+        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer,
+        suspect.deadline,
+    )  # fmt: skip
     hits = int((predict(student, unseen) == predict(suspect, unseen)).sum())
     return Student(student, hits, len(unseen))
 

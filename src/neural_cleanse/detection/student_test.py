@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.first_look import MARGIN_IMAGES
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.plans import FullSweep
-from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
+from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages, Subject
@@ -18,6 +19,7 @@ from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import attack_hits, margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
+SEARCHED = "patches of the student"
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
@@ -60,9 +62,7 @@ def compare(
     """
     if not prepared.settings.student or stages.tracker.truncated or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
-    planned = teaching.planned + prepared.inversion.passes * len(prepared.pairs)
-    report = stages.report(planned, len(prepared.pairs))
-    student = teaching.student(report.tick)
+    student = teaching.student(stages)
     if student is None:
         return Compared(decision, ("no student network could be made of this model, to compare it with",))
     low, high = student.interval
@@ -79,7 +79,8 @@ def compare(
     theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
-    invert = stages.invert(Subject(student.classifier, theirs, "student"), report.tick)
+    report = stages.report(SEARCHED, inversion.passes * len(prepared.pairs), len(prepared.pairs))
+    invert = stages.invert(Subject(student.classifier, theirs, "student"), report)
     for one in FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed):
         searched[one.pair] = one
     sizes = {pair: one.size for pair, one in searched.items() if one.size is not None}
