@@ -24,7 +24,7 @@ from neural_cleanse.inversion.sampling import ScanImages, split
 from neural_cleanse.metrics import Told, margin, predict
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
-FIRST, GROWTH = 32, 2  # images that are looked at first, and how many times as many next
+FIRST, GROWTH = 36, 2  # images that are looked at first, and how many times as many next: 72 rule out a tenth
 UNLIKELY = 1e-3  # chance at which an accuracy is ruled out
 WORTH_IT = 0.1  # accuracy above chance from which a search makes sense
 NOT_CHECKED = "the budget was spent before the form of the input was checked"

@@ -17,7 +17,7 @@ from neural_cleanse.metrics import Told, nobody, predict
 TRIED_ON = 200  # images
 # Forms that go on after so many images. One that fits has half of 12 right and more, a wrong one hardly any.
 ROUNDS = ((12, 4), (48, 2))
-HOPELESS_P = 0.01  # of as few hits as the best form has by then, were it worth a word
+NO_GAIN_P = 0.01  # of as few hits as the best form has by then, were it worth a word
 SMALL_BATCH = 16  # images at once
 LEAST_GAIN = 0.1  # of accuracy, for a form to be worth a word
 CLEAR_GAIN, CLEAR_ON = 0.2, 100  # of accuracy, on so many images or more: four standard errors of the difference
@@ -73,7 +73,7 @@ def best_form(classifier: Classifier, data: ImageSet, told: Told = nobody) -> In
             form.try_on(data.take(rows), told)
         forms = sorted(forms, key=lambda form: -form.hits)[:keep]
         least = min(1.0, declared.hits / seen + LEAST_GAIN)
-        if 1 - binomial_sf(forms[0].hits + 1, seen, least) < HOPELESS_P:
+        if 1 - binomial_sf(forms[0].hits + 1, seen, least) < NO_GAIN_P:
             return None
     best = InputForm(forms[0].said, forms[0].hits / seen, declared.hits / seen, seen)
     return best if best.accuracy >= best.declared + LEAST_GAIN else None
