@@ -66,6 +66,11 @@ class PreparedScan:
         return self.classifier.num_classes - len(self.left_out)
 
     @property
+    def planned(self) -> int:
+        """Image passes of the search for patches, at most or about."""
+        return self.search.passes(self.inversion, len(self.pairs))
+
+    @property
     def share(self) -> float:
         """The share of alpha of the test on patches."""
         alone = not self.settings.beyond_patches and not self.settings.pairs

@@ -60,13 +60,9 @@ def scan(
         checkpoint.begin({} if tracker.spent else identity(prepared.provenance, classifier))
     stages = Stages(engine, prepared.batch_limit, work, checkpoint)
     subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
-    targets, kind_tests = [pair.target for pair in prepared.pairs], KindTests(prepared, stages, teaching)
-    kind_tests.plan()
-    if settings.pairs:
-        work.plan(PAIRS, planned_pairs(subject, targets, pair_inversion(settings.loss), pair_plan)[0])
-    report = stages.report(
-        PATCHES, prepared.search.passes(prepared.inversion, len(prepared.pairs)), len(prepared.pairs)
-    )
+    tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]
+    _announce(tests, subject, targets, pair_plan)
+    report = stages.report(PATCHES, prepared.planned, len(prepared.pairs))
     invert = stages.invert(subject, report)
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
@@ -75,7 +71,7 @@ def scan(
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision
-    kinds = replace(kind_tests, taken=decision.flagged).run()
+    kinds = replace(tests, taken=decision.flagged).run()
     if settings.pairs:
         across = scan_pairs(
             subject, decision, targets, prepared.settings, prepared.doubt, stages,
@@ -89,6 +85,15 @@ def scan(
     result = answer(parts, began)
     work.end(last)
     return result
+
+
+def _announce(tests: KindTests, subject: Subject, targets: Sequence[int], plan: PairPlan) -> None:
+    """What will be searched beside patches, as far as that is known before they are."""
+    tests.plan()
+    settings = tests.prepared.settings
+    if settings.pairs:
+        passes, _ = planned_pairs(subject, targets, pair_inversion(settings.loss), plan)
+        tests.stages.work.plan(PAIRS, passes)
 
 
 def _compared(prepared: PreparedScan, found: Sequence[Recovered], teaching: Teaching, stages: Stages) -> Compared:
