@@ -14,8 +14,8 @@ from neural_cleanse.detection.baseline import baseline_entry, sizes_of
 from neural_cleanse.detection.first_look import FirstLook, first_look
 from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.pairs import check_pairs
-from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
-from neural_cleanse.detection.progress import FORWARD, Work
+from neural_cleanse.detection.plans import EarlyDecision, FullSweep, InRounds, Search, Sequential, plan
+from neural_cleanse.detection.progress import FORWARD, Budget, Work
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.shares import SHARES
@@ -97,6 +97,12 @@ class PreparedScan:
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             self.share,
         )
+        screened = any(one.outcome is Outcome.SCREENED for one in found)
+        if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != "default":
+            why = (
+                "nothing stands out, but the budget ended before all steps: what fewer of this preset tell is not known"
+            )
+            decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=why)
         if not self.left_out:
             return decision
         return replace(decision, reason=f"{decision.reason}; left out: {unused_named(self.left_out)}")
@@ -208,6 +214,8 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
     if over_baseline:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
+    if settings.preset != "default" and isinstance(found, FullSweep) and settings.budget != Budget():
+        return InRounds()
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
 
 
