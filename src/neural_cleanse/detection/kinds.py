@@ -260,6 +260,7 @@ class KindTests:
     ) -> Searched | Ended:
         """The search of all pairs, unless a budget ends it."""
         if self.stages.tracker.truncated or self.stages.tracker.spent:
+            self.stages.tracker.truncated = True
             return Ended()
         planned, unit = (
             round(subject.weight * inversion.passes * len(pairs)),
