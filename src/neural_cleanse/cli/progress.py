@@ -118,7 +118,8 @@ class ProgressLine:
                 self._warned.add(warning)
                 self._status.say(f"warning: {warning}")
         # A new phase is said at once, and how long all will take as soon as that is known.
-        news = progress.phase.name, progress.seconds_left is not None
+        # What follows a comma says with how many steps: some plans go on step by step.
+        news = progress.phase.name.partition(",")[0], progress.seconds_left is not None
         self._status(self._step + self.line(progress), at_once=news not in self._told)
         self._told.add(news)
 
