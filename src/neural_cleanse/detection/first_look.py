@@ -15,13 +15,13 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, LOW_ACCURACY, InputCheck, check_input, temperature
-from neural_cleanse.detection.input_form import SMALL_BATCH, TRIED_ON, InputForm, best_form
+from neural_cleanse.detection.input_form import TRIED_ON, InputForm, best_form
 from neural_cleanse.detection.progress import FORWARD, Part, Work
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.distributions import binomial_sf, clopper_pearson
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.sampling import ScanImages, split
-from neural_cleanse.metrics import Told, margin, predict
+from neural_cleanse.metrics import Told, margin, predict_checked
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 FIRST, GROWTH = 36, 2  # images that are looked at first, and how many times as many next: 72 rule out a tenth
@@ -96,7 +96,7 @@ def refuse_early(
     answers, until = torch.zeros(0, dtype=torch.long), FIRST
     while commonest < 1 and until < len(sampled):
         rows = order[:until]
-        answers = torch.cat([answers, predict(classifier, sampled.images[rows[len(answers) :]], told, SMALL_BATCH)])
+        answers = torch.cat([answers, predict_checked(classifier, sampled.images[rows[len(answers) :]], told)])
         hits = int((answers == sampled.labels[rows]).sum())
         highest = clopper_pearson(hits, until, 1 - 2 * UNLIKELY)[1]
         if highest >= LOW_ACCURACY:
