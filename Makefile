@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale clean
+.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale bench-gpu clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench-speed: setup ## the model's share of a step on five networks, random weigh
 
 bench-scale: setup ## passes, time and memory against labels and pixels, one process a scan
 	$(BIN)/python benchmarks/scale.py --rows benchmarks/results/scale.jsonl
+
+bench-gpu: setup ## speed, share of peak and memory of the search on a GPU, under 8 minutes; exit code 2 without one
+	$(BIN)/python benchmarks/gpu.py --rows benchmarks/results/gpu.jsonl
 
 clean: ## remove .venv and what the demo wrote
 	rm -rf $(VENV) out

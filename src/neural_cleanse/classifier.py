@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neural_cleanse.deadline import Deadline
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
 
@@ -89,7 +90,8 @@ class Classifier:
     """A frozen network with its normalisation inside: images in [0, 1] to logits.
 
     `input_shape` is (channels, height, width); `outputs` says what the module itself returns; `features_layer` names
-    the linear layer whose input are the features, where it is not the last one.
+    the linear layer whose input are the features, where it is not the last one. After `deadline` a call raises
+    OutOfTime.
     """
 
     module: nn.Module
@@ -98,6 +100,7 @@ class Classifier:
     normalize: Normalize = Normalize()
     outputs: OutputKind = OutputKind.LOGITS
     features_layer: str | None = None
+    deadline: Deadline | None = None
     memory_format: torch.memory_format = field(init=False, default=torch.contiguous_format)
 
     def __post_init__(self) -> None:
@@ -106,6 +109,8 @@ class Classifier:
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        if self.deadline is not None:
+            self.deadline.check()
         return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
 
     def as_logits(self, rows: Float[Tensor, " n *outputs"]) -> Float[Tensor, "n classes"]:

@@ -96,10 +96,13 @@ def features_at(network: nn.Module, cut: Cut, images: Float[Tensor, "n c h w"]) 
 
 
 @torch.no_grad()
-def find_cut(network: nn.Module, images: Float[Tensor, "2 c h w"]) -> tuple[Cut, bool] | None:
+def find_cut(
+    network: nn.Module, images: Float[Tensor, "2 c h w"], before_each: Callable[[], object] = lambda: None
+) -> tuple[Cut, bool] | None:
     """The first cut of the network (in eval mode), tried on two normalised images, and whether it needs `whole`.
 
     None where there is none: everything depends on the image in several ways, or on no layer that is a module.
+    `before_each` is called before each trial, and may raise to end them.
     """
     tried = torch.cat([images, images.mean(0, keepdim=True)])
     answers = network(tried)
@@ -110,6 +113,7 @@ def find_cut(network: nn.Module, images: Float[Tensor, "2 c h w"]) -> tuple[Cut,
             if _places(output) > most or not _bent(output):
                 continue
             for whole in (False, True):
+                before_each()
                 if _follows(network, cut, output, answers, tried, whole):
                     return cut, whole
     return None

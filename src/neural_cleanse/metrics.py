@@ -1,6 +1,6 @@
 """Clean accuracy and attack success rate: the only place where either is defined."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -13,6 +13,15 @@ from neural_cleanse.triggers.base import Trigger
 
 PIXEL_MAX = 255.0
 FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
+# Values in a batch under a deadline, so that one of large images is over soon; small images keep their batches.
+HURRIED_VALUES, HURRIED_IMAGES = 2**20, 8
+
+Told = Callable[[int], object]
+
+
+def nobody(count: int) -> None:
+    """Tell nobody of so many images."""
+    del count
 
 
 def pixels(images: Num[Tensor, "*n c h w"]) -> Tensor:
@@ -25,21 +34,35 @@ def stamped(trigger: Trigger, images: Num[Tensor, "n c h w"]) -> Num[Tensor, "n 
     return (trigger(pixels(images).unsqueeze(0)).squeeze(0) * PIXEL_MAX).round().to(torch.uint8)
 
 
-def _logits(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "b classes"]]:
-    return (classifier(pixels(part)) for part in images.to(classifier.device).split(FORWARD_BATCH))
+def at_once(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> int:
+    """Images in one forward pass."""
+    if classifier.deadline is None:
+        return FORWARD_BATCH
+    return min(FORWARD_BATCH, max(HURRIED_IMAGES, HURRIED_VALUES // max(1, images[:1].numel())))
+
+
+def _logits(
+    classifier: Classifier, images: Num[Tensor, "n c h w"], batch: int = FORWARD_BATCH, told: Told = nobody
+) -> Iterator[Float[Tensor, "b classes"]]:
+    for part in images.to(classifier.device).split(batch):
+        yield classifier(pixels(part))
+        told(len(part))
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
-    """The label the model gives each image."""
-    return torch.cat([logits.argmax(1) for logits in _logits(classifier, images)]).cpu()
+def predict(
+    classifier: Classifier, images: Num[Tensor, "n c h w"], told: Told = nobody, batch: int | None = None
+) -> Int[Tensor, " n"]:
+    """The label the model gives each image; `told` hears of the images as they are done, `batch` at once."""
+    found = _logits(classifier, images, batch or at_once(classifier, images), told)
+    return torch.cat([logits.argmax(1) for logits in found]).cpu()
 
 
 @torch.no_grad()
-def predict_checked(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
+def predict_checked(classifier: Classifier, images: Num[Tensor, "n c h w"], told: Told = nobody) -> Int[Tensor, " n"]:
     """The same. Raises UnusableOutputs where an output is no number: the label is then none that the model gives."""
     found, broken = [], 0
-    for logits in _logits(classifier, images):
+    for logits in _logits(classifier, images, at_once(classifier, images), told):
         found.append(logits.argmax(1))
         broken += int(logits.isnan().any(1).sum())
     if broken:
@@ -51,9 +74,13 @@ def predict_checked(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> I
 
 
 @torch.no_grad()
-def margin(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> float:
-    """By how much the highest logit of an image is above the second highest: the median over images."""
-    highest = torch.cat([logits.float().topk(2, dim=1).values for logits in _logits(classifier, images)])
+def margin(classifier: Classifier, images: Num[Tensor, "n c h w"], told: Told = nobody) -> float:
+    """By how much the highest logit of an image is above the second highest: the median over images.
+
+    A search that goes on with another must find the same number, to the last bit: batches are as large as ever.
+    """
+    found = _logits(classifier, images, told=told)
+    highest = torch.cat([logits.float().topk(2, dim=1).values for logits in found])
     return (highest[:, 0] - highest[:, 1]).median().item()
 
 
@@ -67,7 +94,7 @@ def triggered_answers(classifier: Classifier, trigger: Trigger, images: Num[Tens
     """The label the model gives each image with the trigger (k = 1) on it."""
     parts = [
         classifier(trigger(pixels(part).unsqueeze(0)).squeeze(0)).argmax(1)
-        for part in images.to(classifier.device).split(FORWARD_BATCH)
+        for part in images.to(classifier.device).split(at_once(classifier, images))
     ]
     return torch.cat(parts).cpu()
 

@@ -1,7 +1,11 @@
-"""Text that comes from strangers: label names, tensor names, commands in files. It never steers the terminal."""
+"""Text that is shown: numbers in short, and what comes from strangers (label names, tensor names, commands in files).
+
+The latter never steers the terminal.
+"""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 MAX_NAME = 40  # characters of a label name that are shown
 MAX_PLAIN = 80  # characters of anything else that a file says
@@ -41,3 +45,14 @@ def quoted(name: str) -> str:
 def first_line(error: BaseException, most: int = 200) -> str:
     """What somebody else's code says of its failure, without the lines after the first."""
     return plain(next(iter(str(error).splitlines()), ""), most)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, runs of them short: "3, 10-19"."""
+    runs = list[list[int]]()
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -12,7 +12,7 @@ from shell import run
 
 from neural_cleanse.cli import progress as module
 from neural_cleanse.cli.progress import JsonLines, ProgressLine
-from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
@@ -23,7 +23,8 @@ EVENTS: dict[str, dict[str, Any]] = {
     "started": {"schema": int, "labels": int, "image_passes": int, "image_passes_planned": int},
     "progress": {
         "share": NUMBER, "seconds_left": (*NUMBER, type(None)), "labels_finished": int, "labels": int,
-        "image_passes": int, "image_passes_planned": int,
+        "image_passes": int, "image_passes_planned": int, "phase": str, "phase_done": int, "phase_count": int,
+        "phase_unit": str,
     },
     "label_finished": {
         "target": int, "source": (int, type(None)), "size": (*NUMBER, type(None)), "asr": (*NUMBER, type(None)),
@@ -52,8 +53,8 @@ def found(target: int, size: float | None = 10.0) -> Recovered:
     return Recovered(LabelPair(target), None, size, None, 9, 10, Outcome.CONVERGED, 500, 20)
 
 
-def at(passes: int, *finished: Recovered) -> Progress:
-    return Progress(passes, 1000, finished, 2)
+def at(passes: int, *finished: Recovered, left: float | None = None) -> Progress:
+    return Progress(passes, 1000, finished, 2, phase=Phase("patches", len(finished), 2), seconds_left=left)
 
 
 def test_the_page_names_every_event_and_field() -> None:
@@ -109,12 +110,14 @@ def test_events_are_due_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     first = found(0)
     for passes, step, finished in ((0, 0.0, ()), (100, 0.5, ()), (200, 0.5, (first,)), (300, 0.1, (first,))):
         clock[0] += step
-        lines(at(passes, *finished))
+        lines(at(passes, *finished, left=4.0))
     lines(at(0))  # a repair scans again
     lines.done("repaired", (), 0)
     events = events_in(capsys.readouterr().err)
     assert [event["event"] for event in events] == ["started", "label_finished", "progress", "started", "done"]
-    assert events[2]["share"] == 0.2 and events[2]["seconds_left"] == pytest.approx(4.0)
+    assert events[2]["share"] == 0.2 and events[2]["seconds_left"] == 4.0
+    told = [events[2][f"phase{part}"] for part in ("", "_done", "_count", "_unit")]
+    assert told == ["patches", 1, 2, "labels"]
 
 
 def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,8 +129,27 @@ def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]
 
 def test_the_line_for_people() -> None:
     line = ProgressLine()
-    assert line.line(at(0), 1.0) == "  0%, 0 of 2 labels"
-    assert line.line(at(250, found(1, 7.25)), 10.0) == " 25%, 1 of 2 labels, about 30 s left; smallest 1: 7.2 px"
+    assert line.line(at(0)) == "  0%, patches: 0 of 2 labels"
+    assert line.line(at(250, found(1, 7.25), left=30.0)) == (
+        " 25%, patches: 1 of 2 labels, about 30 s left; smallest 1: 7.2 px"
+    )
+    assert line.line(at(1, left=400.0)).endswith("about 7 min left")
+    assert line.line(at(1, left=250_000.0)).endswith("about 69 h left")
+
+
+def test_a_new_phase_and_the_first_estimate_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Elsewhere than on a terminal lines come every ten seconds."""
+    line = ProgressLine()
+    line(Progress(0, 1000, (), 2, phase=Phase("checking the input", 0, 90, "images")))
+    line(at(1))
+    line(at(2))
+    line(at(3, left=9.0))
+    line(at(4, left=8.0))
+    assert [one.split(", ", 1)[1] for one in capsys.readouterr().err.splitlines()] == [
+        "checking the input: 0 of 90 images",
+        "patches: 0 of 2 labels",
+        "patches: 0 of 2 labels, about 9 s left",
+    ]
 
 
 def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

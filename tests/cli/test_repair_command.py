@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from shell import Ran, files_under, run
 
-from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.repair import Repaired
@@ -345,9 +345,9 @@ def test_the_progress_names_the_step(
     assert run(*asked).code == 0
     capsys.readouterr()
     calls[0]["on_step"]("round 1: scanning again")
-    calls[0]["progress"](Progress(50, 100, (), 10))
+    calls[0]["progress"](Progress(50, 100, (), 10, phase=Phase("patches", 0, 10)))
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "round 1: scanning again" and second.startswith("round 1: scanning again:  50%, 0 of 10 labels")
+    assert first == "round 1: scanning again" and second == "round 1: scanning again:  50%, patches: 0 of 10 labels"
 
 
 # --- what cannot be repaired ---

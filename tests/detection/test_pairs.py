@@ -13,12 +13,11 @@ from neural_cleanse.detection.pairs import (
     PairPlan,
     PairScan,
     PairsFound,
-    Stage,
     pair_inversion,
     scan_pairs,
     search_pairs,
 )
-from neural_cleanse.detection.progress import BudgetTracker, Reporter
+from neural_cleanse.detection.progress import Part, Work
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages, Subject
@@ -40,24 +39,20 @@ from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanRe
 SHORT = Inversion(steps=6, restarts=1)
 
 
-def silent() -> Reporter:
+def silent() -> Part:
     """Reports to nobody, and counts."""
-    return Reporter(lambda _: None, 0, 0)
-
-
-def stage(classifier: Classifier, images: ScanImages, report: Reporter) -> Stage:
-    """All work in this process, reported in one place."""
-    slots = BatchScheduler(classifier, images, BatchLimit(128), report.tick)
-    return lambda planned, count: (report, slots)
+    return Work(lambda _: None).begin("pairs of labels", 0, 0, "pairs")
 
 
 def stages() -> Stages:
-    return Stages(InProcess(), BatchLimit(64), BudgetTracker(), lambda _: None)
+    return Stages(InProcess(), BatchLimit(64), Work(lambda _: None))
 
 
-def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Reporter | None = None) -> PairsFound:
-    doing = stage(classifier, images, report or silent())
-    return search_pairs(SHORT, classifier, images, range(10), plan, doing)
+def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Part | None = None) -> PairsFound:
+    """All work in this process, reported in one place."""
+    told = report or silent()
+    slots = BatchScheduler(classifier, images, BatchLimit(128), told.tick)
+    return search_pairs(SHORT, classifier, images, range(10), plan, told, slots)
 
 
 @pytest.fixture(scope="module")

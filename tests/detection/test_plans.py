@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neural_cleanse.detection.plans import Adaptive, EarlyDecision, FullSweep, LowCost, Search, Sequential, plan
+from neural_cleanse.detection.plans import (
+    Adaptive,
+    EarlyDecision,
+    FullSweep,
+    InRounds,
+    LowCost,
+    Search,
+    Sequential,
+    plan,
+)
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
@@ -189,6 +198,24 @@ def test_a_budget_that_ends_within_a_look_or_a_search_leaves_sizes_of_one_effort
         cut_off.end[pair.target] * (1 + 3 * math.exp(-84 / 40)) for pair in PAIRS[:10]
     ]
     assert sum(one.image_passes for one in spent.values()) == 3_360 + 8 * 664 + 7
+
+
+@pytest.mark.parametrize(("most", "steps"), [(500_000, 15), (2_000_000, 62), (5_000_000, 250), (20_000_000, 1000)])
+def test_a_full_sweep_in_rounds_leaves_sizes_of_one_effort_wherever_a_budget_ends_it(most: int, steps: int) -> None:
+    """Ten labels of the reference preset: 992 image passes a step and label."""
+    invert, inversion = Shrinking(most=most), preset("reference")
+    found = {one.pair: one for one in InRounds().run(inversion, PAIRS[:10], invert, 0)}
+    assert [found[pair].size for pair in PAIRS[:10]] == [
+        float(invert.end[pair.target] * (1 + 3 * math.exp(-steps / 40))) for pair in PAIRS[:10]
+    ]
+    assert all((one.outcome is Outcome.SCREENED) is (steps < 1000) for one in found.values())
+    assert InRounds().describe() == FullSweep().describe()
+    assert InRounds().passes(inversion, 10) == FullSweep().passes(inversion, 10)
+
+
+def test_a_budget_that_ends_in_the_first_round_leaves_what_it_reached() -> None:
+    found = {one.pair: one for one in InRounds().run(preset("reference"), PAIRS[:10], Shrinking(most=80_000), 0)}
+    assert [one.outcome for one in found.values()] == [Outcome.SCREENED] * 5 + [Outcome.NOT_SEARCHED]
 
 
 class Unsettled(Shrinking):

@@ -55,11 +55,11 @@ class _Line:
         self._shown = ""
 
     def __call__(self, progress: Progress) -> None:
-        share = progress.passes_done / max(1, progress.passes_planned)
-        text = f"scan: {min(1.0, share):4.0%}, {len(progress.finished):,} of {progress.num_labels:,} labels"
+        text = f"scan: {progress.share:4.0%}, {progress.phase}"
         if text != self._shown:
+            blank = " " * max(0, len(self._shown) - len(text))
             self._shown = text
-            sys.stderr.write(f"\r{text}")
+            sys.stderr.write(f"\r{text}{blank}")
             sys.stderr.flush()
 
     def end(self) -> None:

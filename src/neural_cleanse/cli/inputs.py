@@ -163,14 +163,15 @@ def crop_advice(loaded: LoadedModel, images: ImageSet, data: Path, form: InputOp
     """What --crop roi would give, in words, where accuracy is poor without it and the data have such a region."""
     if form.crop_roi or images.labels is None or images.shape != loaded.classifier.input_shape:
         return ()
+    try:  # before the model is asked for anything: few data have such a region
+        load_data(data, at_most=1, seed=seed, crop="roi")
+    except DataError:
+        return ()
     whole = _accuracy(loaded, images.take(balanced(images.labels, TRIED_ON, seed)))
     if whole >= LOW_ACCURACY:
         return ()
-    try:
-        height, width = images.shape[1:]
-        cropped = load_data(data, at_most=TRIED_ON, seed=seed, resize=(height, width), crop="roi")
-    except DataError:  # no region of interest
-        return ()
+    height, width = images.shape[1:]
+    cropped = load_data(data, at_most=TRIED_ON, seed=seed, resize=(height, width), crop="roi")
     inside = _accuracy(loaded, cropped)
     if inside < whole + LEAST_GAIN:
         return ()

@@ -55,11 +55,11 @@ class StatusLine:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
-        self._last = time.monotonic()
+        self._last = -math.inf
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, at_once: bool = False) -> None:
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES[self._console.is_terminal]:
+        if not at_once and now - self._last < SECONDS_BETWEEN_LINES[self._console.is_terminal]:
             return
         self._last = now
         if self._console.is_terminal:
@@ -101,13 +101,14 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._status = StatusLine()
-        self._began = time.monotonic()
         self._step = ""
+        self._told: set[tuple[str, bool]] = set()
         self._warned = set[str]()
 
     def step(self, text: str) -> None:
-        """What is being done, shown now and before what a scan says; its time counts from here."""
-        self._step, self._began = f"{text}: ", time.monotonic()
+        """What is being done, shown now and before what a scan says."""
+        self._step = f"{text}: "
+        self._told.clear()
         self._status(text)
 
     def __call__(self, progress: Progress) -> None:
@@ -116,18 +117,18 @@ class ProgressLine:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._status.say(f"warning: {warning}")
-        self._status(self._step + self.line(progress, time.monotonic() - self._began))
+        # A new phase is said at once, and how long all will take as soon as that is known.
+        # What follows a comma says with how many steps: some plans go on step by step.
+        news = progress.phase.name.partition(",")[0], progress.seconds_left is not None
+        self._status(self._step + self.line(progress), at_once=news not in self._told)
+        self._told.add(news)
 
-    def line(self, progress: Progress, elapsed: float) -> str:
-        """Share done, time left, and the smallest triggers so far."""
-        share = _share(progress)
-        left = _seconds_left(share, elapsed)
+    def line(self, progress: Progress) -> str:
+        """Share done, the phase, time left, and the smallest triggers so far."""
         sizes = sorted((found.size, found.pair.target) for found in progress.finished if found.size is not None)
         smallest = ", ".join(f"{label}: {size:.1f} px" for size, label in sizes[:SMALLEST_SHOWN])
-        across = any(found.pair.source is not None for found in progress.finished)
-        what = "pairs of labels" if across else "labels"
-        text = f"{share:4.0%}, {len(progress.finished)} of {progress.num_labels} {what}"
-        text += "" if left is None else f", about {left:.0f} s left"
+        text = f"{progress.share:4.0%}, {progress.phase}"
+        text += "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
         return text + (f"; smallest {smallest}" if smallest else "")
 
     def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
@@ -143,7 +144,7 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._scan_began = self._last = self._began
+        self._last = self._began
         self._warned = set[str]()
         self._told: dict[LabelPair, Recovered] | None = None  # of this scan; None before the first one
 
@@ -151,7 +152,7 @@ class JsonLines:
         """Write the events that are due."""
         now = time.monotonic()
         if self._told is None or len(progress.finished) < len(self._told):
-            self._told, self._scan_began, self._last = {}, now, now
+            self._told, self._last = {}, now
             self._write("started", schema=LOG_SCHEMA, labels=progress.num_labels, **_passes(progress))
         for warning in progress.warnings:
             if warning not in self._warned:
@@ -163,10 +164,10 @@ class JsonLines:
                 self._write("label_finished", **_label(recovered))
         if now - self._last >= SECONDS_BETWEEN_EVENTS:
             self._last = now
-            share = _share(progress)
-            left = _seconds_left(share, now - self._scan_began)
-            told = {"labels_finished": len(self._told), "labels": progress.num_labels, **_passes(progress)}
-            self._write("progress", share=share, seconds_left=left, **told)
+            told = {"labels_finished": _labels(progress), "labels": progress.num_labels, **_passes(progress)}
+            self._write(
+                "progress", share=progress.share, seconds_left=progress.seconds_left, **_phase(progress), **told
+            )
 
     def step(self, text: str) -> None:
         """Write what a repair does now."""
@@ -201,10 +202,17 @@ def _label(recovered: Recovered) -> dict[str, object]:
     }
 
 
-def _share(progress: Progress) -> float:
-    return min(1.0, progress.passes_done / max(1, progress.passes_planned))
+def _labels(progress: Progress) -> int:
+    return sum(found.pair.source is None for found in progress.finished)
 
 
-def _seconds_left(share: float, elapsed: float) -> float | None:
-    """None while too little is done to tell."""
-    return elapsed / share - elapsed if share > 0.02 else None
+def _phase(progress: Progress) -> dict[str, object]:
+    phase = progress.phase
+    return {"phase": phase.name, "phase_done": phase.done, "phase_count": phase.count, "phase_unit": phase.unit}
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are two and more."""
+    if seconds < 2 * 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"

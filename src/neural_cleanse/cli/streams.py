@@ -30,15 +30,16 @@ def guarded() -> Iterator[None]:
 
 
 def begin(text: str, quiet: bool = False) -> None:
-    """Say on a terminal what is done, before anything heavy is loaded; the next line of progress replaces it."""
-    if not quiet and sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text}")
+    """Say what is done, before anything heavy is loaded; on a terminal the next line of progress replaces it."""
+    if not quiet:
+        sys.stderr.write(f"\r\x1b[2K{text}" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
 
 
 def clear() -> None:
-    """Remove what `begin` said."""
-    begin("")
+    """Remove what `begin` said, where it can be."""
+    if sys.stderr.isatty():
+        begin("")
 
 
 class _Guarded:

@@ -1,18 +1,26 @@
 """What the parts of a scan come to: one result, with evidence against whom it flags."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.combined import patch_test
-from neural_cleanse.detection.evidence import gather
-from neural_cleanse.detection.kinds import KindFound
+from neural_cleanse.detection.evidence import evidence_of
+from neural_cleanse.detection.kinds_found import KindFound
 from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.progress import BudgetTracker
+from neural_cleanse.detection.spent import budget_notes
 from neural_cleanse.detection.student_test import Compared
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import Evidence, Kind, KindTest, LabelResult, Recovered, Refined, ScanResult
+
+HURRIED_IMAGES = 32  # that evidence is gathered on where no time is left
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Parts:
     compared: Compared
     kinds: Sequence[KindFound]
     teaching: Teaching
-    cut_off: bool
+    tracker: BudgetTracker
 
     @property
     def other_passes(self) -> int:
@@ -53,13 +61,15 @@ class Parts:
         return patches, *(one.test for one in self.kinds)
 
 
-def answer(parts: Parts, wall_s: float) -> ScanResult:
-    """The result of a scan that took `wall_s` seconds."""
+def answer(parts: Parts, began: float) -> ScanResult:
+    """The result of a scan that began at that moment (time.monotonic)."""
     others = {pair for one in parts.kinds for pair in one.test.flagged} - {*parts.compared.decision.flagged_pairs}
     by_patch = {*parts.decision.flagged_pairs} - others
     flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
     shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind is Kind.PAIRS for one in kind.flagged)]
+    evidence, notes = _evidence(parts, of_kinds, flagged)
+    notes += budget_notes(parts.prepared, parts.tracker, parts.found)
     return ScanResult(
         verdict=parts.decision.verdict,
         reason=parts.decision.reason,
@@ -72,16 +82,13 @@ def answer(parts: Parts, wall_s: float) -> ScanResult:
         forward_passes=sum(one.forward_passes for one in parts.found)
         + parts.prepared.forward_passes
         + parts.other_forward_passes,
-        wall_s=wall_s,
+        wall_s=time.monotonic() - began,
         image_shape=parts.prepared.classifier.input_shape,
         labels=_rows(shown, parts.decision, parts.prepared.names),
         paper_rule=parts.decision.paper_rule,
-        provenance=parts.provenance,
-        cut_off=parts.cut_off,
-        evidence=(
-            *gather(parts.prepared.classifier, parts.prepared.images, parts.prepared.images.images, flagged),
-            *_evidence(parts.prepared, of_kinds, flagged),
-        ),
+        provenance=parts.provenance.joined({}, notes),
+        cut_off=parts.tracker.truncated,
+        evidence=evidence,
         tests=parts.tests,
         triggers={
             recovered.pair: {name: tensor.detach().cpu() for name, tensor in trigger.tensors().items()}
@@ -91,14 +98,35 @@ def answer(parts: Parts, wall_s: float) -> ScanResult:
     )
 
 
-def _evidence(prepared: PreparedScan, kinds: Sequence[KindFound], patches: Sequence[Recovered]) -> Iterator[Evidence]:
-    """Evidence of what is no patch for all images, one a label pair."""
+def _evidence(
+    parts: Parts, kinds: Sequence[KindFound], patches: Sequence[Recovered]
+) -> tuple[tuple[Evidence, ...], tuple[str, ...]]:
+    """Evidence against all that is flagged; on few images, which a note says, where there is no time for all."""
+    prepared, found, hurried = parts.prepared, list[Evidence](), False
+    images = prepared.images
+    for kind, classifier, data, one in _to_show(prepared, kinds, patches):
+        try:
+            found.append(evidence_of(classifier, data, images.images, one, kind))
+        except OutOfTime:
+            hurried = parts.tracker.truncated = True
+            unbound = classifier.changed(deadline=None)
+            found.append(evidence_of(unbound, data, images.images, one, kind, most=HURRIED_IMAGES))
+    said = f"the budget was spent before the evidence was gathered: some is on {HURRIED_IMAGES} images"
+    return tuple(found), (said,) * hurried
+
+
+def _to_show(
+    prepared: PreparedScan, kinds: Sequence[KindFound], patches: Sequence[Recovered]
+) -> Iterator[tuple[Kind, Classifier, ScanImages, Recovered]]:
+    """What is flagged, with the network and images that show it: patches for all images first, one a label pair."""
+    for one in patches:
+        yield Kind.PATCH, prepared.classifier, prepared.images, one
     known = {one.pair for one in patches}
     for kind in kinds:
         new = [one for one in kind.flagged if one.pair not in known]
         known |= {one.pair for one in new}
         if kind.subject is not None:
-            yield from gather(kind.subject.classifier, kind.subject.images, prepared.images.images, new, kind.test.kind)
+            yield from ((kind.test.kind, kind.subject.classifier, kind.subject.images, one) for one in new)
 
 
 def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from neural_cleanse.detection.kinds import KindFound
+from neural_cleanse.detection.kinds_found import KindFound
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.records import Kind, KindTest, Verdict
 

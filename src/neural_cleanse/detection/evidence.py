@@ -1,7 +1,5 @@
 """What a sceptic asks of a flag: does it work on images it was not fitted on, and from which classes?"""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,28 +13,21 @@ EXAMPLES = 6  # images shown before and after, of as many classes as there are
 
 
 @torch.no_grad()
-def gather(
-    classifier: Classifier,
-    data: ScanImages,
-    pictures: UInt8[Tensor, "m c h w"],
-    flagged: Sequence[Recovered],
-    kind: Kind = Kind.PATCH,
-) -> tuple[Evidence, ...]:
-    """Evidence for every flagged label, on the confirm images alone; `pictures` are the images that `data` are of."""
-    return tuple(_of(classifier, data, pictures, recovered, kind) for recovered in flagged)
-
-
-def _of(
+def evidence_of(
     classifier: Classifier,
     data: ScanImages,
     pictures: UInt8[Tensor, "m c h w"],
     recovered: Recovered,
-    kind: Kind,
+    kind: Kind = Kind.PATCH,
+    most: int | None = None,
 ) -> Evidence:
-    """Evidence against one label; no image shows a trigger in feature space."""
+    """Evidence against one label, on the confirm images alone, at most so many; no image shows a trigger in features.
+
+    `pictures` are the images that `data` are of. Raises OutOfTime after the classifier's deadline.
+    """
     assert recovered.trigger is not None, "a flagged label has a size, and a size has a trigger"
     trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
-    rows = data.eligible(recovered.pair, Split.TEST)
+    rows = data.eligible(recovered.pair, Split.TEST)[:most]
     answers = triggered_answers(classifier, trigger, data.images[rows])
     classes = (data.answers if data.labels is None else data.labels)[rows]
     by_source = []

@@ -4,6 +4,7 @@ The activations of all images are kept, in units of their own spread, so that on
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,22 +49,24 @@ class FeatureSpace:
 
 
 def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
-    """The space behind the first cut, or why there is none: no cut, or activations that take too much memory."""
+    """The space behind the first cut, or why there is none: no cut, or activations that take too much memory.
+
+    Raises OutOfTime after the classifier's deadline.
+    """
     two = _normalised(classifier, images.images[:2])
-    found = find_cut(classifier.module, two) if len(two) == 2 else None
+    found = find_cut(classifier.module, two, partial(_check, classifier)) if len(two) == 2 else None
     if found is None:
         return "the network cannot be cut behind its first layers"
     cut, whole = found
     if cut.numel * len(images.images) * FLOAT > MOST_BYTES:
         return f"the activations of {len(images.images):,} images take over {MOST_BYTES >> 20} MiB"
-    parts = [
-        features_at(classifier.module, cut, _normalised(classifier, part))
-        for part in images.images.split(FORWARD_BATCH)
-    ]
-    features = torch.cat(parts).float()
+    features = torch.cat([_features(classifier, cut, part) for part in images.images.split(FORWARD_BATCH)]).float()
     spread = max(float(features.std()), 1e-12)
     tail = Tail(classifier.module, cut, torch.zeros_like(two[:1]), float(features.min()), whole)
-    behind = Classifier(_Scaled(tail, spread), cut.image_shape, classifier.num_classes, outputs=classifier.outputs)
+    behind = Classifier(
+        _Scaled(tail, spread), cut.image_shape, classifier.num_classes, outputs=classifier.outputs,
+        deadline=classifier.deadline,
+    )  # fmt: skip
     some = _normalised(classifier, images.images[:WORK_IMAGES])
     share = work(tail, features[:WORK_IMAGES]) / max(1, work(classifier.module, some))
     return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share))
@@ -84,6 +87,17 @@ def feature_inversion(inversion: Inversion, space: FeatureSpace, *, pairs: bool 
         batch_size=PAIR_BATCH if pairs else inversion.batch_size,
         allow_chance=not pairs,
     )
+
+
+def _features(classifier: Classifier, cut: Cut, images: Tensor) -> Tensor:
+    _check(classifier)
+    return features_at(classifier.module, cut, _normalised(classifier, images))
+
+
+def _check(classifier: Classifier) -> None:
+    """Raise OutOfTime after the deadline: what calls the module itself asks here."""
+    if classifier.deadline is not None:
+        classifier.deadline.check()
 
 
 def _normalised(classifier: Classifier, images: Tensor) -> Tensor:

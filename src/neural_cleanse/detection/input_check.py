@@ -82,9 +82,11 @@ def check_input(
     *,
     force: bool,
     better: Callable[[], InputForm | None] = lambda: None,
+    commonest: float | None = None,
 ) -> InputCheck:
     """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
 
+    `commonest` is the share of the commonest class among all images, where these are some of them.
     Raises InputSanityError when the model cannot read them, or another form is clearly better, unless forced.
     """
     count = len(answered)
@@ -94,7 +96,7 @@ def check_input(
     if labels is None:
         return InputCheck(None, tuple(warnings), _dominated(answered, num_classes))
     accuracy = clean_accuracy(answered, labels)
-    commonest = torch.bincount(labels).max().item() / count
+    commonest = torch.bincount(labels).max().item() / count if commonest is None else commonest
     if commonest == 1 and not force:
         raise InputSanityError(
             f"All {count} clean images have the same label: a scan needs images of several classes.",

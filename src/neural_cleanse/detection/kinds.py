@@ -5,12 +5,25 @@ labels, after few steps; sizes of shifts over all pairs. Classes that are near e
 between them, so what a test flags must be much smaller than in a student of the same classes.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
+from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.feature_space import PAIR_BATCH, STEPS, FeatureSpace, feature_inversion, feature_space
+from neural_cleanse.detection.feature_space import PAIR_STEPS as SHIFT_PAIR_STEPS
+from neural_cleanse.detection.kinds_found import (
+    NAMED,
+    Ended,
+    KindFound,
+    Searched,
+    Theirs,
+    named,
+    not_made,
+    planted_pairs,
+    share_of_student,
+    shared,
+)
 from neural_cleanse.detection.pair_choice import pair_candidates
 from neural_cleanse.detection.pairs import CHOOSE_ASR, LEAST_LABELS, LEAST_TARGETS, pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
@@ -21,9 +34,8 @@ from neural_cleanse.detection.statistics.maps import map_test
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
 from neural_cleanse.detection.teaching import Teaching
-from neural_cleanse.inversion.batching import Tick
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, Outcome, Verdict
 
 MOST_LABELS = 100  # above which shifts are not searched
 PAIR_STEPS = 60  # of patches between two labels: 10 labels then take as much again as their own triggers
@@ -32,55 +44,13 @@ MIN_PAIRS_SIZED = 0.3  # of pairs in feature space: few steps reach the near one
 # Mean log size of an all-to-all map, source and target taken out, in patches and in feature space: -.64 and -.39 at
 # least in clean networks; -.79 to -1.4 and -.55 to -1.1 planted.
 MAP_MEAN = {Kind.PAIRS: -0.7, Kind.FEATURE_PAIRS: -0.5}
-CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
-LEAST_RATIO = 0.01
-NAMED = {
-    Kind.FEATURE: "feature-space trigger",
-    Kind.PAIRS: "trigger between two labels",
-    Kind.FEATURE_PAIRS: "all-to-all feature-space trigger",
+PARTS = {
+    Kind.FEATURE: "shifts of features",
+    Kind.PAIRS: "one-class patches",
+    Kind.FEATURE_PAIRS: "shifts of features between two labels",
 }
+EXPECTED_SHARE = 0.8  # of the network's work that its tail takes, until it is known
 ALONE = 0.5  # of the median size of shifts: clean networks have .66 and more, so that what is smaller needs no student
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What one kind's search came to."""
-
-    found: tuple[Recovered, ...]
-    subject: Subject
-    inversion: Inversion
-
-    @property
-    def sized(self) -> list[tuple[LabelPair, float]]:
-        """Pairs with a size."""
-        return [(one.pair, one.size) for one in self.found if one.size is not None]
-
-    @property
-    def image_passes(self) -> int:
-        """In passes of the whole network."""
-        return round(self.subject.weight * sum(one.image_passes for one in self.found))
-
-    @property
-    def forward_passes(self) -> int:
-        """The same of forward passes alone."""
-        return round(self.subject.weight * sum(one.forward_passes for one in self.found))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A search that a spent budget ended, or did not let begin."""
-
-    image_passes: int = 0
-    reason: str = "the budget was spent"
-
-
-@dataclass(frozen=True)
-class KindFound:
-    """A test, and the triggers of what it flagged, with what they are triggers of."""
-
-    test: KindTest
-    flagged: tuple[Recovered, ...] = ()
-    subject: Subject | None = None
 
 
 @dataclass
@@ -92,28 +62,55 @@ class KindTests:
     teaching: Teaching
     taken: tuple[int, ...] = ()
 
+    def plan(self) -> None:
+        """Announce the searches that will be made, as far as is known before the labels have been searched."""
+        if not self._wanted:
+            return
+        if self.prepared.num_labels <= MOST_LABELS:
+            one = EXPECTED_SHARE * STEPS * self.prepared.inversion.batch_size
+            self.stages.work.plan(PARTS[Kind.FEATURE], round(one * len(self.prepared.pairs)))
+            pairs = self._candidates(PAIR_BATCH)
+            if not isinstance(pairs, str):
+                one = EXPECTED_SHARE * SHIFT_PAIR_STEPS * PAIR_BATCH
+                self.stages.work.plan(PARTS[Kind.FEATURE_PAIRS], round(one * len(pairs)))
+        inversion = self._pair_inversion
+        pairs = self._candidates(inversion.batch_size)
+        if not isinstance(pairs, str) and not self.prepared.settings.pairs:
+            self.stages.work.plan(PARTS[Kind.PAIRS], inversion.passes * len(pairs))
+
+    @property
+    def _wanted(self) -> bool:
+        return self.prepared.settings.beyond_patches and self.prepared.doubt is None
+
     def run(self) -> tuple[KindFound, ...]:
         """All of them; one that cannot be made says why."""
-        if not self.prepared.settings.beyond_patches or self.prepared.doubt is not None:
+        if not self._wanted:
             return ()
-        space: FeatureSpace | str = f"over {MOST_LABELS} labels"
-        if self.prepared.num_labels <= MOST_LABELS:
-            space = feature_space(self.prepared.classifier, self.prepared.images)
+        space = self._space()
         pairs = () if self.prepared.settings.pairs else (self.patch_pairs(),)  # else searched with all steps
         return self.features(space), *pairs, self.feature_pairs(space)
+
+    def _space(self) -> FeatureSpace | str:
+        if self.prepared.num_labels > MOST_LABELS:
+            return f"over {MOST_LABELS} labels"
+        try:
+            return feature_space(self.prepared.classifier, self.prepared.images)
+        except OutOfTime:
+            self.stages.tracker.truncated = True
+            return Ended().reason
 
     def features(self, space: FeatureSpace | str) -> KindFound:
         """One shift of activations for images of every class."""
         kind = Kind.FEATURE
         if isinstance(space, str):
-            return _not_made(kind, space)
+            return self._not_made(kind, space)
         subject = Subject(space.classifier, space.images, kind.value, space.share)
-        searched = self._search(feature_inversion(self.prepared.inversion, space), self.prepared.pairs, subject)
+        searched = self._search(kind, feature_inversion(self.prepared.inversion, space), self.prepared.pairs, subject)
         if isinstance(searched, Ended):
-            return _not_made(kind, searched.reason, searched)
+            return self._not_made(kind, searched.reason, searched)
         sized, count = searched.sized, len(searched.found)
         if len(sized) < MIN_SIZED * count:
-            return _not_made(kind, f"no shift works for {count - len(sized)} of {count} labels", searched)
+            return self._not_made(kind, f"no shift works for {count - len(sized)} of {count} labels", searched)
         sizes = [size for _, size in sized]
         test = outlier_test(sizes, self.prepared.settings.alpha * SHARES[kind], FEATURES)
         p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True)}
@@ -124,39 +121,49 @@ class KindTests:
     def patch_pairs(self) -> KindFound:
         """A patch for images of one class, and a map of such patches."""
         subject = Subject(self.prepared.classifier, self.prepared.images, Kind.PAIRS.value)
-        inversion = replace(
+        return self._pairs(Kind.PAIRS, self._pair_inversion, subject)
+
+    @property
+    def _pair_inversion(self) -> Inversion:
+        return replace(
             pair_inversion(self.prepared.settings.loss),
             steps=PAIR_STEPS,
             temperature=self.prepared.inversion.temperature,
             precision=self.prepared.inversion.precision,
         )
-        return self._pairs(Kind.PAIRS, inversion, subject)
 
     def feature_pairs(self, space: FeatureSpace | str) -> KindFound:
         """A map of shifts of activations."""
         kind = Kind.FEATURE_PAIRS
         if isinstance(space, str):
-            return _not_made(kind, space)
+            return self._not_made(kind, space)
         inversion = replace(feature_inversion(self.prepared.inversion, space, pairs=True), choose_asr=CHOOSE_ASR)
         return self._pairs(kind, inversion, Subject(space.classifier, space.images, kind.value, space.share))
 
-    def _pairs(self, kind: Kind, inversion: Inversion, subject: Subject) -> KindFound:
-        targets = [pair.target for pair in self.prepared.pairs if pair.target not in self.taken]
-        candidates, lacking = pair_candidates(subject.images, targets, self.prepared.classifier.num_classes)
-        budget = self.prepared.inversion.passes * len(self.prepared.pairs)
-        if self.prepared.num_labels < LEAST_LABELS or len(targets) < LEAST_TARGETS or not candidates:
-            return _not_made(kind, "too few labels or images")
+    def _candidates(self, batch_size: int) -> list[LabelPair] | str:
+        """The pairs that are searched, or why none are."""
+        prepared = self.prepared
+        targets = [pair.target for pair in prepared.pairs if pair.target not in self.taken]
+        candidates, lacking = pair_candidates(prepared.images, targets, prepared.classifier.num_classes)
+        if prepared.num_labels < LEAST_LABELS or len(targets) < LEAST_TARGETS or not candidates:
+            return "too few labels or images"
         if lacking:
-            return _not_made(kind, f"{len(lacking)} labels have too few images to start from")
-        if len(candidates) * PAIR_STEPS * inversion.batch_size > budget:
-            return _not_made(kind, f"{len(candidates):,} pairs of labels take too long")
-        searched = self._search(inversion, candidates, subject)
+            return f"{len(lacking)} labels have too few images to start from"
+        if len(candidates) * PAIR_STEPS * batch_size > prepared.inversion.passes * len(prepared.pairs):
+            return f"{len(candidates):,} pairs of labels take too long"
+        return candidates
+
+    def _pairs(self, kind: Kind, inversion: Inversion, subject: Subject) -> KindFound:
+        candidates = self._candidates(inversion.batch_size)
+        if isinstance(candidates, str):
+            return self._not_made(kind, candidates)
+        searched = self._search(kind, inversion, candidates, subject)
         if isinstance(searched, Ended):
-            return _not_made(kind, searched.reason, searched)
+            return self._not_made(kind, searched.reason, searched)
         sized = searched.sized
         if len(sized) < MIN_PAIRS_SIZED * len(candidates):
             why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
-            return _not_made(kind, why, searched)
+            return self._not_made(kind, why, searched)
         return self._judged_pairs(kind, searched, len(candidates))
 
     def _judged_pairs(self, kind: Kind, searched: Searched, candidates: int) -> KindFound:
@@ -192,7 +199,7 @@ class KindTests:
         """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
         share, sizes = SHARES[kind], dict(searched.sized)
         rows = tuple(
-            KindRow(one.pair.target, one.pair.source, one.size, _shared(p_values.get(one.pair), share))
+            KindRow(one.pair.target, one.pair.source, one.size, shared(p_values.get(one.pair), share))
             for one in searched.found
         )
         test = KindTest(
@@ -201,95 +208,75 @@ class KindTests:
         )  # fmt: skip
         if not small:
             return KindFound(test)
-        ratios, passes = (None, 0) if alone else self._over_student(kind, searched, small)
-        which = _named(small, sizes, kind)
-        test = replace(test, image_passes=test.image_passes + passes)
+        theirs = Theirs() if alone else self._over_student(kind, searched, small)
+        ratios, which = theirs.ratios, named(small, sizes, kind)
+        test = replace(
+            test, image_passes=test.image_passes + theirs.image_passes,
+            forward_passes=test.forward_passes + theirs.forward_passes,
+        )  # fmt: skip
         if ratios is None and not alone:
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
-        planted = _planted(small, ratios, mapped=mapped)
+        planted = planted_pairs(small, ratios, mapped=mapped)
         if not planted and kind is Kind.FEATURE:  # classes by themselves have none so small
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but as much in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         if not planted:
             return KindFound(replace(test, reason=f"{which} belongs to the classes: it is as small in a student"))
-        reason = f"{_named(planted, sizes, kind)} (p = {p_text(test.p_value or 1.0)})"
+        reason = f"{named(planted, sizes, kind)} (p = {p_text(test.p_value or 1.0)})"
         if ratios is not None:
-            reason += f", {_share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
+            reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
         flagged = tuple(one for one in searched.found if one.pair in planted)
         test = replace(
             test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted), mapped=tuple(planted) * mapped
         )
         return KindFound(test, flagged, searched.subject)
 
-    def _over_student(
-        self, kind: Kind, searched: Searched, small: Sequence[LabelPair]
-    ) -> tuple[dict[LabelPair, float] | None, int]:
-        """Sizes over those in the student, None without one; a pair for which it has none counts as very small."""
-        teaching = self.teaching
-        report = self.stages.report(teaching.planned() + searched.inversion.passes * len(small), len(small))
-        student = teaching.good_student(report.tick)
+    def _over_student(self, kind: Kind, searched: Searched, small: Sequence[LabelPair]) -> Theirs:
+        """Sizes over those in the student; a pair for which it has none counts as very small."""
+        student = self.teaching.good_student(self.stages)
         if student is None:
-            return None, 0
-        images = teaching.images_of(student.classifier)
-        subject = Subject(student.classifier, images, f"student-{kind.value}")
-        if kind in (Kind.FEATURE, Kind.FEATURE_PAIRS):
-            space = feature_space(student.classifier, images)
-            if isinstance(space, str):
-                return None, 0
-            subject = Subject(space.classifier, space.images, f"student-{kind.value}", space.share)
-        theirs = self._search(searched.inversion, small, subject, report.tick)
+            return Theirs()
+        try:
+            images = self.teaching.images_of(student.classifier)
+            subject = Subject(student.classifier, images, f"student-{kind.value}")
+            if kind in (Kind.FEATURE, Kind.FEATURE_PAIRS):
+                space = feature_space(student.classifier, images)
+                if isinstance(space, str):
+                    return Theirs()
+                subject = Subject(space.classifier, space.images, f"student-{kind.value}", space.share)
+        except OutOfTime:
+            self.stages.tracker.truncated = True
+            return Theirs()
+        theirs = self._search(kind, searched.inversion, small, subject, " of the student")
         if isinstance(theirs, Ended):
-            return None, theirs.image_passes
+            return Theirs(None, theirs.image_passes, theirs.forward_passes)
         sizes, others = dict(searched.sized), dict(theirs.sized)
-        return {pair: sizes[pair] / others[pair] if pair in others else 0.0 for pair in small}, theirs.image_passes
+        ratios = {pair: sizes[pair] / others[pair] if pair in others else 0.0 for pair in small}
+        return Theirs(ratios, theirs.image_passes, theirs.forward_passes)
 
     def _search(
-        self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, tick: Tick | None = None
+        self, kind: Kind, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, whose: str = ""
     ) -> Searched | Ended:
         """The search of all pairs, unless a budget ends it."""
         if self.stages.tracker.truncated or self.stages.tracker.spent:
+            self.stages.tracker.truncated = True
             return Ended()
-        if tick is None:
-            planned = round(subject.weight * inversion.passes * len(pairs))
-            tick = self.stages.report(planned, len(pairs)).tick
-        found = {one.pair: one for one in self.stages.invert(subject, tick)(inversion, pairs)}
-        if len(found) < len(pairs) or any(one.outcome is Outcome.NOT_SEARCHED for one in found.values()):
-            return Ended(round(subject.weight * sum(one.image_passes for one in found.values())))
-        return Searched(tuple(found[pair] for pair in sorted(found)), subject, inversion)
+        planned, unit = (
+            round(subject.weight * inversion.passes * len(pairs)),
+            "labels" if kind is Kind.FEATURE else "pairs",
+        )
+        report = self.stages.report(PARTS[kind] + whose, planned, len(pairs), unit)
+        found = {one.pair: one for one in self.stages.invert(subject, report)(inversion, pairs)}
+        searched = Searched(tuple(found[pair] for pair in sorted(found)), subject, inversion)
+        done = sum(one.outcome is not Outcome.NOT_SEARCHED for one in searched.found)
+        if done == len(pairs):
+            return searched
+        why = f"the budget was spent after {done:,} of {len(pairs):,} {unit}"
+        return Ended(searched.image_passes, searched.forward_passes, why)
 
-
-def _not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> KindFound:
-    passes = 0 if searched is None else searched.image_passes
-    return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes))
-
-
-def _planted(small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None, *, mapped: bool) -> list[LabelPair]:
-    """Those that are much smaller than in the student; of a map none unless their geometric mean is so too."""
-    if ratios is None:
-        return list(small)
-    if mapped:
-        mean = statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios.values())
-        if mean > math.log(CONFIRMED):
-            return []
-    return [pair for pair in small if ratios[pair] <= CONFIRMED]
-
-
-def _shared(p_value: float | None, share: float) -> float | None:
-    return None if p_value is None else over_share(p_value, share)
-
-
-def _share_of_student(ratios: Sequence[float]) -> str:
-    middle = math.exp(statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios))
-    return f"{middle:.0%}"
-
-
-def _named(pairs: Sequence[LabelPair], sizes: Mapping[LabelPair, float], kind: Kind) -> str:
-    """What was found, in words."""
-    sized = {pair: f"{sizes[pair]:.1f} px" if kind is Kind.PAIRS else f"size {sizes[pair]:.1f}" for pair in pairs}
-    said = [
-        f"{f'images of any class to label {pair.target}' if pair.source is None else f'{pair.source} to {pair.target}'}"
-        f" ({sized[pair]})"
-        for pair in pairs
-    ]
-    return f"{NAMED[kind]}{'s' if len(pairs) > 1 else ''}: {', '.join(said)}"
+    def _not_made(self, kind: Kind, why: str, searched: Searched | Ended | None = None) -> KindFound:
+        """The record of a test that could not be made; no more work is planned for it."""
+        if searched is None:
+            self.stages.work.plan(PARTS[kind], 0)
+        return not_made(kind, why, searched)

@@ -12,14 +12,15 @@ A scan of N labels has N (N - 1) pairs from one class to another. Within a budge
 Every choice is of pairs, never of the reference, and the test counts all pairs that there were: see `pair_outlier`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.pair_choice import balanced_draw, by_nearness, furthest_under, pair_candidates
 from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
-from neural_cleanse.detection.progress import Reporter
+from neural_cleanse.detection.progress import Part
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.verdict import Decision
@@ -31,6 +32,7 @@ from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
+PAIRS = "pairs of labels"  # the part of the search over them
 CHOOSE_ASR = 0.9  # of one class there are a few dozen images to choose on: two that fail must not reject a trigger
 LEAST_LABELS, LEAST_TARGETS = 4, 2  # three labels have 6 pairs and 5 effects: nothing is left to tell an outlier by
 
@@ -43,9 +45,6 @@ class PairPlan:
     reference_per_label: int = 4
     finalists_per_label: int = 1
     first_steps: int = 40
-
-
-Stage = Callable[[int, int], tuple[Reporter, Invert]]
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,14 @@ def scan_pairs(
     A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
     """
 
-    def stage(planned: int, count: int) -> tuple[Reporter, Invert]:
-        report = stages.report(planned, count)
-        return report, stages.invert(subject, report.tick)
-
     classifier, images = subject.classifier, subject.images
     open_targets = [target for target in targets if target not in labels.flagged]
+    inversion = replace(pair_inversion(settings.loss), temperature=temperature)
+    planned, count = planned_pairs(subject, open_targets, inversion, plan)
+    report = stages.report(PAIRS, planned, count, "pairs")
     searched = search_pairs(
-        replace(pair_inversion(settings.loss), temperature=temperature), classifier, images, open_targets, plan, stage
-    )
+        inversion, classifier, images, open_targets, plan, report, stages.invert(subject, report)
+    )  # fmt: skip
     judged = judge_pairs(
         searched.found,
         settings.alpha,
@@ -172,6 +170,12 @@ def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> t
     return tuple(notes)
 
 
+def planned_pairs(subject: Subject, targets: Sequence[int], inversion: Inversion, plan: PairPlan) -> tuple[int, int]:
+    """Image passes that a search over pairs takes, and of how many pairs."""
+    candidates, _ = pair_candidates(subject.images, targets, subject.classifier.num_classes)
+    return min(len(candidates) * inversion.passes, plan.passes_per_label * len(targets)), len(candidates)
+
+
 def pair_inversion(loss: str) -> Inversion:
     """The search of a pair: one restart with smaller steps, since few images make sizes noisy."""
     calm = replace(preset("default", loss), learning_rate=0.2, cost=BatchCost(quick_memory=0.7))
@@ -184,28 +188,26 @@ def search_pairs(
     images: ScanImages,
     targets: Sequence[int],
     plan: PairPlan,
-    stage: Stage,
+    report: Part,
+    invert: Invert,
 ) -> PairsFound:
-    """Search pairs to `targets` from every class that has enough images.
-
-    `stage(image passes, pairs)` announces a part of the work: where it is reported, and what does it.
-    """
+    """Search pairs to `targets` from every class that has enough images; `report` is told of each."""
     candidates, lacking = pair_candidates(images, targets, classifier.num_classes)
     budget, whole = plan.passes_per_label * len(targets), inversion.passes
     if len(candidates) * whole <= budget:
-        found, cut_off = _run(inversion, candidates, stage)
+        found, cut_off = _run(inversion, candidates, report, invert)
         every = frozenset(candidates)
         return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
     reference = balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
     first = replace(inversion, steps=plan.first_steps)
-    rest = [pair for pair in by_nearness(classifier, images, candidates) if pair not in reference]
+    rest = [pair for pair in _ordered(classifier, images, candidates) if pair not in reference]
     tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
-    found, cut_off = _run(inversion, sorted(reference), stage)
-    screened, without_look = _run(first, tried, stage)
+    found, cut_off = _run(inversion, sorted(reference), report, invert)
+    screened, without_look = _run(first, tried, report, invert)
     chosen = set(furthest_under(screened, finalists))
     seen = {one.pair: one for one in screened}
-    last, without_end = _run(inversion, sorted(chosen), stage)
+    last, without_end = _run(inversion, sorted(chosen), report, invert)
     screened = tuple(_screened(one) for one in screened if one.pair not in chosen)
     cut_off += (*without_look, *(one.after(seen[one.pair]) for one in without_end))
     found += tuple(one.after(seen[one.pair]) for one in last)
@@ -215,6 +217,14 @@ def search_pairs(
     )  # fmt: skip
 
 
+def _ordered(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair]) -> list[LabelPair]:
+    """By nearness; as they come where no time is left, for none will be searched."""
+    try:
+        return by_nearness(classifier, images, pairs)
+    except OutOfTime:
+        return list(pairs)
+
+
 def _screened(one: Recovered) -> Recovered:
     if one.outcome is Outcome.NOT_ENOUGH_IMAGES:
         return one
@@ -222,10 +232,9 @@ def _screened(one: Recovered) -> Recovered:
 
 
 def _run(
-    inversion: Inversion, pairs: Sequence[LabelPair], stage: Stage
+    inversion: Inversion, pairs: Sequence[LabelPair], report: Part, invert: Invert
 ) -> tuple[tuple[Recovered, ...], tuple[Recovered, ...]]:
     """The pairs that came to their end, and those that a spent budget cut off, each in order."""
-    report, invert = stage(inversion.passes * len(pairs), len(pairs))
     found = {pair: Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in pairs}
     for recovered in invert(inversion, pairs):
         found[recovered.pair] = recovered

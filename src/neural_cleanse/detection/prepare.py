@@ -5,19 +5,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.baseline import baseline_entry, sizes_of
-from neural_cleanse.detection.input_check import check_input, check_labels, check_shape, temperature
-from neural_cleanse.detection.input_form import best_form
+from neural_cleanse.detection.first_look import FirstLook, first_look
+from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.pairs import check_pairs
-from neural_cleanse.detection.plans import EarlyDecision, FullSweep, Search, Sequential, plan
+from neural_cleanse.detection.plans import EarlyDecision, FullSweep, InRounds, Search, Sequential, plan
+from neural_cleanse.detection.progress import FORWARD, Budget, Work
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.shares import SHARES
-from neural_cleanse.detection.unused_outputs import unused_named, unused_outputs
+from neural_cleanse.detection.unused_outputs import EXPECTED_STEPS, to_ask, unused_named, unused_outputs
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
@@ -25,11 +27,14 @@ from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit, batch_images, fit_to_memory
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
-from neural_cleanse.metrics import margin, predict
+from neural_cleanse.metrics import predict
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import Kind, LabelPair, Outcome, Recovered, ScanResult, Verdict
 
-MARGIN_IMAGES = 256  # on which the scale of the logits is measured
+PATCHES = "patches"  # the part of the search for them
+STEP_SHARE = 0.01  # of a time limit that one step may take, where it takes over STEP_S
+STEP_S = 1.0
+BACK = 2  # times a forward pass takes the way back
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class PreparedScan:
     """All that is settled before the first step: what is searched, how, on which images, and against what.
 
     `others` are images given that the scan does not use: a student may learn from them. `left_out` are outputs that
-    nothing brings about, `warnings` are on the form of the input.
+    nothing brings about.
     """
 
     classifier: Classifier
@@ -54,12 +59,16 @@ class PreparedScan:
     provenance: Provenance
     forward_passes: int
     left_out: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
         """How many labels a verdict speaks of: all but the outputs left out."""
         return self.classifier.num_classes - len(self.left_out)
+
+    @property
+    def planned(self) -> int:
+        """Image passes of the search for patches, at most or about."""
+        return self.search.passes(self.inversion, len(self.pairs))
 
     @property
     def share(self) -> float:
@@ -88,6 +97,12 @@ class PreparedScan:
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
             self.share,
         )
+        screened = any(one.outcome is Outcome.SCREENED for one in found)
+        if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != "default":
+            why = (
+                "nothing stands out, but the budget ended before all steps: what fewer of this preset tell is not known"
+            )
+            decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=why)
         if not self.left_out:
             return decision
         return replace(decision, reason=f"{decision.reason}; left out: {unused_named(self.left_out)}")
@@ -109,7 +124,8 @@ def prepare(
     run_info: RunInfo,
     search: Search | None,
     baseline: ScanResult | None,
-    inversion: Inversion | None = None,
+    inversion: Inversion | None,
+    work: Work,
 ) -> PreparedScan:
     """Check what is given, draw the images, and choose how to search. Raises as `scan` does."""
     check_shape(data, classifier.input_shape)
@@ -117,23 +133,19 @@ def prepare(
     pairs = _pairs(settings.labels, classifier.num_classes)
     inversion = inversion or preset(settings.preset, settings.loss, settings.restarts)
     inversion = replace(inversion, precision=settings.precision)
-    sampled, others, sampling = _sample(classifier, data, settings)
-    forward = len(sampled)
+    about = search or plan(settings.plan, len(pairs), settings.preset)
+    work.num_labels = len(pairs)
+    work.plan(PATCHES, about.passes(inversion, len(pairs)))
+    unbound, classifier = classifier, classifier.changed(deadline=work.tracker.deadline)
+    sampled, others, sampling = _sample(classifier, data, settings, work)
+    look = first_look(classifier, sampled, settings, work)
+    checked, images = look.checked, look.images
     if settings.preset == "default":  # the other is the authors' to the letter
-        seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
-        inversion = replace(inversion, temperature=temperature(margin(classifier, seen)))
-        forward += len(seen)
-    images = ScanImages.of(classifier, sampled, settings.seed)
-    checked = check_input(
-        images.answers,
-        images.labels,
-        classifier.num_classes,
-        force=settings.force,
-        better=lambda: best_form(classifier, sampled.take(torch.cat(list(images.parts.values())))),
-    )
+        inversion = replace(inversion, temperature=look.temperature)
     present = frozenset(() if data.labels is None else data.labels.unique().tolist())
-    left_out, tried = unused_outputs(classifier, images, present | frozenset(settings.labels or ()), settings.seed)
+    left_out, tried = _left_out(classifier, images, present | frozenset(settings.labels or ()), settings.seed, work)
     pairs = tuple(pair for pair in pairs if pair.target not in left_out)
+    work.num_labels, work.warnings = len(pairs), checked.warnings
     names = run_info.label_names or data.names
     baseline_sizes = (
         None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
@@ -143,7 +155,7 @@ def prepare(
         check_pairs(num_labels, len(pairs))
     no_verdict = checked.doubt is not None or len(pairs) < num_labels or len(pairs) <= MIN_LABELS
     search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
-    at_once = batch_images(classifier.device, inversion, len(pairs), settings.batch_images)
+    at_once = _at_once(classifier, inversion, len(pairs), settings, look)
     held, of_baseline = baseline_entry(baseline, asdict(settings))
     held |= {"unused_outputs": list(left_out)} if left_out else {}
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
@@ -151,11 +163,35 @@ def prepare(
     provenance = provenance_of(
         classifier, sampled, held | asdict(settings) | plans, settings.seed, run_info, checked.accuracy, notes
     )
-    batch_limit = fit_to_memory(classifier, inversion, at_once, settings.memory)
+    batch_limit = fit_to_memory(unbound, inversion, at_once, settings.memory)
     return PreparedScan(
         classifier, settings, pairs, names, images, others, checked.doubt, baseline_sizes, inversion, search,
-        batch_limit, provenance, forward + tried, left_out, checked.warnings,
+        batch_limit, provenance, look.forward_passes + tried, left_out,
     )  # fmt: skip
+
+
+def _left_out(
+    classifier: Classifier, images: ScanImages, labels: frozenset[int], seed: int, work: Work
+) -> tuple[tuple[int, ...], int]:
+    """The outputs that nothing brings about, and the images passed to find out."""
+    asked = to_ask(classifier, images, labels)
+    if not asked or work.tracker.spent:
+        return (), 0
+    planned = EXPECTED_STEPS * len(asked)
+    report = work.begin("outputs that no image has", planned, len(asked), "outputs")
+    return unused_outputs(classifier, images, labels, seed, report.reached)
+
+
+def _at_once(
+    classifier: Classifier, inversion: Inversion, num_pairs: int, settings: ScanSettings, look: FirstLook
+) -> int:
+    """Images in one pass: fewer where there is a time limit that a step of so many would overrun."""
+    usual = batch_images(classifier.device, inversion, num_pairs, settings.batch_images)
+    if settings.max_seconds is None or look.seconds_an_image == 0:
+        return usual
+    longest = max(STEP_S, STEP_SHARE * settings.max_seconds)
+    least = inversion.batch_size * inversion.restarts
+    return min(usual, max(least, int(longest / ((1 + BACK) * look.seconds_an_image))))
 
 
 def _execution(classifier: Classifier, at_once: int) -> dict[str, Any]:
@@ -178,6 +214,8 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
     if over_baseline:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
+    if settings.preset != "default" and isinstance(found, FullSweep) and settings.budget != Budget():
+        return InRounds()
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
 
 
@@ -202,7 +240,7 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
 
 
 def _sample(
-    classifier: Classifier, data: ImageSet, settings: ScanSettings
+    classifier: Classifier, data: ImageSet, settings: ScanSettings, work: Work
 ) -> tuple[ImageSet, UInt8[Tensor, "n c h w"], tuple[str, ...]]:
     """At most `samples` different images, balanced by label or by the model's own answers; others; what was done."""
     different, notes = data.distinct(), []
@@ -211,10 +249,20 @@ def _sample(
         notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
     if different.labels is None:
         notes.append("the images have no labels: they were balanced by the model's own answers")
-        classes = predict(classifier, different.images)
+        classes = _answers(classifier, different, work)
     else:
         classes = different.labels
     rows = balanced(classes, settings.samples, settings.seed)
     left = torch.ones(len(different), dtype=torch.bool)
     left[rows] = False
     return different.take(rows), different.images[left][: STUDENT_IMAGES * settings.samples], tuple(notes)
+
+
+def _answers(classifier: Classifier, data: ImageSet, work: Work) -> Int[Tensor, " n"]:
+    """The model's answers to unlabelled images; all alike where there is no time for them."""
+    count = len(data)
+    report = work.begin("labelling the images by the model's answers", round(FORWARD * count), count, "images")
+    try:
+        return predict(classifier, data.images, report.looked_at)
+    except OutOfTime:
+        return torch.zeros(count, dtype=torch.long)

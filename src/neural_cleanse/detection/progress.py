@@ -1,17 +1,36 @@
-"""How far a scan is, and whether it may go on: what is done against what is planned, and against a budget."""
+"""How far a scan is, and whether it may go on: one account of all its parts, against what is planned and a budget."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from neural_cleanse.deadline import Deadline
 from neural_cleanse.results.records import LabelPair, Recovered
+
+FORWARD = 1 / 3  # of an image pass: about what a pass without its way back takes
+PROPORTIONAL = ("images", "outputs", "steps")  # units that are done in proportion to the passes
+MEASURED_S = 1.0  # of work from which its speed says how long the rest takes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a scan does now, and how many of its labels, pairs, images or steps are done."""
+
+    name: str = ""
+    done: int = 0
+    count: int = 0
+    unit: str = "labels"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.done:,} of {self.count:,} {self.unit}" if self.count else self.name
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a scan is: image passes done of all, and the labels finished so far.
+    """How far a scan is: image passes done of all that it will make as far as is known, and the labels finished so far.
 
-    `warnings` are on the form of the input: the same from the first call on, to be said before the search is over.
+    Passes without a way back count a third. `warnings` are on the form of the input, to be said before the search is
+    over. `seconds_left` is by the speed so far; None until it was measured.
     """
 
     passes_done: int
@@ -19,11 +38,18 @@ class Progress:
     finished: tuple[Recovered, ...]
     num_labels: int
     warnings: tuple[str, ...] = ()
+    phase: Phase = Phase()
+    seconds_left: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the work that is done, from 0 to 1."""
+        return min(1.0, self.passes_done / max(1, self.passes_planned))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may take in all; None for no bound."""
+    """What a scan may take in all; None for no bound."""
 
     seconds: float | None = None
     image_passes: int | None = None
@@ -37,61 +63,145 @@ class BudgetTracker:
     """
 
     budget: Budget = Budget()
-    image_passes: int = 0
+    image_passes: float = 0
     truncated: bool = False
-    _began: float = field(default_factory=time.monotonic)
+    deadline: Deadline | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = None if self.budget.seconds is None else Deadline(self.budget.seconds)
 
     @property
     def spent(self) -> bool:
         """Whether nothing is left."""
-        passes, seconds = self.budget.image_passes, self.budget.seconds
+        passes = self.budget.image_passes
         return (passes is not None and self.image_passes >= passes) or (
-            seconds is not None and time.monotonic() - self._began >= seconds
+            self.deadline is not None and self.deadline.left <= 0
         )
 
 
 @dataclass
-class Reporter:
-    """Collects what a part of the search yields, passes it on to the caller, and pays for it from the budget.
+class Part:
+    """One part of a scan: `planned` image passes for `count` of `unit`, of which the plan may be wrong.
 
-    `planned` is what the plan takes for all `num_labels` labels, in image passes.
+    What its labels took that are finished says more: a search may stop early.
     """
 
-    report: Callable[[Progress], None]
+    work: "Work"
+    name: str
     planned: int
-    num_labels: int
-    tracker: BudgetTracker = field(default_factory=BudgetTracker)
-    warnings: tuple[str, ...] = ()
+    count: int = 0
+    unit: str = "labels"
+    done: float = 0.0
+    begun: bool = False
+    ended: bool = False
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
-    done: int = 0
+    _call: Phase | None = None
 
-    def begin(self) -> None:
-        """Tell of the warnings before the first step."""
-        if self.warnings:
-            self._tell()
-
-    def tick(self, image_passes: int) -> bool:
-        """So many more are done: may the search go on? With 0 it asks for more work that there is."""
+    def tick(self, image_passes: float) -> bool:
+        """So many more are done: may the work go on? With 0 it asks for more work that there is."""
         self.done += image_passes
-        self.tracker.image_passes += image_passes
-        self._tell()
-        spent = self.tracker.spent
-        self.tracker.truncated |= spent and image_passes == 0
+        tracker = self.work.tracker
+        tracker.image_passes += image_passes
+        self.work.tell(self)
+        spent = tracker.spent
+        tracker.truncated |= spent and image_passes == 0
         return not spent
 
+    def looked_at(self, images: int) -> None:
+        """So many more images went through the network, without a way back: no budget of image passes counts them."""
+        self.reached(images * FORWARD)
+
+    def reached(self, image_passes: float) -> None:
+        """So many more passes of a check: no budget of image passes counts them."""
+        self.done += image_passes
+        self.work.tell(self)
+
     def finish(self, recovered: Recovered) -> None:
-        """One more label is finished, or one again that took another look."""
-        self.finished[recovered.pair] = recovered
-        self._tell()
+        """One more label is finished, or one again that was searched further."""
+        self.finished[recovered.pair] = self.work.finished[recovered.pair] = recovered
+        self.work.tell(self)
 
-    def _tell(self) -> None:
-        finished = tuple(self.finished.values())
-        self.report(Progress(self.done, self._planned(), finished, self.num_labels, self.warnings))
+    def searching(self, count: int, steps: int) -> None:
+        """A search of so many labels or pairs begins: the first one of the part, or one with other steps."""
+        name = self.name if self._call is None else f"{self.name}, {steps:,} steps"
+        self._call = Phase(name, 0, count, self.unit)
+        self.work.tell(self)
 
-    def _planned(self) -> int:
-        """As planned; less where finished labels took less, for a search may stop early."""
-        spent = [recovered.image_passes for recovered in self.finished.values()]
-        if not spent or sum(spent) > self.done:
-            return max(self.done, self.planned)
-        left = sum(spent) / len(spent) * (self.num_labels - len(spent))
-        return max(self.done, min(self.planned, round(sum(spent) + left)))
+    def searched(self) -> None:
+        """One more of that search is done."""
+        assert self._call is not None, "a search begins before anything of it is done"
+        self._call = Phase(self._call.name, self._call.done + 1, self._call.count, self.unit)
+        self.work.tell(self)
+
+    @property
+    def phase(self) -> Phase:
+        """As far as it is."""
+        if self._call is not None:
+            return self._call
+        share = self.done / self.planned if self.planned and self.unit in PROPORTIONAL else 0.0
+        return Phase(self.name, min(self.count, round(share * self.count)), self.count, self.unit)
+
+    @property
+    def total(self) -> float:
+        """Passes in all, as far as is known now."""
+        if self.ended:
+            return self.done
+        spent = sum(one.image_passes for one in self.finished.values())
+        expected = float(self.planned)
+        if self.finished and spent <= self.done:
+            expected = min(expected, spent + spent / len(self.finished) * (self.count - len(self.finished)))
+        return max(self.done, expected)
+
+
+@dataclass
+class Work:
+    """The parts of a scan, in one account: those that it will certainly make are planned before they begin."""
+
+    report: Callable[[Progress], None]
+    tracker: BudgetTracker = field(default_factory=BudgetTracker)
+    num_labels: int = 0
+    warnings: tuple[str, ...] = ()
+    finished: dict[LabelPair, Recovered] = field(default_factory=dict)
+    _parts: dict[str, Part] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def plan(self, name: str, passes: int) -> None:
+        """A part that will be made, or that will take other passes than was thought: 0 where it will not be made."""
+        part = self._parts.setdefault(name, Part(self, name, passes))
+        part.planned = passes
+
+    def begin(self, name: str, passes: int, count: int, unit: str = "labels") -> Part:
+        """Begin a part; the one before is over."""
+        for part in self._parts.values():
+            part.ended |= part.begun
+        self.plan(name, passes)
+        part = self._parts[name]
+        part.count, part.unit, part.begun, part.ended = count, unit, True, False
+        self.tell(part)
+        return part
+
+    def end(self, last: Part) -> None:
+        """All is done, the last part too."""
+        for part in self._parts.values():
+            part.ended = True
+        self.tell(last)
+
+    def tell(self, part: Part) -> None:
+        """Report how far it is."""
+        done = sum(one.done for one in self._parts.values())
+        total = sum(one.total for one in self._parts.values())
+        most = self.tracker.budget.image_passes
+        total = total if most is None else max(done, min(total, most))
+        self.report(
+            Progress(
+                round(done), round(total), tuple(self.finished.values()), self.num_labels, self.warnings, part.phase,
+                self._seconds_left(done, total),
+            )
+        )  # fmt: skip
+
+    def _seconds_left(self, done: float, total: float) -> float | None:
+        elapsed, deadline = time.monotonic() - self._began, self.tracker.deadline
+        if done <= 0 or elapsed < MEASURED_S:
+            return None
+        left = elapsed / done * (total - done)
+        return left if deadline is None else max(0.0, min(left, deadline.left))

@@ -5,17 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.answer import Parts, answer
 from neural_cleanse.detection.combined import combine_kinds
 from neural_cleanse.detection.kinds import KindTests
-from neural_cleanse.detection.pairs import PairPlan, scan_pairs
+from neural_cleanse.detection.pairs import PAIRS, PairPlan, pair_inversion, planned_pairs, scan_pairs
 from neural_cleanse.detection.plans import Search
-from neural_cleanse.detection.prepare import prepare
-from neural_cleanse.detection.progress import BudgetTracker, Progress
+from neural_cleanse.detection.prepare import PATCHES, PreparedScan, prepare
+from neural_cleanse.detection.progress import BudgetTracker, Progress, Work
 from neural_cleanse.detection.provenance import RunInfo, identity
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.student_test import compare
+from neural_cleanse.detection.student_test import Compared, compare, no_time
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
@@ -52,45 +53,59 @@ def scan(
     began = time.monotonic()
     if inversion is not None:  # one of the caller's own says how everything is searched
         settings = replace(settings, patches_only=True)
-    prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion)
-    if checkpoint is not None:
-        checkpoint.begin(identity(prepared.provenance, classifier))
     tracker = BudgetTracker(settings.budget)
-    stages = Stages(engine, prepared.batch_limit, tracker, progress, checkpoint, prepared.warnings)
-    subject, teaching = Subject(classifier, prepared.images), Teaching(prepared, checkpoint=checkpoint)
-    report = stages.report(prepared.search.passes(prepared.inversion, len(prepared.pairs)), len(prepared.pairs))
-    report.begin()
-    invert = stages.invert(subject, report.tick)
+    work = Work(progress, tracker)
+    prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion, work)
+    if checkpoint is not None:
+        checkpoint.begin({} if tracker.spent else identity(prepared.provenance, classifier))
+    stages = Stages(engine, prepared.batch_limit, work, checkpoint)
+    subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
+    tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]
+    _announce(tests, subject, targets, pair_plan)
+    report = stages.report(PATCHES, prepared.planned, len(prepared.pairs))
+    invert = stages.invert(subject, report)
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)
-    compared = compare(prepared, found, prepared.decide(found), teaching, stages)
+    compared = _compared(prepared, found, teaching, stages)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision
-    kinds = KindTests(prepared, stages, teaching, decision.flagged).run()
+    kinds = replace(tests, taken=decision.flagged).run()
     if settings.pairs:
         across = scan_pairs(
-            subject, decision, [pair.target for pair in prepared.pairs], prepared.settings, prepared.doubt, stages,
+            subject, decision, targets, prepared.settings, prepared.doubt, stages,
             temperature=prepared.inversion.temperature, plan=pair_plan,
         )  # fmt: skip
         found, decision = found + across.found, across.decision
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
-    provenance = provenance.joined({}, _budget_notes(tracker, found))
-    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker.truncated)
-    return answer(parts, time.monotonic() - began)
+    last = work.begin("evidence", 0, 0)
+    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker)
+    result = answer(parts, began)
+    work.end(last)
+    return result
+
+
+def _announce(tests: KindTests, subject: Subject, targets: Sequence[int], plan: PairPlan) -> None:
+    """What will be searched beside patches, as far as that is known before they are."""
+    tests.plan()
+    settings = tests.prepared.settings
+    if settings.pairs:
+        passes, _ = planned_pairs(subject, targets, pair_inversion(settings.loss), plan)
+        tests.stages.work.plan(PAIRS, passes)
+
+
+def _compared(prepared: PreparedScan, found: Sequence[Recovered], teaching: Teaching, stages: Stages) -> Compared:
+    """What a student says of the sizes, as far as there is time for one."""
+    decision = prepared.decide(found)
+    try:
+        return compare(prepared, found, decision, teaching, stages)
+    except OutOfTime:
+        stages.tracker.truncated = True
+        return no_time(prepared, decision)
 
 
 def _all_of(pairs: Sequence[LabelPair], finished: Mapping[LabelPair, Recovered]) -> tuple[Recovered, ...]:
     """A record of every pair, in order; those that the budget left out say so."""
     return tuple(finished.get(pair) or Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
-
-
-def _budget_notes(tracker: BudgetTracker, found: Sequence[Recovered]) -> tuple[str, ...]:
-    if not tracker.truncated:
-        return ()
-    labels = [one for one in found if one.pair.source is None]
-    seen = sum(one.outcome is not Outcome.NOT_SEARCHED for one in labels)
-    passes = sum(one.image_passes for one in found)
-    return (f"the budget was spent after {passes:,} image passes: {seen} of {len(labels)} labels were searched",)

@@ -1,15 +1,17 @@
 """The parts of a scan: each is reported, pays from one budget, and keeps its records apart from those of the others."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.progress import BudgetTracker, Progress, Reporter
+from neural_cleanse.detection.progress import BudgetTracker, Part, Work
 from neural_cleanse.engines import Engine
-from neural_cleanse.inversion.batching import Invert, Tick, inverter
+from neural_cleanse.inversion.batching import Invert, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
+from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results.records import LabelPair, Recovered
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,35 @@ class Stages:
 
     engine: Engine
     batch_limit: BatchLimit
-    tracker: BudgetTracker
-    progress: Callable[[Progress], None]
+    work: Work
     checkpoint: Checkpoint | None = None
-    warnings: tuple[str, ...] = ()
-    _reports: list[Reporter] = field(default_factory=list)
 
-    def report(self, planned: int, count: int) -> Reporter:
-        """Of a part that takes `planned` image passes for `count` labels or pairs; it goes on from the part before."""
-        report = Reporter(self.progress, planned, count, self.tracker, self.warnings)
-        if self._reports:
-            last = self._reports[-1]
-            report = replace(
-                report,
-                planned=last.done + planned,
-                num_labels=len(last.finished) + count,
-                finished=dict(last.finished),
-                done=last.done,
-            )
-        self._reports.append(report)
-        return report
+    @property
+    def tracker(self) -> BudgetTracker:
+        """What is left of the budget."""
+        return self.work.tracker
 
-    def invert(self, subject: Subject, tick: Tick) -> Invert:
-        """What searches the labels of `subject`; `tick` is told of its image passes, weighted."""
+    def report(self, name: str, planned: int, count: int, unit: str = "labels") -> Part:
+        """Of a part of that name, which takes `planned` image passes for `count` of `unit`."""
+        return self.work.begin(name, planned, count, unit)
+
+    def invert(self, subject: Subject, report: Part) -> Invert:
+        """What searches the labels of `subject`; `report` is told of its image passes, weighted."""
 
         def weighted(image_passes: int) -> bool:
-            return tick(round(image_passes * subject.weight))
+            return report.tick(image_passes * subject.weight)
 
         invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, weighted)
-        if self.checkpoint is None:
-            return invert
-        kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)
-        return kept.wrap(invert, weighted)
+        if self.checkpoint is not None:
+            kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)
+            invert = kept.wrap(invert, weighted)
+
+        def counted(
+            inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
+        ) -> Iterator[Recovered]:
+            report.searching(len(pairs), inversion.steps)
+            for one in invert(inversion, pairs, resume, record):
+                report.searched()
+                yield one
+
+        return counted

@@ -120,8 +120,9 @@ def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8
 def _tried(suspect: Classifier, module: nn.Module, unseen: UInt8[Tensor, "m c h w"]) -> Student:
     """The student of that network, asked the images that it did not learn from."""
     student = Classifier(
-        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer
-    )
+        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer,
+        suspect.deadline,
+    )  # fmt: skip
     hits = int((predict(student, unseen) == predict(suspect, unseen)).sum())
     return Student(student, hits, len(unseen))
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neural_cleanse.detection.first_look import MARGIN_IMAGES
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.plans import FullSweep
-from neural_cleanse.detection.prepare import MARGIN_IMAGES, PreparedScan
+from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages, Subject
@@ -20,6 +21,8 @@ from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import attack_hits, margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
+SEARCHED = "patches of the student"
+SEARCHED = "patches of the student"
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
@@ -64,8 +67,10 @@ def compare(
     varies less with the seed. The decision stays as it was where the sizes leave no doubt or the budget is spent; a
     poor student leaves it too, unless few labels were flagged less than clearly.
     """
-    if not prepared.settings.student or stages.tracker.truncated or not leaves_doubt(prepared, found, decision):
+    if not prepared.settings.student or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
+    if stages.tracker.truncated:
+        return no_time(prepared, decision)
     asked: list[_Searched] = []
     lacking: str | None = None
     for number in range(MOST_STUDENTS):
@@ -151,10 +156,7 @@ class _Searched:
 
 def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> _Searched | None:
     """The student of that number, its labels searched as the suspect's were; None where none can be made."""
-    report = stages.report(
-        teaching.planned(number) + prepared.inversion.passes * len(prepared.pairs), len(prepared.pairs)
-    )
-    student = teaching.student(report.tick, number)
+    student = teaching.student(stages, number)
     if student is None:
         return None
     if student.agreement < teaching.plan.least_agreement:
@@ -164,7 +166,8 @@ def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
     part = "student" if number == 0 else f"student-{number}"
-    invert = stages.invert(Subject(student.classifier, theirs, part), report.tick)
+    report = stages.report(SEARCHED, inversion.passes * len(prepared.pairs), len(prepared.pairs))
+    invert = stages.invert(Subject(student.classifier, theirs, part), report)
     searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
     return _Searched(student, theirs, {one.pair: one for one in searched}, teaching.plan)
 
@@ -182,6 +185,12 @@ def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
     if decision.verdict is Verdict.INFECTED:
         return max(decision.p_values[pair] for pair in decision.flagged_pairs) <= prepared.settings.alpha * CLEARLY
     return decision.verdict is Verdict.CLEAN and (decision.p_value or 0) >= over_share(SCREEN_CLEAR_P, prepared.share)
+
+
+def no_time(prepared: PreparedScan, decision: Decision) -> Compared:
+    """What is said where a budget left no time for a student."""
+    said = "the budget was spent before a student network could be compared with"
+    return Compared(_unconfirmed(decision, prepared), (said,))
 
 
 def _unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:

@@ -8,12 +8,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.progress import Part
+from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.student import Student, StudentPlan, make_student, remembered
-from neural_cleanse.inversion.batching import Tick
-from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
+
+LESSON = "training a student network, for what leaves doubt"
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -34,47 +37,38 @@ class Teaching:
 
     prepared: PreparedScan
     plan: StudentPlan = field(default_factory=lambda: StudentPlan())
-    checkpoint: Checkpoint | None = None
     image_passes: int = 0
     forward_passes: int = 0
     _made: dict[int, Student | None] = field(default_factory=dict)
 
-    def planned(self, number: int = 0) -> int:
-        """Image passes that the next call for this student takes."""
-        return 0 if number in self._made else self.plan.passes
-
-    def student(self, tick: Tick, number: int = 0) -> Student | None:
-        """The student of that number, from 0 on; None where none can be made, is asked for, or `tick` ended it."""
+    def student(self, stages: Stages, number: int = 0) -> Student | None:
+        """The student of that number, from 0 on; None where none can be made, is asked for, or a budget ended it."""
         if not self.prepared.settings.student:
             return None
         if number not in self._made:
+            report = stages.report(LESSON, self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
             seed = seed_of(self.prepared.settings.seed, number)
-            made = self._kept(number, unseen, tick)
-            if made is None:
-                made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, tick)
-                if made is not None and self.checkpoint is not None:
-                    self.checkpoint.keep(f"student-{number}", made.weights)
+            try:
+                made = _kept(self.prepared.classifier, unseen, number, stages, report)
+                if made is None:
+                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, report.tick)
+                    if made is not None and stages.checkpoint is not None:
+                        stages.checkpoint.keep(f"student-{number}", made.weights)
+            except OutOfTime:
+                made = None
+            stages.tracker.truncated |= made is None and stages.tracker.spent
             self._made[number] = made
-            if made is not None:
-                self.image_passes += self.plan.passes
-                self.forward_passes += self.plan.passes + 2 * len(unseen)
+            self.image_passes += round(report.done)
+            self.forward_passes += round(report.done) + (0 if made is None else 2 * len(unseen))
         return self._made[number]
 
-    def _kept(self, number: int, unseen: UInt8[Tensor, "n c h w"], tick: Tick) -> Student | None:
-        """The student that an earlier run of this scan taught, if there is one; a budget counts it all the same."""
-        weights = None if self.checkpoint is None else self.checkpoint.tensors(f"student-{number}")
-        found = None if weights is None else remembered(self.prepared.classifier, weights, unseen)
-        if found is not None:
-            tick(self.plan.passes)
-        return found
-
-    def good_student(self, tick: Tick) -> Student | None:
+    def good_student(self, stages: Stages) -> Student | None:
         """The first one; None also where it agrees with the suspect too seldom to say anything."""
-        student = self.student(tick)
+        student = self.student(stages)
         return student if student is not None and student.agreement >= self.plan.least_agreement else None
 
     def images_of(self, student: Classifier) -> ScanImages:
@@ -82,3 +76,14 @@ class Teaching:
         images = self.prepared.images
         self.forward_passes += len(images.images)
         return replace(images, answers=predict_checked(student, images.images))
+
+
+def _kept(
+    suspect: Classifier, unseen: UInt8[Tensor, "n c h w"], number: int, stages: Stages, report: Part
+) -> Student | None:
+    """The student that an earlier run of this scan taught, if there is one; a budget counts it all the same."""
+    weights = None if stages.checkpoint is None else stages.checkpoint.tensors(f"student-{number}")
+    found = None if weights is None else remembered(suspect, weights, unseen)
+    if found is not None:
+        report.tick(report.planned)
+    return found

@@ -3,6 +3,7 @@
 What a batch holds at a time does not grow with the number of labels, and no label waits for a slower one.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit, bytes_for_suspended, out_of_memory
@@ -21,6 +23,7 @@ from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 MIN_IMAGES = 30  # eligible images under which a label is not searched: one image would weigh over 3 % of the ASR
 BATCHES_BETWEEN_CHECKS = 31  # between two looks at which rows are done: one step of the reference schedule
+SECONDS_BETWEEN_TICKS = 0.5  # where steps are short enough
 
 JOBS = 8  # at least, so that workers end at about the same time
 
@@ -44,8 +47,9 @@ class Invert(Protocol):
 
 @dataclass
 class BatchScheduler:
-    """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on; with
-    0 it asks before work begins, and once more where work is left when it said no.
+    """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on: what
+    it says counts at every look at which rows are done. With 0 it asks before work begins, and once more where work is
+    left when it said no. The classifier's deadline ends the work wherever it is.
 
     With `resume` the states of pairs that came to their last step are kept in `suspended`: a later call with more steps
     continues there. Where memory does not hold them all, it starts afresh, with the same result for more passes.
@@ -56,6 +60,7 @@ class BatchScheduler:
     batch_limit: BatchLimit
     tick: Tick
     suspended: dict[LabelPair, InversionState] = field(default_factory=dict)
+    steps_a_tick: int = 1
     forgotten: dict[LabelPair, int] = field(default_factory=dict)  # batches of states that memory did not hold
 
     def __call__(
@@ -77,30 +82,61 @@ class BatchScheduler:
         if not waiting or not self.tick(0):
             return
         while (batch := self._fill(inversion, batch, waiting, requeued)) is not None:
-            before = batch.batches_taken
-            try:
-                batch = inversion.advance(self.classifier, self.data, batch, _stride(inversion, batch))
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                # A step leaves the state that it was given as it is: nothing is lost.
-                self.batch_limit.reduce(len(batch.rows) * inversion.batch_size)
-                requeued.append(batch)
-                batch = None
+            batch, may_go_on = self._advanced(inversion, batch, requeued)
+            if batch is None:
                 continue
-            may_go_on = self.tick((batch.batches_taken - before) * inversion.batch_size)
             busy = _busy(inversion, batch)
             finished = _of_pairs(batch, busy, within=False)
             batch = _of_pairs(batch, busy, within=True)
+            cut_off = False
             if finished is not None:
                 if resume:
                     self._suspend(finished)
-                yield from inversion.finish(self.classifier, self.data, finished)
-            if not may_go_on:
-                if batch is not None or requeued or waiting:
+                for one in self._finished(inversion, finished):
+                    cut_off |= one.outcome is Outcome.NOT_SEARCHED
+                    yield one
+            if cut_off or not may_go_on:
+                if cut_off or batch is not None or requeued or waiting:
                     self.tick(0)  # work was left: mark the scan as truncated
                 in_work = requeued if batch is None else [batch, *requeued]
                 yield from (one for state in in_work for one in _cut_off(inversion, state))
+                return
+
+    def _advanced(
+        self, inversion: Inversion, batch: InversionState, requeued: list[InversionState]
+    ) -> tuple[InversionState | None, bool]:
+        """The batch at the next look at which rows are done, and whether to go on.
+
+        It is ticked on the way, at least once a step of a large network. None where memory ran out: the batch as it
+        was then, for a step leaves what it was given as it is, is `requeued`.
+        """
+        left, may_go_on = _stride(inversion, batch), True
+        while left:
+            steps, before, began = min(left, self.steps_a_tick), batch.batches_taken, time.monotonic()
+            try:
+                batch = inversion.advance(self.classifier, self.data, batch, steps)
+            except OutOfTime:
+                return batch, False
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                self.batch_limit.reduce(len(batch.rows) * inversion.batch_size)
+                requeued.append(batch)
+                return None, True
+            seconds = (time.monotonic() - began) / steps
+            self.steps_a_tick = max(1, int(SECONDS_BETWEEN_TICKS / max(seconds, 1e-6)))
+            left -= steps
+            may_go_on = self.tick((batch.batches_taken - before) * inversion.batch_size)
+        return batch, may_go_on
+
+    def _finished(self, inversion: Inversion, state: InversionState) -> Iterator[Recovered]:
+        """The records of pairs that came to their end; of those that no time was left to measure, what they took."""
+        pairs = _pairs(state)
+        for number, pair in enumerate(pairs):
+            try:
+                yield from inversion.finish(self.classifier, self.data, _some(state, {pair}))
+            except OutOfTime:
+                yield from _cut_off(inversion, _some(state, set(pairs[number:])))
                 return
 
     def _fill(
@@ -166,8 +202,9 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_lim
             states.update(suspended)
             yield from found
             left -= 1
-            if not tick(sum(one.image_passes - taken.get(one.pair, 0) for one in found)):
-                if left:
+            cut_off = any(one.outcome is Outcome.NOT_SEARCHED for one in found)
+            if not tick(sum(one.image_passes - taken.get(one.pair, 0) for one in found)) or cut_off:
+                if left or cut_off:
                     tick(0)  # work was left: mark the scan as truncated
                 return
 

@@ -53,11 +53,15 @@ class Checkpoint:
         return any(self.directory.glob("*.safetensors"))
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Say which scan this is. Raises OutputError when what is there is of another one, with what differs."""
+        """Say which scan this is; nothing where a budget ended it before that was known.
+
+        Raises OutputError when what is there is of another one, with what differs.
+        """
         ours = json.loads(json.dumps(about, default=str))
         path = self.directory / ABOUT_FILE
-        if self.exists():
-            differing = _differences(_read_json(path), ours)
+        theirs = _read_json(path) if self.exists() else {}
+        if theirs:
+            differing = _differences(theirs, ours) if ours else []
             if differing:
                 raise OutputError(
                     f"The unfinished scan in {self.directory.parent} is another one: {'; '.join(differing)}.",

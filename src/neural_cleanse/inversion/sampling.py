@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import predict_checked
+from neural_cleanse.metrics import Told, nobody, predict_checked
 from neural_cleanse.results.records import LabelPair
 
 
@@ -50,16 +50,16 @@ class ScanImages:
     seed: int
 
     @classmethod
-    def of(cls, classifier: Classifier, data: ImageSet, seed: int) -> "ScanImages":
+    def of(cls, classifier: Classifier, data: ImageSet, seed: int, told: Told = nobody) -> "ScanImages":
         """Ask the model for its answers and split the images at random. Raises UnusableOutputs on NaN among them."""
-        order = torch.from_numpy(np.random.default_rng((seed, len(data))).permutation(len(data)))
-        first, second = (
-            int(len(data) * Split.OPTIMISE.value),
-            int(len(data) * (Split.OPTIMISE.value + Split.SELECT.value)),
-        )
-        parts = {Split.OPTIMISE: order[:first], Split.SELECT: order[first:second], Split.TEST: order[second:]}
         images = data.images.to(classifier.device)
-        return cls(images, data.labels, predict_checked(classifier, images), parts, seed)
+        return cls(images, data.labels, predict_checked(classifier, images, told), split(len(data), seed), seed)
+
+    @classmethod
+    def unanswered(cls, classifier: Classifier, data: ImageSet, seed: int) -> "ScanImages":
+        """The same where no time was left for the answers: nothing can be searched with them."""
+        answers = torch.zeros(len(data), dtype=torch.long) if data.labels is None else data.labels
+        return cls(data.images.to(classifier.device), data.labels, answers, split(len(data), seed), seed)
 
     def eligible(self, pair: LabelPair, part: Split | None) -> Int[Tensor, " m"]:
         """Images of a part (None: all) neither labelled nor answered as the target; of the pair's source if any."""
@@ -81,6 +81,13 @@ class ScanImages:
         shuffled = np.concatenate([_permutation(key, epoch, size) for epoch in epochs])
         skipped = first - epochs.start * size
         return pool[torch.from_numpy(shuffled[skipped : skipped + count])]
+
+
+def split(count: int, seed: int) -> dict[Split, Int[Tensor, " m"]]:
+    """Images at random in three parts."""
+    order = torch.from_numpy(np.random.default_rng((seed, count)).permutation(count))
+    first, second = int(count * Split.OPTIMISE.value), int(count * (Split.OPTIMISE.value + Split.SELECT.value))
+    return {Split.OPTIMISE: order[:first], Split.SELECT: order[first:second], Split.TEST: order[second:]}
 
 
 @functools.lru_cache(maxsize=4096)

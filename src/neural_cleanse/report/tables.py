@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import MARK, asr_text, label_title, number, p_text
+from neural_cleanse.report.text import asr_text, label_title, number, p_text, remark
 from neural_cleanse.results.records import LabelPair, ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TriggerChange
 
@@ -90,7 +90,7 @@ def pair_table(result: ScanResult) -> Table:
                 number(row.size),
                 p_text(row.p_value),
                 asr_text(row),
-                "flagged" if LabelPair(row.target, row.source) in flagged_pairs else MARK[row.outcome],
+                remark(row, flagged=LabelPair(row.target, row.source) in flagged_pairs),
             )
             for row in rows[: flagged + PAIRS_SHOWN]
         ],

@@ -141,6 +141,7 @@ def sentence(result: ScanResult) -> str:
     return result.reason[0].upper() + result.reason[1:] + "."
 
 
+WORKS = 0.9  # attack success rate from which nobody would say that a trigger does not work
 MARK = {
     Outcome.CONVERGED: "",
     Outcome.STEP_LIMIT: "still shrinking",
@@ -173,7 +174,14 @@ def bars(result: ScanResult) -> list[Bar]:
 
 def mark(bar: Bar) -> str:
     """Two words on how a row ended; nothing where there is nothing to say."""
-    return "flagged" if bar.flagged else MARK[bar.row.outcome]
+    return remark(bar.row, flagged=bar.flagged)
+
+
+def remark(row: LabelResult, *, flagged: bool) -> str:
+    """The same. A short search may end with a large trigger that works, none of a size that is known to hold."""
+    if row.outcome is Outcome.ASR_NOT_REACHED and (row.asr or 0.0) >= WORKS:
+        return "no size yet"
+    return "flagged" if flagged else MARK[row.outcome]
 
 
 def paper_sentence(result: ScanResult) -> str:

@@ -35,7 +35,7 @@ class Note:
         if now - self._last >= SECONDS_BETWEEN_NOTES:
             self._last = now
             with contextlib.suppress(OSError):
-                self._path.write_text(f"{progress.passes_done / max(1, progress.passes_planned):.4f}")
+                self._path.write_text(f"{progress.share:.4f}")
 
 
 class BatchProgress:

@@ -1,15 +1,26 @@
 """Search plans: which label pairs are inverted, in which order, with how many steps. All stream their results.
 
-`FullSweep` gives every label all steps, `Sequential` screening first (sweep.py); `LowCost` and `Adaptive` are for
-many labels (many.py).
+`FullSweep` gives every label all steps, `InRounds` the same for a budget, `Sequential` screening first (sweep.py);
+`LowCost` and `Adaptive` are for many labels (many.py).
 """
 
 from neural_cleanse.detection.plans.base import EarlyDecision, Search, StopRule
 from neural_cleanse.detection.plans.many import Adaptive, LowCost
-from neural_cleanse.detection.plans.sweep import FullSweep, Sequential
+from neural_cleanse.detection.plans.sweep import FullSweep, InRounds, Sequential
 from neural_cleanse.errors import SettingsError
 
-__all__ = ["PLANS", "Adaptive", "EarlyDecision", "FullSweep", "LowCost", "Search", "Sequential", "StopRule", "plan"]
+__all__ = [
+    "PLANS",
+    "Adaptive",
+    "EarlyDecision",
+    "FullSweep",
+    "InRounds",
+    "LowCost",
+    "Search",
+    "Sequential",
+    "StopRule",
+    "plan",
+]
 
 PLANS = ("auto", "full", "sequential", "low-cost", "adaptive")
 MANY_LABELS = 200  # from which a plan that gives up labels early can save anything (Wang et al.: 2 x 100 finish)

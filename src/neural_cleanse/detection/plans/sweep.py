@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from neural_cleanse.detection.plans.base import (
     EarlyDecision,
@@ -38,6 +39,37 @@ class FullSweep(Search):
     def passes(self, inversion: Inversion, num_labels: int) -> int:
         """All steps of all labels."""
         return inversion.passes * num_labels
+
+
+@dataclass(frozen=True)
+class InRounds(Search):
+    """A full sweep under a budget: all pairs get a part of the steps, then more, so that any end leaves equal effort.
+
+    What comes to its end is the same, to the last bit, and on the record it is a full sweep: with more time a scan may
+    go on as one.
+    """
+
+    parts: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4)
+
+    def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
+        """Yield what all steps came to, else what the last whole round saw of every pair."""
+        del seed, rule
+        seen: dict[LabelPair, Recovered] = {}
+        for steps in sorted({max(1, int(part * inversion.steps)) for part in self.parts}):
+            found = {one.pair: one for one in invert(replace(inversion, steps=steps), pairs, resume=True)}
+            if unfinished(found, pairs):
+                yield from with_cost_of(seen or {pair: mark_screened(one) for pair, one in found.items()}, found)
+                return
+            seen = {pair: mark_screened(one) for pair, one in found.items()}
+        yield from _all_steps(inversion, pairs, invert, seen)
+
+    def passes(self, inversion: Inversion, num_labels: int) -> int:
+        """All steps of all labels."""
+        return inversion.passes * num_labels
+
+    def describe(self) -> dict[str, Any]:
+        """That of the full sweep."""
+        return FullSweep().describe()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""What the tests of other kinds of trigger come to: searches, what they flagged, and how it is named."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from neural_cleanse.detection.shares import SHARES, over_share
+from neural_cleanse.detection.stages import Subject
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.results.records import Kind, KindTest, LabelPair, Recovered
+
+CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
+LEAST_RATIO = 0.01
+NAMED = {
+    Kind.FEATURE: "feature-space trigger",
+    Kind.PAIRS: "trigger between two labels",
+    Kind.FEATURE_PAIRS: "all-to-all feature-space trigger",
+}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What one kind's search came to."""
+
+    found: tuple[Recovered, ...]
+    subject: Subject
+    inversion: Inversion
+
+    @property
+    def sized(self) -> list[tuple[LabelPair, float]]:
+        """Pairs with a size."""
+        return [(one.pair, one.size) for one in self.found if one.size is not None]
+
+    @property
+    def image_passes(self) -> int:
+        """In passes of the whole network."""
+        return round(self.subject.weight * sum(one.image_passes for one in self.found))
+
+    @property
+    def forward_passes(self) -> int:
+        """The same of forward passes alone."""
+        return round(self.subject.weight * sum(one.forward_passes for one in self.found))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A search that a spent budget ended, or did not let begin."""
+
+    image_passes: int = 0
+    forward_passes: int = 0
+    reason: str = "the budget was spent"
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Sizes over those in a student, None where there is none to compare with; and what the student's search took."""
+
+    ratios: Mapping[LabelPair, float] | None = None
+    image_passes: int = 0
+    forward_passes: int = 0
+
+
+@dataclass(frozen=True)
+class KindFound:
+    """A test, and the triggers of what it flagged, with what they are triggers of."""
+
+    test: KindTest
+    flagged: tuple[Recovered, ...] = ()
+    subject: Subject | None = None
+
+
+def not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> KindFound:
+    """The record of a test that could not be made, and what it took."""
+    passes, forward = (0, 0) if searched is None else (searched.image_passes, searched.forward_passes)
+    return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes, forward_passes=forward))
+
+
+def planted_pairs(
+    small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None, *, mapped: bool
+) -> list[LabelPair]:
+    """Those that are much smaller than in the student; of a map none unless their geometric mean is so too."""
+    if ratios is None:
+        return list(small)
+    if mapped:
+        mean = statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios.values())
+        if mean > math.log(CONFIRMED):
+            return []
+    return [pair for pair in small if ratios[pair] <= CONFIRMED]
+
+
+def shared(p_value: float | None, share: float) -> float | None:
+    """The p-value of a test that has that share of alpha."""
+    return None if p_value is None else over_share(p_value, share)
+
+
+def share_of_student(ratios: Sequence[float]) -> str:
+    """The geometric mean of the ratios, in words."""
+    middle = math.exp(statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios))
+    return f"{middle:.0%}"
+
+
+def named(pairs: Sequence[LabelPair], sizes: Mapping[LabelPair, float], kind: Kind) -> str:
+    """What was found, in words."""
+    sized = {pair: f"{sizes[pair]:.1f} px" if kind is Kind.PAIRS else f"size {sizes[pair]:.1f}" for pair in pairs}
+    said = [
+        f"{f'images of any class to label {pair.target}' if pair.source is None else f'{pair.source} to {pair.target}'}"
+        f" ({sized[pair]})"
+        for pair in pairs
+    ]
+    return f"{NAMED[kind]}{'s' if len(pairs) > 1 else ''}: {', '.join(said)}"
