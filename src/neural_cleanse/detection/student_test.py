@@ -1,28 +1,22 @@
 """Where the sizes alone leave doubt, they are compared with those of students (student.py), searched alike."""
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neural_cleanse.detection.first_look import MARGIN_IMAGES
-from neural_cleanse.detection.input_check import temperature
-from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
-from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE, SMALLEST_SIZE
-from neural_cleanse.detection.student import Student, StudentPlan
+from neural_cleanse.detection.stages import Stages
+from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
+from neural_cleanse.detection.student import KEPT, is_deep
+from neural_cleanse.detection.students import Asked, ask, mean_sizes
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
-from neural_cleanse.inversion.sampling import ScanImages, Split
-from neural_cleanse.metrics import attack_hits, margin
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.inversion.sampling import Split
+from neural_cleanse.metrics import attack_hits
+from neural_cleanse.results.records import Outcome, Recovered, Verdict
 
-SEARCHED = "patches of the student"
-SEARCHED = "patches of the student"
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
@@ -71,26 +65,23 @@ def compare(
         return Compared(decision)
     if stages.tracker.truncated:
         return no_time(prepared, decision)
-    asked: list[_Searched] = []
-    lacking: str | None = None
-    for number in range(MOST_STUDENTS):
-        one = _ask(prepared, teaching, stages, number)
-        lacking = NO_STUDENT if one is None else one.lacking(len(found))
-        asked += [] if one is None else [one]
-        students = [each for each in asked if each.lacking(len(found)) is None]
-        if not students or lacking is not None:
-            break
-        over = _settled(decision, prepared.over_student(found, _mean_sizes(students)), prepared)
-        if _is_clear(over, prepared):
-            break
+    heard = _hear(prepared, found, decision, teaching, stages)
+    if not heard.students and heard.asked and is_deep(prepared.classifier.module) and not stages.tracker.truncated:
+        kept = _hear(prepared, found, decision, teaching, stages, KEPT)
+        # It may have kept the backdoor too: what it finds counts, what it clears does not.
+        if kept.over is not None and kept.over.verdict is Verdict.INFECTED:
+            heard = replace(kept, asked=(*heard.asked, *kept.asked))
+        else:
+            heard = replace(heard, asked=(*heard.asked, *kept.asked))
+    asked, students = heard.asked, heard.students
     passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
-    if not students:
+    if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        return Compared(_unconfirmed(decision, prepared), (lacking or NO_STUDENT,), *passes, record)
+        return Compared(_unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
     record = students[0].record | {
         "decides": True,
         "students": len(students),
-        "sizes": {str(pair.target): size for pair, size in _mean_sizes(students).items()},
+        "sizes": {str(pair.target): size for pair, size in mean_sizes(students).items()},
         "own_p_value": decision.p_value,
     }
     several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
@@ -99,85 +90,43 @@ def compare(
         f"the sizes alone left doubt (p = {p_text(decision.p_value or 1.0)}), so they were compared with those of "
         f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
         f"{students[0].agreement} of others",
-        *_tried(students[0], found, over),
+        *_tried(students[0], found, heard.over),
     )
-    return Compared(over, notes, *passes, {"student_test": record})
+    return Compared(heard.over, notes, *passes, {"student_test": record})
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """A student, the images with its answers, and what its labels came to; `found` is empty for a poor one."""
+class _Heard:
+    """The students that were asked, the good ones among them, the decision by these, or what a student lacks."""
 
-    student: Student
-    images: ScanImages
-    found: Mapping[LabelPair, Recovered]
-    plan: StudentPlan
-
-    @property
-    def sizes(self) -> dict[LabelPair, float]:
-        return {pair: one.size for pair, one in self.found.items() if one.size is not None}
-
-    @property
-    def image_passes(self) -> int:
-        return sum(one.image_passes for one in self.found.values())
-
-    @property
-    def forward_passes(self) -> int:
-        return sum(one.forward_passes for one in self.found.values())
-
-    @property
-    def agreement(self) -> str:
-        """In words."""
-        low, high = self.student.interval
-        return f"{self.student.agreement:.1%} ({low:.1%} to {high:.1%})"
-
-    def lacking(self, num_labels: int) -> str | None:
-        """Why it decides nothing; None for a good one."""
-        if not self.found:
-            return (
-                f"a student network answers as the model does on only {self.agreement} of the images: it takes "
-                f"{self.plan.least_agreement:.0%} to be compared with"
-            )
-        if len(self.sizes) < num_labels or any(one.outcome is Outcome.NOT_SEARCHED for one in self.found.values()):
-            return (
-                f"a student network has a trigger for only {len(self.sizes)} of {num_labels} labels: it decided nothing"
-            )
-        return None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What the report says of it."""
-        return {
-            "agreement": self.student.agreement,
-            "trials": self.student.trials,
-            "plan": self.plan.describe(),
-        }
+    asked: tuple[Asked, ...]
+    students: tuple[Asked, ...]
+    over: Decision | None
+    lacking: str | None
 
 
-def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> _Searched | None:
-    """The student of that number, its labels searched as the suspect's were; None where none can be made."""
-    student = teaching.student(stages, number)
-    if student is None:
-        return None
-    if student.agreement < teaching.plan.least_agreement:
-        return _Searched(student, prepared.images, {}, teaching.plan)
-    images = prepared.images
-    theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
-    inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
-    teaching.forward_passes += len(seen)
-    part = "student" if number == 0 else f"student-{number}"
-    report = stages.report(SEARCHED, inversion.passes * len(prepared.pairs), len(prepared.pairs))
-    invert = stages.invert(Subject(student.classifier, theirs, part), report)
-    searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
-    return _Searched(student, theirs, {one.pair: one for one in searched}, teaching.plan)
-
-
-def _mean_sizes(students: Sequence[_Searched]) -> dict[LabelPair, float]:
-    """The geometric mean of the students' sizes, by label."""
-    return {
-        pair: math.exp(statistics.fmean(math.log(max(one.sizes[pair], SMALLEST_SIZE)) for one in students))
-        for pair in students[0].sizes
-    }
+def _hear(
+    prepared: PreparedScan,
+    found: Sequence[Recovered],
+    decision: Decision,
+    teaching: Teaching,
+    stages: Stages,
+    keep: float = 0.0,
+) -> _Heard:
+    """Ask one student, and more where it leaves doubt."""
+    asked, students = list[Asked](), list[Asked]()
+    over, lacking = None, None
+    for number in range(MOST_STUDENTS):
+        one = ask(prepared, teaching, stages, number, keep)
+        lacking = NO_STUDENT if one is None else one.lacking(len(found))
+        asked += [] if one is None else [one]
+        if one is None or lacking is not None:
+            break
+        students.append(one)
+        over = _settled(decision, prepared.over_student(found, mean_sizes(students)), prepared)
+        if _is_clear(over, prepared):
+            break
+    return _Heard(tuple(asked), tuple(students), over, lacking)
 
 
 def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
@@ -227,7 +176,7 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
 
 
-def _tried(asked: _Searched, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
+def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
     """How often the flagged triggers work on a student: one that does belongs to the classes, or was passed on."""
     notes = []
     for one in found:

@@ -28,6 +28,11 @@ def seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"student {number} of scan {seed}".encode()).digest()[:7], "big")
 
 
+def name_of(number: int, keep: float = 0.0) -> str:
+    """The name of a student's records."""
+    return f"student-{number}" + ("-kept" if keep else "")
+
+
 @dataclass
 class Teaching:
     """Makes the students of a scan, each once; a checkpoint keeps their weights.
@@ -39,32 +44,37 @@ class Teaching:
     plan: StudentPlan = field(default_factory=lambda: StudentPlan())
     image_passes: int = 0
     forward_passes: int = 0
-    _made: dict[int, Student | None] = field(default_factory=dict)
+    _made: dict[str, Student | None] = field(default_factory=dict)
 
-    def student(self, stages: Stages, number: int = 0) -> Student | None:
-        """The student of that number, from 0 on; None where none can be made, is asked for, or a budget ended it."""
+    def student(self, stages: Stages, number: int = 0, keep: float = 0.0) -> Student | None:
+        """The student of that number, from 0 on, that keeps so many of the suspect's layers.
+
+        None where none can be made, the scan asks for none, or a spent budget ended it.
+        """
+        name = name_of(number, keep)
         if not self.prepared.settings.student:
             return None
-        if number not in self._made:
+        if name not in self._made:
             report = stages.report(LESSON, self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
             seed = seed_of(self.prepared.settings.seed, number)
+            plan = replace(self.plan, keep=keep)
             try:
-                made = _kept(self.prepared.classifier, unseen, number, stages, report)
+                made = _remembered(self.prepared.classifier, unseen, name, stages, report)
                 if made is None:
-                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, report.tick)
+                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, plan, report.tick)
                     if made is not None and stages.checkpoint is not None:
-                        stages.checkpoint.keep(f"student-{number}", made.weights)
+                        stages.checkpoint.keep(name, made.weights)
             except OutOfTime:
                 made = None
             stages.tracker.truncated |= made is None and stages.tracker.spent
-            self._made[number] = made
+            self._made[name] = made
             self.image_passes += round(report.done)
             self.forward_passes += round(report.done) + (0 if made is None else 2 * len(unseen))
-        return self._made[number]
+        return self._made[name]
 
     def good_student(self, stages: Stages) -> Student | None:
         """The first one; None also where it agrees with the suspect too seldom to say anything."""
@@ -78,11 +88,11 @@ class Teaching:
         return replace(images, answers=predict_checked(student, images.images))
 
 
-def _kept(
-    suspect: Classifier, unseen: UInt8[Tensor, "n c h w"], number: int, stages: Stages, report: Part
+def _remembered(
+    suspect: Classifier, unseen: UInt8[Tensor, "n c h w"], name: str, stages: Stages, report: Part
 ) -> Student | None:
     """The student that an earlier run of this scan taught, if there is one; a budget counts it all the same."""
-    weights = None if stages.checkpoint is None else stages.checkpoint.tensors(f"student-{number}")
+    weights = None if stages.checkpoint is None else stages.checkpoint.tensors(name)
     found = None if weights is None else remembered(suspect, weights, unseen)
     if found is not None:
         report.tick(report.planned)

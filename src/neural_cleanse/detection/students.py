@@ -1,0 +1,96 @@
+"""The students of a scan, their labels searched as the suspect's were: the sizes that it is compared with."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neural_cleanse.detection.first_look import MARGIN_IMAGES
+from neural_cleanse.detection.input_check import temperature
+from neural_cleanse.detection.plans import FullSweep
+from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.stages import Stages, Subject
+from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
+from neural_cleanse.detection.student import Student, StudentPlan
+from neural_cleanse.detection.teaching import Teaching, name_of
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import margin
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+
+SEARCHED = "patches of the student"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A student, the images with its answers, and what its labels came to; `found` is empty for a poor one."""
+
+    student: Student
+    images: ScanImages
+    found: Mapping[LabelPair, Recovered]
+    plan: StudentPlan
+
+    @property
+    def sizes(self) -> dict[LabelPair, float]:
+        return {pair: one.size for pair, one in self.found.items() if one.size is not None}
+
+    @property
+    def image_passes(self) -> int:
+        return sum(one.image_passes for one in self.found.values())
+
+    @property
+    def forward_passes(self) -> int:
+        return sum(one.forward_passes for one in self.found.values())
+
+    @property
+    def agreement(self) -> str:
+        """In words."""
+        low, high = self.student.interval
+        return f"{self.student.agreement:.1%} ({low:.1%} to {high:.1%})"
+
+    def lacking(self, num_labels: int) -> str | None:
+        """Why it decides nothing; None for a good one."""
+        if not self.found:
+            return (
+                f"a student network answers as the model does on only {self.agreement} of the images: it takes "
+                f"{self.plan.least_agreement:.0%} to be compared with"
+            )
+        if len(self.sizes) < num_labels or any(one.outcome is Outcome.NOT_SEARCHED for one in self.found.values()):
+            return (
+                f"a student network has a trigger for only {len(self.sizes)} of {num_labels} labels: it decided nothing"
+            )
+        return None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the report says of it."""
+        return {
+            "agreement": self.student.agreement,
+            "trials": self.student.trials,
+            "plan": self.plan.describe(),
+        }
+
+
+def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int, keep: float) -> Asked | None:
+    """The student of that number that keeps so many layers, its labels searched; None where none can be made."""
+    student, plan = teaching.student(stages, number, keep), replace(teaching.plan, keep=keep)
+    if student is None:
+        return None
+    if student.agreement < plan.least_agreement:
+        return Asked(student, prepared.images, {}, plan)
+    images = prepared.images
+    theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
+    inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
+    teaching.forward_passes += len(seen)
+    report = stages.report(SEARCHED, inversion.passes * len(prepared.pairs), len(prepared.pairs))
+    invert = stages.invert(Subject(student.classifier, theirs, name_of(number, keep)), report)
+    searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
+    return Asked(student, theirs, {one.pair: one for one in searched}, plan)
+
+
+def mean_sizes(students: Sequence[Asked]) -> dict[LabelPair, float]:
+    """The geometric mean of the students' sizes, by label."""
+    return {
+        pair: math.exp(statistics.fmean(math.log(max(one.sizes[pair], SMALLEST_SIZE)) for one in students))
+        for pair in students[0].sizes
+    }
