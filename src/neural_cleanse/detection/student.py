@@ -23,7 +23,7 @@ from neural_cleanse.metrics import pixels, predict
 SHIFT = 2  # px that a batch is moved by at most, in each direction
 LAST_RATE = 0.05  # of the learning rate, at the end
 # A student of a deep network may keep its first layers. Of shallow ones those pass the backdoor on.
-DEEP, KEPT = 8, 0.7  # layers with weights from which it may; the share that is kept
+DEEP, KEPT = 7, 0.7  # layers with weights from which it may; the share that is kept
 
 
 @dataclass(frozen=True)
