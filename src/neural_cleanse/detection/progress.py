@@ -163,7 +163,7 @@ class Work:
     warnings: tuple[str, ...] = ()
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
     _parts: dict[str, Part] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=lambda: time.monotonic())
 
     def plan(self, name: str, passes: int) -> None:
         """A part that will be made, or that will take other passes than was thought: 0 where it will not be made."""

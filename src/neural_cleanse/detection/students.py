@@ -13,12 +13,12 @@ from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
 from neural_cleanse.detection.student import Student, StudentPlan
-from neural_cleanse.detection.teaching import Teaching, name_of
+from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
-SEARCHED = "patches of the student"
+SEARCHED = "patches of {}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int,
     theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
-    report = stages.report(SEARCHED, inversion.passes * len(prepared.pairs), len(prepared.pairs))
+    report = stages.report(
+        SEARCHED.format(called(number, keep)), inversion.passes * len(prepared.pairs), len(prepared.pairs)
+    )
     invert = stages.invert(Subject(student.classifier, theirs, name_of(number, keep)), report)
     searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
     return Asked(student, theirs, {one.pair: one for one in searched}, plan)

@@ -16,7 +16,7 @@ from neural_cleanse.detection.student import Student, StudentPlan, make_student,
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
 
-LESSON = "training a student network, for what leaves doubt"
+LESSON = "training {}, for what leaves doubt"
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -31,6 +31,13 @@ def seed_of(seed: int, number: int) -> int:
 def name_of(number: int, keep: float = 0.0) -> str:
     """The name of a student's records."""
     return f"student-{number}" + ("-kept" if keep else "")
+
+
+def called(number: int, keep: float = 0.0) -> str:
+    """A student in words."""
+    return ("a student network" if number == 0 else f"student network {number + 1}") + (
+        " on early layers" if keep else ""
+    )
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Teaching:
         if not self.prepared.settings.student:
             return None
         if name not in self._made:
-            report = stages.report(LESSON, self.plan.passes, self.plan.steps, "steps")
+            report = stages.report(LESSON.format(called(number, keep)), self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
