@@ -31,11 +31,27 @@ def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce_tables
+    import reproduce_rows
 
-    return reproduce_tables
+    return reproduce_rows
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reproduce_claims
+
+    return reproduce_claims
+
+
+@pytest.fixture
+def charts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reproduce_charts
+
+    return reproduce_charts
 
 
 @pytest.fixture
@@ -116,23 +132,71 @@ def test_a_backdoor_shows_in_activations_filter_and_pruning(
 
 def row(**changes: object) -> dict[str, object]:
     scan = {
-        "labels": [0, 1, 2, 3, 4], "sizes": [10.0, 100.0, None, 80.0, 90.0],
-        "verdict": "infected", "flagged": [0], "paper_index": 3.456,
+        "labels": [0, 1, 2, 3, 4], "sizes": [10.0, 100.0, None, 80.0, 90.0], "verdict": "infected", "flagged": [0],
+        "paper_index": 3.456, "paper_flagged": [0],
     }  # fmt: skip
-    return {
-        "model": "m", "way": "default", "targets": [0], "accuracy": 0.98, "attack_success": [0.999], "scan": scan
-    } | changes  # fmt: skip
+    made: dict[str, object] = {
+        "model": "mnist-mnist_cnn-badnets-seed10", "way": "default", "dataset": "mnist", "architecture": "mnist_cnn",
+        "attack": "badnets", "targets": [0], "accuracy": 0.98, "attack_success": [0.999], "trigger_px": [16.0],
+        "scan": scan,
+    }  # fmt: skip
+    return made | changes
 
 
-def test_quartiles_are_of_the_labels_that_are_no_target_and_have_a_size(tables: ModuleType) -> None:
-    assert tables.quartiles(row()) == (85.0, 90.0, 95.0)
-    assert tables.quartiles(row(targets=[0, 1, 3])) == (None, 90.0, None)
-    assert tables.size_of(row(), 0) == 10.0 and tables.size_of(row(), 2) is None and tables.size_of(row(), None) is None
+def test_quartiles_are_of_the_labels_that_are_no_target_and_have_a_size(rows: ModuleType) -> None:
+    assert rows.quartiles(row()) == (85.0, 90.0, 95.0)
+    assert rows.quartiles(row(targets=[0, 1, 3])) == (None, 90.0, None)
+    assert rows.size_of(row(), 0) == 10.0 and rows.size_of(row(), 2) is None and rows.size_of(row(), None) is None
 
 
-def test_a_comparison_names_what_differs_and_what_has_no_row(tables: ModuleType) -> None:
-    lines = tables.comparison([row(), row(way="reference")], [row(accuracy=0.97)]).rows
+def test_a_comparison_names_what_differs_and_what_has_no_row(rows: ModuleType) -> None:
+    lines = rows.comparison([row(), row(way="reference")], [row(accuracy=0.97)]).rows
     different = [(way, figure, here, there) for _, way, figure, here, there, said in lines if said]
     assert ("default", "accuracy, %", "98.00", "97.00") in different
     assert ("reference", "verdict", "infected 0", "no row") in different
     assert not [figure for way, figure, *_ in different if way == "default" and figure != "accuracy, %"]
+
+
+def told(claims: ModuleType, found: list[dict[str, object]]) -> dict[str, tuple[str, str]]:
+    """Of every claim the reference's cell and the default's."""
+    return {claim: (reference, default) for claim, _, reference, default in claims.claims(found).rows}
+
+
+def test_a_claim_without_rows_is_not_run_and_one_with_rows_holds_or_not(claims: ModuleType) -> None:
+    index = "The anomaly index of every infected model is above 3"
+    spared = row(model="mnist-mnist_cnn-none-seed11", way="reference", targets=[], attack="none")
+    answers = told(claims, [row(), spared])
+    assert answers[index] == ("not run", "yes: 3.46")
+    assert answers["That of every clean model is under 2"] == ("**no**: 3.46", "not run")
+    weak = row()["scan"] | {"paper_index": 2.5}  # type: ignore[operator]
+    assert told(claims, [row(scan=weak)])[index] == ("not run", "**no**: 2.50")
+
+
+def test_a_pruning_claim_takes_the_papers_ranking_and_the_original_trigger(claims: ModuleType) -> None:
+    curve = {"place": "features", "neurons": 10, "points": [[0.0, 0.98, 0.97, 0.99], [0.3, 0.9, 0.5, 0.02]]}
+    other = [[0.3, 0.9, 0.0, 0.9]]
+    pruned = row(pruning=[curve | {"ranking": "difference"}, curve | {"ranking": "spread", "points": other}])
+    (claim,) = (claim for claim in told(claims, []) if claim.startswith("Pruning 30 %"))
+    assert told(claims, [pruned])[claim][1] == "yes: 2.0 % left"
+
+
+def test_a_chart_stands_by_itself_and_draws_every_curve(charts: ModuleType) -> None:
+    curves = [charts.Curve("one", [(0.0, 0.0), (1.0, 1.0)], "alarm"), charts.Curve("two", [(0.0, 1.0)], "good", "5 2")]
+    svg = charts.drawn("a chart", curves, "share", lambda tick: f"{tick:g}", [(0.0, "0%"), (1.0, "100%")])
+    assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg"') and "--alarm:#" in svg
+    assert svg.count("<circle") == 3 and ">one<" in svg and ">two<" in svg
+    frame = charts.FRAME
+    assert f'cx="{frame.left}" cy="{frame.bottom}"' in svg and f'cx="{frame.right}" cy="{frame.top}"' in svg
+
+
+def test_the_charts_of_the_page_are_those_of_the_recorded_rows(charts: ModuleType) -> None:
+    found = charts.rows_of(charts.ROWS)
+    for path, chart in charts.CHARTS.items():
+        assert path.read_text(encoding="utf-8") == chart(found), "run: python benchmarks/reproduce_charts.py"
+
+
+def test_every_model_that_is_searched_is_in_the_spec(reproduce: ModuleType, tmp_path: Path) -> None:
+    names = [job.name for job in reproduce.read_spec(reproduce.SPEC, tmp_path)]
+    wanted = reproduce.work(names, quick=False)
+    assert {name for name, _ in wanted} == set(names) and len(wanted) == len(set(wanted))
+    assert set(reproduce.work(names, quick=True)) < set(wanted)
