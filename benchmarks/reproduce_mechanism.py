@@ -23,7 +23,7 @@ from repairs import SEED
 
 RATES = (0.05, 0.10)  # of clean images that the filter may reject
 SHARES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of neurons, pruned
-MEASURED = 2000  # images for each point of a pruning curve
+MEASURED = 0.5  # of the fresh images, for each point of a pruning curve
 SHOWN = 1000  # images of Table III
 
 Vectors = Float[Tensor, "n d"]
@@ -50,7 +50,9 @@ def mechanism(
     return {
         "activations": table_three(classifier, recovered, original, calm, fresh),
         "filter": filters(classifier, recovered, original, calm, fresh),
-        "pruning": curves(classifier, recovered, original, calm, fresh.take(torch.arange(len(fresh))[:MEASURED])),
+        "pruning": curves(
+            classifier, recovered, original, calm, fresh.take(torch.arange(round(MEASURED * len(fresh))))
+        ),
     }
 
 

@@ -17,7 +17,8 @@ def reproduction() -> dict[str, str]:
     """Every table of the page by the name of its place."""
     found = rows_of(ROWS)
     made = {
-        "claims": claims(found),
+        "misses": claims(found, missed=True),
+        "claims": claims(found, missed=False),
         "attacks": attacks(found),
         "norms": norms(found),
         "ranks": rank_table(found),

@@ -38,8 +38,8 @@ def short(row: Mapping[str, Any]) -> str:
 
 
 def of_way(found: Sequence[Row], way: str) -> dict[str, Row]:
-    """Rows by the model's short name."""
-    return {short(row): row for row in found if row["way"] == way}
+    """Rows of MNIST by the model's short name."""
+    return {short(row): row for row in found if row["way"] == way and row["dataset"] == "mnist"}
 
 
 def per_cent(value: float | None, digits: int = 2) -> str:
@@ -164,7 +164,8 @@ def rank_table(found: Sequence[Row]) -> Table:
 
 def section_seven(found: Sequence[Row]) -> Table:
     """Larger triggers, several infected labels, several triggers to one label, one source."""
-    rows = [row for row in (*found, *recorded()) if row["attack"] in VARIANTS or row["trigger_px"][:1] > [20.0]]
+    mine = [row for row in found if row["dataset"] == "mnist"]
+    rows = [row for row in (*mine, *recorded()) if row["attack"] in VARIANTS or row["trigger_px"][:1] > [20.0]]
     rows = [row for row in rows if row["attack"] in (*VARIANTS, "badnets")]
     order = {attack: number for number, attack in enumerate(("badnets", *VARIANTS))}
     rows.sort(key=lambda row: (order[row["attack"]], len(row["targets"]), row["trigger_px"][0], row["way"]))

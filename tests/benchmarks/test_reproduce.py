@@ -159,7 +159,8 @@ def test_a_comparison_names_what_differs_and_what_has_no_row(rows: ModuleType) -
 
 def told(claims: ModuleType, found: list[dict[str, object]]) -> dict[str, tuple[str, str]]:
     """Of every claim the reference's cell and the default's."""
-    return {claim: (reference, default) for claim, _, reference, default in claims.claims(found).rows}
+    both = [line for missed in (True, False) for line in claims.claims(found, missed=missed).rows]
+    return {claim: (reference, default) for claim, _, reference, default in both}
 
 
 def test_a_claim_without_rows_is_not_run_and_one_with_rows_holds_or_not(claims: ModuleType) -> None:
@@ -168,6 +169,7 @@ def test_a_claim_without_rows_is_not_run_and_one_with_rows_holds_or_not(claims: 
     answers = told(claims, [row(), spared])
     assert answers[index] == ("not run", "yes: 3.46")
     assert answers["That of every clean model is under 2"] == ("**no**: 3.46", "not run")
+    assert not [line for line in claims.claims([row()], missed=False).rows if claims.NO in "".join(line)]
     weak = row()["scan"] | {"paper_index": 2.5}  # type: ignore[operator]
     assert told(claims, [row(scan=weak)])[index] == ("not run", "**no**: 2.50")
 
