@@ -64,10 +64,9 @@ def work(names: Sequence[str], quick: bool) -> list[tuple[str, str]]:
     """Model and way of every row, in the order in which they are made."""
     if quick:
         return list(QUICK)
-    signs = [(name, "target") for name in SIGNS]
-    others = [(name, "default") for name in names if name not in SIGNS]
-    rest = [(name, "default") for name in MAIN] + signs[:1] + others + signs[1:]
-    return list(dict.fromkeys([*QUICK, *rest, *((name, "reference") for name in REFERENCE)]))
+    defaults = [(name, "default") for name in (*MAIN, *names) if name not in SIGNS]
+    signs, references = [(name, "target") for name in SIGNS], [(name, "reference") for name in REFERENCE]
+    return list(dict.fromkeys([*QUICK, *defaults, *references[:2], *signs, *references[2:]]))
 
 
 def sizes_now(inversion: Inversion, state: InversionState) -> dict[LabelPair, float]:
