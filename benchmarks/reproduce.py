@@ -197,10 +197,9 @@ def row_of(case: Case, way: str) -> Row:
     unseen = torch.ones(len(test), dtype=torch.bool)
     unseen[seen] = False
     dataset = str(case.card["dataset"])
-    fresh, calm, _ = (
-        test.take(rows)
-        for rows in unseen.nonzero().squeeze(1).tensor_split([FRESH[dataset], FRESH[dataset] + CALM[dataset]])
-    )
+    rows = unseen.nonzero().squeeze(1)
+    fresh = test.take(rows[: FRESH[dataset]])
+    calm = test.take(rows[FRESH[dataset] : FRESH[dataset] + CALM[dataset]])
     targets = list(case.card["targets"])
     single = targets[0] if len(targets) == 1 else None
     began, cpu = time.monotonic(), time.process_time()
