@@ -69,7 +69,7 @@ def _early(rows: dict[str, Row]) -> Told:
 def _lifted(rows: dict[str, Row]) -> Told:
     told = [row["activations"] for row in _infected(rows) if "activations" in row]
     times = [one["recovered"] / one["clean"] for one in told if one["clean"]]
-    return None if not times else (f"{_listed(times, 1)} times", min(times) >= 3.0)
+    return None if not times else (f"{_listed(times, 2)} times", min(times) >= 3.0)
 
 
 def _filtered(bound: float, names: Sequence[str]) -> Callable[[dict[str, Row]], Told]:
