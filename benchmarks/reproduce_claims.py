@@ -10,7 +10,7 @@ from neural_cleanse.report.tables import Table
 from repair_tables import asr_after, drop, known
 from reproduce_mitigation import MODELS, repaired
 from reproduce_rows import Row, number, quartiles, rows_of, size_of
-from reproduce_tables import ABOVE, PIXELS, RESULTS, WAYS, of_way, recorded
+from reproduce_tables import ABOVE, PIXELS, RESULTS, WAYS, elsewhere, of_way, recorded
 
 NO = "**no**"
 SCANS = ("default", "default, patches", "patches, all steps")  # ways of our search, on all labels
@@ -46,6 +46,14 @@ def _index_of_clean(rows: dict[str, Row]) -> Told:
         return None
     value = rows["clean"]["scan"]["paper_index"]
     return number(value, 2), value < 2.0
+
+
+def _index_elsewhere(_: Sequence[Row]) -> Told:
+    rows = [row for _, row in elsewhere() if row["way"] != "reference"]
+    infected = sorted(row["scan"]["paper_index"] for row in rows if row["targets"])
+    clean = sorted(row["scan"]["paper_index"] for row in rows if not row["targets"])
+    text = f"infected {_listed(infected, 2)}; clean {_listed(clean, 2)}"
+    return text, min(infected) > ABOVE and max(clean) < 2.0
 
 
 def _smallest(rows: dict[str, Row]) -> Told:
@@ -199,6 +207,7 @@ CLAIMS: tuple[Claim, ...] = (
 )  # fmt: skip
 # Of rows that other benchmarks recorded, with triggers of the default.
 OF_DEFAULT: tuple[tuple[str, str, Callable[[Sequence[Row]], Told]], ...] = (
+    ("An index above 3 of infected models and under 2 of clean ones, on GTSRB and faces", "H", _index_elsewhere),
     ("One epoch of unlearning with the reversed trigger leaves at most 6.70 % and costs at most 3.6 points", "H",
      _unlearned("one epoch")),
     ("The same, with our `repair`", "–", _unlearned("repair")),

@@ -34,7 +34,7 @@ ABOVE = 3.0  # the anomaly index of every infected model in the paper; clean one
 def short(row: Mapping[str, Any]) -> str:
     """A model's name without data set, network and seed."""
     name = str(row["model"]).removeprefix(f"{row['dataset']}-{row['architecture']}-")
-    return "clean" if name.startswith("none") else name.rpartition("-seed")[0]
+    return "clean" if name.startswith("none") else name.rpartition("-seed")[0] or name
 
 
 def of_way(found: Sequence[Row], way: str) -> dict[str, Row]:
@@ -90,25 +90,25 @@ def norms(found: Sequence[Row]) -> Table:
         if (row := of_way(found, way).get(name)) is not None
         for line in [_norm("MNIST", name, way, row)]
     ]
+    lines += [_norm(place, short(row), row["way"], row) for place, row in elsewhere()]
     columns = (
         "data", "model", "way", "index", "infected label, px", "smallest other", "quartiles of the others", "flagged",
         "p", "paper's rule flags",
     )  # fmt: skip
-    return Table("", columns, [*lines, *_elsewhere()])
+    return Table("", columns, lines)
 
 
-def _elsewhere() -> Iterator[tuple[str, ...]]:
-    """Rows of scans that other benchmarks recorded."""
+def elsewhere() -> Iterator[tuple[str, Row]]:
+    """Scans that other benchmarks recorded, with the name of the data."""
     files = (("scans_reference", "reference"), ("scans_standard", "default, all steps"), ("scans_published", "default"))
+    names = {"gtsrb": "GTSRB", "lfw": "LFW faces", "mnist": "MNIST"}
     for file, way in files:
         for row in read_rows(RESULTS / f"{file}.jsonl"):
-            truth = row["truth"]
-            if file == "scans_published" and row["model"] != "csaw-youtube-sunglasses":
-                continue
-            as_row = {"targets": truth["targets"], "scan": row, "model": row["model"]} | truth
-            name = "sunglasses, made by others" if file == "scans_published" else short(as_row)
-            place = {"gtsrb": "GTSRB", "lfw": "LFW faces", "mnist": "MNIST"}[truth["dataset"]]
-            yield _norm("YouTube faces" if file == "scans_published" else place, name, way, as_row)
+            made = {"scan": row, "model": row["model"], "way": way} | row["truth"]
+            if file != "scans_published":
+                yield names[made["dataset"]], made
+            elif made["dataset"] in ("gtsrb", "lfw"):  # of the latter the network knows YouTube faces
+                yield {"gtsrb": "GTSRB", "lfw": "YouTube faces"}[made["dataset"]], made
 
 
 def _norm(place: str, name: str, way: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def rank_table(found: Sequence[Row]) -> Table:
         first = ranks["first_from"]
         lines.append(
             (short(row), row["way"], *shown, "never" if first is None else str(first), str(ranks["steps"]),
-             "–" if first is None else f"{100 * first / ranks['steps']:.0f} %")
+             "–" if first is None else f"{100 * first / ranks['steps']:.1f} %")
         )  # fmt: skip
     columns = ("model", "way", *map(str, STEPS_SHOWN), "first for good from step", "of", "share")
     return Table("", columns, lines)
