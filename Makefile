@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale bench-gpu clean
+.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale bench-gpu reproduce clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,17 @@ bench-scale: setup ## passes, time and memory against labels and pixels, one pro
 
 bench-gpu: setup ## speed, share of peak and memory of the search on a GPU, under 8 minutes; exit code 2 without one
 	$(BIN)/python benchmarks/gpu.py --rows benchmarks/results/gpu.jsonl
+
+reproduce: setup ## the paper's tables again on MNIST; QUICK=1 compares a part with the recorded rows; needs DATA
+ifdef QUICK
+	$(BIN)/python benchmarks/reproduce.py --data '$(DATA)' --models out/reproduce-quick/models \
+		--rows out/reproduce-quick/rows.jsonl --quick --compare benchmarks/results/reproduce.jsonl
+else
+	$(BIN)/python benchmarks/reproduce.py --data '$(DATA)' --models out/reproduce/models \
+		--rows benchmarks/results/reproduce.jsonl
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/reproduce_charts.py
+endif
 
 clean: ## remove .venv and what the demo wrote
 	rm -rf $(VENV) out

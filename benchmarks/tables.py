@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py
 
-fills the marked places of README.md, docs/deciding.md, docs/evaluation.md and docs/scale.md; the prose is theirs.
+fills the marked places of README.md and of the pages of docs/ named in PAGES; the prose is theirs.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.tables import by_attack, by_cluster, by_rule, finished, summary, tables, wrong, zoo_table
 from pages import filled
+from reproduce_page import reproduction
 from search_table import searched
 
 ROOT = Path(__file__).parents[1]
@@ -198,6 +199,7 @@ PAGES = {
     ROOT / "README.md": readme,
     ROOT / "docs" / "deciding.md": deciding,
     ROOT / "docs" / "evaluation.md": evaluation,
+    ROOT / "docs" / "reproduction.md": reproduction,
     ROOT / "docs" / "scale.md": scale,
     ROOT / "docs" / "triggers.md": triggers,
 }
