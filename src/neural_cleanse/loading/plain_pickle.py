@@ -7,6 +7,7 @@ imported.
 
 import io
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 from neural_cleanse.loading.array_pickle import (
@@ -44,11 +45,12 @@ class _Latin1(bytes):
 
 
 class _Plain(pickle.Unpickler):
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, more: Mapping[str, type]) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")  # text of Python 2 may be an image's bytes
         kinds: dict[str, type] = {
             **dict.fromkeys(RECONSTRUCT, ArrayParts), **dict.fromkeys(SCALAR, ScalarParts),
             **dict.fromkeys(FROM_BUFFER, BufferParts), DTYPE: DtypeParts, NDARRAY: ArrayParts, ENCODE: _Latin1,
+            **more,
         }  # fmt: skip
         fresh = {kind: type(kind.__name__, (kind,), {}) for kind in set(kinds.values())}
         self._classes = {name: fresh[kind] for name, kind in kinds.items()}
@@ -61,13 +63,14 @@ class _Plain(pickle.Unpickler):
         return found
 
 
-def load_plain(content: bytes) -> Any:
-    """What the pickle holds, text of Python 2 as text, arrays as NumPy arrays, None for arrays of other than numbers.
+def load_plain(content: bytes, more: Mapping[str, type] | None = None) -> Any:
+    """What the pickle holds, keys as text, arrays as NumPy arrays, None for arrays of other than numbers.
 
+    `more` are classes of ours that stand for further names.
     Raises Refused where it names anything that is not plain, pickle.UnpicklingError where it is damaged.
     """
     try:
-        return _arrays(_Plain(content).load(), 0)
+        return _arrays(_Plain(content, more or {}).load(), 0)
     except (pickle.UnpicklingError, MemoryError):
         raise
     except Exception as error:  # what a damaged pickle makes the unpickler raise is no one family
