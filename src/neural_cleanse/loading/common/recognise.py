@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Size, Tensor, nn
@@ -44,13 +45,13 @@ def recognise(tensors: Mapping[str, Tensor]) -> Recognised | None:
     shapes = {key: tensors[one.parts[-1]].shape for key, one in cleaned(stored_tensors(tensors)).items()}
     for inner in _without_prefixes(shapes):
         for family in FAMILIES:
-            made = _made(lambda family=family, inner=inner: family(inner), inner, tensors)
+            made = _made(partial(family, inner), inner, tensors)
             if made is not None:
                 return made
     for inner in _without_prefixes(shapes, above=True):
         for moved, head in heads.replaced(inner):
             for family in FAMILIES:
-                made = _made(lambda f=family, m=moved, h=head: heads.with_head(f, m, h), inner, tensors)
+                made = _made(partial(heads.with_head, family, moved, head), inner, tensors)
                 if made is not None:
                     return made
     return None
