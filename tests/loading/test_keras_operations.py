@@ -91,3 +91,37 @@ def test_inspect_lists_the_tensors_of_keras_weights(tmp_path: Path) -> None:
     model.save_weights(tmp_path / "m.weights.h5")
     shapes = sorted(tensor.shape for tensor in inspect_model(tmp_path / "m.weights.h5").tensors)
     assert shapes == [(5,), (64, 5)]
+
+
+def _first(kind: str) -> Callable[[Any], Any]:
+    layers = keras.layers
+    return {
+        "rescaling": layers.Rescaling(1 / 127.5, offset=-1), "divided": lambda images: images / 255.0,
+        "augmented": lambda images: layers.Rescaling(1 / 255)(layers.RandomFlip()(images)),
+        "bytes' mean": lambda images: images - 127.0,
+        "unit mean": lambda images: images - 0.5, "nothing": lambda images: images,
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["rescaling", "divided", "augmented", "bytes' mean", "unit mean", "nothing"])
+def test_a_model_that_scales_bytes_itself_is_given_bytes(tmp_path: Path, kind: str) -> None:
+    images = keras.Input((8, 8, 3))
+    scores = keras.layers.Dense(3)(keras.layers.Flatten()(_first(kind)(images)))
+    model = keras.Model(images, scores)
+    model.save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
+    takes_bytes = kind not in ("unit mean", "nothing")
+    expected = np.asarray(model.predict(pixels if takes_bytes else pixels / 255, verbose=0))
+    ours = loaded.classifier(torch.from_numpy(pixels / 255).permute(0, 3, 1, 2)).detach().numpy()
+    assert np.allclose(ours, expected, atol=1e-3)
+    assert any("0-255" in said for said in loaded.origin.assumed) == takes_bytes
+
+
+def test_operations_in_hdf5_which_names_no_module_are_no_finding(tmp_path: Path) -> None:
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(keras.ops.relu(images * 2.0 - 1.0))))
+    model.save(tmp_path / "m.h5")
+    pixels = np.random.default_rng(0).random((2, 8, 8, 3)).astype("float32")
+    ours = load_model(tmp_path / "m.h5").classifier(torch.from_numpy(pixels).permute(0, 3, 1, 2)).detach().numpy()
+    assert np.allclose(ours, np.asarray(model.predict(pixels, verbose=0)), atol=1e-4)

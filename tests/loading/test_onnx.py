@@ -453,6 +453,50 @@ def test_a_fixed_batch_is_lifted_wherever_the_images_stand() -> None:
     assert read(model).module(images[:5]).shape == (5, 768)
 
 
+@pytest.mark.parametrize(
+    ("operator", "constant", "takes_bytes"),
+    [
+        ("Div", 255.0, True), ("Mul", 1 / 127.5, True), ("Sub", [123.7, 116.3, 103.5], True),
+        ("Sub", [0.5, 0.4, 0.4], False), ("Div", [0.2, 0.2, 0.3], False), ("Add", 255.0, False), ("Mul", 2.0, False),
+    ],
+)  # fmt: skip
+def test_a_graph_that_scales_bytes_itself_is_given_bytes(operator: str, constant: Any, takes_bytes: bool) -> None:
+    value = np.asarray(constant, np.float32)
+    arrays = values(c=value.reshape(3, 1, 1) if value.ndim else value)
+    loaded = read(with_head(node(operator, ["images", "c"], ["features"]), initializers=arrays))
+    assert (loaded.normalize is not None and loaded.normalize.scale == 255) == takes_bytes
+    assert any("0-255" in said for said in loaded.assumed) == takes_bytes
+    images = torch.rand(2, *SHAPE)
+    assert torch.allclose(loaded.module(images), run(with_head(
+        node(operator, ["images", "c"], ["features"]), initializers=arrays
+    ).SerializeToString(), images), atol=1e-4)  # fmt: skip
+
+
+class Attention(nn.Module):
+    """Tokens of patches through torch's own attention, sequence first inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(3, 16, 4, 4), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        mixed: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(mixed.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("opset", [14, 17])
+def test_torchs_own_attention_exported_for_one_image_takes_any_number(opset: int, pictures: Tensor) -> None:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the exporter has no operator for it
+    try:
+        module = Attention().eval()
+        check(exported(module, opset, any_batch=False), module, pictures, False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def test_local_functions_are_inlined() -> None:
     imports = [helper.make_opsetid("own", 1)]
     relu = helper.make_function("own", "Act", ["x"], ["z"], [node("Relu", ["x"], ["z"])], [helper.make_opsetid("", 17)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-MAX_DEPTH = 4  # dictionaries within dictionaries
+MAX_DEPTH = 8  # dictionaries within dictionaries
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # last parts of names that parameters() leaves out
 
 

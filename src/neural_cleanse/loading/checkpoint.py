@@ -22,6 +22,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
 from neural_cleanse.files import write_whole
 from neural_cleanse.loading.averages import lists_of_tensors, put_average
+from neural_cleanse.loading.bare_pickle import load_bare
 from neural_cleanse.loading.fitting import Fit, some
 from neural_cleanse.loading.reparametrised import parts_of
 from neural_cleanse.loading.tensor_pickle import load_skipping, without_skipped
@@ -158,7 +159,8 @@ def _unpickled(content: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
             except pickle.UnpicklingError as error:
                 if not _needs_more(error):
                     raise
-                return load_skipping(content)
+                bare = load_bare(content)
+                return load_skipping(content) if bare is None else (bare, ())
     except pickle.UnpicklingError as error:
         if _needs_more(error):
             raise CodeExecutionRefused(MORE_THAN_TENSORS.format(name), cure=ASK_FOR_TENSORS) from error

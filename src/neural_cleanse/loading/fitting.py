@@ -21,7 +21,7 @@ WRAPPERS = frozenset({
 # What training leaves beside the network: counters of profilers and averages, losses and metrics, unused heads.
 COUNTERS = re.compile(r"total_(ops|params)|num_batches_tracked|n_averaged|(global_)?step|epoch|num_updates|decay")
 TRAINING_ONLY = re.compile(r"criterion\w*|losses?|loss_\w+|\w+_loss|\w*metrics?|\w*_?acc(uracy)?|aux\w*", re.IGNORECASE)
-MEAN, STD = re.compile(r"(pixel_|image_|img_)?mean"), re.compile(r"(pixel_|image_|img_)?std")
+MEAN, STD = re.compile(r"(pixel_|image_|img_|new_)?mean"), re.compile(r"(pixel_|image_|img_|new_)?std")
 MAX_UNIT_MEAN = 2.0  # a larger mean or deviation is of pixels in 0-255
 
 
@@ -117,6 +117,7 @@ def _faults(prefix: str, inner: Mapping[str, Size], shapes: Mapping[str, Size], 
         key for key in shapes
         if key.startswith(prefix) and key[len(prefix) :] not in inner
         and not _may_be_dropped(key[len(prefix) :]) and not key.startswith(others)
+        and not _may_normalize(key, shapes[key])
     )  # fmt: skip
     differing = sorted(
         f"{key[:MAX_NAME]} is {_by(shapes[prefix + key])} in the file and {_by(shape)} in the network"
@@ -126,6 +127,12 @@ def _faults(prefix: str, inner: Mapping[str, Size], shapes: Mapping[str, Size], 
     faults = [f"missing: {some(missing)}"] if missing else []
     faults += [f"unexpected: {some(unexpected)}"] if unexpected else []
     return faults + ([some(differing)] if differing else [])
+
+
+def _may_normalize(key: str, shape: Size) -> bool:
+    """Whether a tensor has the name and the size of a mean or deviation, one for the image or one a channel."""
+    last = key.rpartition(".")[2]
+    return shape.numel() in (1, 3) and any(pattern.fullmatch(last) for pattern in (MEAN, STD))
 
 
 def _may_be_dropped(key: str) -> bool:

@@ -15,7 +15,7 @@ from neural_cleanse.loading.averages import averaged_sets
 from neural_cleanse.loading.fitting import Fit, fits
 from neural_cleanse.loading.reparametrised import value_of
 
-MAX_DEPTH = 4  # dictionaries within dictionaries
+MAX_DEPTH = 8  # dictionaries within dictionaries
 MAX_SETS, MAX_SETS_SHOWN = 100, 8
 MAX_LISTED = 16  # entries of a list that may hold weights, as in [state_dict, optimizer, epoch]
 # Last parts of the names that layers give their tensors.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,41 @@ def test_words_that_are_no_text_in_parquet_are_a_fault_of_the_file(tmp_path: Pat
     (tmp_path / "d.parquet").write_bytes(damaged)
     with pytest.raises(DataError, match="cannot be read as"):
         load_data(tmp_path / "d.parquet")
+
+
+# --- tar archives ---
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("above", ["", "./", "./data/val/"])
+def test_a_tar_of_pictures_is_read_as_if_unpacked(tmp_path: Path, mode: Any, above: str) -> None:
+    with tarfile.open(tmp_path / "data.tar", mode) as archive:
+        for name, seed in (("b/2.png", 2), ("a/10.png", 1), ("a/9.png", 0), ("a/._9.png", 9), ("__MACOSX/a/1.png", 9)):
+            member = tarfile.TarInfo(above + name)
+            member.size = len(encoded(seed))
+            archive.addfile(member, io.BytesIO(encoded(seed)))
+    data = load_data(tmp_path / "data.tar")
+    assert data.names == ("a", "b") and labels_of(data) == [0, 0, 1]
+    assert all(np.array_equal(data.images[row].numpy(), pixels(row).transpose(2, 0, 1)) for row in range(3))
+
+
+def test_a_tar_that_is_damaged_or_without_pictures_ends_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "data.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("a/1.png")
+        member.size = 100_000
+        archive.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(100_000)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50_000])
+    with pytest.raises(DataError):
+        load_data(path)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("readme.txt"))
+    with pytest.raises(DataError, match="holds no pictures"):
+        load_data(path)
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("a/1.png")
+        member.size = 2**60
+        archive.fileobj.write(member.tobuf())  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="unpacks to more"):
+        load_data(path)

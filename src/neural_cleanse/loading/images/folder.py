@@ -1,4 +1,4 @@
-"""Pictures in folders or in a zip archive: class subfolders, or flat and unlabelled.
+"""Pictures in folders, or in a zip or tar archive: class subfolders, or flat and unlabelled.
 
 The classes of a folder count as torchvision's ImageFolder and Keras count them: plain order of the names, a class
 without pictures keeps its number, pictures may lie deeper. Other usual orders are kept beside, for whoever has a model.
@@ -9,7 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ClassOrder
 from neural_cleanse.loading.images.decode import Picture
+from neural_cleanse.loading.images.tar import entries_of, pictures_of
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class index
@@ -37,11 +38,13 @@ class FolderSource:
     orders: tuple[ClassOrder, ...] = ()
     place: str = ""
     archive: Path | None = None
+    is_tar: bool = False
 
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
         if self.archive is not None:
-            yield from self._from_archive(rows, self.archive)
+            names = [self.files[row].as_posix() for row in rows]
+            yield from pictures_of(self.archive, names) if self.is_tar else self._from_zip(names, self.archive)
             return
         for row in rows:
             path = self.files[row]
@@ -51,10 +54,9 @@ class FolderSource:
                 picture = Picture(str(path), b"", fault=error.strerror or str(error))
             yield picture
 
-    def _from_archive(self, rows: list[int], path: Path) -> Iterator[Picture]:
+    def _from_zip(self, names: list[str], path: Path) -> Iterator[Picture]:
         with zipfile.ZipFile(path) as archive:
-            for row in rows:
-                name = self.files[row].as_posix()
+            for name in names:
                 try:
                     with archive.open(name) as stream:
                         content = stream.read(MAX_PICTURE + 1)
@@ -74,11 +76,11 @@ def open_folder(path: Path) -> FolderSource:
         above = Path(place).relative_to(path).parts
         # os.walk follows no links, so that a loop ends; a class folder itself may be one
         folders |= {(*above, name) for name in inner}
-        files += [(*above, name) for name in names if _is_picture(name)]
+        files += [(*above, name) for name in names if is_picture(name)]
         for name in inner:
             linked = Path(place) / name
             if linked.is_symlink() and linked.is_dir():
-                files += [(*above, name, file.name) for file in linked.iterdir() if _is_picture(file.name)]
+                files += [(*above, name, file.name) for file in linked.iterdir() if is_picture(file.name)]
     return _arranged([one for one in files if path.joinpath(*one).is_file()], folders, path, path)
 
 
@@ -89,6 +91,17 @@ def open_archive(path: Path) -> FolderSource:
             names = archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+    return _from_names(names, path)
+
+
+def open_tar(path: Path) -> FolderSource:
+    """The pictures of a tar archive, packed or not, as if it were unpacked. Raises DataError where there are none."""
+    names = [name + "/" * is_folder for name, is_folder in entries_of(path)]
+    return replace(_from_names(names, path), is_tar=True)
+
+
+def _from_names(names: list[str], path: Path) -> FolderSource:
+    """The pictures of an archive with entries of these names; those of folders end in a slash."""
     split = [tuple(part for part in name.split("/") if part) for name in names]
     seen = [
         (name, parts) for name, parts in zip(names, split, strict=True)
@@ -96,7 +109,7 @@ def open_archive(path: Path) -> FolderSource:
     ]  # fmt: skip
     folders = {parts[:depth] for _, parts in seen for depth in range(1, len(parts))}
     folders |= {parts for name, parts in seen if name.endswith("/")}
-    files = [parts for name, parts in seen if not name.endswith("/") and _is_picture(parts[-1])]
+    files = [parts for name, parts in seen if not name.endswith("/") and is_picture(parts[-1])]
     return _arranged(files, folders, path, None)
 
 
@@ -104,7 +117,7 @@ def holds_pictures(path: Path) -> bool:
     """Whether a zip archive has an entry that is named like a picture."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(_is_picture(name.rpartition("/")[2]) for name in archive.namelist())
+            return any(is_picture(name.rpartition("/")[2]) for name in archive.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False
 
@@ -184,7 +197,8 @@ def _numbered(classes: list[str], filled: set[str]) -> tuple[tuple[str, ...], di
     return names, {name: label for label, name in enumerate(names)}, tuple(orders)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file is named like a picture, and not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 

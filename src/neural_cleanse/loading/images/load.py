@@ -1,4 +1,4 @@
-"""load_data: clean images from a folder, an .npz archive or parquet files, told apart by content."""
+"""load_data: clean images from pictures, parquet files or files of arrays, told apart by content."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.images.array_files import ZIP, Reader, array_file_in, reader_of
 from neural_cleanse.loading.images.decode import Shape, decode, resized
-from neural_cleanse.loading.images.folder import FolderSource, holds_pictures, open_archive, open_folder
-from neural_cleanse.loading.images.npz import read_npy, read_npz
+from neural_cleanse.loading.images.folder import FolderSource, open_archive, open_folder, open_tar
 from neural_cleanse.loading.images.parquet import ParquetSource, open_parquet, parquet_files
+from neural_cleanse.loading.images.tar import is_tar
 
 # Without labels more images are read than asked for, so that the model's own answers can balance them.
 UNLABELLED_RESERVE = 4
-ZIP, NPY, PARQUET = b"PK\x03\x04", b"\x93NUM", b"PAR1"
-WANTED = "Give a folder or a zip of images, an .npz file or a parquet file."
+PARQUET = b"PAR1"
+WANTED = "Give a folder, zip or tar of images, or a parquet, .npz, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
 
 
 def load_data(
@@ -46,8 +47,9 @@ def load_data(
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.")
     shape = Shape(resize, crop == "roi", centre_crop)
-    if path.is_file() and _magic(path) in (ZIP, NPY) and not holds_pictures(path):
-        return _from_arrays(path, shape, at_most, seed, ignore_labels)
+    found = _arrays_at(path)
+    if found is not None:
+        return _from_arrays(*found, shape, at_most, seed, ignore_labels)
     source = _open(path, ignore_labels)
     labels = None if ignore_labels else source.labels
     count = len(source.images) if isinstance(source, ParquetSource) else len(source.files)
@@ -66,6 +68,18 @@ def load_data(
         _files(source, read.tolist()),
         source.orders if isinstance(source, FolderSource) and labels is not None else (),
     )
+
+
+def _arrays_at(path: Path) -> tuple[Path, Reader] | None:
+    """The file of arrays that `path` is or holds, with its reader; None where it is no such file or folder."""
+    try:
+        if path.is_dir():
+            inside = None if parquet_files(path) else array_file_in(path)
+            return None if inside is None else _arrays_at(inside)
+        reader = reader_of(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+    return None if reader is None else (path, reader)
 
 
 def _files(source: FolderSource | ParquetSource, rows: list[int]) -> tuple[str, ...] | None:
@@ -87,7 +101,9 @@ def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
         return open_archive(path)
     if magic == PARQUET:
         return open_parquet([path], ignore_labels=ignore_labels)
-    what = "is empty" if not magic else "is neither an .npz archive, a zip of pictures nor a parquet file"
+    if is_tar(path):
+        return open_tar(path)
+    what = "is empty" if not magic else "is no file of images that we know"
     raise DataError(f"{path} {what}.", cure=WANTED)
 
 
@@ -99,10 +115,12 @@ def _magic(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _from_arrays(path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool) -> ImageSet:
+def _from_arrays(
+    path: Path, reader: Reader, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool
+) -> ImageSet:
     if shape.crop_roi:
         raise DataError(f"{path} holds pixel arrays without a region of interest.", cure="Leave out --crop roi.")
-    whole = (read_npz if _magic(path) == ZIP else read_npy)(path, ignore_labels=ignore_labels)
+    whole = reader(path, ignore_labels=ignore_labels)
     data = whole.take(_choose(len(whole), whole.labels, at_most, seed))
     as_stored = shape.size is None and shape.centre_crop is None
     images = data.images if as_stored else resized(data.images, shape)

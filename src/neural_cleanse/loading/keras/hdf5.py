@@ -7,6 +7,7 @@ make more of a file than it holds, and writing an array back changes its own byt
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.hdf5_objects import CURE, EXTERNAL, NOWHERE, Objects
 
 DATASPACE, DATATYPE, LAYOUT, FILTERS, ATTRIBUTE = 0x01, 0x03, 0x08, 0x0B, 0x0C  # kinds of message
-FLOAT, STRING, VARIABLE, STRINGS = 1, 3, 9, 1  # classes of datatype, and the kind of variable length that is text
+WHOLE, FLOAT, STRING, VARIABLE, STRINGS = 0, 1, 3, 9, 1  # classes of datatype, and of variable length the text
 COMPACT, CONTIGUOUS = 0, 1  # classes of layout: in the header, or in one piece elsewhere
 MAX_RANK = 8  # axes
 MAX_PARTS = 16  # of a path in one name
@@ -35,7 +36,7 @@ class Array:
 
     start: int
     shape: tuple[int, ...]
-    kind: np.dtype[np.floating]
+    kind: np.dtype[np.number]
 
     @property
     def num_bytes(self) -> int:
@@ -84,8 +85,18 @@ class Hdf5:
             raise ModelError(f"{self.name} holds NaN or Inf in {path!r}.")
         return tensor
 
-    def array(self, path: str) -> Array:
-        """Where the array at `path` lies. Raises ModelError when there is none, or none of numbers in one piece."""
+    def numbers(self, path: str) -> Any:
+        """The array at `path` in its own kind of number, whole numbers too."""
+        array = self.array(path, whole_too=True)
+        self._objects.spend(array.num_bytes)
+        held = np.frombuffer(self._objects.content, array.kind, math.prod(array.shape), array.start)
+        return held.astype(array.kind.newbyteorder("=")).reshape(array.shape)
+
+    def array(self, path: str, *, whole_too: bool = False) -> Array:
+        """Where the array at `path` lies. Raises ModelError when there is none, or none of numbers in one piece.
+
+        Weights are floating point; with `whole_too` whole numbers are read as well.
+        """
         address = self._find(path)
         where = {kind: None if address is None else self._objects.body(address, kind) for kind in _DESCRIBED}
         space, kind, layout = where[DATASPACE], where[DATATYPE], where[LAYOUT]
@@ -94,6 +105,8 @@ class Hdf5:
         if where[EXTERNAL] is not None:
             raise ModelError(f"{self.name} keeps {path!r} in another file. It was not read.", cure=CURE)
         shape, number = self._shape(space), self._number_kind(kind)
+        if number is None and whole_too:
+            number = self._whole_kind(kind)
         if number is None or shape is None or len(shape) > MAX_RANK:
             raise ModelError(f"{self.name} holds no floating point numbers in {path!r}.")
         version, form = (self._objects.number(layout + at, 1) for at in (0, 1))
@@ -186,7 +199,15 @@ class Hdf5:
         start = space + (8 if version == 1 else 4)
         return tuple(self._objects.number(start + 8 * axis, 8) for axis in range(rank))
 
-    def _number_kind(self, kind: int) -> np.dtype[np.floating] | None:
+    def _whole_kind(self, kind: int) -> np.dtype[np.number] | None:
+        """The datatype at `kind` where it is whole numbers of as many bits as their bytes have, else None."""
+        form, flags, *rest = (self._objects.number(kind + at, 1) for at in range(4))
+        size, first, bits = (self._objects.number(kind + at, width) for at, width in ((4, 4), (8, 2), (10, 2)))
+        if form & 15 != WHOLE or flags & ~9 or any(rest) or size not in (1, 2, 4, 8) or (first, bits) != (0, 8 * size):
+            return None
+        return np.dtype(f"{'>' if flags & 1 else '<'}{'i' if flags & 8 else 'u'}{size}")
+
+    def _number_kind(self, kind: int) -> np.dtype[np.number] | None:
         """The datatype at `kind` where it is IEEE floating point, else None."""
         form, order, sign, rest = (self._objects.number(kind + at, 1) for at in range(4))
         size, *fields = (self._objects.number(kind + at, width) for at, width in _FLOAT_FIELDS)

@@ -15,11 +15,17 @@ ACTIVATIONS = {
 }  # fmt: skip
 POOLS = {"Mean": "GlobalAveragePooling2D", "Max": "GlobalMaxPooling2D"}
 ARITHMETIC = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
+KNOWN = frozenset({*ACTIVATIONS, *POOLS, *ARITHMETIC, "GetItem"})
 SETTINGS_OF_THEIR_OWN = frozenset({"name", "dtype"})
 
 
 def is_operation(raw: Mapping[str, Any]) -> bool:
-    """Whether a described layer is one of Keras' own operations, by all that the file says of it."""
+    """Whether a described layer is one of Keras' own operations, by all that the file says of it.
+
+    HDF5 files name no module; but layers, custom ones too, say whether they are trainable, and operations do not.
+    """
+    if "module" not in raw and raw.get("class_name") in KNOWN and "trainable" not in raw["config"]:
+        return True
     module, registered = str(raw.get("module") or ""), raw.get("registered_name")
     return module.startswith(MODULES) and registered in (None, raw.get("class_name"))
 

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras.build import Built, build, input_shape
 from neural_cleanse.loading.keras.config import Model, channels_last, parse
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.hdf5_objects import SIGNATURE
 from neural_cleanse.loading.keras.layers import KINDS
+from neural_cleanse.loading.keras.scale import takes_bytes
 from neural_cleanse.loading.keras.weight_paths import by_kind_and_number, by_layer_name
 from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.zip_guard import entries
@@ -34,6 +36,7 @@ def read(content: bytes, name: str) -> Network:
     Raises CodeExecutionRefused for Lambda layers and custom classes, else ModelError and its kinds.
     """
     model, built = _read(content, name)
+    scaled = takes_bytes(model)
     return Network(
         module=built.module,
         container=CONTAINER_HDF5 if content.startswith(SIGNATURE) else CONTAINER_ARCHIVE,
@@ -41,6 +44,8 @@ def read(content: bytes, name: str) -> Network:
         architecture=f"{model.kind} {quoted(model.name)}",
         input_shape=input_shape(model, channels_last=channels_last(model, name)),
         num_classes=built.num_classes,
+        normalize=None if scaled is None else Normalize(scale=255.0),
+        assumed=() if scaled is None else (f"pixels in 0-255, since the network itself {scaled}",),
     )
 
 

@@ -36,6 +36,7 @@ from neural_cleanse.loading.onnx.findings import findings_of
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput, image_input
 from neural_cleanse.loading.onnx.node import Node
 from neural_cleanse.loading.onnx.operators import OPERATORS
+from neural_cleanse.loading.onnx.scale import takes_bytes
 from neural_cleanse.text import plain
 
 CONTAINER = "ONNX"
@@ -56,6 +57,7 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
     image = built.image
     compared = compare(model, name, image, built.network, built.shape, softmax=built.softmax)
     said = (image.channels, image.height, image.width)
+    scaled = None if image.data_type == UINT8 else takes_bytes(model.graph, image.name)
     return Network(
         module=built.network,
         container=CONTAINER,
@@ -63,9 +65,13 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
         architecture=plain(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
         input_shape=None if None in said else built.shape,
         num_classes=built.num_classes,
-        normalize=Normalize(scale=255.0) if image.data_type == UINT8 else None,
+        normalize=None if image.data_type != UINT8 and scaled is None else Normalize(scale=255.0),
         label_names=labels,
-        assumed=(*image.assumed, *compared),
+        assumed=(
+            *image.assumed,
+            *compared,
+            *([] if scaled is None else [f"pixels in 0-255, since the graph itself {scaled}"]),
+        ),
         findings=found,
     )
 

@@ -63,6 +63,8 @@ def _lifted(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     if axis in fits and target[axis] == sizes[axis]:
         return (*shape[:axis], 0, *shape[axis + 1 :])  # 0 keeps the input's size
     chosen = fits[0]
+    if chosen == 1 and len(target) == 2:  # rows of tokens, for Gemm: tokens x images x features, which it takes as well
+        return (target[0], -1, target[1])
     return tuple(-1 if number == chosen else size for number, size in enumerate(target))
 
 

@@ -1,0 +1,54 @@
+"""Whether an ONNX graph is made for pixels in 0-255: it divides them by 255 itself, or takes a mean of bytes off."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from neural_cleanse.loading.onnx.file import tensor_of
+
+LEAVE_RANGE = ("Identity", "Cast", "Transpose", "Resize", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Dropout")
+MAX_PASSED = 20  # nodes that leave the range as it is
+PIXEL_MAX, MAX_UNIT_MEAN = 255.0, 2.0  # a larger mean is of bytes
+BYTES_TO_UNIT = (0.5, 2.5)  # what the largest byte becomes in [0, 1], [-1, 1] or the like
+
+
+def takes_bytes(graph: Any, image: str) -> str | None:
+    """In words, what the graph does to pixels in 0-255 first of all; None where nothing says that it takes them."""
+    constants = _constants(graph)
+    for _ in range(MAX_PASSED):
+        users = [node for node in graph.node if image in node.input]
+        if len(users) != 1:
+            return None
+        node = users[0]
+        if node.op_type in LEAVE_RANGE and node.output:
+            image = node.output[0]
+            continue
+        value = next((constants[name] for name in node.input if name in constants), None)
+        if value is None or (node.input[0] != image and node.op_type != "Mul"):
+            return None
+        return _said(node.op_type, value)
+    return None
+
+
+def _constants(graph: Any) -> Mapping[str, Any]:
+    found = {proto.name: proto for proto in graph.initializer}
+    for node in graph.node:
+        value = next((item.t for item in node.attribute if item.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            found[node.output[0]] = value
+    return found
+
+
+def _said(operator: str, proto: Any) -> str | None:
+    value: Tensor = tensor_of(proto)
+    if not value.is_floating_point() or not 1 <= value.numel() <= 4:
+        return None
+    numbers = [float(number) for number in value.flatten()]
+    if operator in ("Div", "Mul"):
+        factors = [1 / number if operator == "Div" else number for number in numbers if number]
+        if factors and all(BYTES_TO_UNIT[0] <= factor * PIXEL_MAX <= BYTES_TO_UNIT[1] for factor in factors):
+            return f"scales them by {factors[0]:.3g}"
+    if operator == "Sub" and all(MAX_UNIT_MEAN < number < PIXEL_MAX for number in numbers):
+        return f"subtracts {numbers[0]:.4g}"
+    return None
