@@ -167,8 +167,12 @@ def readme() -> dict[str, str]:
     ratios = sorted(row["passes_ratio"] for row in rows_compared)
     larger = sorted(row["equal_asr"]["size_ratio_median"] for row in rows_compared)
     final = suites()["small"]
-    counted = rates(final, recorded)
+    counted, strangers = rates(final, recorded), finished(suites()["strangers, every kind"])
+    theirs = rates(strangers, recorded)
     return {
+        "strangers clean": f"{theirs.clean_flagged.hits} of {theirs.clean_flagged.trials}",
+        "strangers found": f"{theirs.detected.hits} of {theirs.detected.trials}",
+        "strangers open": str(sum(row["verdict"] == "inconclusive" for row in strangers)),
         "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),

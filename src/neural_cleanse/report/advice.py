@@ -108,7 +108,7 @@ def _infected(scan: _Scan) -> Iterator[Step]:
         or "repaired = neural_cleanse.repair(model, result, images)",
     )
     yield Step(
-        "or this model behind a guard, which rejects images that carry the trigger, and some that do not:",
+        "Or this model behind a guard, which rejects images that carry the trigger, and some that do not:",
         scan.after("guard fit", "--scan", scan.where, "--output", f"{scan.where}-guard")
         or "guard = neural_cleanse.fit_guard(model, result, images)",
     )

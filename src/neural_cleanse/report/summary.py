@@ -46,7 +46,7 @@ def _usual(row: LabelResult, middle: float) -> str:
     """What a flagged label is compared with, at equal steps."""
     if row.refined is None:
         return f"A typical label of this model needs {middle:.0f} px."
-    return f"Compared at equal steps, before its search went on: {row.size:.1f} px, a typical label {middle:.0f} px."
+    return f"After equal steps it had {row.size:.1f} px, and a typical label {middle:.0f} px."
 
 
 def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
