@@ -155,7 +155,9 @@ def test_a_wrong_form_stops_or_is_warned_of_in_keywords(infected: Classifier, di
     with pytest.warns(UserWarning, match=r"With mean=0\.1307 std=") as caught:
         nc.scan(infected, digits, replace(settings, force=True), mean=0.9, std=0.05, progress=told.append)
     assert len(caught) == 1
-    assert told[0].passes_done == 0 and told[0].warnings == (str(caught[0].message),)
+    warned = next(progress for progress in told if progress.warnings)
+    assert warned.finished == () and warned.phase.done == 0, "before the search"
+    assert warned.warnings == (str(caught[0].message),)
 
 
 def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:

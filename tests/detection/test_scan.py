@@ -172,6 +172,6 @@ def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, di
     )
     with pytest.raises(SettingsError, match="'cat0' in the baseline"):
         scan(infected, replace(digits, names=tuple("0123456789")), settings, baseline=renamed)
-    vouched = scan(clean, digits, settings, baseline=found)
-    assert vouched.verdict is not Verdict.INFECTED, "whoever gives a baseline vouches for it"
-    assert any("own scan flagged label 3" in note for note in vouched.provenance.notes)
+    believed = scan(clean, digits, settings, baseline=found)
+    assert believed.verdict is not Verdict.INFECTED, "whoever gives a baseline says that it is clean"
+    assert any("own scan flagged label 3" in note for note in believed.provenance.notes)

@@ -237,7 +237,7 @@ def test_the_new_scan_is_held_against_the_twin_too(
     assert "another baseline" in notes(of_another, baseline_scan)
     assert seen == [baseline_scan, None, None, baseline_scan, baseline_scan]
     flagged = replace(baseline_scan, verdict=Verdict.INFECTED, flagged=(3,))
-    assert notes(held, flagged) == "", "one that a scan flagged is taken: the caller vouches for it"
+    assert notes(held, flagged) == "", "one that a scan flagged is taken: the caller says that it is clean"
 
 
 # --- what is measured is what the file will hold ---

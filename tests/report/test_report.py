@@ -99,16 +99,17 @@ def test_a_clean_page_shows_the_smallest_triggers_and_says_how_sure_in_words() -
     assert not re.search(r"\bp [=<]", first)
 
 
-def test_a_label_has_one_size_and_one_success_on_the_page() -> None:
-    """Screening measured others; what the trigger shown came to with all steps is said once, where it is explained."""
+def test_a_size_and_a_success_that_stand_together_are_of_one_trigger() -> None:
+    """Tables have the trigger that was compared; the first sentence and the label's own part the one that is shown."""
     one = result(("cat", *"bcdefghij"))
     refined = Refined(3.25, None, 0.875, (0.8, 0.9), Outcome.CONVERGED)
     row = dataclasses.replace(one.labels[0], outcome=Outcome.REFINED, asr=0.5, asr_interval=(0.4, 0.6), refined=refined)
     scan = dataclasses.replace(one, labels=(row, *one.labels[1:]), level=0.00005)
     for text in (html(scan), printed(scan), markdown(scan)):
-        assert "87.5%" in text and "50.0%" not in text
-        assert text.count("3.2 px") <= 1
-    assert "to 3.2 px. That is the trigger shown" in html(scan)
+        assert "A small patch (3.2 px" in " ".join(text.split()) and "works on 87.5%" in " ".join(text.split())
+        assert "After equal steps it had 4.5 px" in " ".join(text.split())
+        assert text.count("50.0%") == 1, "in the table, beside 4.5 px"
+    assert "Searched further, to 3.2 px, it works on 87.5%" in html(scan)
     assert Page(html(scan)).text.count("5e-05") == 1, "where the verdict is explained"
 
 
@@ -233,7 +234,7 @@ def test_the_command_to_go_on_with_stands_at_the_end(tmp_path: Path) -> None:
     scan = result(("a", "b", "c", "d"))
     stream = io.StringIO()
     terminal.show(scan, Console(file=stream, width=80), tmp_path)
-    assert stream.getvalue().splitlines()[-1].startswith("  neural-cleanse repair ")
+    assert stream.getvalue().splitlines()[-1].startswith("  neural-cleanse scan ")
     assert f"--scan {tmp_path}" in stream.getvalue()
     assert "next:" not in printed(scan), "nothing to go on from"
 

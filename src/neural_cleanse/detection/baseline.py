@@ -15,7 +15,7 @@ def sizes_of(
     names: tuple[str, ...] | None,
     model_sha256: object = None,
 ) -> dict[LabelPair, float]:
-    """Sizes by label pair; the caller vouches that the baseline is clean, whatever its own scan says.
+    """Sizes by label pair; the caller says that the baseline is clean, whatever its own scan says.
 
     Raises SettingsError when it is of other classes or images, or of the model itself, whose file has `model_sha256`.
     """
@@ -80,8 +80,8 @@ def baseline_notes(baseline: ScanResult, settings: Mapping[str, Any]) -> tuple[s
     if baseline.verdict is Verdict.INFECTED:
         which = ", ".join(map(str, baseline.flagged))
         notes.append(
-            f"the baseline's own scan flagged label {which}: it was taken as clean all the same, since whoever gives a "
-            "baseline vouches for it; a backdoor that both have would not be seen"
+            f"the baseline's own scan flagged label {which}: it was taken as clean all the same, as whoever gives a "
+            "baseline says that it is; a backdoor that both have would not be seen"
         )
     theirs = baseline.provenance.settings
     differing = [key for key in ("preset", "loss", "samples") if key in theirs and theirs[key] != settings[key]]

@@ -19,6 +19,7 @@ from neural_cleanse.report.text import (
     p_text,
     paper_sentence,
     sentence,
+    success_of,
 )
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult
@@ -125,8 +126,7 @@ def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
         f"## Label {text(finding.title)}",
-        f"{text(found_at(row))}. On images that the search never saw it "
-        f"succeeds for {asr_text(row.shown)} of them (95 % interval).",
+        f"{text(found_at(row))}. {text(success_of(row))}",
     ]
     if pictures and finding.evidence.has_pictures:
         folder = folder_name(finding.pair)
@@ -150,7 +150,7 @@ def _sizes(result: ScanResult) -> str:
         rows.append(
             (
                 f"{strong}{text(titles.of(row))}{strong}", number(row.size),
-                number(row.anomaly_index, 2), text(p_text(row.p_value)), asr_text(row.shown),
+                number(row.anomaly_index, 2), text(p_text(row.p_value)), asr_text(row),
                 mark(bar),
             )
         )  # fmt: skip

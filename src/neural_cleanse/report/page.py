@@ -25,6 +25,7 @@ from neural_cleanse.report.text import (
     pair_of,
     paper_sentence,
     sentence,
+    success_of,
 )
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
@@ -76,6 +77,7 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
         number=number,
         p_text=p_text,
         found_at=found_at,
+        success_of=success_of,
         asr_text=asr_text,
         mark=mark,
     )

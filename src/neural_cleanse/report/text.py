@@ -115,6 +115,12 @@ def found_at(row: LabelResult) -> str:
     return p_is(row.p_value) if row.size is None else f"{number(row.size)} px, {p_is(row.p_value)}"
 
 
+def success_of(row: LabelResult) -> str:
+    """How often the trigger that is shown works, in a sentence."""
+    which = "It" if row.refined is None else f"Searched further, to {number(row.refined.size)} px, it"
+    return f"{which} works on {asr_text(row.shown)} of the images that no search saw (95 % interval)."
+
+
 def p_text(value: float | None) -> str:
     """A p-value; very small ones are bounded, not spelled out."""
     if value is None:
