@@ -17,6 +17,7 @@ import torch
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ClassOrder
 from neural_cleanse.loading.images.decode import Picture
+from neural_cleanse.loading.images.listing import labels_beside
 from neural_cleanse.loading.images.tar import entries_of, pictures_of
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
@@ -24,6 +25,7 @@ MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class
 NO_CLASSES = frozenset({"__macosx", "__pycache__", "@eadir"})  # what systems leave beside the data, and hidden folders
 # Parts of a data set by the names of their folders: images that a model was not trained on come first.
 SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
+MAX_LISTED = 20  # folders that are looked through for a list of labels
 MAX_PICTURE = 256 * 1024**2  # bytes of one picture in an archive
 Parts = tuple[str, ...]
 
@@ -39,6 +41,7 @@ class FolderSource:
     place: str = ""
     archive: Path | None = None
     is_tar: bool = False
+    labelled_by: str = ""  # the file beside the pictures that says their labels
 
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
@@ -81,7 +84,14 @@ def open_folder(path: Path) -> FolderSource:
             linked = Path(place) / name
             if linked.is_symlink() and linked.is_dir():
                 files += [(*above, name, file.name) for file in linked.iterdir() if is_picture(file.name)]
-    return _arranged([one for one in files if path.joinpath(*one).is_file()], folders, path, path)
+    source = _arranged([one for one in files if path.joinpath(*one).is_file()], folders, path, path)
+    listed = None
+    if source.labels is None:
+        listed = labels_beside(source.files, sorted({path, *(file.parent for file in source.files)})[:MAX_LISTED])
+    if listed is None:
+        return source
+    labels, classes, said_by = listed
+    return replace(source, labels=torch.tensor(labels), names=classes, labelled_by=said_by)
 
 
 def open_archive(path: Path) -> FolderSource:

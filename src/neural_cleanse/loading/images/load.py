@@ -59,6 +59,8 @@ def load_data(
     origin = f"{path}{place and '/' + place} ({count} images, {shape})" + (
         f", {len(skipped)} unreadable skipped" if skipped else ""
     )
+    if labels is not None and isinstance(source, FolderSource) and source.labelled_by:
+        origin += f", labels from {source.labelled_by}"
     read = rows[torch.tensor(kept)]
     return ImageSet(
         images,
