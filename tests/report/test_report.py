@@ -235,7 +235,7 @@ def test_the_command_to_go_on_with_stands_at_the_end(tmp_path: Path) -> None:
     stream = io.StringIO()
     terminal.show(scan, Console(file=stream, width=80), tmp_path)
     assert stream.getvalue().splitlines()[-1].startswith("  neural-cleanse scan ")
-    assert f"--scan {tmp_path}" in stream.getvalue()
+    assert f"--like {tmp_path}" in stream.getvalue()
     assert "next:" not in printed(scan), "nothing to go on from"
 
 
