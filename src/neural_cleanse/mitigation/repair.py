@@ -129,13 +129,8 @@ def repair(
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
     )
-    plan = Plan(
-        METHODS[settings.method], terms, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
-        partial(backdoors_of, images=images, seed=settings.seed),
-        lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
-    )  # fmt: skip
     if known.backdoors:
-        outcome = run_rounds(classifier, known, plan)
+        outcome = run_rounds(classifier, known, _plan(classifier, settings, terms, images, again, as_written))
     else:
         outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
@@ -154,6 +149,22 @@ def repair(
         provenance=_provenance(data, settings, run_info, tuple(notes), result),
     )
     return Repaired(outcome.classifier, record, outcome.scan)
+
+
+def _plan(
+    classifier: Classifier,
+    settings: RepairSettings,
+    terms: RepairLimits,
+    images: Splits,
+    again: Callable[[Classifier], ScanResult],
+    as_written: Callable[[Classifier], Classifier],
+) -> Plan:
+    """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
+    return Plan(
+        METHODS[settings.method], terms, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
+        backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
+        fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
+    )  # fmt: skip
 
 
 def _few_images(deciding: int) -> list[str]:

@@ -31,19 +31,19 @@ def backdoors_of(
 ) -> tuple[Backdoor, ...]:
     """What a scan of the classifier found for these labels (None: all): its patches, and the shifts that it flagged.
 
-    A label that was flagged for its shift alone has a patch as large as any, which is no backdoor.
+    A label that was flagged for its shift and not for its patch has one as large as any, which is no backdoor.
     """
     naturals = flagged_shifts(result)
     wanted = {pair: size for pair, size in naturals.items() if labels is None or pair.target in labels}
     shifts = search_shifts(classifier, wanted, images.learn, seed)
-    by_patch = {pair for test in result.tests if test.kind is Kind.PATCH for pair in test.flagged}
-    instead = {shift.pair for shift in shifts} - by_patch
+    instead = {shift.pair for shift in shifts}
     return (*(patch for patch in known_backdoors(result, labels) if patch.pair not in instead), *shifts)
 
 
 def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
-    """The pairs that a scan flagged for a shift of activations, and the size of a usual one of their test."""
+    """The pairs that a scan flagged for a shift of activations and no patch, with a usual size of their test."""
     found: dict[LabelPair, float] = {}
+    by_patch = {pair for test in result.tests if test.kind is Kind.PATCH for pair in test.flagged}
     for test in result.tests:
         if test.kind not in (Kind.FEATURE, Kind.FEATURE_PAIRS) or not test.flagged:
             continue
@@ -53,7 +53,7 @@ def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
             if row.size is not None and LabelPair(row.target, row.source) not in test.flagged
         ]
         if others:
-            found |= dict.fromkeys(test.flagged, statistics.median(others))
+            found |= dict.fromkeys((pair for pair in test.flagged if pair not in by_patch), statistics.median(others))
     return found
 
 

@@ -167,7 +167,7 @@ def stamp_some(
 ) -> Stamped:
     """The images with each trigger on its share of them; never on images of its target, which would teach it.
 
-    The trigger of a pair of labels is put on images of other classes too: in an all-to-all backdoor it works there.
+    The trigger of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each.
     """
     batch = pixels(images)
     if not backdoors:
@@ -177,7 +177,9 @@ def stamp_some(
     each = min(STAMPED, MOST_STAMPED / len(backdoors))
     chance = torch.rand(len(images), generator=generator)
     for number, backdoor in enumerate(backdoors):
-        chosen = (chance >= number * each) & (chance < (number + 1) * each) & (labels != backdoor.pair.target)
+        chosen = (chance >= number * each) & (chance < (number + 1) * each)
+        if backdoor.pair.source is None:
+            chosen &= labels != backdoor.pair.target
         if not chosen.any():
             continue
         trigger = backdoor.on(batch.device)
