@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.evaluation import KnownTriggers
@@ -69,17 +70,14 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
         terms.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), terms)
+        tried_on = {"fresh_tried": survival.tried, "fresh_working": survival.working, "fresh_worst": survival.worst}
         if survival.survivors and number < plan.rounds:  # a scan would find no less to do
-            rounds.append(
-                RepairRound(number, targets, tried.method, tried.trace, None, (), survival.tried, survival.worst)
-            )
+            rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, (), **tried_on))
             known += KnownTriggers.of(survival.survivors, number + 1)
             continue
         terms.on_step("scanning again")
         again = plan.rescan(tried.classifier)
-        done = RepairRound(
-            number, targets, tried.method, tried.trace, again.verdict, again.flagged, survival.tried, survival.worst
-        )
+        done = RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged, **tried_on)
         rounds.append(done)
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:
@@ -90,22 +88,25 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
 
 @dataclass(frozen=True)
 class _Survival:
-    """Of `tried` fresh triggers the success of the strongest, and those that work more often than they may."""
+    """Of `tried` fresh triggers how many are `working` more often than they may, the success of the strongest, and the
+    strongest of each pair among those that do."""
 
     tried: int
+    working: int
     worst: float
     survivors: tuple[Backdoor, ...]
 
 
 def _survival(classifier: Classifier, fresh: Sequence[Backdoor], terms: RepairLimits) -> _Survival:
+    """Over the bound is what its interval is over: of many triggers on few images some succeed by chance."""
     measured = measure(classifier, fresh, terms.check)
-    rates = [hits / trials if trials else 0.0 for hits, trials in zip(measured.hits, measured.trials, strict=True)]
-    over: dict[LabelPair, list[Backdoor]] = {}
-    for rate, backdoor in sorted(zip(rates, fresh, strict=True), key=lambda one: -one[0]):
-        if rate > terms.max_asr:
-            over.setdefault(backdoor.pair, []).append(backdoor)
-    survivors = tuple(backdoor for group in over.values() for backdoor in group[:MOST_ADDED])
-    return _Survival(len(fresh), measured.worst_asr, survivors)
+    over: dict[LabelPair, list[tuple[float, Backdoor]]] = {}
+    for hits, trials, backdoor in zip(measured.hits, measured.trials, fresh, strict=True):
+        if trials and clopper_pearson(hits, trials)[0] > terms.max_asr:
+            over.setdefault(backdoor.pair, []).append((hits / trials, backdoor))
+    strongest = [sorted(group, key=lambda one: -one[0])[:MOST_ADDED] for group in over.values()]
+    survivors = tuple(backdoor for group in strongest for _, backdoor in group)
+    return _Survival(len(fresh), sum(map(len, over.values())), measured.worst_asr, survivors)
 
 
 def _told(terms: RepairLimits, number: int) -> RepairLimits:
@@ -179,10 +180,10 @@ def _ended(
     assert tried.measured is not None
     failing = [_working(tried.measured, known, terms)] if tried.measured.worst_asr > terms.max_asr else []
     rounds = f"after {last.number} round{'s' * (last.number > 1)}"
-    if last.fresh_worst > terms.max_asr:
+    if last.fresh_working:
         failing.append(
-            f"{rounds} a trigger recovered anew from the model as it came still works on {last.fresh_worst:.1%} of the "
-            f"images that decide, over {terms.max_asr:.1%}"
+            f"{rounds} {last.fresh_working} of {last.fresh_tried} triggers recovered anew from the model as it came "
+            f"still work, on up to {last.fresh_worst:.1%} of the images that decide, over {terms.max_asr:.1%}"
         )
     if again.flagged:
         labels = ", ".join(map(str, again.flagged))

@@ -78,7 +78,8 @@ class RepairRound:
     """One round: what was done about which labels, every try of it, and what a new scan then said.
 
     `fresh_worst` is the highest success of the `fresh_tried` triggers that were then recovered anew from the model as
-    it came; where one of them worked too often, the next round began without a scan.
+    it came, `fresh_working` how many of them surely worked more often than they may: where there were some, the next
+    round began without a scan.
     """
 
     number: int
@@ -88,6 +89,7 @@ class RepairRound:
     verdict: Verdict | None
     flagged: tuple[int, ...]
     fresh_tried: int = 0
+    fresh_working: int = 0
     fresh_worst: float = 0.0
 
 
