@@ -70,14 +70,16 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
         terms.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), terms)
-        tried_on = {"fresh_tried": survival.tried, "fresh_working": survival.working, "fresh_worst": survival.worst}
+        done = RepairRound(
+            number, targets, tried.method, tried.trace, None, (), survival.tried, survival.working, survival.worst
+        )
         if survival.survivors and number < plan.rounds:  # a scan would find no less to do
-            rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, (), **tried_on))
+            rounds.append(done)
             known += KnownTriggers.of(survival.survivors, number + 1)
             continue
         terms.on_step("scanning again")
         again = plan.rescan(tried.classifier)
-        done = RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged, **tried_on)
+        done = replace(done, verdict=again.verdict, flagged=again.flagged)
         rounds.append(done)
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:

@@ -167,7 +167,8 @@ def stamp_some(
 ) -> Stamped:
     """The images with each trigger on its share of them; never on images of its target, which would teach it.
 
-    The trigger of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each.
+    The patch of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each, and a
+    scan may have seen that one pair.
     """
     batch = pixels(images)
     if not backdoors:
@@ -178,7 +179,7 @@ def stamp_some(
     chance = torch.rand(len(images), generator=generator)
     for number, backdoor in enumerate(backdoors):
         chosen = (chance >= number * each) & (chance < (number + 1) * each)
-        if backdoor.pair.source is None:
+        if backdoor.pair.source is None or backdoor.place is not None:
             chosen &= labels != backdoor.pair.target
         if not chosen.any():
             continue
