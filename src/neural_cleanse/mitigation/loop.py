@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.evaluation import KnownTriggers
@@ -100,11 +99,10 @@ class _Survival:
 
 
 def _survival(classifier: Classifier, fresh: Sequence[Backdoor], terms: RepairLimits) -> _Survival:
-    """Over the bound is what its interval is over: of many triggers on few images some succeed by chance."""
     measured = measure(classifier, fresh, terms.check)
     over: dict[LabelPair, list[tuple[float, Backdoor]]] = {}
     for hits, trials, backdoor in zip(measured.hits, measured.trials, fresh, strict=True):
-        if trials and clopper_pearson(hits, trials)[0] > terms.max_asr:
+        if trials and hits / trials > terms.max_asr:
             over.setdefault(backdoor.pair, []).append((hits / trials, backdoor))
     strongest = [sorted(group, key=lambda one: -one[0])[:MOST_ADDED] for group in over.values()]
     survivors = tuple(backdoor for group in strongest for _, backdoor in group)

@@ -78,7 +78,7 @@ class RepairRound:
     """One round: what was done about which labels, every try of it, and what a new scan then said.
 
     `fresh_worst` is the highest success of the `fresh_tried` triggers that were then recovered anew from the model as
-    it came, `fresh_working` how many of them surely worked more often than they may: where there were some, the next
+    it came, `fresh_working` how many of them worked more often than they may: where there were some, the next
     round began without a scan.
     """
 
