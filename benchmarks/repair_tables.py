@@ -18,7 +18,16 @@ ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
 NO_PATCH = ROOT / "benchmarks" / "results" / "repairs_triggers.jsonl"
 PAGE = ROOT / "docs" / "repair.md"
-ARMS = ("repair", "one epoch", "original trigger", "clean images", "pruning, convolution", "pruning, features")
+# The repair of today, and that of the rows made before it searched for other triggers than the scan's.
+ARMS = (
+    "repair",
+    "earlier repair",
+    "one epoch",
+    "original trigger",
+    "clean images",
+    "pruning, convolution",
+    "pruning, features",
+)
 
 Row = dict[str, Any]
 
@@ -29,18 +38,16 @@ def rows(path: Path = ROWS) -> list[Row]:
 
 
 def no_patch() -> str:
-    """One line a model whose trigger is no patch."""
-    columns = ("attack", "success before, %", "after, %", "accuracy lost, points")
-    lines = [
-        [
-            row["attack"],
-            f"{100 * max(row['before']['asr']):.1f}",
-            f"{100 * (asr_after(row, 'repair') or 0.0):.1f}",
-            f"{100 * (drop(row, 'repair') or 0.0):.2f}",
-        ]
-        for row in rows(NO_PATCH)
-        if "repair" in row["arms"]
-    ]
+    """One line a model whose trigger is no patch for all images."""
+    columns = ("attack", "repair", "success before, %", "after, %", "accuracy lost, points", "answer")
+    lines = []
+    for row in sorted(rows(NO_PATCH), key=lambda row: str(row["attack"])):
+        arm = next((arm for arm in ARMS[:2] if arm in row["arms"]), None)
+        if arm is not None:
+            rates = (max(row["before"]["asr"]), asr_after(row, arm) or 0.0)
+            cells = [f"{100 * rate:.1f}" for rate in rates]
+            done = row["arms"][arm]["status"].replace("failed", "not repaired")
+            lines.append((row["attack"], arm, *cells, f"{100 * (drop(row, arm) or 0.0):.2f}", done))
     return Table("", columns, lines).markdown()
 
 
@@ -130,18 +137,37 @@ def targets(found: Sequence[Row]) -> str:
     """What all models with one trigger came to, against what was aimed at."""
     single = [row for row in found if row["targets"] and row["attack"] not in ("nine-triggers", "many-labels")]
     lines = []
-    for budget in sorted({row["budget"] for row in single}):
-        group = [row for row in single if row["budget"] == budget]
-        after, lost = (known(group, partial(value, arm="repair")) for value in (asr_after, drop))
-        lines.append((budget, str(len(group)), spread(after), spread(lost, 2)))
-    columns = ("images", "models", "success after, median / worst, %", "accuracy lost, median / worst, points")
+    for arm in ARMS[:2]:
+        group = [row for row in single if arm in row["arms"] and row["budget"].endswith("training images")]
+        after, lost = (known(group, partial(value, arm=arm)) for value in (asr_after, drop))
+        lines.append((arm, str(len(group)), spread(after), spread(lost, 2)))
+    columns = ("", "models", "success after, median / worst, %", "accuracy lost, median / worst, points")
     return Table("", columns, lines, frozenset({"models"})).markdown()
+
+
+def few(found: Sequence[Row]) -> str:
+    """What a number of images reaches, in place of a share of the training images."""
+    numbered = [row for row in found if "repair" in row["arms"] and row["budget"].split()[1] == "images"]
+    lines = []
+    for count in sorted({row["images"] for row in numbered}):
+        group = [row for row in numbered if row["images"] == count]
+        after, lost = (known(group, partial(value, arm="repair")) for value in (asr_after, drop))
+        answers = sum(row["arms"]["repair"]["status"] == "repaired" for row in group)
+        lines.append((f"{count:,}", str(len(group)), str(answers), spread(after), spread(lost, 2)))
+    columns = (
+        "images",
+        "models",
+        "repaired",
+        "success after, median / worst, %",
+        "accuracy lost, median / worst, points",
+    )
+    return Table("", columns, lines, frozenset({"images", "models", "repaired"})).markdown()
 
 
 def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
     found = rows()
-    tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table}
+    tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table, "few": few}
     places = {name: table(found) for name, table in tables.items()} | {"triggers": no_patch()}
     return filled(PAGE.read_text(encoding="utf-8"), places)
 

@@ -7,6 +7,7 @@ A suite is what `neural-cleanse benchmark` takes. Every model is scanned with th
 images that the scan did not see. One JSON row a model and number of images; what is there already is not done again.
 The arms: the repair as a user has it (unlearning, with a new scan); the paper's two others, fine-tuning on the
 original trigger and on clean images alone; pruning at the last convolution and at the features; the input filter.
+`--repair-alone` leaves out all but the first, which is most of the time where models are many.
 """
 
 import argparse
@@ -53,16 +54,18 @@ class Budget:
 
 
 def originals(case: Case) -> tuple[Backdoor, ...]:
-    """The attacker's own triggers, from the card."""
+    """The attacker's own triggers, from the card: one a target, and a source where the trigger works from one alone."""
     found = []
     for poison in case.card.get("poisons", ()):
         targets, trigger = poison["targets"], trigger_from_json(poison["trigger"])
         if isinstance(targets, int):
-            found.append(Backdoor(LabelPair(targets), trigger))
+            found += [Backdoor(LabelPair(targets, source), trigger) for source in poison.get("sources") or (None,)]
+        else:
+            found += [Backdoor(LabelPair(target, source), trigger) for source, target in enumerate(targets)]
     return tuple(found)
 
 
-def row(case: Case, *, data: Path, budget: Budget, around: dict[str, Any]) -> dict[str, Any]:
+def row(case: Case, *, data: Path, budget: Budget, alone: bool, around: dict[str, Any]) -> dict[str, Any]:
     """Scan, repair and measure one model."""
     loaded, test = open_case(case, at_most=None)
     classifier, original = loaded.classifier, originals(case)
@@ -88,11 +91,14 @@ def row(case: Case, *, data: Path, budget: Budget, around: dict[str, Any]) -> di
         "seed": SEED,
     }
     # A label that the scan did not flag is named to the repair, so that figures on repair are not those of the scan.
+    # Where pairs of labels were flagged, the repair has those alone, as a user has it.
     truth = tuple(case.card["targets"]) or (_smallest(result),)
-    written["told"] = not set(truth) <= set(result.flagged)
-    result = replace(result, flagged=truth)
-    written["arms"] = _arms(classifier, result, train, fresh, original)
-    if original:
+    through_pairs = any(pair.source is not None for pair in result.flagged_pairs)
+    written["told"] = not through_pairs and not set(truth) <= set(result.flagged)
+    written["tests"] = {test.kind.value: len(test.flagged) for test in result.tests}
+    result = result if through_pairs else replace(result, flagged=truth)
+    written["arms"] = _arms(classifier, result, train, fresh, original, alone=alone)
+    if original and not alone:
         # Images mixed as the guard will see them, where there are enough beside those that the scan had balanced.
         calm = rest if len(rest) >= len(seen) else test.take(seen)
         written["guards"] = _guards(classifier, known_backdoors(result, truth), calm, fresh, original)
@@ -114,19 +120,28 @@ def _training_images(case: Case, data: Path, budget: Budget, test: ImageSet) -> 
 
 
 def _arms(
-    classifier: Classifier, result: ScanResult, train: ImageSet, fresh: ImageSet, original: Sequence[Backdoor]
+    classifier: Classifier,
+    result: ScanResult,
+    train: ImageSet,
+    fresh: ImageSet,
+    original: Sequence[Backdoor],
+    *,
+    alone: bool,
 ) -> dict[str, Any]:
     """What every arm leaves of the original triggers, and what it costs."""
+    began = time.monotonic()
     repaired = repair(classifier, result, train, RepairSettings(method="unlearn"))
     arms: dict[str, Any] = {
         "repair": {
             "status": repaired.result.status.value,
             "rounds": len(repaired.result.rounds),
             "rates": [point.amount for done in repaired.result.rounds for point in done.trace],
+            "fresh": [round(done.fresh_worst, 4) for done in repaired.result.rounds],
+            "wall_s": round(time.monotonic() - began, 1),
             **_measured(repaired.classifier, original, fresh),
         }
     }
-    if not original:
+    if alone or not original:
         return arms
     found = known_backdoors(result, result.flagged)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEED))
@@ -190,12 +205,14 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
     return {"accuracy": round(found.accuracy, 4), "asr": rates}
 
 
-def run(cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int) -> Iterator[dict[str, Any]]:
+def run(
+    cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int, *, alone: bool
+) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
     budget_name = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
     around = {"budget": budget_name, **run_info()}
     for done in Processes(workers).map(
-        partial(row, data=data, budget=budget, around=around), lacking(cases, rows, budget_name)
+        partial(row, data=data, budget=budget, alone=alone, around=around), lacking(cases, rows, budget_name)
     ):
         add(done, rows)
         yield done
@@ -212,11 +229,13 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--only", default="", help="part of the models' names")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repair-alone", action="store_true")
     parser.add_argument("--allow-code", action="store_true")
     given = parser.parse_args()
     cases = read_suite(given.suite, given.data, models=given.models, allow_code=given.allow_code)
     chosen = [case for case in cases if given.only in case.name]
-    for done in run(chosen, given.data, Budget(given.share, given.images), given.rows, given.workers):
+    budget = Budget(given.share, given.images)
+    for done in run(chosen, given.data, budget, given.rows, given.workers, alone=given.repair_alone):
         repaired = done.get("arms", {}).get("repair", {})
         print(done["model"], done["verdict"], done["flagged"], done["before"], repaired, done.get("guard"), flush=True)
 

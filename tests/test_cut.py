@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.cut import Cut, Tail, features_at, find_cut, work
+from neural_cleanse.cut import Cut, Shifted, Tail, features_at, find_cut, work
 
 IMAGES = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -129,3 +129,31 @@ def test_the_cut_of_a_loaded_network_leaves_it_as_it_was(clean: Classifier) -> N
     found = find_cut(clean.module, images[:2])
     assert found is not None and found[0].shape == (16, 12, 12)
     assert torch.equal(clean(images), before), "no hook is left behind"
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "none"])
+def test_a_shifted_network_answers_as_its_tail_on_shifted_features(name: str) -> None:
+    network = made(NETWORKS[name][0]())
+    found = find_cut(network, IMAGES[:2])
+    if found is None:
+        pytest.skip("this network has no cut")
+    cut, whole = found
+    features = features_at(network, cut, IMAGES)
+    least = float(features.min())
+    shift = torch.randn(1, *cut.image_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = Tail(network, cut, IMAGES[:1] * 0, least, whole)(features + shift)
+        assert torch.allclose(Shifted(network, cut, shift, least)(IMAGES), expected, atol=1e-5)
+        assert torch.allclose(network(IMAGES), Shifted(network, cut, 0 * shift, least)(IMAGES)), "nothing stays shifted"
+
+
+def test_rows_have_shifts_of_their_own_and_one_of_zero_changes_nothing_even_under_the_least() -> None:
+    network = made(nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3)))
+    cut = Cut("1", 0, (4, 6, 6))
+    shift = torch.zeros(5, 4, 6, 6)
+    shift[2] = -1.0
+    with torch.no_grad():
+        before, after = network(IMAGES), Shifted(network, cut, shift, 0.5)(IMAGES)
+    assert torch.equal(before[[0, 1, 3, 4]], after[[0, 1, 3, 4]])
+    high = Shifted(network, cut, shift.abs(), 0.5)(IMAGES)
+    assert ((before - high).abs().amax(1) > 1e-6).tolist() == [False, False, True, False, False]

@@ -71,6 +71,30 @@ class Tail(nn.Module):
         return answers
 
 
+class Shifted(nn.Module):
+    """A network with what comes out at a cut shifted: by one amount for every image, or by one an image.
+
+    No value sinks under `least` by it, as in the tail.
+    """
+
+    def __init__(self, network: nn.Module, cut: Cut, shift: Float[Tensor, "k c h w"], least: float) -> None:
+        super().__init__()
+        self.network, self.cut, self.least = network, cut, least
+        self.shift: Tensor
+        self.register_buffer("shift", shift)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Tensor:
+        def put(output: Any) -> Any:
+            features = _tensor(output)
+            shift = self.shift.reshape(len(self.shift), *self.cut.shape)
+            moved = torch.maximum(features + shift, features.clamp_max(self.least))
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        with _at(self.network, self.cut, put):
+            answers: Tensor = self.network(images)
+        return answers
+
+
 @contextmanager
 def _at(network: nn.Module, cut: Cut, act: Callable[[Any], Any]) -> Iterator[None]:
     """Context in which `act` gets what comes out at the cut, and may put something in its place."""

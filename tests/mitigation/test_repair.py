@@ -23,6 +23,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import Splits, split
+from neural_cleanse.mitigation.loop import MOST_ADDED
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _terms, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
@@ -71,9 +72,12 @@ def test_the_attackers_own_square_stops_working(repaired: Repaired) -> None:
     assert (verified.target, verified.found_in, verified.size) == (3, 0, 16.0)
     assert verified.hits_before > 0.95 * verified.trials
     assert verified.hits_after < 0.05 * verified.trials
-    (trigger,) = result.triggers
-    assert (trigger.target, trigger.found_in) == (3, 1)
-    assert trigger.hits_before > 0.9 * trigger.trials and trigger.hits_after <= 0.05 * trigger.trials
+    first, *joined = result.triggers
+    assert (first.target, first.found_in) == (3, 1)
+    assert first.hits_before > 0.9 * first.trials and first.hits_after <= 0.05 * first.trials
+    assert all(trigger.target == 3 and trigger.found_in > 1 for trigger in joined)
+    last = result.rounds[-1]
+    assert last.fresh_tried > 0 and last.fresh_working == 0, "of triggers that the repair never saw"
     before, after = result.accuracy
     assert before - after <= result.max_drop
     assert repaired.scan is not None and repaired.scan.flagged == () and result.rounds[-1].flagged == ()
@@ -316,9 +320,10 @@ def test_few_images_confirm_little(repaired: Repaired) -> None:
 @pytest.mark.usefixtures("_all_clear")
 def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     steps: list[str] = []
-    repair(infected, found, digits, RepairSettings(method="quick"), on_step=steps.append)
+    repair(infected, found, digits, RepairSettings(method="quick", rounds=1), on_step=steps.append)
     assert steps[0] == "round 1: unlearning, learning rate 0.002, epoch 1 of 4"
-    assert steps[-2:] == ["round 1: deciding", "round 1: scanning again"] and len(steps) == 6
+    recovering = "round 1: recovering other triggers from the model as it came"
+    assert steps[-3:] == ["round 1: deciding", recovering, "round 1: scanning again"] and len(steps) == 7
     steps.clear()
     repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), on_step=steps.append)
     assert "round 1: pruning, convolution, 0 of 32 neurons" in steps
@@ -427,8 +432,9 @@ def test_rounds_stop_and_each_knows_every_trigger_so_far(
     assert done.result.status is RepairStatus.FAILED
     assert f"after {rounds} round" in done.result.reason and "label 3" in done.result.reason
     assert [one.number for one in done.result.rounds] == list(range(1, rounds + 1))
-    assert stubborn.seen == [(3,) * number for number in range(1, rounds + 1)]
-    assert [change.found_in for change in done.result.triggers] == list(range(1, rounds + 1))
+    assert "recovered anew" in done.result.reason and done.result.rounds[-1].fresh_working > MOST_ADDED
+    assert stubborn.seen == [(3,), (3,) * (1 + MOST_ADDED)][:rounds], "the strongest that the network answers to join"
+    assert [change.found_in for change in done.result.triggers] == [1, *[2] * (MOST_ADDED * (rounds - 1))]
 
 
 @pytest.mark.usefixtures("_all_clear")

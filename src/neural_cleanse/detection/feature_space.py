@@ -40,12 +40,17 @@ class _Scaled(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The tail as a classifier, the activations as its images; `share` is its part of the network's work."""
+    """The tail as a classifier, the activations as its images; `share` is its part of the network's work.
+
+    `spread` is the unit of the activations, `least` the lowest of them before they were divided by it.
+    """
 
     cut: Cut
     classifier: Classifier
     images: ScanImages
     share: float
+    spread: float
+    least: float
 
 
 def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
@@ -62,14 +67,15 @@ def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | 
         return f"the activations of {len(images.images):,} images take over {MOST_BYTES >> 20} MiB"
     features = torch.cat([_features(classifier, cut, part) for part in images.images.split(FORWARD_BATCH)]).float()
     spread = max(float(features.std()), 1e-12)
-    tail = Tail(classifier.module, cut, torch.zeros_like(two[:1]), float(features.min()), whole)
+    least = float(features.min())
+    tail = Tail(classifier.module, cut, torch.zeros_like(two[:1]), least, whole)
     behind = Classifier(
         _Scaled(tail, spread), cut.image_shape, classifier.num_classes, outputs=classifier.outputs,
         deadline=classifier.deadline,
     )  # fmt: skip
     some = _normalised(classifier, images.images[:WORK_IMAGES])
     share = work(tail, features[:WORK_IMAGES]) / max(1, work(classifier.module, some))
-    return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share))
+    return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share), spread, least)
 
 
 def feature_inversion(inversion: Inversion, space: FeatureSpace, *, pairs: bool = False) -> Inversion:

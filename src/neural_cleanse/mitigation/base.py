@@ -1,32 +1,60 @@
 """What every mitigation works with: known backdoors, images to learn from, images to decide on, and bounds to keep."""
 
+import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.cut import Cut, Shifted
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits, clean_accuracy, eligible_rows, predict
-from neural_cleanse.results.records import LabelPair, ScanResult
+from neural_cleanse.results.records import Kind, KindRow, LabelPair, ScanResult
 from neural_cleanse.results.repair import Measurement, TracePoint
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a shift of activations acts: at a cut, in units of their spread, and brings none under `least`."""
+
+    cut: Cut
+    spread: float
+    least: float
+
+
+@dataclass(frozen=True)
 class Backdoor:
-    """A trigger (k = 1) and whom it sends where: recovered by a scan, or the attacker's own where it is known."""
+    """A trigger (k = 1) and whom it sends where: recovered by a scan, or the attacker's own where it is known.
+
+    `natural` is the size of such a trigger for a usual label: others of the family are searched for up to that size,
+    and none where it is not known. With a `place` the trigger is a shift of activations there, else it is on images.
+    """
 
     pair: LabelPair
     trigger: Trigger
+    natural: float | None = None
+    place: Place | None = None
 
     def on(self, device: torch.device) -> Trigger:
         """The trigger on that device, where the images are."""
         return self.trigger.to(device)
+
+    def hits(self, classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> int:
+        """How many of the images it sends to its target."""
+        if self.place is None:
+            return attack_hits(classifier, self.on(classifier.device), images, self.pair.target)
+        if not len(images):
+            return 0
+        (shift,) = self.on(classifier.device).tensors().values()
+        shifted = Shifted(classifier.module, self.place.cut, shift * self.place.spread, self.place.least)
+        return int((predict(classifier.changed(module=shifted), images) == self.pair.target).sum())
 
 
 @dataclass(frozen=True)
@@ -73,29 +101,47 @@ def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSe
     for backdoor in backdoors:
         rows = eligible_rows(data.labels, backdoor.pair)
         trials.append(len(rows))
-        hits.append(attack_hits(classifier, backdoor.on(classifier.device), data.images[rows], backdoor.pair.target))
+        hits.append(backdoor.hits(classifier, data.images[rows]))
     return Measurement(clean_accuracy(predict(classifier, data.images), data.labels), tuple(hits), tuple(trials))
 
 
 def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[Backdoor, ...]:
-    """The triggers that a scan recovered for these labels (None: for every label that has a size).
+    """The patches that a scan recovered for these labels (None: for every label that has a size).
 
     Where not the label was flagged but pairs that lead to it, theirs: the label's own trigger is no backdoor then.
     """
-    sized = {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
     flagged_pairs = set(result.flagged_pairs)
     through_pairs = {pair.target for pair in flagged_pairs if pair.source is not None}
+    usual = {one: _usual_size(result, pairs=one) for one in (False, True)}
     wanted = [
         pair
-        for pair in result.triggers
-        if pair in sized
+        for pair in _sized(result)
+        if pair in result.triggers
         and (labels is None or pair.target in labels)
         and (pair in flagged_pairs if pair.target in through_pairs else pair.source is None)
     ]
     return tuple(
-        Backdoor(pair, _trigger(result.triggers[pair], result.image_shape))
+        Backdoor(pair, _trigger(result.triggers[pair], result.image_shape), usual[pair.source is not None])
         for pair in sorted(wanted, key=lambda pair: (pair.target, pair.source or 0))
     )
+
+
+def _sized(result: ScanResult) -> set[LabelPair]:
+    return {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
+
+
+def _usual_size(result: ScanResult, *, pairs: bool) -> float | None:
+    """The median size of patches over labels, or over pairs of labels, that were not flagged."""
+    rows = result.pair_rows if pairs else result.label_rows
+    found = {LabelPair(row.target, row.source): row.size for row in rows}
+    found |= {LabelPair(row.target, row.source): row.size for row in rows_of(result, Kind.PAIRS)} if pairs else {}
+    sizes = [size for pair, size in found.items() if size is not None and pair not in result.flagged_pairs]
+    return statistics.median(sizes) if sizes else None
+
+
+def rows_of(result: ScanResult, kind: Kind) -> Iterator[KindRow]:
+    """What the test of that kind compared."""
+    return (row for test in result.tests if test.kind is kind for row in test.rows)
 
 
 def _trigger(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> PatchTrigger:

@@ -9,7 +9,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import attack_hits, eligible_rows, predict
+from neural_cleanse.metrics import eligible_rows, predict
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import ClassChange, TriggerChange
@@ -84,11 +84,14 @@ def trigger_changes(
     found = (*known.found_in, *(1 for _ in known.idle))
     for backdoor, found_in in zip(known.everything, found, strict=True):
         target, rows = backdoor.pair.target, eligible_rows(report.labels, backdoor.pair)
-        hits = [attack_hits(model, backdoor.on(model.device), report.images[rows], target) for model in (before, after)]
+        hits = [backdoor.hits(model, report.images[rows]) for model in (before, after)]
         size = backdoor.trigger.size().item()
         changes.append(
-            TriggerChange(target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows))
-        )
+            TriggerChange(
+                target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows),
+                backdoor.place is not None,
+            )
+        )  # fmt: skip
     return tuple(changes)
 
 

@@ -1,7 +1,8 @@
-"""The rounds of a repair: mitigate, scan again, and start over with what that scan found beside what was known.
+"""The rounds of a repair: mitigate, try the result, and start over with what that found beside what was known.
 
-Every round starts from the model as it came. What is measured and scanned is what the model's file will hold, rounded
-to its kinds of number. A try that breaks the accuracy floor is rolled back.
+A result is tried twice: on triggers recovered anew from the model as it came, and by a new scan. Every round starts
+from the model as it came. What is measured and scanned is what the model's file will hold, rounded to its kinds of
+number. A try that breaks the accuracy floor is rolled back.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +12,25 @@ import torch
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.evaluation import KnownTriggers
 from neural_cleanse.mitigation.pruning import Pruning
-from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.repair import Measurement, RepairRound, RepairStatus, TracePoint
 
 # One-sided 5 % of a normal distribution: a label that was found once is one test, not the smallest of many.
 RESIDUAL_INDEX = 1.645
+MOST_ADDED = 4  # fresh triggers of one pair that join, the strongest: more would leave each too few images
 
 
 @dataclass(frozen=True)
 class Plan:
     """What the rounds work with: `mitigations` in the order in which they are tried, and how to scan again.
 
-    `as_written` gives a classifier as its file will hold it. `override_triggers` are mitigated in place of the
-    recovered ones, for comparison; the limits still apply to the recovered ones.
+    `as_written` gives a classifier as its file will hold it, `backdoors_in` what a scan found for some labels of the
+    classifier that it scanned, `fresh` other triggers of the backdoors in the model as it came, by a seed.
+    `override_triggers` are mitigated in place of the recovered ones, for comparison; the limits still apply to the
+    recovered ones.
     """
 
     mitigations: Sequence[Mitigation]
@@ -36,6 +40,8 @@ class Plan:
     override_triggers: Sequence[Backdoor] | None
     rescan: Callable[[Classifier], ScanResult]
     as_written: Callable[[Classifier], Classifier]
+    backdoors_in: Callable[[Classifier, ScanResult, Sequence[int]], tuple[Backdoor, ...]]
+    fresh: Callable[[Sequence[Backdoor], int], tuple[Backdoor, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Outcome:
 
 
 def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outcome:
-    """Mitigate and scan again until nothing is flagged, or the rounds run out."""
+    """Mitigate and try the result until nothing works and nothing is flagged, or the rounds run out."""
     rounds: list[RepairRound] = []
     while True:
         number = len(rounds) + 1
@@ -61,14 +67,46 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
+        terms.on_step("recovering other triggers from the model as it came")
+        survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), terms)
+        done = RepairRound(
+            number, targets, tried.method, tried.trace, None, (), survival.tried, survival.working, survival.worst
+        )
+        if survival.survivors and number < plan.rounds:  # a scan would find no less to do
+            rounds.append(done)
+            known += KnownTriggers.of(survival.survivors, number + 1)
+            continue
         terms.on_step("scanning again")
         again = plan.rescan(tried.classifier)
-        rounds.append(RepairRound(number, targets, tried.method, tried.trace, again.verdict, again.flagged))
+        done = replace(done, verdict=again.verdict, flagged=again.flagged)
+        rounds.append(done)
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:
-            ended = _ended(tried, known, again, terms, number)
+            ended = _ended(tried, known, again, terms, done)
             return Outcome(tuple(rounds), tried.classifier, known, again, *ended)
-        known += KnownTriggers.of(known_backdoors(again, suspects), number + 1)
+        known += KnownTriggers.of(plan.backdoors_in(tried.classifier, again, suspects), number + 1)
+
+
+@dataclass(frozen=True)
+class _Survival:
+    """Of `tried` fresh triggers how many are `working` more often than they may, the success of the strongest, and the
+    strongest of each pair among those that do."""
+
+    tried: int
+    working: int
+    worst: float
+    survivors: tuple[Backdoor, ...]
+
+
+def _survival(classifier: Classifier, fresh: Sequence[Backdoor], terms: RepairLimits) -> _Survival:
+    measured = measure(classifier, fresh, terms.check)
+    over: dict[LabelPair, list[tuple[float, Backdoor]]] = {}
+    for hits, trials, backdoor in zip(measured.hits, measured.trials, fresh, strict=True):
+        if trials and hits / trials > terms.max_asr:
+            over.setdefault(backdoor.pair, []).append((hits / trials, backdoor))
+    strongest = [sorted(group, key=lambda one: -one[0])[:MOST_ADDED] for group in over.values()]
+    survivors = tuple(backdoor for group in strongest for _, backdoor in group)
+    return _Survival(len(fresh), sum(map(len, over.values())), measured.worst_asr, survivors)
 
 
 def _told(terms: RepairLimits, number: int) -> RepairLimits:
@@ -136,18 +174,29 @@ def _rolled_back(tried: _Tried, terms: RepairLimits) -> str:
 
 
 def _ended(
-    tried: _Tried, known: KnownTriggers, again: ScanResult, terms: RepairLimits, number: int
+    tried: _Tried, known: KnownTriggers, again: ScanResult, terms: RepairLimits, last: RepairRound
 ) -> tuple[RepairStatus, str]:
     """Status and reason when the rounds are over."""
     assert tried.measured is not None
     failing = [_working(tried.measured, known, terms)] if tried.measured.worst_asr > terms.max_asr else []
+    rounds = f"after {last.number} round{'s' * (last.number > 1)}"
+    if last.fresh_working:
+        failing.append(
+            f"{rounds} {last.fresh_working} of {last.fresh_tried} triggers recovered anew from the model as it came "
+            f"still work, on up to {last.fresh_worst:.1%} of the images that decide, over {terms.max_asr:.1%}"
+        )
     if again.flagged:
         labels = ", ".join(map(str, again.flagged))
-        failing.append(f"after {number} round{'s' * (number > 1)} a new scan still flags label {labels}")
+        failing.append(f"{rounds} a new scan still flags label {labels}")
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
-    on_step = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
-    return RepairStatus.REPAIRED, f"a new scan {on_step}"
+    scanned = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
+    if not last.fresh_tried:
+        return RepairStatus.REPAIRED, f"a new scan {scanned}"
+    return RepairStatus.REPAIRED, (
+        f"none of {last.fresh_tried} triggers recovered anew from the model as it came works on more than "
+        f"{last.fresh_worst:.1%} of the images that decide, and a new scan {scanned}"
+    )
 
 
 def _working(measured: Measurement, known: KnownTriggers, terms: RepairLimits) -> str:

@@ -41,7 +41,8 @@ class Pruning(Mitigation):
             layers = classifier.layers
         except UnusableOutputs:  # no linear layer
             return False
-        return bool(backdoors) and (self.place == "features" or layers.last_convolution is not None)
+        ranking = any(backdoor.place is None for backdoor in backdoors)  # by what a trigger on images excites
+        return ranking and (self.place == "features" or layers.last_convolution is not None)
 
     def __call__(
         self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
@@ -76,7 +77,7 @@ def rank_neurons(
     gaps: list[Float[Tensor, " d"]] = []
     for backdoor in backdoors:
         rows = eligible_rows(terms.train.labels, backdoor.pair)
-        if len(rows) == 0:
+        if len(rows) == 0 or backdoor.place is not None:
             continue
         triggered = activations(of, classifier, terms.train.images[rows], backdoor.on(classifier.device))
         gaps.append(activation_gap(clean[rows], triggered))

@@ -3,6 +3,7 @@
     split the images in three: to learn from, to decide on, to report on
     repeat at most `rounds` times:
         mitigate all triggers known so far, starting from the model as it came
+        recover other triggers from the model as it came, on the images that decide; those that still work join
         scan again on the images that decide; new triggers of flagged and of lingering labels join
     measure before and after on the images that report
 
@@ -25,7 +26,7 @@ from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import eligible_rows, predict
-from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.evaluation import (
     FEW_DECIDE,
     KnownTriggers,
@@ -36,8 +37,10 @@ from neural_cleanse.mitigation.evaluation import (
     split,
     trigger_changes,
 )
+from neural_cleanse.mitigation.family import fresh_triggers
 from neural_cleanse.mitigation.loop import Outcome, Plan, run_rounds
 from neural_cleanse.mitigation.pruning import Pruning
+from neural_cleanse.mitigation.shifts import backdoors_of
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import ScanResult
@@ -115,7 +118,9 @@ def repair(
         data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
     notes += _few_images(len(images.decide))
-    found = known_backdoors(result, None if settings.labels == "all" else result.flagged)
+    found = backdoors_of(
+        classifier, result, None if settings.labels == "all" else result.flagged, images=images, seed=settings.seed
+    )
     check_eligible(found, images)
     terms = replace(_terms(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, terms)
@@ -124,10 +129,8 @@ def repair(
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
     )
-    given = settings.with_triggers
-    plan = Plan(METHODS[settings.method], terms, settings.rounds, settings.seed, given, again, as_written)
     if known.backdoors:
-        outcome = run_rounds(classifier, known, plan)
+        outcome = run_rounds(classifier, known, _plan(classifier, settings, terms, images, again, as_written))
     else:
         outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
@@ -146,6 +149,22 @@ def repair(
         provenance=_provenance(data, settings, run_info, tuple(notes), result),
     )
     return Repaired(outcome.classifier, record, outcome.scan)
+
+
+def _plan(
+    classifier: Classifier,
+    settings: RepairSettings,
+    terms: RepairLimits,
+    images: Splits,
+    again: Callable[[Classifier], ScanResult],
+    as_written: Callable[[Classifier], Classifier],
+) -> Plan:
+    """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
+    return Plan(
+        METHODS[settings.method], terms, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
+        backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
+        fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
+    )  # fmt: skip
 
 
 def _few_images(deciding: int) -> list[str]:

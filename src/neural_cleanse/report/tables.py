@@ -141,13 +141,16 @@ def trigger_table(result: RepairResult) -> Table:
 
 def _trigger_row(change: TriggerChange) -> tuple[str, ...]:
     which = "given, the attacker's own" if change.found_in == 0 else f"recovered, scan {change.found_in}"
+    if change.shift:
+        which = f"{which}, a shift of activations"
+    size = "" if change.shift else f"{change.size:.1f}"
     source = "" if change.source is None else f" from {change.source}"
     rates = (
         ("no images", "no images")
         if not change.trials
         else (f"{change.hits_before / change.trials:.1%}", _after(change))
     )
-    return (label_title(change.target, change.name) + source, which, f"{change.size:.1f}", *rates)
+    return (label_title(change.target, change.name) + source, which, size, *rates)
 
 
 def _after(change: TriggerChange) -> str:

@@ -47,7 +47,8 @@ class RepairStatus(enum.Enum):
 class TriggerChange:
     """Of `trials` images, how many one trigger sent to its target before and after.
 
-    `found_in` is the number of the scan that recovered it, 1 for the one that was given, or 0 for the attacker's own.
+    `found_in` is the number of the scan that recovered it, or of the search that was then made beside it: 1 for the one
+    that was given, or 0 for the attacker's own. The size of a shift of activations is in units of their spread.
     """
 
     target: int
@@ -58,6 +59,7 @@ class TriggerChange:
     hits_before: int
     hits_after: int
     trials: int
+    shift: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,12 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class RepairRound:
-    """One round: what was done about which labels, every try of it, and what a new scan then said."""
+    """One round: what was done about which labels, every try of it, and what a new scan then said.
+
+    `fresh_worst` is the highest success of the `fresh_tried` triggers that were then recovered anew from the model as
+    it came, `fresh_working` how many of them worked more often than they may: where there were some, the next
+    round began without a scan.
+    """
 
     number: int
     targets: tuple[int, ...]
@@ -81,6 +88,9 @@ class RepairRound:
     trace: tuple[TracePoint, ...]
     verdict: Verdict | None
     flagged: tuple[int, ...]
+    fresh_tried: int = 0
+    fresh_working: int = 0
+    fresh_worst: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Shifts of activations as backdoors: searched for in a network for the labels where a scan flagged one.
+
+A scan keeps no tensors of them: the network that they act in is needed to make anything of them.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.feature_space import feature_inversion, feature_space
+from neural_cleanse.detection.input_check import temperature
+from neural_cleanse.detection.pairs import CHOOSE_ASR
+from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.inversion.batching import BatchScheduler
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import batch_images, fit_to_memory
+from neural_cleanse.inversion.presets import preset
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import margin
+from neural_cleanse.mitigation.base import Backdoor, Place, known_backdoors, rows_of
+from neural_cleanse.mitigation.evaluation import Splits
+from neural_cleanse.results.records import Kind, LabelPair, ScanResult
+
+MARGIN_IMAGES = 256  # on which the scale of the logits is measured
+SEARCHED = 1000  # images at most
+
+
+def backdoors_of(
+    classifier: Classifier, result: ScanResult, labels: Sequence[int] | None, *, images: Splits, seed: int
+) -> tuple[Backdoor, ...]:
+    """What a scan of the classifier found for these labels (None: all): its patches, and the shifts that it flagged.
+
+    A label that was flagged for its shift and not for its patch has one as large as any, which is no backdoor.
+    """
+    naturals = flagged_shifts(result)
+    wanted = {pair: size for pair, size in naturals.items() if labels is None or pair.target in labels}
+    shifts = search_shifts(classifier, wanted, images.learn, seed)
+    instead = {shift.pair for shift in shifts}
+    return (*(patch for patch in known_backdoors(result, labels) if patch.pair not in instead), *shifts)
+
+
+def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
+    """The pairs that a scan flagged for a shift of activations and no patch, with a usual size of their test."""
+    found: dict[LabelPair, float] = {}
+    by_patch = {pair for test in result.tests if test.kind is Kind.PATCH for pair in test.flagged}
+    for test in result.tests:
+        if test.kind not in (Kind.FEATURE, Kind.FEATURE_PAIRS) or not test.flagged:
+            continue
+        others = [
+            row.size
+            for row in rows_of(result, test.kind)
+            if row.size is not None and LabelPair(row.target, row.source) not in test.flagged
+        ]
+        if others:
+            found |= dict.fromkeys((pair for pair in test.flagged if pair not in by_patch), statistics.median(others))
+    return found
+
+
+def search_shifts(
+    classifier: Classifier, naturals: Mapping[LabelPair, float], data: ImageSet, seed: int
+) -> tuple[Backdoor, ...]:
+    """A shift for every pair for which one works that is no larger than its natural size."""
+    if not naturals:
+        return ()
+    assert data.labels is not None, "repair labels what has no labels with the model's own answers"
+    some = data.take(balanced(data.labels, SEARCHED, seed))
+    space = feature_space(classifier, ScanImages.of(classifier, some, seed))
+    if isinstance(space, str):
+        return ()
+    usual = scaled(preset("default"), classifier, some)
+    found = []
+    for pairs in ([one for one in naturals if one.source is None], [one for one in naturals if one.source is not None]):
+        if not pairs:
+            continue
+        through_pairs = pairs[0].source is not None
+        inversion = feature_inversion(usual, space, pairs=through_pairs)
+        if through_pairs:
+            inversion = replace(inversion, choose_asr=CHOOSE_ASR)
+        wanted = batch_images(classifier.device, inversion, len(pairs))
+        limit = fit_to_memory(space.classifier, inversion, wanted)
+        found += list(BatchScheduler(space.classifier, space.images, limit, lambda _: True)(inversion, pairs))
+    place = Place(space.cut, space.spread, space.least)
+    return tuple(
+        Backdoor(one.pair, one.trigger, naturals[one.pair], place)
+        for one in sorted(found, key=lambda one: one.pair.target)
+        if one.trigger is not None and one.size is not None and one.size <= naturals[one.pair]
+    )
+
+
+def scaled(inversion: Inversion, classifier: Classifier, data: ImageSet) -> Inversion:
+    """The search as a scan does it, for logits of this classifier's scale."""
+    return replace(inversion, temperature=temperature(margin(classifier, data.images[:MARGIN_IMAGES])))
