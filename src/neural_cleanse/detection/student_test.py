@@ -22,6 +22,7 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
 MOST_STUDENTS = 3
+PROMISING = 5  # times alpha: above it the mean of three students that keep layers will not flag either
 NO_STUDENT = "no student network could be made of this model, to compare it with"
 
 
@@ -124,7 +125,7 @@ def _hear(
             break
         students.append(one)
         over = _settled(decision, prepared.over_student(found, mean_sizes(students)), prepared)
-        if _is_clear(over, prepared):
+        if _is_clear(over, prepared) or (keep and (over.p_value or 0) > PROMISING * prepared.settings.alpha):
             break
     return _Heard(tuple(asked), tuple(students), over, lacking)
 
