@@ -29,6 +29,8 @@ BRIEF = (
     "reference",
     "strangers",
     "strangers, every kind",
+    "published, every kind",
+    "architectures",
 )  # suites of which a page shows the rules and the errors alone
 
 
@@ -142,17 +144,21 @@ def _zoo(name: str) -> str:
 
 def suites() -> dict[str, list[dict[str, Any]]]:
     """The recorded rows of every suite, by the name of its marked place."""
-    small, sequential, standard, published, strangers, reference, triggers = (
+    small, sequential, standard, published, strangers, reference, triggers, architectures = (
         list(read_rows(RESULTS / f"scans_{name}.jsonl"))
-        for name in ("small", "sequential", "standard", "published", "strangers", "reference", "triggers")
-    )
+        for name in (
+            "small", "sequential", "standard", "published", "strangers", "reference", "triggers", "architectures"
+        )
+    )  # fmt: skip
     faces = [row for row in sequential if row["truth"]["dataset"] == "lfw"]
     signs = [row for row in standard if row["model"] not in {face["model"] for face in faces}]  # by --plan full
     return {
         "small": [row for row in sequential if row["truth"]["dataset"] != "lfw"],
         "small, full": [row for row in small if row["part"] == "final"],
         "standard": faces + signs,
-        "published": published,
+        "published": [row for row in published if row["settings"]["patches_only"]],
+        "published, every kind": [row for row in published if not row["settings"]["patches_only"]],
+        "architectures": architectures,
         "strangers": [row for row in strangers if row["settings"]["patches_only"]],
         "strangers, every kind": [row for row in strangers if not row["settings"]["patches_only"]],
         "reference": reference,

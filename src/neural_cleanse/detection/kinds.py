@@ -13,29 +13,31 @@ from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.feature_space import PAIR_BATCH, STEPS, FeatureSpace, feature_inversion, feature_space
 from neural_cleanse.detection.feature_space import PAIR_STEPS as SHIFT_PAIR_STEPS
 from neural_cleanse.detection.kinds_found import (
-    NAMED,
+    SINGLE,
+    SINGLE_STUDENTS,
     Ended,
     KindFound,
     Searched,
     Theirs,
+    mean_ratio,
     named,
     not_made,
     planted_pairs,
+    record_of,
     share_of_student,
-    shared,
 )
 from neural_cleanse.detection.pair_choice import pair_candidates
 from neural_cleanse.detection.pairs import CHOOSE_ASR, LEAST_LABELS, LEAST_TARGETS, pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
-from neural_cleanse.detection.shares import SHARES, over_share
+from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.maps import map_test
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
-from neural_cleanse.detection.teaching import Teaching
+from neural_cleanse.detection.teaching import Teaching, called
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, Outcome, Verdict
+from neural_cleanse.results.records import Kind, LabelPair, Outcome, Verdict
 
 MOST_LABELS = 100  # above which shifts are not searched
 PAIR_STEPS = 60  # of patches between two labels: 10 labels then take as much again as their own triggers
@@ -197,18 +199,11 @@ class KindTests:
         alone: bool = False,
     ) -> KindFound:
         """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
-        share, sizes = SHARES[kind], dict(searched.sized)
-        rows = tuple(
-            KindRow(one.pair.target, one.pair.source, one.size, shared(p_values.get(one.pair), share))
-            for one in searched.found
-        )
-        test = KindTest(
-            kind, share, Verdict.CLEAN, f"no {NAMED[kind]} stands out", over_share(p_value, share), rows=rows,
-            image_passes=searched.image_passes, forward_passes=searched.forward_passes,
-        )  # fmt: skip
+        sizes, test = dict(searched.sized), record_of(kind, searched, p_value, p_values)
         if not small:
             return KindFound(test)
-        theirs = Theirs() if alone else self._over_student(kind, searched, small)
+        single = kind is Kind.PAIRS and not mapped
+        theirs = Theirs() if alone else self._over_students(kind, searched, small, SINGLE_STUDENTS if single else 1)
         ratios, which = theirs.ratios, named(small, sizes, kind)
         test = replace(
             test, image_passes=test.image_passes + theirs.image_passes,
@@ -223,6 +218,12 @@ class KindTests:
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         if not planted:
             return KindFound(replace(test, reason=f"{which} belongs to the classes: it is as small in a student"))
+        if single and ratios is not None and min(ratios[pair] for pair in planted) > SINGLE:
+            part = share_of_student([ratios[pair] for pair in planted])
+            why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), at {part} of the size in student networks"
+            return KindFound(
+                replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{why}: a pair alone takes {SINGLE:.0%}")
+            )
         reason = f"{named(planted, sizes, kind)} (p = {p_text(test.p_value or 1.0)})"
         if ratios is not None:
             reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
@@ -232,23 +233,35 @@ class KindTests:
         )
         return KindFound(test, flagged, searched.subject)
 
-    def _over_student(self, kind: Kind, searched: Searched, small: Sequence[LabelPair]) -> Theirs:
+    def _over_students(self, kind: Kind, searched: Searched, small: Sequence[LabelPair], count: int) -> Theirs:
+        """The geometric mean of the ratios to so many students, as far as good ones can be had."""
+        heard = list[Theirs]()
+        for number in range(count):
+            heard.append(self._over_student(kind, searched, small, number))
+            if heard[-1].ratios is None:
+                break
+        made = [one.ratios for one in heard if one.ratios is not None]
+        ratios = {pair: mean_ratio([each[pair] for each in made]) for pair in small} if made else None
+        return Theirs(ratios, sum(one.image_passes for one in heard), sum(one.forward_passes for one in heard))
+
+    def _over_student(self, kind: Kind, searched: Searched, small: Sequence[LabelPair], number: int) -> Theirs:
         """Sizes over those in the student; a pair for which it has none counts as very small."""
-        student = self.teaching.good_student(self.stages)
+        student = self.teaching.good_student(self.stages, number)
         if student is None:
             return Theirs()
+        part = f"student-{kind.value}" if number == 0 else f"student-{number}-{kind.value}"
         try:
             images = self.teaching.images_of(student.classifier)
-            subject = Subject(student.classifier, images, f"student-{kind.value}")
+            subject = Subject(student.classifier, images, part)
             if kind in (Kind.FEATURE, Kind.FEATURE_PAIRS):
                 space = feature_space(student.classifier, images)
                 if isinstance(space, str):
                     return Theirs()
-                subject = Subject(space.classifier, space.images, f"student-{kind.value}", space.share)
+                subject = Subject(space.classifier, space.images, part, space.share)
         except OutOfTime:
             self.stages.tracker.truncated = True
             return Theirs()
-        theirs = self._search(kind, searched.inversion, small, subject, " of the student")
+        theirs = self._search(kind, searched.inversion, small, subject, f" of {called(number)}")
         if isinstance(theirs, Ended):
             return Theirs(None, theirs.image_passes, theirs.forward_passes)
         sizes, others = dict(searched.sized), dict(theirs.sized)

@@ -83,9 +83,9 @@ class Teaching:
             self.forward_passes += round(report.done) + (0 if made is None else 2 * len(unseen))
         return self._made[name]
 
-    def good_student(self, stages: Stages) -> Student | None:
-        """The first one; None also where it agrees with the suspect too seldom to say anything."""
-        student = self.student(stages)
+    def good_student(self, stages: Stages, number: int = 0) -> Student | None:
+        """The same; None also where it agrees with the suspect too seldom to say anything."""
+        student = self.student(stages, number)
         return student if student is not None and student.agreement >= self.plan.least_agreement else None
 
     def images_of(self, student: Classifier) -> ScanImages:
