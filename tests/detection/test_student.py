@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection import student_test, students, teaching
+from neural_cleanse.detection import student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.student import KEPT, Student, StudentPlan, fresh, is_deep, make_student
+from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.metrics import attack_hits
@@ -203,50 +203,3 @@ def test_a_scan_that_goes_on_does_not_teach_its_student_again(
     assert (again.flagged, again.p_value, again.image_passes) == (first.flagged, first.p_value, first.image_passes)
     (tmp_path / "kept" / "student-0.safetensors").write_bytes(b"torn")
     assert checkpoint.tensors("student-0") is None, "a damaged one is taught again"
-
-
-def test_the_first_layers_may_be_kept_and_learn_nothing() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(8, 3))
-    module.requires_grad_(False)
-    found = fresh(module, 3, keep=0.7)
-    assert found is not None
-    for number, kept in ((0, True), (1, True), (2, True), (4, False)):
-        weight = found[number].weight
-        assert torch.equal(weight, module[number].weight) is kept or number == 1, "batch norm starts at 1 either way"
-        assert weight.requires_grad is not kept
-    assert is_deep(nn.Sequential(*[nn.Linear(2, 2)] * 7)) is False, "one layer, used seven times"
-    assert is_deep(nn.Sequential(*[nn.Linear(2, 2) for _ in range(7)])) and not is_deep(module)
-
-
-def test_a_student_that_kept_layers_finds_and_does_not_clear(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may have kept the backdoor with the layers: a label that it has as small is not called natural."""
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "is_deep", lambda _: True)
-    monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
-    asked: list[float] = []
-
-    def ask(*arguments: Any) -> students.Asked | None:
-        asked.append(arguments[-1])
-        one = students.ask(*arguments)
-        return one if one is None or arguments[-1] else replace(one, found={})
-
-    monkeypatch.setattr(student_test, "ask", ask)
-    monkeypatch.setattr(student_test, "_settled", lambda own, over, _: replace(over, verdict=Verdict.CLEAN))
-    settings = ScanSettings(patches_only=True, samples=400, plan="full")
-    found = scan(infected, digits, settings)
-    assert asked == [0.0, KEPT] and found.flagged == (3,), "what stands out clearly needs no student"
-    assert found.p_value is not None
-    barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
-    assert barely.verdict is Verdict.INCONCLUSIVE
-    monkeypatch.undo()
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "is_deep", lambda _: True)
-    monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
-    monkeypatch.setattr(student_test, "ask", ask)
-    monkeypatch.setattr(student_test, "_settled", lambda own, over, _: replace(own, reason="seen"))
-    seen = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
-    assert seen.verdict is Verdict.INFECTED and seen.provenance.settings["student_test"]["plan"]["keep"] == KEPT

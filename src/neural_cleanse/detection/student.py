@@ -22,23 +22,17 @@ from neural_cleanse.metrics import pixels, predict
 
 SHIFT = 2  # px that a batch is moved by at most, in each direction
 LAST_RATE = 0.05  # of the learning rate, at the end
-# A student of a deep network may keep its first layers. Of shallow ones those pass the backdoor on.
-DEEP, KEPT = 7, 0.7  # layers with weights from which it may; the share that is kept
 
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """How a student is made: `keep` is the share of the suspect's layers, from the first on, that it keeps.
-
-    Under `least_agreement` with the suspect it decides nothing.
-    """
+    """How a student is made. Under `least_agreement` with the suspect it decides nothing."""
 
     steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 2e-3
     temperature: float = 2.0
     least_agreement: float = 0.85
-    keep: float = 0.0
 
     @property
     def passes(self) -> int:
@@ -87,7 +81,7 @@ def make_student(
     `tick(image passes)` is told of the work and says whether to go on; None where it said no, or where the network
     cannot be trained: nothing in it that can be drawn anew, or a step that fails.
     """
-    module = fresh(suspect.module, seed, plan.keep)
+    module = fresh(suspect.module, seed)
     if module is None:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -133,21 +127,10 @@ def _tried(suspect: Classifier, module: nn.Module, unseen: UInt8[Tensor, "m c h 
     return Student(student, hits, len(unseen))
 
 
-def is_deep(module: nn.Module) -> bool:
-    """Whether a student may keep its first layers."""
-    return len(_weighted(module)) >= DEEP
-
-
-def _weighted(module: nn.Module) -> list[nn.Module]:
-    """Layers with weights of their own, in the order in which the module has them."""
-    return [layer for layer in module.modules() if any(weight.dim() > 1 for weight in layer.parameters(recurse=False))]
-
-
-def fresh(module: nn.Module, seed: int, keep: float = 0.0) -> nn.Module | None:
+def fresh(module: nn.Module, seed: int) -> nn.Module | None:
     """A copy with weights drawn anew: by each layer's own rule, else the values of a tensor in another order.
 
-    A permutation keeps a tensor's scale and destroys what it does. Of the layers with weights the first share `keep`
-    stays as it is, with what lies between them, and learns nothing. None where the network has no weights.
+    A permutation keeps a tensor's scale and destroys what it does. None where the network has no weights.
     """
     found = copy.deepcopy(module)
     devices = [weight.device for weight in found.parameters() if weight.device.type == "cuda"][:1]
@@ -166,21 +149,7 @@ def fresh(module: nn.Module, seed: int, keep: float = 0.0) -> nn.Module | None:
                 if id(weight) not in drawn:
                     order = torch.randperm(weight.numel(), device=weight.device)
                     weight.copy_(weight.flatten()[order].view_as(weight))
-        _keep(module, found, keep)
     return found if any(weight.requires_grad for weight in found.parameters()) else None
-
-
-def _keep(module: nn.Module, found: nn.Module, share: float) -> None:
-    """Put the first layers of `module` back into `found`."""
-    weighted = _weighted(module)
-    until = weighted[int(share * len(weighted))] if weighted else None
-    for theirs, ours in zip(module.modules(), found.modules(), strict=True):
-        if share <= 0 or theirs is until:
-            return
-        own = dict(theirs.named_parameters(recurse=False))
-        for name, weight in ours.named_parameters(recurse=False):
-            weight.copy_(own[name])
-            weight.requires_grad_(False)
 
 
 def _loss(suspect: Classifier, module: nn.Module, images: Float[Tensor, "n c h w"], temperature: float) -> Tensor:

@@ -9,7 +9,6 @@ from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
-from neural_cleanse.detection.student import KEPT, is_deep
 from neural_cleanse.detection.students import Asked, ask, mean_sizes
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
@@ -22,7 +21,6 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
 MOST_STUDENTS = 3
-PROMISING = 5  # times alpha: above it the mean of three students that keep layers will not flag either
 NO_STUDENT = "no student network could be made of this model, to compare it with"
 
 
@@ -67,13 +65,6 @@ def compare(
     if stages.tracker.truncated:
         return no_time(prepared, decision)
     heard = _hear(prepared, found, decision, teaching, stages)
-    if not heard.students and heard.asked and is_deep(prepared.classifier.module) and not stages.tracker.truncated:
-        kept = _hear(prepared, found, decision, teaching, stages, KEPT)
-        # It may have kept the backdoor too: what it finds counts, what it clears does not.
-        if kept.over is not None and kept.over.verdict is Verdict.INFECTED:
-            heard = replace(kept, asked=(*heard.asked, *kept.asked))
-        else:
-            heard = replace(heard, asked=(*heard.asked, *kept.asked))
     asked, students = heard.asked, heard.students
     passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if heard.over is None:
@@ -112,20 +103,19 @@ def _hear(
     decision: Decision,
     teaching: Teaching,
     stages: Stages,
-    keep: float = 0.0,
 ) -> _Heard:
     """Ask one student, and more where it leaves doubt."""
     asked, students = list[Asked](), list[Asked]()
     over, lacking = None, None
     for number in range(MOST_STUDENTS):
-        one = ask(prepared, teaching, stages, number, keep)
+        one = ask(prepared, teaching, stages, number)
         lacking = NO_STUDENT if one is None else one.lacking(len(found))
         asked += [] if one is None else [one]
         if one is None or lacking is not None:
             break
         students.append(one)
         over = _settled(decision, prepared.over_student(found, mean_sizes(students)), prepared)
-        if _is_clear(over, prepared) or (keep and (over.p_value or 0) > PROMISING * prepared.settings.alpha):
+        if _is_clear(over, prepared):
             break
     return _Heard(tuple(asked), tuple(students), over, lacking)
 

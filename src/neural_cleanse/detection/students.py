@@ -71,9 +71,9 @@ class Asked:
         }
 
 
-def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int, keep: float) -> Asked | None:
-    """The student of that number that keeps so many layers, its labels searched; None where none can be made."""
-    student, plan = teaching.student(stages, number, keep), replace(teaching.plan, keep=keep)
+def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> Asked | None:
+    """The student of that number, its labels searched as the suspect's were; None where none can be made."""
+    student, plan = teaching.student(stages, number), teaching.plan
     if student is None:
         return None
     if student.agreement < plan.least_agreement:
@@ -82,10 +82,8 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int,
     theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
-    report = stages.report(
-        SEARCHED.format(called(number, keep)), inversion.passes * len(prepared.pairs), len(prepared.pairs)
-    )
-    invert = stages.invert(Subject(student.classifier, theirs, name_of(number, keep)), report)
+    report = stages.report(SEARCHED.format(called(number)), inversion.passes * len(prepared.pairs), len(prepared.pairs))
+    invert = stages.invert(Subject(student.classifier, theirs, name_of(number)), report)
     searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
     return Asked(student, theirs, {one.pair: one for one in searched}, plan)
 

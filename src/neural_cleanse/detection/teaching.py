@@ -28,16 +28,14 @@ def seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"student {number} of scan {seed}".encode()).digest()[:7], "big")
 
 
-def name_of(number: int, keep: float = 0.0) -> str:
+def name_of(number: int) -> str:
     """The name of a student's records."""
-    return f"student-{number}" + ("-kept" if keep else "")
+    return f"student-{number}"
 
 
-def called(number: int, keep: float = 0.0) -> str:
+def called(number: int) -> str:
     """A student in words."""
-    return ("a student network" if number == 0 else f"student network {number + 1}") + (
-        " on early layers" if keep else ""
-    )
+    return "a student network" if number == 0 else f"student network {number + 1}"
 
 
 @dataclass
@@ -53,26 +51,22 @@ class Teaching:
     forward_passes: int = 0
     _made: dict[str, Student | None] = field(default_factory=dict)
 
-    def student(self, stages: Stages, number: int = 0, keep: float = 0.0) -> Student | None:
-        """The student of that number, from 0 on, that keeps so many of the suspect's layers.
-
-        None where none can be made, the scan asks for none, or a spent budget ended it.
-        """
-        name = name_of(number, keep)
+    def student(self, stages: Stages, number: int = 0) -> Student | None:
+        """The student of that number, from 0 on; None where none can be made, is asked for, or a budget ended it."""
+        name = name_of(number)
         if not self.prepared.settings.student:
             return None
         if name not in self._made:
-            report = stages.report(LESSON.format(called(number, keep)), self.plan.passes, self.plan.steps, "steps")
+            report = stages.report(LESSON.format(called(number)), self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
             own = images.images[images.parts[Split.OPTIMISE]]
             taught_on = torch.cat([own, self.prepared.others.to(own.device)])
             seed = seed_of(self.prepared.settings.seed, number)
-            plan = replace(self.plan, keep=keep)
             try:
                 made = _remembered(self.prepared.classifier, unseen, name, stages, report)
                 if made is None:
-                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, plan, report.tick)
+                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, report.tick)
                     if made is not None and stages.checkpoint is not None:
                         stages.checkpoint.keep(name, made.weights)
             except OutOfTime:
