@@ -44,8 +44,9 @@ def test_operations_are_read_exactly_and_are_no_finding(tmp_path: Path, body: Ca
     model.save(tmp_path / "m.keras")
     pictures = np.random.default_rng(0).random((3, 12, 12, 3)).astype("float32")
     ours = load_model(tmp_path / "m.keras").classifier(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
-    theirs = torch.tensor(np.asarray(model.predict(pictures, verbose=0)))
-    assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+    scale = 255 if body in (relu, transfer) else 1  # these take pixels in 0-255, which the reader sees
+    theirs = torch.tensor(np.asarray(model.predict(pictures * scale, verbose=0)))
+    assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-4)
     assert not inspect_model(tmp_path / "m.keras").findings
 
 
