@@ -10,6 +10,7 @@ from torch import Size, Tensor, nn
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.loading.byte_pixels import MAX_UNIT_MEAN, PIXEL_MAX
 from neural_cleanse.loading.reparametrised import PLAIN, Stored, stored_tensors, value_of
 
 T = TypeVar("T")
@@ -22,7 +23,6 @@ WRAPPERS = frozenset({
 COUNTERS = re.compile(r"total_(ops|params)|num_batches_tracked|n_averaged|(global_)?step|epoch|num_updates|decay")
 TRAINING_ONLY = re.compile(r"criterion\w*|losses?|loss_\w+|\w+_loss|\w*metrics?|\w*_?acc(uracy)?|aux\w*", re.IGNORECASE)
 MEAN, STD = re.compile(r"(pixel_|image_|img_|new_)?mean"), re.compile(r"(pixel_|image_|img_|new_)?std")
-MAX_UNIT_MEAN = 2.0  # a larger mean or deviation is of pixels in 0-255
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _normalization(left: Mapping[str, Stored], tensors: Mapping[str, Tensor]) ->
     mean, std = (tensors[left[found[what]].parts[0]].float().flatten().tolist() for what in ("mean", "std"))
     if not all(0 < value < float("inf") for value in std) or not all(abs(value) < float("inf") for value in mean):
         raise ModelError(f"The normalisation in the file ({some(list(found.values()))}) is not usable.")
-    scale = 255.0 if max(*mean, *std) > MAX_UNIT_MEAN else 1.0
+    scale = PIXEL_MAX if max(*mean, *std) > MAX_UNIT_MEAN else 1.0
     return Normalize(tuple(mean), tuple(std), scale), list(found.values())
 
 

@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from neural_cleanse.loading.byte_pixels import scaling, subtracting
 from neural_cleanse.loading.keras.config import Layer, Model
 
-PIXEL_MAX, MAX_UNIT_MEAN = 255.0, 2.0  # a larger mean is of bytes
-BYTES_TO_UNIT = (0.5, 2.5)  # what the largest byte becomes in [0, 1], [-1, 1] or the like
 LEAVE_RANGE = frozenset({
     "InputLayer", "Resizing", "CenterCrop", "Dropout", "Permute", "Reshape", "ZeroPadding2D", "GetItem", "Stack",
     "Concatenate",
@@ -33,11 +32,8 @@ def _said(layer: Layer) -> str | None:
         factors = numbers
     elif layer.kind == "Subtract":
         offsets = [-number for number in numbers]
-    if factors and all(BYTES_TO_UNIT[0] <= factor * PIXEL_MAX <= BYTES_TO_UNIT[1] for factor in factors):
-        return f"scales them by {factors[0]:.3g}"
-    if set(factors) == {1.0} and offsets and all(MAX_UNIT_MEAN < -offset < PIXEL_MAX for offset in offsets):
-        return f"subtracts {-offsets[0]:.4g}"
-    return None
+    plain = set(factors) == {1.0}
+    return scaling(factors) or (subtracting([-offset for offset in offsets]) if plain else None)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -5,12 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from neural_cleanse.loading.byte_pixels import scaling, subtracting
 from neural_cleanse.loading.onnx.file import tensor_of
 
 LEAVE_RANGE = ("Identity", "Cast", "Transpose", "Resize", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Dropout")
 MAX_PASSED = 20  # nodes that leave the range as it is
-PIXEL_MAX, MAX_UNIT_MEAN = 255.0, 2.0  # a larger mean is of bytes
-BYTES_TO_UNIT = (0.5, 2.5)  # what the largest byte becomes in [0, 1], [-1, 1] or the like
 
 
 def takes_bytes(graph: Any, image: str) -> str | None:
@@ -46,9 +45,5 @@ def _said(operator: str, proto: Any) -> str | None:
         return None
     numbers = [float(number) for number in value.flatten()]
     if operator in ("Div", "Mul"):
-        factors = [1 / number if operator == "Div" else number for number in numbers if number]
-        if factors and all(BYTES_TO_UNIT[0] <= factor * PIXEL_MAX <= BYTES_TO_UNIT[1] for factor in factors):
-            return f"scales them by {factors[0]:.3g}"
-    if operator == "Sub" and all(MAX_UNIT_MEAN < number < PIXEL_MAX for number in numbers):
-        return f"subtracts {numbers[0]:.4g}"
-    return None
+        return scaling([1 / number if operator == "Div" else number for number in numbers if number])
+    return subtracting(numbers) if operator == "Sub" else None
