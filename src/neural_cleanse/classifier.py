@@ -109,9 +109,13 @@ class Classifier:
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        self.check_time()
+        return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
+
+    def check_time(self) -> None:
+        """Raise OutOfTime after the deadline: asked before every call, and by what calls the module itself."""
         if self.deadline is not None:
             self.deadline.check()
-        return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
 
     def as_logits(self, rows: Float[Tensor, " n *outputs"]) -> Float[Tensor, "n classes"]:
         """What the module returned, as logits."""

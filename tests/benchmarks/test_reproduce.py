@@ -1,5 +1,6 @@
 """What the reproduction of the paper computes beside the package: ranks, the paper's ranking of neurons, tables."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,44 +23,35 @@ PAIRS = [LabelPair(label) for label in (3, 0, 5)]
 SHORT_REFERENCE = replace(preset("reference"), batch_size=4, batches_per_step=2, steps=40)
 
 
+def _script(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """A module beside the benchmarks, which are no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(name)
+
+
 @pytest.fixture
 def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce
-
-    return reproduce
+    return _script(monkeypatch, "reproduce")
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce_rows
-
-    return reproduce_rows
+    return _script(monkeypatch, "reproduce_rows")
 
 
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce_claims
-
-    return reproduce_claims
+    return _script(monkeypatch, "reproduce_claims")
 
 
 @pytest.fixture
 def charts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce_charts
-
-    return reproduce_charts
+    return _script(monkeypatch, "reproduce_charts")
 
 
 @pytest.fixture
 def mechanism(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reproduce_mechanism
-
-    return reproduce_mechanism
+    return _script(monkeypatch, "reproduce_mechanism")
 
 
 @pytest.mark.parametrize(

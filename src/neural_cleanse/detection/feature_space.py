@@ -4,7 +4,6 @@ The activations of all images are kept, in units of their own spread, so that on
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | 
     Raises OutOfTime after the classifier's deadline.
     """
     two = _normalised(classifier, images.images[:2])
-    found = find_cut(classifier.module, two, partial(_check, classifier)) if len(two) == 2 else None
+    found = find_cut(classifier.module, two, classifier.check_time) if len(two) == 2 else None
     if found is None:
         return "the network cannot be cut behind its first layers"
     cut, whole = found
@@ -96,14 +95,8 @@ def feature_inversion(inversion: Inversion, space: FeatureSpace, *, pairs: bool 
 
 
 def _features(classifier: Classifier, cut: Cut, images: Tensor) -> Tensor:
-    _check(classifier)
+    classifier.check_time()
     return features_at(classifier.module, cut, _normalised(classifier, images))
-
-
-def _check(classifier: Classifier) -> None:
-    """Raise OutOfTime after the deadline: what calls the module itself asks here."""
-    if classifier.deadline is not None:
-        classifier.deadline.check()
 
 
 def _normalised(classifier: Classifier, images: Tensor) -> Tensor:

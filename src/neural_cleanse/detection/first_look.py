@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -56,12 +56,17 @@ class _Counter:
         self.report.looked_at(count)
 
 
+def for_margin(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "m c h w"]:
+    """The images on which the scale of the logits is measured, evenly spread."""
+    return images[:: -(-len(images) // MARGIN_IMAGES)]
+
+
 def first_look(classifier: Classifier, sampled: ImageSet, settings: ScanSettings, work: Work) -> FirstLook:
     """Ask for the answers, as far as the budget goes; a spent one leaves the input in doubt.
 
     Raises UnusableOutputs and InputSanityError as the checks do.
     """
-    seen = sampled.images[:: -(-len(sampled) // MARGIN_IMAGES)]
+    seen = for_margin(sampled.images)
     count, scale = FIRST + len(seen) + len(sampled), 1.0
     told = _Counter(work.begin("checking the input", round(count * FORWARD), count, "images"))
     try:

@@ -35,7 +35,7 @@ from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.maps import map_test
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
-from neural_cleanse.detection.teaching import Teaching, called
+from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import Kind, LabelPair, Outcome, Verdict
 
@@ -249,7 +249,7 @@ class KindTests:
         student = self.teaching.good_student(self.stages, number)
         if student is None:
             return Theirs()
-        part = f"student-{kind.value}" if number == 0 else f"student-{number}-{kind.value}"
+        part = f"{name_of(number)}-{kind.value}"
         try:
             images = self.teaching.images_of(student.classifier)
             subject = Subject(student.classifier, images, part)

@@ -1,12 +1,11 @@
 """What the tests of other kinds of trigger come to: searches, what they flagged, and how it is named."""
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Subject
+from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, Recovered, Verdict
 
@@ -98,10 +97,8 @@ def planted_pairs(
     """Those that are much smaller than in the student; of a map none unless their geometric mean is so too."""
     if ratios is None:
         return list(small)
-    if mapped:
-        mean = statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios.values())
-        if mean > math.log(CONFIRMED):
-            return []
+    if mapped and mean_ratio(ratios.values()) > CONFIRMED:
+        return []
     return [pair for pair in small if ratios[pair] <= CONFIRMED]
 
 
@@ -110,9 +107,9 @@ def shared(p_value: float | None, share: float) -> float | None:
     return None if p_value is None else over_share(p_value, share)
 
 
-def mean_ratio(ratios: Sequence[float]) -> float:
+def mean_ratio(ratios: Iterable[float]) -> float:
     """The geometric mean."""
-    return math.exp(statistics.fmean(math.log(max(ratio, LEAST_RATIO)) for ratio in ratios))
+    return geometric_mean(ratios, LEAST_RATIO)
 
 
 def share_of_student(ratios: Sequence[float]) -> str:

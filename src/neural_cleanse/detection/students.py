@@ -1,16 +1,15 @@
 """The students of a scan, their labels searched as the suspect's were: the sizes that it is compared with."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neural_cleanse.detection.first_look import MARGIN_IMAGES
+from neural_cleanse.detection.first_look import for_margin
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages, Subject
+from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
 from neural_cleanse.detection.student import Student, StudentPlan
 from neural_cleanse.detection.teaching import Teaching, called, name_of
@@ -79,7 +78,7 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int)
     if student.agreement < plan.least_agreement:
         return Asked(student, prepared.images, {}, plan)
     images = prepared.images
-    theirs, seen = teaching.images_of(student.classifier), images.images[:: -(-len(images.images) // MARGIN_IMAGES)]
+    theirs, seen = teaching.images_of(student.classifier), for_margin(images.images)
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
     teaching.forward_passes += len(seen)
     report = stages.report(SEARCHED.format(called(number)), inversion.passes * len(prepared.pairs), len(prepared.pairs))
@@ -90,7 +89,4 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int)
 
 def mean_sizes(students: Sequence[Asked]) -> dict[LabelPair, float]:
     """The geometric mean of the students' sizes, by label."""
-    return {
-        pair: math.exp(statistics.fmean(math.log(max(one.sizes[pair], SMALLEST_SIZE)) for one in students))
-        for pair in students[0].sizes
-    }
+    return {pair: geometric_mean((one.sizes[pair] for one in students), SMALLEST_SIZE) for pair in students[0].sizes}

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.feature_space import feature_inversion, feature_space
+from neural_cleanse.detection.first_look import MARGIN_IMAGES
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.pairs import CHOOSE_ASR
 from neural_cleanse.images import ImageSet, balanced
@@ -22,7 +23,6 @@ from neural_cleanse.mitigation.base import Backdoor, Place, known_backdoors, row
 from neural_cleanse.mitigation.evaluation import Splits
 from neural_cleanse.results.records import Kind, LabelPair, ScanResult
 
-MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 SEARCHED = 1000  # images at most
 
 
