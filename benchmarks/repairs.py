@@ -150,7 +150,7 @@ def _arms(
     tried: dict[str, tuple[Mitigation, Sequence[Backdoor]]] = {
         "original trigger": (Unlearning(), original),
         "clean images": (Unlearning(), ()),
-        "one epoch": (Unlearning(epochs=1), found),
+        "one epoch": (Unlearning(epochs=1, mixed=0, least_batches=1), found),
         "pruning, convolution": (Pruning("convolution"), found),
         "pruning, features": (Pruning("features"), found),
     }

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from neural_cleanse.mitigation.unlearning import MOST_STAMPED, STAMPED, Unlearni
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
-ONE_RATE = Unlearning(epochs=1, learning_rates=(5e-4,))
+ONE_RATE = Unlearning(epochs=1, least_batches=1, learning_rates=(5e-4,))
 
 
 def zero_mask(pattern: float = 1.0, target: int = 3) -> Backdoor:
@@ -136,7 +137,7 @@ def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, terms: Repai
 
 
 def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, terms: RepairLimits) -> None:
-    two_epochs = Unlearning(epochs=2, learning_rates=(5e-4,))
+    two_epochs = Unlearning(epochs=2, least_batches=1, learning_rates=(5e-4,))
     states = [state_of(kept(two_epochs(infected, [zero_mask(shade)], terms, seeded()))) for shade in (0.0, 1.0)]
     assert same(*states)
 
@@ -219,7 +220,7 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     order = torch.randperm(len(digits), generator=seeded())
     terms = RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.95, 0.05)
     assert measure(infected, [recovered], terms.check).worst_asr > 0.95
-    mitigated = Unlearning(epochs=2)(infected, [recovered], terms, seeded())
+    mitigated = Unlearning(epochs=2, least_batches=1)(infected, [recovered], terms, seeded())
     found = measure(kept(mitigated), [recovered], terms.check)
     assert terms.satisfied(found)
     last = mitigated.trace[-1]
@@ -227,9 +228,36 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     assert [point.amount for point in mitigated.trace] == list(Unlearning().learning_rates[: len(mitigated.trace)])
 
 
+def test_few_images_get_more_epochs(infected: Classifier, terms: RepairLimits) -> None:
+    told = list[str]()
+    few = replace(terms, train=terms.train.take(torch.arange(64)), on_step=told.append)
+    Unlearning(epochs=2, learning_rates=(5e-4,), least_batches=7)(infected, (), few, seeded())
+    assert told == [f"unlearning, learning rate 0.0005, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
+
+
+def test_mixtures_keep_the_answers_that_the_model_gave_to_what_is_not_learned_from(
+    infected: Classifier, terms: RepairLimits
+) -> None:
+    """With wrong labels on the images, what the model says of mixtures is all that can hold it."""
+    assert terms.train.labels is not None
+    wrong = replace(terms.train, labels=(terms.train.labels + 1) % 10)
+    astray = RepairLimits(wrong, terms.check, 0.0, 1.0)
+    accuracy = [
+        measure(
+            kept(replace(ONE_RATE, epochs=15, learning_rates=(2e-3,), mixed=mixed)(infected, (), astray, seeded())),
+            (),
+            terms.check,
+        )
+        for mixed in (0, 64)
+    ]
+    assert accuracy[1].accuracy > accuracy[0].accuracy
+
+
 def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     impossible = RepairLimits(terms.train, terms.check, 1.01, 0.5)
-    mitigated = Unlearning(epochs=1, learning_rates=(1e-3, 1e-4))(infected, [recovered], impossible, seeded())
+    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-3, 1e-4))(
+        infected, [recovered], impossible, seeded()
+    )
     assert mitigated.classifier is None
     assert [point.amount for point in mitigated.trace] == [1e-3, 1e-4], "every rate was tried"
 
@@ -238,8 +266,12 @@ def test_every_rate_starts_from_the_model_as_it_came(
     infected: Classifier, terms: RepairLimits, recovered: Backdoor
 ) -> None:
     impossible = RepairLimits(terms.train, terms.check, 0.0, -1.0)
-    second = Unlearning(epochs=1, learning_rates=(2e-3, 1e-4))(infected, [recovered], impossible, seeded()).trace[1]
-    alone = Unlearning(epochs=1, learning_rates=(1e-4,))(infected, [recovered], impossible, seeded()).trace[0]
+    second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4))(
+        infected, [recovered], impossible, seeded()
+    ).trace[1]
+    alone = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-4,))(
+        infected, [recovered], impossible, seeded()
+    ).trace[0]
     assert second == alone
 
 
@@ -248,7 +280,7 @@ def test_a_network_that_ends_in_a_softmax_unlearns_too(
 ) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
-    tuned = kept(Unlearning(epochs=3, learning_rates=(1e-3,))(softened, [recovered], terms, seeded()))
+    tuned = kept(Unlearning(epochs=3, least_batches=1, learning_rates=(1e-3,))(softened, [recovered], terms, seeded()))
     found = measure(tuned, [recovered], terms.check)
     assert found.accuracy > 0.9 and found.worst_asr < 0.1
     assert torch.allclose(tuned.module(pixels(terms.check.images[:4])).sum(1), torch.ones(4))
@@ -256,7 +288,9 @@ def test_a_network_that_ends_in_a_softmax_unlearns_too(
 
 def test_weights_that_explode_are_not_kept(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
     min_accuracy = RepairLimits(terms.train, terms.check, 0.9, 0.5)
-    mitigated = Unlearning(epochs=1, learning_rates=(0.99,))(infected, [recovered], min_accuracy, seeded())
+    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(0.99,))(
+        infected, [recovered], min_accuracy, seeded()
+    )
     assert mitigated.classifier is None and mitigated.trace[0].accuracy < 0.9
 
 
@@ -265,6 +299,8 @@ def test_weights_that_explode_are_not_kept(infected: Classifier, terms: RepairLi
     [
         {"epochs": 0},
         {"batch_size": 0},
+        {"least_batches": 0},
+        {"mixed": -1},
         {"learning_rates": (0.0,)},
         {"learning_rates": (float("nan"),)},
         {"learning_rates": (1.0,)},
@@ -295,7 +331,7 @@ for width in (3, 4, 12, 15):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 1, 16, 16), generator=generator).to(torch.uint8)
     data = ImageSet(images, torch.arange(70) % 3)
-    Unlearning(epochs=1)(classifier, (), RepairLimits(data, data, 0.0, 0.5), generator)
+    Unlearning(epochs=1, least_batches=1)(classifier, (), RepairLimits(data, data, 0.0, 0.5), generator)
 print("survived")
 """
 

@@ -1,13 +1,15 @@
 """Unlearning (Wang et al., S&P 2019, section VI-C): fine-tune on clean images, some of them with the recovered trigger.
 
-    minimise over the weights   cross entropy(t, model(x'))      x' = A(x, m, p) for a share of the images, else x
-    t = 1/2 y + 1/2 softmax(model as it came (x))
+    minimise over the weights   cross entropy(t(x), model(x')) + cross entropy(s(z), model(z))
+    x' = A(x, m, p) for a share of the images, else x      t(x) = 1/2 y + 1/2 s(x)
+    z  = w x1 + (1 - w) x2, two clean images mixed         s(x) = softmax(model as it came (x))
 
 The stamped images keep their own label, so the network learns that the trigger means nothing. The paper takes one
-epoch over y alone and a fifth of the images stamped; it names no learning rate. Half of what the model itself says of
-the unstamped image keeps what it knows, and more epochs cost less accuracy and leave less of the attacker's own trigger
-(docs/repair.md has figures). The largest learning rate that keeps the accuracy is taken. Beside the recovered triggers
-those are stamped that a search finds in the network as it changes (family.py).
+epoch over y alone and a fifth of the images stamped; it names no learning rate. What the model itself says of unstamped
+images, and of mixtures of them (as in mixup; Zhang et al., ICLR 2018), keeps what it knows: few images make many
+mixtures. More epochs leave less of the attacker's own trigger (docs/repair.md has figures). The largest learning rate
+that keeps the accuracy is taken. Beside the recovered triggers those are stamped that a search finds in the network as
+it changes (family.py).
 """
 
 import copy
@@ -31,22 +33,32 @@ STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # Adam's, tried in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
+MIXED = 64  # mixtures beside every batch
+LEAST_BATCHES = 320  # of a fine-tuning: few images get more epochs
 
 
 @dataclass(frozen=True)
 class Unlearning(Mitigation):
-    """Fine-tune until no trigger works. Without backdoors it is plain fine-tuning on clean images."""
+    """Fine-tune until no trigger works. Without backdoors it is plain fine-tuning on clean images.
+
+    `mixed` mixtures of two images go beside every batch. Images that make fewer than `least_batches` in all epochs get
+    more epochs.
+    """
 
     epochs: int = 5
     batch_size: int = 32
     learning_rates: tuple[float, ...] = LEARNING_RATES
+    mixed: int = MIXED
+    least_batches: int = LEAST_BATCHES
 
     def __post_init__(self) -> None:
         rates = self.learning_rates
-        if self.epochs < 1 or self.batch_size < 1 or not rates or not all(0 < rate < 1 for rate in rates):
+        counts = (self.epochs, self.batch_size, self.least_batches)
+        if min(counts) < 1 or self.mixed < 0 or not rates or not all(0 < rate < 1 for rate in rates):
             raise SettingsError(
-                f"{self.epochs} epochs of batches of {self.batch_size} at learning rates {rates} are no training.",
-                cure="At least one epoch and one image a batch, and rates between 0 and 1.",
+                f"{self.epochs} epochs and {self.least_batches} batches of {self.batch_size} images and {self.mixed} "
+                f"mixtures at learning rates {rates} are no training.",
+                cure="At least one epoch, one batch and one image a batch, and rates between 0 and 1.",
             )
 
     def __call__(
@@ -84,16 +96,19 @@ class Unlearning(Mitigation):
         images, labels = terms.train.images, terms.train.labels
         assert labels is not None
         wanted = torch.lerp(_one_hot(labels, classifier.num_classes), _answers(classifier, images), TAUGHT)
-        batches = self.epochs * math.ceil(len(images) / self.batch_size)
+        a_round = math.ceil(len(images) / self.batch_size)
+        epochs = max(self.epochs, math.ceil(self.least_batches / a_round))
+        batches = epochs * a_round
         seen = [classifier.device] if classifier.device.type == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
             seed = int(torch.randint(2**62, (1,), generator=generator))
             torch.manual_seed(seed)
+            mixing = torch.Generator().manual_seed(seed)  # its own, for stamping draws as often as there are triggers
             renewal = Renewal(classifier, backdoors, terms.train, batches, seed % 2**31)
-            for number, rows in enumerate(self._batches(len(images), generator)):
-                if number % (batches // self.epochs) == 0:
-                    epoch = number * self.epochs // batches + 1
-                    terms.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {self.epochs}")
+            for number, rows in enumerate(self._batches(len(images), epochs, generator)):
+                if number % a_round == 0:
+                    epoch = number // a_round + 1
+                    terms.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {epochs}")
                 for group in optimizer.param_groups:
                     group["lr"] = rate * (1 + math.cos(math.pi * number / batches)) / 2
                 network = classifier.changed(module=module.eval(), memory_format=torch.contiguous_format)
@@ -101,14 +116,16 @@ class Unlearning(Mitigation):
                 stamped = stamp_some(images[rows], labels[rows], found, generator)
                 logits = stamped.answers(classifier, _training(module))
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
+                if self.mixed:
+                    loss = loss + _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
         return replace(classifier, module=module)
 
-    def _batches(self, count: int, generator: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
+    def _batches(self, count: int, epochs: int, generator: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
         """The rows of every batch, each epoch in another order."""
-        for _ in range(self.epochs):
+        for _ in range(epochs):
             yield from torch.randperm(count, generator=generator).split(self.batch_size)
 
 
@@ -130,6 +147,21 @@ def _training(module: nn.Module) -> nn.Module:
         if isinstance(layer, nn.modules.batchnorm._NormBase):
             layer.eval()
     return module
+
+
+def _mixtures(images: UInt8[Tensor, "n c h w"], count: int, generator: torch.Generator) -> Float[Tensor, "count c h w"]:
+    """Pairs of images drawn at random, mixed by shares drawn at random."""
+    one, other = torch.randint(len(images), (2, count), generator=generator)
+    shares = torch.rand(count, 1, 1, 1, generator=generator).to(images.device)
+    return torch.lerp(pixels(images[other]), pixels(images[one]), shares)
+
+
+def _on_mixtures(classifier: Classifier, module: nn.Module, mixed: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """The cross entropy of the changed network on mixtures to what the model as it came says of them."""
+    mixed = mixed.to(classifier.device)
+    with torch.no_grad():
+        told = classifier(mixed).softmax(1)
+    return nn.functional.cross_entropy(classifier.as_logits(_training(module)(classifier.normalize(mixed))), told)
 
 
 @torch.no_grad()
