@@ -20,7 +20,7 @@ from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.unused_outputs import EXPECTED_STEPS, to_ask, unused_named, unused_outputs
-from neural_cleanse.detection.verdict import MIN_LABELS, Decision, decide
+from neural_cleanse.detection.verdict import MIN_LABELS, Baseline, Decision, decide
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.inversion import Inversion
@@ -78,14 +78,10 @@ class PreparedScan:
 
     def decide(self, found: Sequence[Recovered]) -> Decision:
         """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
-        return self._decided(found, self.baseline_sizes)
+        return self.decide_over(None if self.baseline_sizes is None else Baseline(self.baseline_sizes), found)
 
-    def over_student(self, found: Sequence[Recovered], sizes: Mapping[LabelPair, float]) -> Decision:
-        """The verdict on sizes relative to a student's."""
-        return self._decided(found, sizes)
-
-    def _decided(self, found: Sequence[Recovered], baseline: Mapping[LabelPair, float] | None) -> Decision:
-        """With the outputs left out in its reason."""
+    def decide_over(self, baseline: Baseline | None, found: Sequence[Recovered]) -> Decision:
+        """The verdict on sizes relative to those of a baseline, or of students."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
         decision = decide(
             found,

@@ -9,7 +9,7 @@ from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
-from neural_cleanse.detection.students import Asked, ask, mean_sizes
+from neural_cleanse.detection.students import Asked, as_baseline, ask
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
@@ -57,8 +57,8 @@ def compare(
     """Where there is doubt, make students, search their labels, and decide by the sizes relative to theirs.
 
     One student settles what is clear; else up to MOST_STUDENTS are made, and the mean of their log sizes decides, which
-    varies less with the seed. The decision stays as it was where the sizes leave no doubt or the budget is spent; a
-    poor student leaves it too, unless few labels were flagged less than clearly.
+    varies less with the seed, against how far they differ. The decision stays as it was where the sizes leave no doubt
+    or the budget is spent; a poor student leaves it too, unless few labels were flagged less than clearly.
     """
     if not prepared.settings.student or not leaves_doubt(prepared, found, decision):
         return Compared(decision)
@@ -70,10 +70,12 @@ def compare(
     if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
         return Compared(_unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
+    baseline = as_baseline(students)
     record = students[0].record | {
         "decides": True,
         "students": len(students),
-        "sizes": {str(pair.target): size for pair, size in mean_sizes(students).items()},
+        "sizes": {str(pair.target): size for pair, size in baseline.sizes.items()},
+        "spread": baseline.prior.sd,
         "own_p_value": decision.p_value,
     }
     several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
@@ -114,7 +116,7 @@ def _hear(
         if one is None or lacking is not None:
             break
         students.append(one)
-        over = _settled(decision, prepared.over_student(found, mean_sizes(students)), prepared)
+        over = _settled(decision, prepared.decide_over(as_baseline(students), found), prepared)
         if _is_clear(over, prepared):
             break
     return _Heard(tuple(asked), tuple(students), over, lacking)

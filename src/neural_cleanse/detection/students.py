@@ -10,9 +10,10 @@ from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.means import geometric_mean
-from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
+from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE, over_several
 from neural_cleanse.detection.student import Student, StudentPlan
 from neural_cleanse.detection.teaching import Teaching, called, name_of
+from neural_cleanse.detection.verdict import Baseline
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
@@ -87,6 +88,8 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int)
     return Asked(student, theirs, {one.pair: one for one in searched}, plan)
 
 
-def mean_sizes(students: Sequence[Asked]) -> dict[LabelPair, float]:
-    """The geometric mean of the students' sizes, by label."""
-    return {pair: geometric_mean((one.sizes[pair] for one in students), SMALLEST_SIZE) for pair in students[0].sizes}
+def as_baseline(students: Sequence[Asked]) -> Baseline:
+    """The geometric mean of the students' sizes, by label, and how far they differ."""
+    sizes = [one.sizes for one in students]
+    means = {pair: geometric_mean((each[pair] for each in sizes), SMALLEST_SIZE) for pair in sizes[0]}
+    return Baseline(means, over_several([[each[pair] for pair in means] for each in sizes]))

@@ -28,6 +28,7 @@ from neural_cleanse.detection.statistics.outlier import (
     SCREEN_CLEAR_P,
     SCREEN_SHARE,
     OutlierTest,
+    Prior,
     anomaly_index,
     detection_limit,
     outlier_test,
@@ -60,25 +61,33 @@ class Decision:
         return tuple(sorted({pair.target for pair in self.flagged_pairs}))
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What sizes are held against: those of a clean model, or the mean of several, and how far clean ones differ."""
+
+    sizes: Mapping[LabelPair, float]
+    prior: Prior = OVER_BASELINE
+
+
 def decide(
     found: Sequence[Recovered],
     alpha: float,
     area: int,
     doubt: str | None,
     num_classes: int | None = None,
-    baseline: Mapping[LabelPair, float] | None = None,
+    baseline: Baseline | None = None,
     reference: frozenset[LabelPair] | None = None,
     share: float = 1.0,
 ) -> Decision:
     """The verdict on recovered triggers, for images of `area` pixels; `doubt` about the input forbids a verdict.
 
     `num_classes` is the number of the model's labels: one that was not searched is never called clean. Sizes are tested
-    relative to those in `baseline`, if given. `reference` are labels drawn at random to compare the others with, where
+    relative to those of `baseline`, if given. `reference` are labels drawn at random to compare the others with, where
     not all labels got the same steps. `share` is this test's of alpha: p-values are divided by it.
     """
     missing = (num_classes or len(found)) - len(found) + count(found, Outcome.NOT_SEARCHED)
     known = [(one.pair, one.size) for one in found if one.size is not None and one.outcome.has_size]
-    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline]
+    sized = [(pair, size) for pair, size in known if baseline is None or pair in baseline.sizes]
     enough = len(sized) if reference is None else sum(pair in reference for pair, _ in sized)
     if enough < (MIN_LABELS if baseline is None else MIN_LABELS_OVER_BASELINE):
         return _too_few(enough, num_classes or len(found), doubt)
@@ -123,12 +132,12 @@ def decide(
 
 
 def _usual_limit(
-    limit: float | None, sized: Sequence[tuple[LabelPair, float]], baseline: Mapping[LabelPair, float] | None
+    limit: float | None, sized: Sequence[tuple[LabelPair, float]], baseline: Baseline | None
 ) -> float | None:
     """The detection limit of a label of median size in the baseline; that of the smallest is in the result."""
     if limit is None or baseline is None:
         return limit
-    theirs = [baseline[pair] for pair, _ in sized]
+    theirs = [baseline.sizes[pair] for pair, _ in sized]
     return limit * statistics.median(theirs) / min(theirs)
 
 
@@ -179,7 +188,7 @@ def _clear(
 def _tested(
     sized: Sequence[tuple[LabelPair, float]],
     reference: frozenset[LabelPair] | None,
-    baseline: Mapping[LabelPair, float] | None,
+    baseline: Baseline | None,
     num_labels: int,
     level: float,
 ) -> OutlierTest:
@@ -202,11 +211,10 @@ def _of_share(share: float, test: OutlierTest) -> OutlierTest:
     return replace(test, p_value=over_share(test.p_value, share), p_values=p_values)
 
 
-def _against(
-    baseline: Mapping[LabelPair, float], sized: Sequence[tuple[LabelPair, float]], alpha: float
-) -> OutlierTest:
+def _against(baseline: Baseline, sized: Sequence[tuple[LabelPair, float]], alpha: float) -> OutlierTest:
     """The test of sizes relative to the baseline's; its limit in px is for the label that is smallest there."""
-    theirs = [baseline[pair] for pair, _ in sized]
-    test = outlier_test([size / other for (_, size), other in zip(sized, theirs, strict=True)], alpha, OVER_BASELINE)
+    theirs = [baseline.sizes[pair] for pair, _ in sized]
+    ratios = [size / other for (_, size), other in zip(sized, theirs, strict=True)]
+    test = outlier_test(ratios, alpha, baseline.prior)
     limit = None if test.detection_limit is None else test.detection_limit * min(theirs)
     return replace(test, detection_limit=limit)

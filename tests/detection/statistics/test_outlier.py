@@ -13,9 +13,11 @@ from neural_cleanse.detection.statistics import outlier
 from neural_cleanse.detection.statistics.outlier import (
     INDEX_THRESHOLD,
     MAD_TO_SIGMA,
+    OVER_BASELINE,
     Floats,
     anomaly_index,
     detection_limit,
+    over_several,
 )
 from neural_cleanse.distributions import binomial_sf
 
@@ -158,3 +160,40 @@ def test_detection_limit_is_where_one_more_label_is_flagged(n: int, k: int) -> N
 def test_no_detection_limit_without_a_yardstick() -> None:
     assert detection_limit([1.0, 50.0], [0], 0.05) is None
     assert detection_limit([1.0, 50.0, 50.0], [0], 0.05) is None
+
+
+def ratios_and_prior(
+    generator: np.random.Generator, noise: float, *, factor: float = 1.0, shift: float = 0.0, count: int = 3
+) -> tuple[Floats, outlier.Prior]:
+    """Sizes of a suspect over the mean of students of the same classes, label 0 smaller by `shift` in the suspect."""
+    classes = generator.normal(4, 0.4, size=10)
+    students = classes + noise * generator.normal(size=(count, 10)) + generator.normal(size=(count, 1))
+    suspect = classes + factor * noise * generator.normal(size=10) - shift * (np.arange(10) == 0)
+    return np.exp(suspect - students.mean(axis=0)), over_several(np.exp(students).tolist())
+
+
+def flagged_share(noise: float, *, factor: float = 1.0, shift: float = 0.0, own: bool = True) -> float:
+    """How often label 0 or another is flagged at 5 %; `own` False: without what the students tell of the spread."""
+    generator, hits = np.random.default_rng(7), 0
+    for _ in range(600):
+        ratios, prior = ratios_and_prior(generator, noise, factor=factor, shift=shift)
+        hits += bool(outlier.outlier_test(ratios, 0.05, prior if own else OVER_BASELINE).flagged)
+    return hits / 600
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.1, 0.25])
+def test_several_students_tell_how_far_a_clean_model_may_lie_from_them(noise: float) -> None:
+    """At most alpha for a suspect that varies as they do, under three times alpha for one that varies by half more."""
+    assert flagged_share(noise) <= 0.065
+    assert flagged_share(noise, factor=1.5) <= 0.15
+
+
+def test_what_students_tell_of_the_spread_finds_more() -> None:
+    assert flagged_share(0.05, shift=0.45) > flagged_share(0.05, shift=0.45, own=False)
+    assert flagged_share(0.25) < flagged_share(0.25, own=False), "and it flags less where networks differ much"
+
+
+def test_the_scale_of_each_baseline_does_not_matter_and_one_alone_tells_nothing() -> None:
+    sizes = np.random.default_rng(1).uniform(10, 90, size=(3, 10))
+    assert over_several((sizes * [[1.0], [7.0], [0.2]]).tolist()).sd == pytest.approx(over_several(sizes.tolist()).sd)
+    assert over_several(sizes[:1].tolist()) == OVER_BASELINE == over_several([[3.0], [4.0]])

@@ -78,6 +78,7 @@ LABELS = Prior(0.22, 4, 6)  # sizes in px, over the labels of one model: see abo
 # Sizes over a baseline's: .07 to .12 between seeds on MNIST and Fashion-MNIST, .10 to .17 over a student's. It is the
 # seed's spread and not the classes', so that it serves two labels as well.
 OVER_BASELINE = Prior(0.12, 4, 2)
+DOF_OF_ANOTHER = 4  # what each baseline beyond the first tells of the spread, in degrees of freedom
 # Shifts in feature space: .08 to .19 over the labels of clean networks on MNIST and Fashion-MNIST.
 FEATURES = Prior(0.16, 4, 6)
 
@@ -123,6 +124,27 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
         detection_limit=detection_limit(sizes, flagged, alpha, prior),
         tail_holds=tail_holds,
         tail_p_value=tail_p_value,
+    )
+
+
+def over_several(baselines: Sequence[Sequence[float]]) -> Prior:
+    """The prior of sizes over the geometric mean of k baselines: what those differ by among themselves counts too.
+
+    A row a baseline, a column a label. With log sizes that vary by s about the baselines' means, and each row's mean
+    taken out, one more network over the mean of k varies by s sqrt(1 + 1/k), if it was made as they were. A suspect was
+    not: clean ones vary by up to 1.5 times as much (fashion_mnist-depthwise), so that each further baseline counts as
+    fewer degrees of freedom than it has. OVER_BASELINE for a single one.
+    """
+    logs = np.array([log_sizes(row) for row in baselines])
+    count, labels = logs.shape
+    if count < 2 or labels < 2:
+        return OVER_BASELINE
+    centred = logs - logs.mean(axis=1, keepdims=True)
+    centred -= centred.mean(axis=0)
+    variance = float((centred**2).sum()) / ((count - 1) * (labels - 1))
+    dof, known = (count - 1) * min(DOF_OF_ANOTHER, labels - 1), OVER_BASELINE.dof
+    return Prior(
+        OVER_BASELINE.moderated(variance * (1 + 1 / count), dof, known), dof + known, OVER_BASELINE.labels_from
     )
 
 
