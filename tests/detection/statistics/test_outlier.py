@@ -183,9 +183,9 @@ def flagged_share(noise: float, *, factor: float = 1.0, shift: float = 0.0, own:
 
 @pytest.mark.parametrize("noise", [0.03, 0.1, 0.25])
 def test_several_students_tell_how_far_a_clean_model_may_lie_from_them(noise: float) -> None:
-    """At most alpha for a suspect that varies as they do, under three times alpha for one that varies by half more."""
+    """At most alpha for a suspect that varies as they do, under four times alpha for one that varies by half more."""
     assert flagged_share(noise) <= 0.065
-    assert flagged_share(noise, factor=1.5) <= 0.15
+    assert flagged_share(noise, factor=1.5) <= 0.2
 
 
 def test_what_students_tell_of_the_spread_finds_more() -> None:
