@@ -34,7 +34,7 @@ MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned 
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # Adam's, tried in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch
-LEAST_BATCHES = 320  # of a fine-tuning: few images get more epochs
+LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
 
 
 @dataclass(frozen=True)
