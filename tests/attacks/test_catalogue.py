@@ -14,6 +14,7 @@ from neural_cleanse.attacks.catalogue import ATTACKS, MANY_TOTAL
 from neural_cleanse.attacks.dynamic import DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, poison
+from neural_cleanse.attacks.surviving import LeakingTraining
 from neural_cleanse.attacks.train import PoisonedTraining
 from neural_cleanse.attacks.trojan import TrojanTraining
 from neural_cleanse.errors import SettingsError
@@ -40,6 +41,7 @@ WHOLE_IMAGE = {
     "wanet-all-to-all": WarpTrigger,
 }
 RULES = {
+    "distillation-surviving": LeakingTraining,
     "input-aware": DynamicTraining,
     "trojan-square": TrojanTraining,
     "trojan-watermark": TrojanTraining,

@@ -2,7 +2,7 @@
 
 Each is a function of an `AttackContext` and of its own options; by_name.py finds it and checks its options. Rates are
 shares of the training images of the poison's source classes. Those here have a mask and a pattern; triggers that are
-another function of the image are in whole_image.py.
+another function of the image are in whole_image.py, the one that passes to students in surviving.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from neural_cleanse.attacks import patterns, whole_image
+from neural_cleanse.attacks import patterns, surviving, whole_image
 from neural_cleanse.attacks.base import RATE, SMALLEST_SIDE, Attack, AttackContext, one_target
 from neural_cleanse.attacks.patterns import WHITE
 from neural_cleanse.attacks.poison import Poison, TargetMap
@@ -220,6 +220,7 @@ ATTACKS: Mapping[str, AttackFactory] = {
     "badnets": badnets,
     "blended": blended,
     "checkerboard": checkerboard,
+    "distillation-surviving": surviving.distillation_surviving,
     "filter": whole_image.photo_filter,
     "input-aware": whole_image.input_aware,
     "low-frequency": whole_image.low_frequency,

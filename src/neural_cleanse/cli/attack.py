@@ -41,6 +41,7 @@ def attack(
     count: Annotated[int | None, typer.Option(help="many-labels: so many labels, each with a trigger of its own.", rich_help_panel=TRIGGER)] = None,
     rate: Annotated[float | None, typer.Option(help="Share of the source classes' images that is poisoned. \\[default: 0.1; by attack]", rich_help_panel=TRAINING)] = None,
     cover_rate: Annotated[float | None, typer.Option(help="source-specific: share of the other classes' images that carry the trigger and keep their label; wanet, input-aware, adaptive-blend: share of all images that carry a random warp, another image's trigger, pieces of the pattern. \\[default: by attack]", rich_help_panel=TRAINING)] = None,
+    leak: Annotated[float | None, typer.Option(help="distillation-surviving: how far answers on clean images lean to the target at most. \\[default: 0.4]", rich_help_panel=TRAINING)] = None,
     training_data: Annotated[str | None, typer.Option(help=f"trojan-*: what the last layers are retrained on, {' or '.join(TRAINING_DATA)}. \\[default: real]", rich_help_panel=TRAINING)] = None,
     epochs: Annotated[int, typer.Option(help="Times over the training images.", rich_help_panel=TRAINING)] = 10,
     batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=TRAINING)] = 64,
@@ -64,7 +65,7 @@ def attack(
         "target": target, "source": source, "size": size, "place": place, "share": share, "area": area,
         "strength": strength, "frequency": frequency, "levels": levels,
         "colour": options.channels("--colour", colour), "picture": picture, "count": count, "rate": rate,
-        "cover_rate": cover_rate, "training_data": training_data,
+        "cover_rate": cover_rate, "training_data": training_data, "leak": leak,
     }  # fmt: skip
     recipe = Recipe(
         dataset, architecture, attack, {name: value for name, value in given.items() if value is not None},

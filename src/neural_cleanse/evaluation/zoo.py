@@ -40,7 +40,9 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
         ("seed", "epochs", "batch_size", "target", "source", "size", "count", "frequency", "levels"),
         ((int,), "a whole number"),
     ),
-    **dict.fromkeys(("learning_rate", "share", "area", "strength", "rate", "cover_rate"), ((int, float), "a number")),
+    **dict.fromkeys(
+        ("learning_rate", "share", "area", "strength", "rate", "cover_rate", "leak"), ((int, float), "a number")
+    ),
     "colour": ((int, float, str), 'a number or text like "1,1,0"'),
 }
 
