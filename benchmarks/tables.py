@@ -66,17 +66,13 @@ def compare() -> str:
 
 
 def steps() -> str:
-    """The suspect against the others after so many steps."""
-    lines = [
-        "| model | steps | passes a label | smallest label | its size, px | median, px | sd of the others' logs | t |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {row['model']} | {step['steps']} | {step['passes_a_label']:,} | {step['smallest_label']} "
-        f"| {step['smallest_px']:.1f} | {step['median_px']:.1f} | {step['sd_of_log_sizes_of_others']:.2f} | {step['t']} |"
-        for row in rows("steps")
-        for step in row["rows"]
-    ]
+    """The smallest label against the others, one line a model, one column a number of steps."""
+    found = rows("steps")
+    columns = [f"{step['steps']} steps" for step in found[0]["rows"]] if found else []
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row in found:
+        cells = [f"{step['smallest_px']:.1f} / {step['median_px']:.1f}, t {step['t']:.1f}" for step in row["rows"]]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
