@@ -184,13 +184,15 @@ def few(found: Sequence[Row]) -> str:
     return Table("", columns, lines, frozenset({"images", "models", "repaired"})).markdown()
 
 
+def alone(row: Row) -> bool:
+    """Whether nothing but the repair was tried, with a number of images: it stands in the table of few images."""
+    return list(row["arms"]) == ["repair"] and not row["budget"].endswith("training images")
+
+
 def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
     found = rows()
-    of_few = {
-        id(row) for row in found if list(row["arms"]) == ["repair"] and not row["budget"].endswith("training images")
-    }
-    compared = [row for row in found if id(row) not in of_few]  # the others stand in the table of few images alone
+    compared = [row for row in found if not alone(row)]
     tables = {"success": asr_table, "accuracy": drop_table, "filter": guard_table}
     places = {name: table(compared) for name, table in tables.items()}
     places |= {"targets": targets(found), "few": few(found), "triggers": no_patch()}
