@@ -48,9 +48,7 @@ def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
         if test.kind not in (Kind.FEATURE, Kind.FEATURE_PAIRS) or not test.flagged:
             continue
         others = [
-            row.size
-            for row in rows_of(result, test.kind)
-            if row.size is not None and LabelPair(row.target, row.source) not in test.flagged
+            row.size for row in rows_of(result, test.kind) if row.size is not None and row.pair not in test.flagged
         ]
         if others:
             found |= dict.fromkeys((pair for pair in test.flagged if pair not in by_patch), statistics.median(others))
