@@ -337,7 +337,7 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
     assert ran.returncode == 3 and ran.stderr == ""
 
 
-def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
+def test_a_model_is_no_baseline_of_itself(demo_files: Path, tmp_path: Path) -> None:
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
     assert (
         run(

@@ -60,7 +60,7 @@ def test_a_detection_limit_under_a_hundredth_of_the_image_is_inconclusive() -> N
     assert decision.verdict is Verdict.INCONCLUSIVE and "would have been" in decision.reason
 
 
-def test_labels_without_a_trigger_stay_out_of_the_yardstick_and_are_counted() -> None:
+def test_labels_without_a_trigger_stay_out_of_the_reference_and_are_counted() -> None:
     few = decide(recovered([*usual(50), None, None]), 0.01, AREA, None)
     assert few.verdict is Verdict.CLEAN and "2 without a trigger that works" in few.reason
     assert LabelPair(50) not in few.p_values
@@ -75,7 +75,7 @@ def test_with_few_labels_none_may_lack_a_trigger() -> None:
     assert decide(recovered([*usual(9), 9.0, None]), 0.01, AREA, None).flagged == (9,)
 
 
-def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_yardstick() -> None:
+def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_reference() -> None:
     found = recovered([*usual(70), *[None] * 30])
     reference = frozenset(LabelPair(target) for target in range(70))
     outside = decide(found, 0.01, AREA, None, reference=reference)
@@ -84,7 +84,7 @@ def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_yardstick
     assert within.verdict is Verdict.INCONCLUSIVE
 
 
-def test_an_accusation_says_that_labels_were_left_out() -> None:
+def test_a_flag_says_that_labels_were_left_out() -> None:
     decision = decide(recovered([*usual(9), 9.0]), 0.01, AREA, None, num_classes=12)
     assert decision.verdict is Verdict.INFECTED
     assert "2 of the model's labels were not searched" in decision.reason
@@ -124,7 +124,7 @@ BASELINE = {LabelPair(label): size for label, size in enumerate(NATURAL)}
 ANOTHER_SEED = [size * (wobble / 100) ** 0.5 for size, wobble in zip(NATURAL, usual(10, seed=2), strict=True)]
 
 
-def test_a_clean_twin_takes_away_what_belongs_to_the_classes() -> None:
+def test_a_baseline_takes_away_what_belongs_to_the_classes() -> None:
     same = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE)
     assert same.verdict is Verdict.CLEAN and same.p_value is not None and same.p_value > 0.2
     small = [size * (0.4 if label == 5 else 1.0) for label, size in enumerate(ANOTHER_SEED)]
@@ -132,7 +132,7 @@ def test_a_clean_twin_takes_away_what_belongs_to_the_classes() -> None:
     assert decide(recovered(small), 0.01, AREA, None).flagged != (5,)
 
 
-def test_a_limit_over_a_twin_holds_for_every_label() -> None:
+def test_a_limit_over_a_baseline_holds_for_every_label() -> None:
     limit = decide(recovered(ANOTHER_SEED), 0.01, AREA, None, baseline=BASELINE).detection_limit
     assert limit is not None and 0 < limit < 40
     for label in range(10):
@@ -141,7 +141,7 @@ def test_a_limit_over_a_twin_holds_for_every_label() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_a_twin_serves_models_with_few_labels(count: int) -> None:
+def test_a_baseline_serves_models_with_few_labels(count: int) -> None:
     baseline_sizes = {LabelPair(label): 100.0 + 10 * label for label in range(count)}
     same = [101.0, 113.0, 118.0, 131.0][:count]
     assert decide(recovered(same), 0.01, AREA, None, baseline=baseline_sizes).verdict is Verdict.CLEAN
@@ -150,20 +150,20 @@ def test_a_twin_serves_models_with_few_labels(count: int) -> None:
     assert decide(recovered([20.0, *same[1:]])[:2], 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
 
 
-def test_labels_that_the_twin_lacks_are_left_out() -> None:
+def test_labels_that_the_baseline_lacks_are_left_out() -> None:
     baseline_sizes = {LabelPair(1): 100.0}
     judged = decide(recovered([100.0, 10.0, 90.0, 110.0]), 0.01, AREA, None, baseline=baseline_sizes)
     assert judged.verdict is Verdict.INCONCLUSIVE
 
 
-def test_a_label_that_only_the_twin_lacks_forbids_clean() -> None:
+def test_a_label_that_only_the_baseline_lacks_forbids_clean() -> None:
     baseline_sizes = {pair: size for pair, size in BASELINE.items() if pair.target != 7}
     small = [10.0 if label == 7 else size for label, size in enumerate(ANOTHER_SEED)]
     judged = decide(recovered(small), 0.01, AREA, None, baseline=baseline_sizes)
     assert judged.verdict is Verdict.INCONCLUSIVE and "label 7" in judged.reason
 
 
-def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
+def test_screening_flags_at_a_tenth_of_alpha_only() -> None:
     screened = Outcome.SCREENED
     clear = decide(recovered([*usual(9), 25.0], screened), 0.01, AREA, None)
     assert clear.verdict is Verdict.INFECTED and clear.flagged == (9,) and "screening" in clear.reason
@@ -175,7 +175,7 @@ def test_a_short_look_accuses_at_a_tenth_of_alpha_only() -> None:
     assert decide(recovered([*usual(9), 46.0]), 0.01, AREA, None).flagged == (9,)
 
 
-def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -> None:
+def test_screening_flags_no_label_that_is_nearly_as_large_as_the_others() -> None:
     """Sizes are alike after screening: a clean label was .62 of the median at p = 1e-4, and usual in the end."""
     sizes = [float(size) for size in 200 * np.exp(0.05 * np.random.default_rng(0).normal(size=39))]
     look = decide(recovered([*sizes, 110.0], Outcome.SCREENED), 0.01, AREA, None)
@@ -183,7 +183,7 @@ def test_a_short_look_accuses_no_label_that_is_nearly_as_large_as_the_others() -
     assert decide(recovered([*sizes, 70.0], Outcome.SCREENED), 0.01, AREA, None).flagged == (39,)
 
 
-def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_one_has_no_size() -> None:
+def test_screening_flags_none_among_many_labels_and_clears_none_while_one_has_no_size() -> None:
     """Above 40 labels the tail of the others decides, which is not known after screening."""
     sizes = usual(50)
     assert decide(recovered([*sizes, 10.0]), 0.01, AREA, None).flagged == (50,)
@@ -193,7 +193,7 @@ def test_a_short_look_accuses_nobody_among_many_labels_and_acquits_nobody_while_
     assert unsized.verdict is Verdict.INCONCLUSIVE and "1 label has no trigger that works yet" in unsized.reason
 
 
-def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> None:
+def test_screening_flags_none_where_one_of_its_labels_is_unclear() -> None:
     """Else all steps would have flagged one more."""
     sizes = [*usual(9), 5.0, 46.0]
     whole = decide(recovered(sizes), 0.01, AREA, None)
@@ -201,7 +201,7 @@ def test_a_short_look_accuses_nobody_where_one_of_its_labels_is_unclear() -> Non
     assert decide(recovered(sizes, Outcome.SCREENED), 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
 
 
-def test_a_short_look_acquits_only_where_nothing_is_near() -> None:
+def test_screening_clears_only_where_nothing_is_near() -> None:
     screened = Outcome.SCREENED
     clear = decide(recovered(usual(10), screened), 0.01, AREA, None)
     assert clear.verdict is Verdict.CLEAN and clear.p_value is not None and clear.p_value >= 0.2
@@ -212,13 +212,13 @@ def test_a_short_look_acquits_only_where_nothing_is_near() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.3, 3.5])
-def test_a_short_look_acquits_nobody_whose_sizes_are_strange(factor: float) -> None:
+def test_screening_clears_none_whose_sizes_are_strange(factor: float) -> None:
     """Small all over: a trigger in every label. Large all over: the search has hardly begun."""
     sizes = [factor * size for size in usual(10)]
     assert decide(recovered(sizes, Outcome.SCREENED), 0.01, AREA, None).verdict is Verdict.INCONCLUSIVE
 
 
-def test_the_limit_of_a_look_is_where_it_would_have_searched_on() -> None:
+def test_the_limit_of_screening_is_where_it_would_have_searched_on() -> None:
     sizes = usual(10)
     limit = decide(recovered(sizes, Outcome.SCREENED), 0.01, AREA, None).detection_limit
     assert limit is not None
@@ -226,7 +226,7 @@ def test_the_limit_of_a_look_is_where_it_would_have_searched_on() -> None:
         assert decide(recovered([*sizes, size], Outcome.SCREENED), 0.01, AREA, None).verdict is verdict
 
 
-def test_the_papers_rule_is_of_raw_sizes_over_a_twin_too() -> None:
+def test_the_papers_rule_is_of_raw_sizes_over_a_baseline_too() -> None:
     sizes, baseline_sizes = [*usual(9), 9.0], {LabelPair(target): 100.0 for target in range(10)} | {LabelPair(2): 20.0}
     over = decide(recovered(sizes), 0.01, AREA, None, baseline=baseline_sizes)
     assert over.paper_rule == decide(recovered(sizes), 0.01, AREA, None).paper_rule

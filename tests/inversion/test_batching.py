@@ -42,7 +42,7 @@ def values(found: Sequence[Recovered]) -> list[tuple[object, ...]]:
     return rows
 
 
-def test_a_small_room_finds_what_a_large_one_finds(infected: Classifier, images: ScanImages) -> None:
+def test_a_small_batch_finds_what_a_large_one_finds(infected: Classifier, images: ScanImages) -> None:
     large = list(BatchScheduler(infected, images, BatchLimit(128), lambda _: True)(SHORT, PAIRS))
     small = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(SHORT, PAIRS))
     assert values(large) == values(small)
