@@ -287,7 +287,7 @@ def test_an_interrupted_scan_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", interrupt)
+    monkeypatch.setattr("neural_cleanse.detection.scan.scan", interrupt)
     ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
     assert ran.code == 130
     assert list(tmp_path.iterdir()) == []

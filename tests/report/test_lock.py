@@ -94,7 +94,7 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
         write(result, to)
         truncated("written")
 
-    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", scan)
+    monkeypatch.setattr("neural_cleanse.detection.scan.scan", scan)
     monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
     ran = run(
         "scan",

@@ -160,5 +160,5 @@ def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
         raise OutputError(f"Nothing can be written into {output.parent}.")
     if pages.resolve() == output.resolve():
         raise OutputError(
-            f"The report cannot lie where the model does, at {output}.", cure="Name a --report output_dir."
+            f"The report cannot lie where the model does, at {output}.", cure="Name a directory with --report."
         )

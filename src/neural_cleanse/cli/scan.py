@@ -92,9 +92,10 @@ def scan(
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded, scanning
     from neural_cleanse.cli.batch.models import is_batch
-    from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
-    from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed
+    from neural_cleanse.cli.batch.run import BatchOutput, EngineOptions, scan_batch
+    from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed, run_info_of
     from neural_cleanse.cli.progress import watching
+    from neural_cleanse.detection.scan import scan as run_scan
     from neural_cleanse.detection.settings import ScanSettings
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
@@ -110,10 +111,8 @@ def scan(
     if is_batch(model):
         if log_json or documents:
             raise SettingsError("--log-json and --format need a single model.", cure="Give one, or read summary.json.")
-        scan_batch(
-            model, data, inputs, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
-            fail_on=fail_on, quiet=quiet,
-        )  # fmt: skip
+        answer = BatchOutput(output, overwrite, as_json, fail_on, quiet)
+        scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
     where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
@@ -122,9 +121,9 @@ def scan(
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
-                result = scanning.scan_with_progress(
-                    loaded, images, settings, where, sink, baseline=baseline_scan, notes=notes, checkpoint=checkpoint,
-                    engine=spread.for_one(where.type),
+                result = run_scan(
+                    loaded.classifier.to(where), images, settings, run_info=run_info_of(loaded, notes),
+                    baseline=baseline_scan, checkpoint=checkpoint, engine=spread.for_one(where.type), progress=sink,
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise scanning.interrupted(checkpoint) from interrupt
