@@ -2,46 +2,15 @@
 
 import contextlib
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.cli import exit_codes, formats, options, streams
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.errors import SettingsError
-
-
-class Preset(StrEnum):
-    """Names of the presets."""
-
-    default = "default"
-    reference = "reference"
-
-
-class Plan(StrEnum):
-    """Names of the search plans."""
-
-    auto = "auto"
-    full = "full"
-    sequential = "sequential"
-    low_cost = "low-cost"
-    adaptive = "adaptive"
-
-
-class PrecisionName(StrEnum):
-    """Names of the precisions."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Loss(StrEnum):
-    """Names of the losses."""
-
-    ce = "ce"
-    swapped = "swapped"
 
 
 @options.takes_inputs("features")
@@ -56,11 +25,11 @@ def scan(
     overwrite: options.Overwrite = False,
     samples: options.Samples = 1000,
     like: Annotated[Path | None, typer.Option(help="Earlier scan (its --output). Network, normalisation, resizing and images are taken from it where they are not typed here.", rich_help_panel=options.INPUTS)] = None,
-    preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.default,
-    loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = Loss.ce,
+    preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.DEFAULT,
+    loss: Annotated[LossName, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = LossName.CE,
     restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the smallest trigger counts. \\[default: 4; reference: 1]", rich_help_panel=options.SEARCH)] = None,
     student: Annotated[bool, typer.Option(help="Where the sizes leave doubt, compare them with those of a student network trained on the model's answers.", rich_help_panel=options.SEARCH)] = True,
-    plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.auto,
+    plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.AUTO,
     patches_only: Annotated[bool, typer.Option("--patches-only", help="Look for patches only, not for feature-space, one-class or all-to-all triggers: a third of the work.", rich_help_panel=options.SEARCH)] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Search pairs of labels with all steps, where the default takes a few: smaller one-class triggers, about twice the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
@@ -70,7 +39,7 @@ def scan(
     max_passes: Annotated[int | None, typer.Option(min=1, help="Limit on image passes through the model.", rich_help_panel=options.SCALE)] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit of the process, for example 2G. \\[default: what is free]", rich_help_panel=options.SCALE)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images per forward pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.SCALE)] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Precision of the model in the search; reported figures are measured in fp32.", rich_help_panel=options.SCALE)] = PrecisionName.fp32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the model in the search; reported figures are measured in fp32.", rich_help_panel=options.SCALE)] = Precision.FP32,
     workers: options.Workers = None,
     engine: options.EngineChoice = None,
     address: options.Address = None,
