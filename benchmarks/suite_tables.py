@@ -77,7 +77,7 @@ def errors(rows: Sequence[Row]) -> str:
         said = f"{row['verdict']} {', '.join(map(str, row['flagged']))}".strip()
         p = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
         lines.append(f"- `{row['model']}` ({labels if targets else 'clean'}): {said}{p}")
-    return "Wrong:\n\n" + "\n".join(lines) if lines else "No error."
+    return "Missed, open or wrong:\n\n" + "\n".join(lines) if lines else "No error."
 
 
 def calibrated(rows: Sequence[Row]) -> str:
