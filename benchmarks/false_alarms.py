@@ -79,12 +79,13 @@ def markdown(rows: list[Row]) -> str:
 
     Of our rule the default level alone: the others are in the file of rows.
     """
-    columns = " | ".join(f"{labels:,}" for labels in NUM_LABELS)
-    lines = [f"| sizes | rule | {columns} |", "|---|---|" + "--:|" * len(NUM_LABELS)]
+    shown = NUM_LABELS[1:]  # of two labels no rule flags any
+    columns = " | ".join(f"{labels:,}" for labels in shown)
+    lines = [f"| sizes | rule | {columns} |", "|---|---|" + "--:|" * len(shown)]
     rules = {None: "paper", ALPHAS[0]: "ours"}
     for shape in SHAPES:
         for alpha, rule in rules.items():
-            cells = [_cell(row) for row in rows if (row.shape, row.alpha) == (shape, alpha)]
+            cells = [_cell(row) for row in rows if (row.shape, row.alpha) == (shape, alpha) and row.labels in shown]
             lines.append(f"| {shape} | {rule} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

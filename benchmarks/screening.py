@@ -117,9 +117,7 @@ def main() -> None:
         assert different.labels is not None
         sampled = different.take(balanced(different.labels, IMAGES, SEED))
         classifier = loaded.classifier
-        slots = BatchScheduler(
-            classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES), lambda _: True
-        )
+        slots = BatchScheduler(classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES))
         pairs = [LabelPair(target) for target in range(classifier.num_classes)]
         inversion = preset("default")
         sizes = {}

@@ -77,7 +77,7 @@ def search_shifts(
             inversion = replace(inversion, choose_asr=CHOOSE_ASR)
         wanted = batch_images(classifier.device, inversion, len(pairs))
         limit = fit_to_memory(space.classifier, inversion, wanted)
-        found += list(BatchScheduler(space.classifier, space.images, limit, lambda _: True)(inversion, pairs))
+        found += list(BatchScheduler(space.classifier, space.images, limit)(inversion, pairs))
     place = Place(space.cut, space.spread, space.least)
     return tuple(
         Backdoor(one.pair, one.trigger, naturals[one.pair], place)
