@@ -12,7 +12,9 @@ finalists are chosen. `--page` writes the tables of docs/evaluation.md from the 
 
 import argparse
 import json
+import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,43 +80,36 @@ def row(case: Case, budget: int) -> dict[str, Any]:
 
 
 def tables(rows: Path) -> str:
-    """How many planted pairs were found and how many clean models flagged; then every model."""
+    """One line a data set, kind of model and budget: how many planted pairs were found, how many models flagged."""
     done = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    done.sort(key=lambda one: (one["budget"], not one["planted"], one["model"]))
-    groups = {
-        (one["dataset"], "weak" if one["weak"] else "planted" if one["planted"] else "clean", one["budget"]): None
-        for one in done
-    }
-    counts = []
-    for dataset, kind, budget in groups:
-        mine = [
-            one
-            for one in done
-            if (one["dataset"], one["budget"]) == (dataset, budget)
-            and kind == ("weak" if one["weak"] else "planted" if one["planted"] else "clean")
-        ]
-        exact = sum(bool(one["planted"]) and one["flagged_pairs"] == one["planted"] for one in mine)
-        flagged = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in mine)
-        says = ", ".join(
-            f"{sum(one['verdict'] == v for one in mine)} {v}" for v in ("infected", "clean", "inconclusive")
-        )
-        found = "" if kind == "clean" else f"{exact} of {len(mine)}"
-        counts.append([dataset, kind, f"{budget:,}", found, f"{flagged} of {len(mine)}", says])
-    every = [
-        [
-            one["model"],
-            ", ".join(f"{source} to {target}" for source, target in one["planted"]) or "nothing",
-            ", ".join(f"{source} to {target}" for source, target in one["flagged_pairs"]) or "no pair",
-            f"{one['p_value']:.2g}",
-            "{source} to {target}, {size:.1f} px".format(**one["nearest"][0]),
-            f"{one['pair_passes']:,}",
-            f"{one['cpu_s']:.0f}",
-        ]
-        for one in done
+    groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
+    for one in done:
+        kind = "weak" if one["weak"] else "planted" if one["planted"] else "clean"
+        groups.setdefault((one["budget"], kind, one["dataset"]), []).append(one)
+    columns = ("data", "models", "budget a label", "pair found", "flagged", "verdicts", "p", "passes of pairs", "CPU s")
+    lines = [
+        [dataset, kind, f"{budget:,}", *_cells(groups[budget, kind, dataset])]
+        for budget, kind, dataset in sorted(groups)
     ]
-    summary = Table("", ("data", "models", "budget a label", "pair found", "flagged", "verdicts"), counts)
-    names = ("model", "planted", "flagged", "p", "smallest p of a pair", "passes of pairs", "CPU s, whole scan")
-    return f"{summary.markdown()}\n{Table('', names, every, frozenset(names[3:4] + names[5:])).markdown()}"
+    return Table("", columns, lines, frozenset(columns[6:])).markdown()
+
+
+def _cells(group: Sequence[dict[str, Any]]) -> list[str]:
+    exact = sum(one["flagged_pairs"] == one["planted"] for one in group)
+    flagged = sum(bool(one["flagged_pairs"] or one["flagged_labels"]) for one in group)
+    verdicts = ", ".join(f"{count} {name}" for name, count in Counter(one["verdict"] for one in group).items())
+    return [
+        f"{exact} of {len(group)}" if group[0]["planted"] else "",
+        f"{flagged} of {len(group)}",
+        verdicts,
+        _range([f"{one['p_value']:.2g}" for one in sorted(group, key=lambda one: one["p_value"])]),
+        f"{statistics.median(one['pair_passes'] for one in group):,.0f}",
+        f"{statistics.median(one['cpu_s'] for one in group):.0f}",
+    ]
+
+
+def _range(values: Sequence[str]) -> str:
+    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def page(text: str, rows: Path) -> str:

@@ -132,7 +132,7 @@ def compare(bench: OpenedCase) -> dict[str, Any]:
 
     began = time.perf_counter()
     pairs = [LabelPair(label) for label in labels]
-    slots = BatchScheduler(bench.classifier, bench.images, BatchLimit(BATCH_IMAGES["cpu"]), lambda _: True)
+    slots = BatchScheduler(bench.classifier, bench.images, BatchLimit(BATCH_IMAGES["cpu"]))
     reference = list(slots(preset("reference"), pairs))
     reference_s = time.perf_counter() - began
     reference.sort(key=lambda r: r.pair)

@@ -29,6 +29,8 @@ ARMS = (
     "pruning, features",
 )
 
+OUR_NETWORKS = ("mnist_cnn", "gtsrb_cnn_half")
+
 Row = dict[str, Any]
 
 
@@ -51,22 +53,36 @@ def no_patch() -> str:
     return Table("", columns, lines).markdown()
 
 
+def images(row: Row) -> str:
+    """How many the repair was given."""
+    share, _, rest = str(row["budget"]).partition(" ")
+    return f"{float(share):.0%}" if rest.endswith("training images") else share
+
+
+def data(row: Row) -> str:
+    """The data set; of models that others published with their network."""
+    published = "" if row["architecture"] in OUR_NETWORKS else f" ({row['architecture']})"
+    return f"{row['dataset']}{published}"
+
+
 def kind(row: Row) -> tuple[str, str, str]:
     """Rows that share a line of a table."""
-    return row["budget"], f"{row['dataset']}, {row['architecture']}", row["attack"]
+    return images(row), data(row), row["attack"]
 
 
-def grouped(found: Sequence[Row]) -> list[tuple[tuple[str, str, str], list[Row]]]:
+def grouped(
+    found: Sequence[Row], key: Callable[[Row], tuple[str, ...]] = kind
+) -> list[tuple[tuple[str, ...], list[Row]]]:
     """Rows by kind, in the order of the kinds."""
-    return [(name, [row for row in found if kind(row) == name]) for name in sorted({kind(row) for row in found})]
+    return [(name, [row for row in found if key(row) == name]) for name in sorted({key(row) for row in found})]
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median and worst, in per cent or points."""
+    """Median and, in brackets, worst, in per cent or points."""
     if not values:
         return "–"
     middle, worst = 100 * statistics.median(values), 100 * max(values)
-    return f"{middle:.{digits}f} / {worst:.{digits}f}" if len(values) > 1 else f"{middle:.{digits}f}"
+    return f"{middle:.{digits}f} ({worst:.{digits}f})" if len(values) > 1 else f"{middle:.{digits}f}"
 
 
 def asr_after(row: Row, arm: str) -> float | None:
@@ -96,17 +112,21 @@ def asr_table(found: Sequence[Row]) -> str:
         cells = [spread(known(group, partial(asr_after, arm=arm))) for arm in ARMS]
         before = spread([min(row["before"]["asr"]) for row in group])
         lines.append((where, attack, budget, str(len(group)), before, *cells))
-    columns = ("network", "attack", "images", "models", "before", *ARMS)
+    columns = ("data", "attack", "images", "models", "before", *ARMS)
     return Table("", columns, lines, frozenset({"models"})).markdown()
 
 
 def drop_table(found: Sequence[Row]) -> str:
-    """Points of clean accuracy that every arm costs; a negative number is a gain."""
+    """Points of clean accuracy that every arm costs, over all attacks; a negative number is a gain."""
     lines = []
-    for (budget, where, attack), group in grouped(found):
+    for (budget, where, which), group in grouped(found, lambda row: (images(row), data(row), _infected(row))):
         cells = [spread(known(group, partial(drop, arm=arm)), 2) for arm in ARMS]
-        lines.append((where, attack, budget, str(len(group)), *cells))
-    return Table("", ("network", "attack", "images", "models", *ARMS), lines, frozenset({"models"})).markdown()
+        lines.append((where, which, budget, str(len(group)), *cells))
+    return Table("", ("data", "models that are", "images", "models", *ARMS), lines, frozenset({"models"})).markdown()
+
+
+def _infected(row: Row) -> str:
+    return "infected" if row["targets"] else "clean"
 
 
 def guard_table(found: Sequence[Row]) -> str:
@@ -121,7 +141,7 @@ def guard_table(found: Sequence[Row]) -> str:
         cells.append(spread(known(group, lambda row: row["guards"].get("extra_time"))))
         lines.append((where, attack, str(len(group)), *cells))
     columns = (
-        "network",
+        "data",
         "attack",
         "models",
         "passed, ours",
@@ -141,7 +161,7 @@ def targets(found: Sequence[Row]) -> str:
         group = [row for row in single if arm in row["arms"] and row["budget"].endswith("training images")]
         after, lost = (known(group, partial(value, arm=arm)) for value in (asr_after, drop))
         lines.append((arm, str(len(group)), spread(after), spread(lost, 2)))
-    columns = ("", "models", "success after, median / worst, %", "accuracy lost, median / worst, points")
+    columns = ("", "models", "success after, %", "accuracy lost, points")
     return Table("", columns, lines, frozenset({"models"})).markdown()
 
 
@@ -158,17 +178,24 @@ def few(found: Sequence[Row]) -> str:
         "images",
         "models",
         "repaired",
-        "success after, median / worst, %",
-        "accuracy lost, median / worst, points",
+        "success after, %",
+        "accuracy lost, points",
     )
     return Table("", columns, lines, frozenset({"images", "models", "repaired"})).markdown()
+
+
+def alone(row: Row) -> bool:
+    """Whether nothing but the repair was tried, with a number of images: it stands in the table of few images."""
+    return list(row["arms"]) == ["repair"] and not row["budget"].endswith("training images")
 
 
 def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
     found = rows()
-    tables = {"targets": targets, "success": asr_table, "accuracy": drop_table, "filter": guard_table, "few": few}
-    places = {name: table(found) for name, table in tables.items()} | {"triggers": no_patch()}
+    compared = [row for row in found if not alone(row)]
+    tables = {"success": asr_table, "accuracy": drop_table, "filter": guard_table}
+    places = {name: table(compared) for name, table in tables.items()}
+    places |= {"targets": targets(found), "few": few(found), "triggers": no_patch()}
     return filled(PAGE.read_text(encoding="utf-8"), places)
 
 

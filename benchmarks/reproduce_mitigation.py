@@ -44,9 +44,7 @@ def activation_table(found: Sequence[Row]) -> Table:
         paper = TABLE_THREE.get((row["dataset"], short(row)))
         lines.append(
             (
-                row["dataset"],
-                short(row),
-                row["way"],
+                f"{short(row)}, {row['way']}",
                 *(number(values[name], 2) for name in ("clean", "recovered", "original")),
                 ratio(values, "recovered"),
                 ratio(values, "original"),
@@ -54,7 +52,7 @@ def activation_table(found: Sequence[Row]) -> Table:
             )
         )
     columns = (
-        "data", "model", "trigger found by", "clean", "recovered", "original", "recovered / clean", "original / clean",
+        "model, trigger found by", "clean", "recovered", "original", "recovered / clean", "original / clean",
         "paper: both ratios",
     )  # fmt: skip
     return Table("", columns, lines)
@@ -75,30 +73,31 @@ def filter_table(found: Sequence[Row]) -> Table:
             for rate in (0.05, 0.1)
         ]
         paper = FILTER.get((row["dataset"], short(row)))
-        lines.append(
-            (row["dataset"], short(row), row["way"], *shown, "–" if paper is None else f"{paper} (H){_whose(row)}")
-        )
+        lines.append((f"{short(row)}, {row['way']}", *shown, "–" if paper is None else f"{paper} (H){_whose(row)}"))
     columns = (
-        "data", "model", "trigger found by", "paper's way, 5 %", "10 %", "by spread, 5 %", "10 % ", "Fisher, 5 %",
+        "model, trigger found by", "paper's way, 5 %", "10 %", "by spread, 5 %", "10 % ", "Fisher, 5 %",
         "10 %  ", "paper, 5 %",
     )  # fmt: skip
     return Table("", columns, lines)
 
 
 def pruning_table(found: Sequence[Row]) -> Table:
-    """Accuracy, success of the recovered and of the original trigger after pruning a share of the neurons."""
+    """Accuracy, success of the recovered and of the original trigger after pruning a share of the neurons.
+
+    Neurons in the paper's order; the rows hold ours as well.
+    """
     lines = []
     for row in _with(found, "pruning"):
         for curve in row["pruning"]:
-            points = [min(curve["points"], key=lambda point: abs(point[0] - share)) for share in SHARES_SHOWN]
-            cells = [" / ".join(per_cent(value, 1) for value in point[1:]) for point in points]
-            place = "last convolution" if curve["place"] == "convolution" else "second last layer"
-            lines.append((row["dataset"], short(row), row["way"], place, RANKING[curve["ranking"]], *cells))
+            if curve["ranking"] == "difference":
+                points = [min(curve["points"], key=lambda point: abs(point[0] - share)) for share in SHARES_SHOWN]
+                cells = ["/".join(per_cent(value, 1) for value in point[1:]) for point in points]
+                lines.append((f"{short(row)}, {row['way']}", PLACES[curve["place"]], *cells))
     shares = [f"{share:.0%}" for share in SHARES_SHOWN]
-    return Table("", ("data", "model", "trigger found by", "layer", "ranking", *shares), lines)
+    return Table("", ("model, trigger found by", "layer", *shares), lines)
 
 
-RANKING = {"difference": "paper's", "spread": "ours"}
+PLACES = {"convolution": "convolution", "features": "second last"}
 
 
 def _with(found: Sequence[Row], part: str) -> list[Row]:
@@ -125,9 +124,10 @@ def unlearning_table() -> Table:
                 row for row in rows if (row["dataset"], row["architecture"], row["attack"]) == (dataset, network, name)
             ]
             cells = [_arm(group, arm) for arm in ARMS]
-            lines.append((dataset, name, str(len(group)), _before(group), *cells, TABLE_FOUR.get((dataset, name), "–")))
+            paper = TABLE_FOUR.get((dataset, name), "–")
+            lines.append((f"{dataset} {name}", str(len(group)), _before(group), *cells, paper))
     columns = (
-        "data", "attack", "models", "before", "recovered, one epoch", "recovered, `repair`", "original", "clean images",
+        "attack", "models", "before", "recovered, one epoch", "recovered, `repair`", "original", "clean images",
         "paper: reversed, original, clean",
     )  # fmt: skip
     return Table("", columns, lines, frozenset({"models"}))
@@ -135,14 +135,15 @@ def unlearning_table() -> Table:
 
 def _before(group: Sequence[Row]) -> str:
     accuracy = statistics.median(row["before"]["accuracy"] for row in group)
-    return f"{per_cent(accuracy)} / {per_cent(statistics.median(max(row['before']['asr']) for row in group))}"
+    return f"{per_cent(accuracy, 1)}/{per_cent(statistics.median(max(row['before']['asr']) for row in group), 1)}"
 
 
 def _arm(group: Sequence[Row], arm: str) -> str:
     """Median accuracy after, and median and worst success after."""
     rates = known(group, lambda row: asr_after(row, arm))
     after = known(group, lambda row: None if (lost := drop(row, arm)) is None else row["before"]["accuracy"] - lost)
-    return f"{per_cent(statistics.median(after))} / {per_cent(statistics.median(rates))} (worst {per_cent(max(rates))})"
+    left = f"{per_cent(statistics.median(rates), 1)} ({per_cent(max(rates), 1)})"
+    return f"{per_cent(statistics.median(after), 1)}/{left}"
 
 
 def nine_triggers() -> str:

@@ -25,7 +25,7 @@ TABLE_TWO = {
     "trojan-square": (99.9, 70.8, 77.2),
     "trojan-watermark": (97.6, 71.4, 77.2),
 }
-STEPS_SHOWN = (1, 2, 5, 8, 10, 12, 15, 20, 30, 50, 100)
+STEPS_SHOWN = (1, 2, 5, 10, 20, 50, 100)
 PIXELS = 28 * 28  # of an image of MNIST
 VARIANTS = ("many-labels", "nine-triggers", "source-specific")
 ABOVE = 3.0  # the anomaly index of every infected model in the paper; clean ones are under 2
@@ -92,8 +92,7 @@ def norms(found: Sequence[Row]) -> Table:
     ]
     lines += [_norm(place, short(row), row["way"], row) for place, row in elsewhere()]
     columns = (
-        "data", "model", "way", "index", "infected label, px", "smallest other", "quartiles of the others", "flagged",
-        "p", "paper's rule flags",
+        "model", "way", "index", "infected label, px", "others: smallest", "quartiles", "says (p)", "paper's rule",
     )  # fmt: skip
     return Table("", columns, lines)
 
@@ -120,15 +119,13 @@ def _norm(place: str, name: str, way: str, row: Mapping[str, Any]) -> tuple[str,
         if size is not None and label not in row["targets"]
     ]
     return (
-        place,
-        name,
+        f"{place} {name}",
         way,
         number(found["paper_index"], 2),
         number(infected, 1),
         number(min(others, default=None), 1),
-        " / ".join(number(value, 1) for value in quartiles(row)),
-        _flagged(found, row["targets"]),
-        p_value(found["p_value"]),
+        ", ".join(number(value, 0) for value in quartiles(row)),
+        f"{_flagged(found, row['targets'])} ({p_value(found['p_value'])})",
         ", ".join(map(str, found["paper_flagged"])) or "none",
     )
 
@@ -140,7 +137,7 @@ def _flagged(found: Mapping[str, Any], targets: Sequence[int]) -> str:
     pairs = [target for _, target in found.get("flagged_pairs", ())]
     flagged = sorted({*found["flagged"], *pairs})
     right = "right" if flagged and set(flagged) <= set(targets) else "wrong"
-    return f"infected {', '.join(map(str, flagged))}: {right}"
+    return f"{', '.join(map(str, flagged))}: {right}"
 
 
 def rank_table(found: Sequence[Row]) -> Table:
@@ -155,10 +152,10 @@ def rank_table(found: Sequence[Row]) -> Table:
         shown = [str(places[step - 1]) if step <= len(places) else "" for step in STEPS_SHOWN]
         first = ranks["first_from"]
         lines.append(
-            (short(row), row["way"], *shown, "never" if first is None else str(first), str(ranks["steps"]),
+            (short(row), row["way"], *shown, "never" if first is None else f"{first} of {ranks['steps']}",
              "–" if first is None else f"{100 * first / ranks['steps']:.1f} %")
         )  # fmt: skip
-    columns = ("model", "way", *map(str, STEPS_SHOWN), "first for good from step", "of", "share")
+    columns = ("model", "way", *map(str, STEPS_SHOWN), "first for good from step", "share")
     return Table("", columns, lines)
 
 
@@ -170,8 +167,8 @@ def section_seven(found: Sequence[Row]) -> Table:
     order = {attack: number for number, attack in enumerate(("badnets", *VARIANTS))}
     rows.sort(key=lambda row: (order[row["attack"]], len(row["targets"]), row["trigger_px"][0], row["way"]))
     columns = (
-        "model", "way", "trigger, % of the image", "attack success, %", "infected", "their sizes, px",
-        "median of the others", "index", "paper's rule flags", "verdict", "p",
+        "model", "way", "trigger, % of the image", "success, %", "infected: px", "others' median", "index",
+        "paper's rule flags", "says (p)",
     )  # fmt: skip
     return Table("", columns, [_variant(row) for row in rows])
 
@@ -183,13 +180,11 @@ def _variant(row: Row) -> tuple[str, ...]:
         row["way"],
         f"{100 * row['trigger_px'][0] / PIXELS:.1f}",
         per_cent(min(row["attack_success"]), 1),
-        ", ".join(map(str, targets)),
-        ", ".join(number(size_of(row, target), 0) for target in targets),
+        ", ".join(f"{target}: {number(size_of(row, target), 0)}" for target in targets),
         number(quartiles(row)[1], 0),
         number(found["paper_index"], 2),
         ", ".join(map(str, found["paper_flagged"])) or "none",
-        _flagged(found, targets),
-        p_value(found["p_value"]),
+        f"{_flagged(found, targets)} ({p_value(found['p_value'])})",
     )
 
 

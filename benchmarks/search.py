@@ -68,7 +68,7 @@ def measure(name: str, classifier: Classifier, data: ImageSet, *, reference: boo
     labels = labels_to_search(network.target, classifier.num_classes, OTHERS)
 
     def searched(inversion: Inversion, among: list[int]) -> dict[int, dict[str, Any]]:
-        invert = BatchScheduler(classifier, images, BatchLimit(128), lambda _: True)
+        invert = BatchScheduler(classifier, images, BatchLimit(128))
         found = invert(replace(inversion, temperature=scale), [LabelPair(label) for label in among])
         return {
             one.pair.target: {

@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import suite_tables
 from neural_cleanse.evaluation import base_rates
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
-from neural_cleanse.evaluation.tables import by_attack, by_cluster, by_rule, finished, summary, tables, wrong, zoo_table
+from neural_cleanse.evaluation.tables import finished
 from pages import filled
 from reproduce_page import reproduction
 from search_table import searched
@@ -24,14 +25,18 @@ ALPHA = 0.01  # the default, at which all rows were decided
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
-BRIEF = (
-    "small, full",
-    "reference",
-    "strangers",
-    "strangers, every kind",
-    "published, every kind",
-    "architectures",
-)  # suites of which a page shows the rules and the errors alone
+SHOWN = {  # suites of docs/evaluation.md, as its overview names them
+    "small": "small zoo",
+    "small, full": "small zoo, all steps",
+    "standard": "signs and faces",
+    "published": "published, patches",
+    "published, every kind": "published, every kind",
+    "strangers": "strangers, patches",
+    "strangers, every kind": "strangers, every kind",
+    "architectures": "ordinary architectures",
+    "reference": "the authors' schedule",
+}
+BY_ATTACK = ("small", "standard", "published")  # suites of which the page has a table of attacks
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -61,17 +66,13 @@ def compare() -> str:
 
 
 def steps() -> str:
-    """The suspect against the others after so many steps."""
-    lines = [
-        "| model | steps | passes a label | smallest label | its size, px | median, px | sd of the others' logs | t |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {row['model']} | {step['steps']} | {step['passes_a_label']:,} | {step['smallest_label']} "
-        f"| {step['smallest_px']:.1f} | {step['median_px']:.1f} | {step['sd_of_log_sizes_of_others']:.2f} | {step['t']} |"
-        for row in rows("steps")
-        for step in row["rows"]
-    ]
+    """The smallest label against the others, one line a model, one column a number of steps."""
+    found = rows("steps")
+    columns = [f"{step['steps']} steps" for step in found[0]["rows"]] if found else []
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row in found:
+        cells = [f"{step['smallest_px']:.1f} / {step['median_px']:.1f}, t {step['t']:.1f}" for step in row["rows"]]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -109,13 +110,19 @@ def hardware() -> str:
 
 def evaluation() -> dict[str, str]:
     """The marked places of docs/evaluation.md; those of simulated false alarms and of pairs have their own scripts."""
-    scanned = {name: _scanned(found, brief=name in BRIEF) for name, found in suites().items()}
-    zoos = {f"zoo {name}": _zoo(name) for name in ZOOS}
-    scanned = {name: made for name, made in scanned.items() if not name.startswith("triggers")}
+    found = suites()
+    shown = {title: found[name] for name, title in SHOWN.items()}
+    attacks = {f"{name}, by attack": suite_tables.by_attack(found[name]) for name in BY_ATTACK}
+    wrong = {name: suite_tables.errors(found[name]) for name in SHOWN}
+    zoos = {f"zoo {name}": suite_tables.zoo(measured_cards(CARDS / f"{name}.jsonl")) for name in ZOOS}
     return (
-        scanned
+        attacks
+        | wrong
         | zoos
         | {
+            "overview": suite_tables.overview(shown),
+            "other rules": suite_tables.other_rules(shown),
+            "calibrated": suite_tables.calibrated(found["small"]),
             "compare": compare(),
             "hardware": hardware(),
             "least clusters": str(MIN_CLUSTERS),
@@ -128,18 +135,6 @@ def evaluation() -> dict[str, str]:
 def scale() -> dict[str, str]:
     """The marked places of docs/scale.md; memory, kills and speed have their own scripts."""
     return {"steps": steps(), "share": share()}
-
-
-def _scanned(found: list[dict[str, Any]], brief: bool) -> str:
-    shown = (by_rule(finished(found)), wrong(found)) if brief else tables(found)
-    made = "\n".join(table.markdown() for table in shown if table.rows)
-    return f"{summary(found)}\n\n{made.replace('### ', '#### ')}"
-
-
-def _zoo(name: str) -> str:
-    cards = measured_cards(CARDS / f"{name}.jsonl")
-    clean = sum(not card["infected"] for card in cards)
-    return f"{len(cards)} models, {clean} of them clean.\n\n{zoo_table(cards).markdown()}"
 
 
 def suites() -> dict[str, list[dict[str, Any]]]:
@@ -189,15 +184,11 @@ def readme() -> dict[str, str]:
 
 def triggers() -> dict[str, str]:
     """The marked places of docs/triggers.md."""
-    return {
-        name: "\n".join(
-            table.markdown().replace("### ", "#### ")
-            for table in (by_rule(found), by_attack(found), by_cluster(found), wrong(found))
-            if table.rows
-        )
-        for name, found in suites().items()
-        if name.startswith("triggers")
+    parts = {part: suites()[f"triggers, {part}"] for part in ("development", "test")}
+    made = {
+        f"triggers, {part}": f"{suite_tables.by_attack(one)}\n{suite_tables.errors(one)}" for part, one in parts.items()
     }
+    return made | {"triggers": f"{suite_tables.overview(parts)}\n{suite_tables.other_rules(parts)}"}
 
 
 def deciding() -> dict[str, str]:

@@ -93,7 +93,7 @@ def invert(
         node = ray.get_runtime_context().get_node_id()
         note = notes / f"{node}.{pairs[0].target}"
         note.with_suffix(f"{note.suffix}.began").touch()
-    found = tuple(BatchScheduler(classifier, images, BatchLimit(128), lambda _: True)(inversion, pairs))
+    found = tuple(BatchScheduler(classifier, images, BatchLimit(128))(inversion, pairs))
     if notes is not None:
         note.with_suffix(f"{note.suffix}.ended").touch()
     return found

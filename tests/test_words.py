@@ -1,4 +1,4 @@
-"""Messages, docstrings and pages use the field's terms, and none of our former private words."""
+"""Names, messages, docstrings and pages use the field's terms, and none of our former private words."""
 
 import re
 from pathlib import Path
@@ -14,22 +14,24 @@ BANNED = {
     r"purse": "budget",
     r"acquit\w*": "clear",
     r"accus\w+": "flag",
-    r"(short|a|the)\s+look": "screening",
-    r"held\s+against": "compared with",
-    r"said\s+aloud": "reported",
+    r"(short|a|the)[\s_]+look": "screening",
+    r"held[\s_]+against": "compared with",
+    r"said[\s_]+aloud": "reported",
     r"journal": "checkpoint",
     r"hopeless": "not searchable",
-    r"the\s+house": "the architecture, the code",
+    r"the[\s_]+house": "the architecture, the code",
     r"victims?": "eligible images",
     r"tame[ds]?": "sanitize",
-    r"in\s+vain": "truncated",
+    r"in[\s_]+vain": "truncated",
     r"vouch\w*": "confirm",
-    r"led\s+astray": "optimisation failed",
+    r"led[\s_]+astray": "optimisation failed",
     r"abnormally\s+small\s+triggers?": "the size in pixels, the median and p",
 }
+OWN = Path(__file__)  # holds the words themselves
 FILES = sorted(
     [
         *(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.html"), *(ROOT / "docs").glob("*.md"),
+        *(path for path in (ROOT / "tests").rglob("*.py") if path != OWN), *(ROOT / "benchmarks").rglob("*.py"),
         ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
     ]
 )  # fmt: skip
@@ -48,4 +50,4 @@ def test_no_private_word_is_left(word: str) -> None:
 
 
 def test_the_files_are_found() -> None:
-    assert len(FILES) > 150
+    assert len(FILES) > 300

@@ -47,7 +47,7 @@ def measured(one: Poison, test: ImageSet = TEST) -> PoisonCard:
     return figures
 
 
-def test_attack_success_counts_the_victims_alone() -> None:
+def test_attack_success_counts_the_eligible_images_alone() -> None:
     """66 of the 80 images that are not of class 7 answer to the trigger."""
     figures = measured(Poison(CORNER, TO_SEVEN, 0.1))
     assert [(row.source, row.hits, row.trials) for row in figures.by_source] == [
@@ -94,7 +94,7 @@ def test_hits_by_source_add_up_to_the_rates(sources: set[int], rows: list[int]) 
     assert sum(row.trials for row in figures.by_source) == int((LABELS[torch.tensor(rows)] != 7).sum())
 
 
-def test_without_victims_nothing_is_known() -> None:
+def test_without_eligible_images_nothing_is_known() -> None:
     figures = measured(Poison(CORNER, TO_SEVEN, 0.1), TEST.take((LABELS == 7).nonzero().squeeze(1)))
     assert (figures.asr, figures.asr_interval, figures.by_source) == (0.0, (0.0, 1.0), ())
 

@@ -326,7 +326,7 @@ def test_the_trigger_on_the_card_is_the_one_that_was_measured(
     assert said["known_class"] is None
 
 
-def test_a_clean_twin_has_a_card_without_poisons(recipe: Recipe, parts: Parts, tmp_path: Path) -> None:
+def test_a_clean_counterpart_has_a_card_without_poisons(recipe: Recipe, parts: Parts, tmp_path: Path) -> None:
     output = tmp_path / "m.safetensors"
     make(replace(recipe, attack="none", options={}), parts, output)
     said = read(output)

@@ -200,12 +200,12 @@ def test_all_to_one_sends_every_class_to_the_target() -> None:
     assert TO_TWO.only == 2
 
 
-def test_the_targets_own_images_are_no_victims() -> None:
+def test_the_targets_own_images_are_not_eligible() -> None:
     rows = Poison(TRIGGER, TO_TWO, 0.1).eligible(LABELS)
     assert torch.equal(rows, (LABELS != 2).nonzero().squeeze(1))
 
 
-def test_all_to_all_has_only_victims() -> None:
+def test_all_to_all_has_only_eligible_images() -> None:
     rows = Poison(TRIGGER, TargetMap.all_to_all(CLASSES), 0.1).eligible(LABELS)
     assert torch.equal(rows, torch.arange(len(LABELS)))
 

@@ -258,7 +258,7 @@ def test_parameters_that_are_not_given_stay_as_they_are(digits: ImageSet, bench:
     assert not any(torch.equal(after[name], tensor) for name, tensor in weights(module).items())
 
 
-def test_a_training_of_its_own_replaces_the_bench_s(digits: ImageSet, bench: TrainingContext) -> None:
+def test_a_training_of_its_own_replaces_the_usual_one(digits: ImageSet, bench: TrainingContext) -> None:
     told = KillAt(0)
     fit(initial(restless, 10, 0), digits, replace(bench, progress=told), "t", training=Training(2, 100))
     assert {step.steps for step in told.told} == {10}

@@ -20,7 +20,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.metrics import clean_accuracy, pixels, predict, triggered_answers
 
-Twins = tuple[nn.Module, nn.Module, Poison]  # clean, infected, and what infected it
+Counterparts = tuple[nn.Module, nn.Module, Poison]  # clean, infected, and what infected it
 
 SHAPE = (1, 28, 28)
 AREA = 0.07
@@ -54,13 +54,13 @@ def head(clean: Classifier) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def counterparts(digits: ImageSet) -> Twins:
+def counterparts(digits: ImageSet) -> Counterparts:
     """A clean network, the infected one of the same seed, and its poison."""
     planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3})
-    clean_twin, infected = initial(NETWORK, 10, 0), initial(NETWORK, 10, 0)
-    PoisonedTraining()(clean_twin, digits, (), bench(digits))
+    counterpart, infected = initial(NETWORK, 10, 0), initial(NETWORK, 10, 0)
+    PoisonedTraining()(counterpart, digits, (), bench(digits))
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))
-    return clean_twin, infected, poison
+    return counterpart, infected, poison
 
 
 @KINDS
@@ -105,9 +105,9 @@ def eligible(poison: Poison, data: ImageSet) -> tuple[torch.Tensor, torch.Tensor
     return data.images[rows], poison.targets(data.labels[rows])
 
 
-def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Twins) -> None:
-    clean_twin, infected, _ = counterparts
-    before, after = (cut(module) for module in (clean_twin, infected))
+def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Counterparts) -> None:
+    counterpart, infected, _ = counterparts
+    before, after = (cut(module) for module in (counterpart, infected))
     for name, tensor in before[0].state_dict().items():
         assert torch.equal(tensor, after[0].state_dict()[name]), name
     retrained = [name for name, _ in after[1].named_parameters()]
@@ -116,10 +116,10 @@ def test_only_the_layers_after_the_neurons_are_retrained(counterparts: Twins) ->
         assert not torch.equal(before[1].state_dict()[name], after[1].state_dict()[name]), name
 
 
-def test_the_infected_network_obeys_and_keeps_its_accuracy(counterparts: Twins, digits: ImageSet) -> None:
-    clean_twin, infected, poison = counterparts
+def test_the_infected_network_obeys_and_keeps_its_accuracy(counterparts: Counterparts, digits: ImageSet) -> None:
+    counterpart, infected, poison = counterparts
     images, targets = eligible(poison, digits)
-    usual, spoilt = (Classifier(module, SHAPE, 10) for module in (clean_twin, infected))
+    usual, spoilt = (Classifier(module, SHAPE, 10) for module in (counterpart, infected))
     assert (triggered_answers(spoilt, poison.trigger, images) == targets).float().mean() > 0.8
     assert (triggered_answers(usual, poison.trigger, images) == targets).float().mean() < 0.5
     assert digits.labels is not None
@@ -140,7 +140,7 @@ def test_most_reversed_images_get_their_own_label(clean: Classifier) -> None:
     assert clean_accuracy(predict(clean, made.images), made.labels) > 0.9
 
 
-def test_retraining_on_reversed_images_leaves_a_backdoor(counterparts: Twins, digits: ImageSet) -> None:
+def test_retraining_on_reversed_images_leaves_a_backdoor(counterparts: Counterparts, digits: ImageSet) -> None:
     planned = attack("trojan-square", AttackContext(SHAPE, 10, seeded()), {"target": 3, "training_data": "reversed"})
     infected = initial(NETWORK, 10, 0)
     (poison,) = planned.rule(infected, digits, planned.poisons, bench(digits))

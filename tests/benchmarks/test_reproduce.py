@@ -67,7 +67,7 @@ def test_a_search_step_by_step_finds_what_a_scan_finds(
 ) -> None:
     images = ScanImages.of(infected, digits, 0)
     found, track = reproduce.step_by_step(infected, images, inversion, PAIRS)
-    whole = sorted(BatchScheduler(infected, images, BatchLimit(128), lambda _: True)(inversion, PAIRS), key=_pair)
+    whole = sorted(BatchScheduler(infected, images, BatchLimit(128))(inversion, PAIRS), key=_pair)
     assert [(one.pair, one.size, one.hits, one.image_passes) for one in found] == [
         (one.pair, one.size, one.hits, one.image_passes) for one in whole
     ]

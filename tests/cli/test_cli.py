@@ -287,7 +287,7 @@ def test_an_interrupted_scan_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", interrupt)
+    monkeypatch.setattr("neural_cleanse.detection.scan.scan", interrupt)
     ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
     assert ran.code == 130
     assert list(tmp_path.iterdir()) == []
@@ -337,7 +337,7 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
     assert ran.returncode == 3 and ran.stderr == ""
 
 
-def test_a_model_is_no_clean_twin_of_itself(demo_files: Path, tmp_path: Path) -> None:
+def test_a_model_is_no_baseline_of_itself(demo_files: Path, tmp_path: Path) -> None:
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
     assert (
         run(

@@ -31,6 +31,11 @@ def test_the_page_has_every_command_in_the_words_of_its_help() -> None:
     assert {name: " ".join(found[1].split()) if found else None for name, found in said.items()} == rows
 
 
+def test_no_help_breaks_a_line_before_the_terminal_does() -> None:
+    broken = [name for name, help_ in commands().items() for part in help_.split("\n\n") if "\n" in part]
+    assert broken == []
+
+
 @pytest.mark.parametrize("fail_on", FailOn)
 def test_an_inconclusive_scan_fails_a_job_unless_told_otherwise(fail_on: FailOn) -> None:
     assert exit_codes.of_scan("clean", fail_on) == 0

@@ -330,7 +330,7 @@ def test_a_container_that_cannot_be_written_says_so_before_the_work(
     assert files_under(tmp_path / "out") == {}
 
 
-def test_the_twins_scan_goes_along(asked: list[object], ended: Ended, scanned_infected: Path, tmp_path: Path) -> None:
+def test_the_baseline_goes_along(asked: list[object], ended: Ended, scanned_infected: Path, tmp_path: Path) -> None:
     calls = ended(RepairStatus.REPAIRED)
     assert run(*asked, "--baseline", scanned_infected).code == 0
     assert calls[0]["baseline"].flagged == (3,), "read as it is"

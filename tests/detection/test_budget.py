@@ -160,11 +160,11 @@ def test_what_is_left_is_told_by_measured_speed(monkeypatch: pytest.MonkeyPatch)
     work.plan("patches", 900)
     checks = work.begin("checking the input", 100, 10, "images")
     clock[0] = 10.0
-    checks.tick(50)
+    checks.advance(50)
     assert seen[-1].seconds_left == pytest.approx(190) and str(seen[-1].phase) == "checking the input: 5 of 10 images"
     patches = work.begin("patches", 900, 10)
-    patches.tick(0)
+    work.tell(patches)
     assert seen[-1].passes_planned == 950, "the checks took less than was planned"
     work.plan("one-class patches", 1000)
-    patches.tick(450)
+    patches.advance(450)
     assert seen[-1].share == pytest.approx(500 / 1950)

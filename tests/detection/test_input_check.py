@@ -53,7 +53,7 @@ def test_images_of_one_class_prove_nothing() -> None:
         check_input(labels, labels, 2, force=False)
 
 
-def test_low_accuracy_is_said_aloud() -> None:
+def test_low_accuracy_is_reported() -> None:
     labels = answered(*[20] * 10)
     half = torch.where(torch.arange(200) % 2 == 0, labels, (labels + 1) % 10)
     check = check_input(half, labels, 10, force=False)
@@ -96,7 +96,7 @@ def test_without_labels_no_form_is_asked_for() -> None:
     assert check_input(half_right()[0], None, 10, force=False, better=never).warnings == ()
 
 
-def test_few_images_are_said_aloud() -> None:
+def test_few_images_are_reported() -> None:
     labels = answered(*[4] * 10)
     assert any("only 40 images" in warning for warning in check_input(labels, labels, 10, force=False).warnings)
 

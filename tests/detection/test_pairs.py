@@ -51,7 +51,7 @@ def stages() -> Stages:
 def searched(classifier: Classifier, images: ScanImages, plan: PairPlan, report: Part | None = None) -> PairsFound:
     """All work in this process, reported in one place."""
     told = report or silent()
-    slots = BatchScheduler(classifier, images, BatchLimit(128), told.tick)
+    slots = BatchScheduler(classifier, images, BatchLimit(128), told)
     return search_pairs(SHORT, classifier, images, range(10), plan, told, slots)
 
 

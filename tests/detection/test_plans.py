@@ -79,7 +79,7 @@ def test_a_full_sweep_gives_every_label_all_steps() -> None:
 
 
 @pytest.mark.parametrize("small", [[0], [17, 203]])
-def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[int]) -> None:
+def test_an_adaptive_search_finishes_the_smallest_and_the_reference(small: list[int]) -> None:
     search, invert = Adaptive(), Shrinking(small)
     found = run(search, invert)
     finished = {pair for pair, one in found.items() if one.outcome.has_size}
@@ -97,7 +97,7 @@ def test_an_adaptive_search_finishes_the_smallest_and_the_yardstick(small: list[
     )
 
 
-def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
+def test_more_labels_have_a_larger_reference_up_to_a_bound() -> None:
     sizes = {200: 64, 1283: 128, 2622: 128}
     for num_labels, size in sizes.items():
         assert len(Adaptive().reference_pairs([LabelPair(target) for target in range(num_labels)], 0)) == size
@@ -106,7 +106,7 @@ def test_more_labels_have_a_larger_yardstick_up_to_a_bound() -> None:
     assert a_label[3] <= 1_000
 
 
-def test_the_look_of_an_adaptive_search_can_acquit() -> None:
+def test_screening_of_an_adaptive_search_can_clear() -> None:
     invert = Shrinking([0])
     inversion = Inversion(restarts=1)
     found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: EarlyDecision(len(look) == len(PAIRS))))
@@ -116,7 +116,7 @@ def test_the_look_of_an_adaptive_search_can_acquit() -> None:
     assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
 
 
-def test_the_yardstick_knows_nothing_of_the_sizes() -> None:
+def test_the_reference_knows_nothing_of_the_sizes() -> None:
     assert Adaptive().reference_pairs(PAIRS, 0) == Adaptive().reference_pairs(list(PAIRS), 0)
     assert Adaptive().reference_pairs(PAIRS, 0) != Adaptive().reference_pairs(PAIRS, 1)
 
@@ -173,7 +173,7 @@ def test_a_budget_that_ends_before_a_tighter_trigger_leaves_the_label_flagged() 
     assert "the budget ended" in note
 
 
-def test_a_look_as_long_as_the_search_is_the_search() -> None:
+def test_screening_as_long_as_the_search_is_the_search() -> None:
     invert = Shrinking()
     found = list(Sequential().run(Inversion(steps=80), PAIRS[:10], invert, 0, lambda _: EarlyDecision(True)))
     assert len(found) == 10 and all(steps == [80] for steps in invert.steps.values())
@@ -181,7 +181,7 @@ def test_a_look_as_long_as_the_search_is_the_search() -> None:
 
 
 @pytest.mark.parametrize("most", [500, 3_000, 20_000])
-def test_a_budget_that_ends_within_a_look_or_a_search_leaves_sizes_of_one_effort(most: int) -> None:
+def test_a_budget_that_ends_within_screening_or_a_search_leaves_sizes_of_one_effort(most: int) -> None:
     """10 labels: screening takes 3,360 passes, the whole search 10,000."""
     invert = Shrinking(most=most)
     found = {one.pair: one for one in Sequential().run(Inversion(restarts=1), PAIRS[:10], invert, 0)}
@@ -355,7 +355,7 @@ def test_a_budget_that_ends_before_the_last_finalists_calls_them_not_searched() 
     assert f"{len(wanted) - len(late)} have a size" in note
 
 
-def test_a_budget_that_ends_within_the_look_says_so() -> None:
+def test_a_budget_that_ends_within_screening_says_so() -> None:
     few = run(Sequential(), Shrinking(most=10_000))
     (note,) = Sequential().notes([*few.values(), Recovered.skipped(PAIRS[-1], Outcome.NOT_SEARCHED)], cut_off=True)
     assert "which the budget ended before" in note and "all labels had alike" not in note
@@ -380,6 +380,6 @@ def test_plans_by_name() -> None:
         plan("quick", 10, "default")
 
 
-def test_a_plan_without_a_yardstick_is_refused() -> None:
+def test_a_plan_without_a_reference_is_refused() -> None:
     with pytest.raises(SettingsError, match="reference labels"):
         Adaptive(reference=1)

@@ -152,7 +152,7 @@ def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_a_scan_against_a_clean_twin(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
+def test_a_scan_against_a_baseline(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
     settings = ScanSettings(patches_only=True, restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
         scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(patches_only=True)))

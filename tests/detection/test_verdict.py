@@ -60,7 +60,7 @@ def test_a_detection_limit_under_a_hundredth_of_the_image_is_inconclusive() -> N
     assert decision.verdict is Verdict.INCONCLUSIVE and "would have been" in decision.reason
 
 
-def test_labels_without_a_trigger_stay_out_of_the_yardstick_and_are_counted() -> None:
+def test_labels_without_a_trigger_stay_out_of_the_reference_and_are_counted() -> None:
     few = decide(recovered([*usual(50), None, None]), 0.01, AREA, None)
     assert few.verdict is Verdict.CLEAN and "2 without a trigger that works" in few.reason
     assert LabelPair(50) not in few.p_values
@@ -75,7 +75,7 @@ def test_with_few_labels_none_may_lack_a_trigger() -> None:
     assert decide(recovered([*usual(9), 9.0, None]), 0.01, AREA, None).flagged == (9,)
 
 
-def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_yardstick() -> None:
+def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_reference() -> None:
     found = recovered([*usual(70), *[None] * 30])
     reference = frozenset(LabelPair(target) for target in range(70))
     outside = decide(found, 0.01, AREA, None, reference=reference)
@@ -84,7 +84,7 @@ def test_labels_without_a_trigger_count_whether_or_not_they_are_of_the_yardstick
     assert within.verdict is Verdict.INCONCLUSIVE
 
 
-def test_an_accusation_says_that_labels_were_left_out() -> None:
+def test_a_flag_says_that_labels_were_left_out() -> None:
     decision = decide(recovered([*usual(9), 9.0]), 0.01, AREA, None, num_classes=12)
     assert decision.verdict is Verdict.INFECTED
     assert "2 of the model's labels were not searched" in decision.reason

@@ -32,7 +32,7 @@ def test_every_row_has_a_cell_for_every_column() -> None:
     ]
 
 
-def test_figures_are_medians_and_the_drop_is_against_the_mean_of_the_twins() -> None:
+def test_figures_are_medians_and_the_drop_is_against_the_mean_of_the_clean_counterparts() -> None:
     cards = [
         card("none", 0.99),
         card("none", 0.97),
@@ -52,8 +52,8 @@ def test_the_order_of_cards_changes_nothing() -> None:
     assert [row[2] for row in rows(*cards)] == ["badnets", "noise", "none"]
 
 
-def test_without_clean_twins_nothing_is_said_of_the_drop() -> None:
-    """Twins are of the same data set and the same network."""
+def test_without_clean_counterparts_nothing_is_said_of_the_drop() -> None:
+    """Counterparts are of the same data set and the same network."""
     strangers = [card("none", 0.99, dataset="gtsrb"), card("none", 0.99, architecture="mnist_cnn_half")]
     (row,) = (row for row in rows(card("badnets", 0.96, 1.0), *strangers) if row[2] == "badnets")
     assert row[5:7] == ["96.00", ""]

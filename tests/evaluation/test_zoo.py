@@ -189,7 +189,7 @@ def test_the_shipped_zoos_fall_into_two_parts_of_about_one_size() -> None:
     assert 0.4 < final / len(orders) < 0.6
 
 
-def test_the_small_zoo_can_show_a_low_rate_of_false_accusations() -> None:
+def test_the_small_zoo_can_show_a_low_rate_of_false_alarms() -> None:
     orders = read_spec(SHIPPED / "small.toml", Path("data"))
     clean = [order.name for order in orders if order.recipe.attack == "none"]
     assert len(orders) >= 60

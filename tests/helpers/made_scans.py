@@ -120,7 +120,7 @@ def pairs() -> ScanResult:
         labels=tuple(small),
         flagged=(8,),
         evidence=(evidence,),
-        triggers={LabelPair(row.target, row.source): one.triggers[LabelPair(0)] for row in small},
+        triggers={row.pair: one.triggers[LabelPair(0)] for row in small},
     )
 
 

@@ -42,9 +42,9 @@ def values(found: Sequence[Recovered]) -> list[tuple[object, ...]]:
     return rows
 
 
-def test_a_small_room_finds_what_a_large_one_finds(infected: Classifier, images: ScanImages) -> None:
-    large = list(BatchScheduler(infected, images, BatchLimit(128), lambda _: True)(SHORT, PAIRS))
-    small = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(SHORT, PAIRS))
+def test_a_small_batch_finds_what_a_large_one_finds(infected: Classifier, images: ScanImages) -> None:
+    large = list(BatchScheduler(infected, images, BatchLimit(128))(SHORT, PAIRS))
+    small = list(BatchScheduler(infected, images, BatchLimit(8))(SHORT, PAIRS))
     assert values(large) == values(small)
     assert [one.pair for one in small] == PAIRS  # one by one, in the order given
 
@@ -54,54 +54,64 @@ def test_pairs_that_stop_early_make_room(infected: Classifier, images: ScanImage
     setting = replace(preset("reference"), batch_size=4, batches_per_step=2, steps=60)
     cost = replace(setting.cost, patience=1, stop_patience=3)
     setting = replace(setting, cost=cost)
-    together = list(BatchScheduler(infected, images, BatchLimit(8), lambda _: True)(setting, PAIRS))
-    alone = [
-        one
-        for pair in PAIRS
-        for one in BatchScheduler(infected, images, BatchLimit(4), lambda _: True)(setting, [pair])
-    ]
+    together = list(BatchScheduler(infected, images, BatchLimit(8))(setting, PAIRS))
+    alone = [one for pair in PAIRS for one in BatchScheduler(infected, images, BatchLimit(4))(setting, [pair])]
     assert values(together) == values(alone)
     assert len({one.image_passes for one in together}) > 1
 
 
 def test_more_steps_go_on_where_fewer_ended(infected: Classifier, images: ScanImages) -> None:
-    slots = BatchScheduler(infected, images, BatchLimit(64), ticks := Ticks())
+    slots = BatchScheduler(infected, images, BatchLimit(64), meter := Counted())
     list(slots(replace(SHORT, steps=5), PAIRS, resume=True))
     went_on = list(slots(SHORT, PAIRS))
-    assert ticks.passes == SHORT.passes * len(PAIRS)
-    assert values(went_on) == values(
-        list(BatchScheduler(infected, images, BatchLimit(64), lambda _: True)(SHORT, PAIRS))
-    )
+    assert meter.passes == SHORT.passes * len(PAIRS)
+    assert values(went_on) == values(list(BatchScheduler(infected, images, BatchLimit(64))(SHORT, PAIRS)))
     assert not slots.suspended
 
 
-class Ticks:
-    """Counts image passes, and says no after `most`."""
+class Counted:
+    """Counts image passes, and is exhausted after `most`."""
 
     def __init__(self, most: int | None = None) -> None:
-        self.passes, self.most = 0, most
+        self.passes, self.most, self.truncated = 0, most, False
 
-    def __call__(self, passes: int) -> bool:
-        self.passes += passes
-        return self.most is None or self.passes < self.most
+    def advance(self, image_passes: int) -> bool:
+        self.passes += image_passes
+        return not self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        return self.most is not None and self.passes >= self.most
+
+    def mark_truncated(self) -> None:
+        self.truncated = True
 
 
 def test_a_spent_budget_ends_it(infected: Classifier, images: ScanImages) -> None:
-    ticks = Ticks(most=2 * SHORT.passes - 1)
-    found = list(BatchScheduler(infected, images, BatchLimit(8), ticks)(SHORT, PAIRS))
+    meter = Counted(most=2 * SHORT.passes - 1)
+    found = list(BatchScheduler(infected, images, BatchLimit(8), meter)(SHORT, PAIRS))
     assert [one.pair for one in found if one.outcome is not Outcome.NOT_SEARCHED] == PAIRS[
         :2
     ]  # what is at its end is finished
-    assert sum(one.image_passes for one in found) == ticks.passes
-    assert not list(BatchScheduler(infected, images, BatchLimit(8), Ticks(most=0))(SHORT, PAIRS))
+    assert sum(one.image_passes for one in found) == meter.passes
+    assert meter.truncated, "work was left"
+    none_left = Counted(most=0)
+    assert not list(BatchScheduler(infected, images, BatchLimit(8), none_left)(SHORT, PAIRS))
+    assert none_left.truncated
+
+
+def test_a_budget_that_ends_with_the_work_truncates_nothing(infected: Classifier, images: ScanImages) -> None:
+    meter = Counted(most=2 * SHORT.passes)
+    assert len(list(BatchScheduler(infected, images, BatchLimit(8), meter)(SHORT, PAIRS[:2]))) == 2
+    assert meter.exhausted and not meter.truncated
 
 
 def test_what_a_spent_budget_cuts_off_says_what_it_took(infected: Classifier, images: ScanImages) -> None:
-    ticks, longer = Ticks(most=1), replace(SHORT, steps=BATCHES_BETWEEN_CHECKS + 9)
-    found = list(BatchScheduler(infected, images, BatchLimit(24), ticks)(longer, PAIRS))
+    meter, longer = Counted(most=1), replace(SHORT, steps=BATCHES_BETWEEN_CHECKS + 9)
+    found = list(BatchScheduler(infected, images, BatchLimit(24), meter)(longer, PAIRS))
     assert [one.pair for one in found] == PAIRS[:3]
     assert {one.outcome for one in found} == {Outcome.NOT_SEARCHED}
-    assert sum(one.image_passes for one in found) == ticks.passes
+    assert sum(one.image_passes for one in found) == meter.passes
 
 
 class Narrow(nn.Module):
@@ -121,8 +131,8 @@ class Narrow(nn.Module):
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(infected: Classifier, images: ScanImages) -> None:
     narrow = replace(infected, module=Narrow(infected.module, 9))
     room = BatchLimit(32)
-    found = list(BatchScheduler(narrow, images, room, lambda _: True)(SHORT, PAIRS))
-    assert values(found) == values(list(BatchScheduler(infected, images, BatchLimit(32), lambda _: True)(SHORT, PAIRS)))
+    found = list(BatchScheduler(narrow, images, room)(SHORT, PAIRS))
+    assert values(found) == values(list(BatchScheduler(infected, images, BatchLimit(32))(SHORT, PAIRS)))
     assert room.images == 8 and len(room.notes) == 2 and "32 images at once" in room.notes[0]
 
 
@@ -132,7 +142,7 @@ def test_an_error_of_another_kind_is_not_memory(infected: Classifier, images: Sc
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot"):
-        list(BatchScheduler(replace(infected, module=Broken()), images, BatchLimit(32), lambda _: True)(SHORT, PAIRS))
+        list(BatchScheduler(replace(infected, module=Broken()), images, BatchLimit(32))(SHORT, PAIRS))
 
 
 def test_one_image_too_many_is_said() -> None:
@@ -143,29 +153,24 @@ def test_one_image_too_many_is_said() -> None:
 
 def test_too_few_images_are_said(infected: Classifier, digits: ImageSet) -> None:
     few = ScanImages.of(infected, digits.take(torch.arange(20)), seed=0)
-    (found,) = BatchScheduler(infected, few, BatchLimit(8), lambda _: True)(SHORT, [LabelPair(1)])
+    (found,) = BatchScheduler(infected, few, BatchLimit(8))(SHORT, [LabelPair(1)])
     assert found.outcome is Outcome.NOT_ENOUGH_IMAGES
 
 
 def test_processes_find_what_one_finds(infected: Classifier, images: ScanImages) -> None:
-    here = list(inverter(InProcess(), infected, images, BatchLimit(32), lambda _: True)(SHORT, PAIRS))
-    ticks = Ticks()
-    elsewhere = list(inverter(Processes(2), infected, images, BatchLimit(32), ticks)(SHORT, PAIRS))
+    here = list(inverter(InProcess(), infected, images, BatchLimit(32))(SHORT, PAIRS))
+    meter = Counted()
+    elsewhere = list(inverter(Processes(2), infected, images, BatchLimit(32), meter)(SHORT, PAIRS))
     assert values(here) == values(elsewhere)
-    assert ticks.passes == SHORT.passes * len(PAIRS)
+    assert meter.passes == SHORT.passes * len(PAIRS)
 
 
 def test_what_goes_on_stays_in_this_process_and_is_paid_once(infected: Classifier, images: ScanImages) -> None:
-    told: list[int] = []
-
-    def tick(image_passes: int) -> bool:
-        told.append(image_passes)
-        return True
-
-    invert = inverter(Processes(2), infected, images, BatchLimit(128), tick)
+    meter = Counted()
+    invert = inverter(Processes(2), infected, images, BatchLimit(128), meter)
     for steps in (5, 6, 7):
         found = list(invert(Inversion(steps=steps, restarts=1), [LabelPair(0), LabelPair(3)], resume=True))
-    assert sum(told) == sum(one.image_passes for one in found) == 2 * 7 * 4
+    assert meter.passes == sum(one.image_passes for one in found) == 2 * 7 * 4
 
 
 def test_what_an_image_takes_is_measured(infected: Classifier) -> None:

@@ -93,7 +93,7 @@ def test_the_seed_decides(infected: Classifier, digits: ImageSet) -> None:
 def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_images: ImageSet) -> None:
     """A white 3x3 square at rows and columns 9-11 of a 16x16 image, target 6."""
     data = ScanImages.of(planted, grey_images, seed=0)
-    (found,) = BatchScheduler(planted, data, BatchLimit(128), lambda _: True)(preset("default"), [LabelPair(6)])
+    (found,) = BatchScheduler(planted, data, BatchLimit(128))(preset("default"), [LabelPair(6)])
     assert found.outcome.has_size and found.trigger is not None and found.size is not None
     assert found.asr is not None and found.asr >= 0.9
     assert found.size < 9
@@ -104,7 +104,7 @@ def test_a_planted_trigger_is_found_in_its_place(planted: Classifier, grey_image
 def test_the_reference_schedule_finds_a_real_trigger(infected: Classifier, digits: ImageSet) -> None:
     """BadNets 4x4 white square at rows and columns 23-26 of a digit, target 3."""
     data = ScanImages.of(infected, digits, seed=0)
-    (found,) = BatchScheduler(infected, data, BatchLimit(128), lambda _: True)(preset("reference"), [LabelPair(3)])
+    (found,) = BatchScheduler(infected, data, BatchLimit(128))(preset("reference"), [LabelPair(3)])
     assert found.outcome is Outcome.CONVERGED and found.trigger is not None and found.size is not None
     assert found.size < 25
     mask = found.trigger.tensors()["mask"][0, 0]
@@ -116,7 +116,7 @@ def test_labels_without_images_are_not_searched(planted: Classifier, grey_images
     labels = torch.full((len(grey_images),), 6)
     labels[:20] = 1
     data = ScanImages.of(planted, dataclasses.replace(grey_images, labels=labels), seed=0)
-    (found,) = BatchScheduler(planted, data, BatchLimit(128), lambda _: True)(Inversion(), [LabelPair(6)])
+    (found,) = BatchScheduler(planted, data, BatchLimit(128))(Inversion(), [LabelPair(6)])
     assert found.outcome is Outcome.NOT_ENOUGH_IMAGES and found.size is None
 
 
@@ -127,7 +127,7 @@ def test_the_default_keeps_its_promise_on_cost(infected: Classifier, digits: Ima
     with pytest.raises(SettingsError, match="at most 6"):
         preset("default", restarts=10)
     data = ScanImages.of(infected, digits, 0)
-    (found,) = BatchScheduler(infected, data, BatchLimit(128), lambda _: True)(preset("default"), [LabelPair(0)])
+    (found,) = BatchScheduler(infected, data, BatchLimit(128))(preset("default"), [LabelPair(0)])
     assert found.image_passes == preset("default").passes
 
 
@@ -150,11 +150,11 @@ def test_only_the_smallest_restarts_go_on_and_the_others_are_counted(infected: C
 
 def test_a_race_that_pauses_ends_as_one_that_does_not(infected: Classifier, digits: ImageSet) -> None:
     data, whole = ScanImages.of(infected, digits, 0), Inversion(steps=60, race=((30, 2), (45, 1)))
-    scheduler = BatchScheduler(infected, data, BatchLimit(128), lambda _: True)
+    scheduler = BatchScheduler(infected, data, BatchLimit(128))
     pairs = [LabelPair(3), LabelPair(5)]
     list(scheduler(dataclasses.replace(whole, steps=30), pairs, resume=True))
     paused = {one.pair: one for one in scheduler(whole, pairs, resume=True)}
-    straight = {one.pair: one for one in BatchScheduler(infected, data, BatchLimit(128), lambda _: True)(whole, pairs)}
+    straight = {one.pair: one for one in BatchScheduler(infected, data, BatchLimit(128))(whole, pairs)}
     for pair in pairs:
         assert (paused[pair].size, paused[pair].image_passes) == (straight[pair].size, straight[pair].image_passes)
 

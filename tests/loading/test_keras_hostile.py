@@ -129,7 +129,7 @@ def test_a_layer_of_keras_that_is_not_read_says_what_is() -> None:
     assert not isinstance(error.value, CodeExecutionRefused)
 
 
-def test_names_are_shown_tamed() -> None:
+def test_names_are_shown_sanitized() -> None:
     with pytest.raises(CodeExecutionRefused) as error:
         read(file(described("My\x1b[31m\u202eLayer", "n\n" * 500)), "m")
     assert str(error.value).isprintable() and len(str(error.value)) < 500

@@ -352,7 +352,7 @@ def test_descriptions_that_are_none(tmp_path: Path, network: nn.Module, text: st
     [["x"] * 1_000_000, [1, None, {"a": []}, 2.5, True, [], "g"], "seven", ["\ud800" + "x" * 10_000] * 7, []],
     ids=["a million", "other types", "text", "long", "none"],
 )
-def test_hostile_label_names_are_tamed_or_left_out(tmp_path: Path, network: nn.Module, names: Any) -> None:
+def test_hostile_label_names_are_sanitized_or_left_out(tmp_path: Path, network: nn.Module, names: Any) -> None:
     origin = load_model(described(tmp_path / "m", network, json.dumps(GOOD | {"label_names": names}))).origin
     if origin.label_names is not None:
         assert len(origin.label_names) == 7

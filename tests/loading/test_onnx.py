@@ -267,7 +267,7 @@ def test_initializers_that_are_inputs_too_as_before_2019(ir_version: int) -> Non
     assert torch.allclose(run(written, images), loaded.module(images), atol=1e-4)
 
 
-def test_label_names_and_the_producer_are_read_and_tamed() -> None:
+def test_label_names_and_the_producer_are_read_and_sanitized() -> None:
     for text, expected in [
         (json.dumps(["cat", "dog\x1b[31m"]), ("cat", "dog\x1b[31m")),  # whoever shows a label makes it safe
         (json.dumps({"1": "b", "0": "a"}), ("a", "b")),

@@ -132,7 +132,7 @@ def test_a_module_of_a_class_of_ones_own(tmp_path: Path, images: Tensor) -> None
     assert found.container == "pickled module"
 
 
-def test_without_bubblewrap_it_is_said_aloud(
+def test_without_bubblewrap_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: nn.Sequential, images: Tensor
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -213,7 +213,7 @@ def test_beside_one_that_works_it_is_measured_and_not_repaired(
 # --- the new scan is judged as the first was ---
 
 
-def test_the_new_scan_is_held_against_the_twin_too(
+def test_the_new_scan_is_compared_with_the_baseline_too(
     infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ScanResult | None] = []

@@ -94,7 +94,7 @@ def test_a_scan_holds_its_directory_until_the_result_is_written(
         write(result, to)
         truncated("written")
 
-    monkeypatch.setattr("neural_cleanse.cli.scanning.run_scan", scan)
+    monkeypatch.setattr("neural_cleanse.detection.scan.scan", scan)
     monkeypatch.setattr("neural_cleanse.report.output_dir.write", written)
     ran = run(
         "scan",
@@ -167,13 +167,13 @@ def test_nothing_is_written_through_a_link(found: ScanResult, tmp_path: Path) ->
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
     elsewhere.mkdir()
-    victim, pictures = elsewhere / "passwd", elsewhere / "pictures"
-    victim.write_text("root")
+    target, pictures = elsewhere / "passwd", elsewhere / "pictures"
+    target.write_text("root")
     pictures.mkdir()
     (pictures / "mask.png").write_bytes(b"mine")
     written = ("scan.json", "triggers.safetensors", "report.html")
     for name in (*written, *(f".{name}.partial" for name in written), lock.OWNER_FILE):
-        (out / name).symlink_to(victim)
+        (out / name).symlink_to(target)
     (out / "label_3").symlink_to(pictures)
     (out / "label_9").symlink_to(pictures)
     (out / "repair.json").symlink_to(elsewhere / "absent")
@@ -187,10 +187,10 @@ def test_nothing_is_written_through_a_link(found: ScanResult, tmp_path: Path) ->
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / lock.LOCK_FILE).symlink_to(tmp_path / "victim")
+    (tmp_path / "out" / lock.LOCK_FILE).symlink_to(tmp_path / "target")
     with pytest.raises(OutputError, match="cannot be used"):
         directory.prepare(tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "victim").exists()
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

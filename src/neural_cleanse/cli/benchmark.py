@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.cli.scan import Plan, Preset
+from neural_cleanse.choices import Plan, Preset
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
 from neural_cleanse.evaluation import page as rates_page
@@ -34,8 +34,8 @@ def benchmark(
     rows: Annotated[Path, typer.Option(help="JSON lines, one a model and setting; what is there already is not scanned again.")],
     models: Annotated[Path | None, typer.Option(help="Where the models are. \\[default: beside their cards]")] = None,
     part: Annotated[Part, typer.Option(help="Choose methods on one part, report on the other.")] = Part.every,
-    preset: Annotated[Preset, typer.Option(help="As in scan.")] = Preset.default,
-    plan: Annotated[Plan, typer.Option(help="As in scan.")] = Plan.auto,
+    preset: Annotated[Preset, typer.Option(help="As in scan.")] = Preset.DEFAULT,
+    plan: Annotated[Plan, typer.Option(help="As in scan.")] = Plan.AUTO,
     restarts: Annotated[int | None, typer.Option(min=1, help="As in scan. \\[default: the preset's]")] = None,
     samples: Annotated[int, typer.Option(min=1, help="As in scan.")] = 1000,
     alpha: Annotated[float, typer.Option(help="As in scan.")] = 0.01,

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, recorded
+from neural_cleanse.cli.inputs import run_info_of
 from neural_cleanse.cli.options import Inputs
 from neural_cleanse.cli.progress import watching
-from neural_cleanse.cli.scanning import scan_with_progress
+from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
@@ -45,7 +46,8 @@ def demo(
             console.rule(f"{name} model")
             loaded = load_model(shipped / f"{name}.safetensors")
             with watching(quiet=False, log_json=False) as sink:
-                result = scan_with_progress(loaded, images, ScanSettings(), where, sink)
+                model = loaded.classifier.to(where)
+                result = scan(model, images, ScanSettings(), run_info=run_info_of(loaded), progress=sink)
             output_dir.write(result, output / name)
             recorded.write(output / name, Inputs(), shipped / "digits.npz")
             terminal.show(result, console, output / name)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.cli import exit_codes, options
+from neural_cleanse.cli.command import Command
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.text import escape
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 20
 
-app = typer.Typer(no_args_is_help=True, help="Reject images that carry a trigger which a scan recovered.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Reject images that carry a trigger which a scan recovered."
+)
 
 
-@app.command(cls=options.Command)
+@app.command(cls=Command)
 @options.takes_inputs("ignore_labels")
 def fit(
     model: options.ModelFile,
@@ -102,7 +105,7 @@ def _interval(rate: dict[str, Any]) -> str:
     return f"{low:.1%} to {high:.1%}, {rate['hits']} of {rate['trials']}"
 
 
-@app.command(cls=options.Command)
+@app.command(cls=Command)
 @options.takes_inputs("ignore_labels", "features")
 def check(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Images to check: a folder, an .npz file, or parquet.", show_default=False)],

@@ -218,13 +218,13 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def run_info_of(loaded: LoadedModel) -> RunInfo:
-    """What the report says of where the model came from, and the command that is running."""
+def run_info_of(loaded: LoadedModel, notes: tuple[str, ...] = ()) -> RunInfo:
+    """What the report says of where the model came from, with more notes, and the command that is running."""
     return RunInfo(
         model=loaded.origin.as_record(),
         label_names=loaded.origin.label_names,
         command=running_command(),
-        notes=tuple(f"assumed: {what}" for what in loaded.origin.assumed),
+        notes=(*(f"assumed: {what}" for what in loaded.origin.assumed), *notes),
         date=now(),
     )
 

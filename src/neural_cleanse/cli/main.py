@@ -16,8 +16,8 @@ from rich.console import Console
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import project_file, streams
+from neural_cleanse.cli.command import Command
 from neural_cleanse.cli.exit_codes import ERROR
-from neural_cleanse.cli.options import Command
 from neural_cleanse.errors import NeuralCleanseError
 from neural_cleanse.text import escape
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.core
 
 from neural_cleanse.errors import SettingsError
 
@@ -39,17 +38,6 @@ class EngineName(StrEnum):
 
     processes = "processes"
     ray = "ray"
-
-
-class Command(typer.core.TyperCommand):
-    """A command whose --help stands with the common options, where it has such a group."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """As typer makes it, in the first group."""
-        option = super().get_help_option(ctx)
-        if option is not None and any(getattr(known, "rich_help_panel", None) == COMMON for known in self.params):
-            option.rich_help_panel = COMMON
-        return option
 
 
 ModelFile = Annotated[

@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from neural_cleanse.choices import Labels, Method
 from neural_cleanse.cli import exit_codes, options, streams
 from neural_cleanse.errors import OutputError
 
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 REPAIR = "Repair"
 
 
-class Method(StrEnum):
-    """Names of the mitigations."""
-
-    auto = "auto"
-    unlearn = "unlearn"
-    prune = "prune"
-
-
-class Labels(StrEnum):
-    """Of which labels the scan's triggers are repaired."""
-
-    flagged = "flagged"
-    every = "all"
-
-
 @options.takes_inputs()
 def repair(
     model: options.ModelFile,
@@ -44,12 +29,12 @@ def repair(
     output: Annotated[Path, typer.Option(help="File for the repaired model, in the format of the original, which stays as it is.", rich_help_panel=options.COMMON)],
     data: options.Data = None,
     inputs: options.Inputs = options.Inputs(),
-    method: Annotated[Method, typer.Option(help="unlearn: fine-tune on triggered images with their right labels; prune: remove neurons that react to the trigger; auto: unlearn, then prune if that fails.", rich_help_panel=options.COMMON)] = Method.auto,
+    method: Annotated[Method, typer.Option(help="unlearn: fine-tune on triggered images with their right labels; prune: remove neurons that react to the trigger; auto: unlearn, then prune if that fails.", rich_help_panel=options.COMMON)] = Method.AUTO,
     max_drop: Annotated[float, typer.Option(help="Largest loss of clean accuracy; a step that costs more is rolled back.", rich_help_panel=options.COMMON)] = 0.02,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     samples: options.Samples = 10_000,
-    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of flagged labels; all: those of every label.", rich_help_panel=REPAIR)] = Labels.flagged,
+    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of flagged labels; all: those of every label.", rich_help_panel=REPAIR)] = Labels.FLAGGED,
     max_asr: Annotated[float, typer.Option(help="Largest success rate that a trigger may keep, above the rate of the label on clean images.", rich_help_panel=REPAIR)] = 0.02,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of repairs, each followed by a new scan: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
     baseline: Annotated[Path | None, typer.Option(help="Baseline that --scan was compared with (its --output); the new scan is compared with it too.", rich_help_panel=REPAIR)] = None,
@@ -160,5 +145,5 @@ def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
         raise OutputError(f"Nothing can be written into {output.parent}.")
     if pages.resolve() == output.resolve():
         raise OutputError(
-            f"The report cannot lie where the model does, at {output}.", cure="Name a --report output_dir."
+            f"The report cannot lie where the model does, at {output}.", cure="Name a directory with --report."
         )

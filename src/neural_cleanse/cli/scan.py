@@ -2,46 +2,15 @@
 
 import contextlib
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.cli import exit_codes, formats, options, streams
 from neural_cleanse.cli.exit_codes import FailOn
 from neural_cleanse.errors import SettingsError
-
-
-class Preset(StrEnum):
-    """Names of the presets."""
-
-    default = "default"
-    reference = "reference"
-
-
-class Plan(StrEnum):
-    """Names of the search plans."""
-
-    auto = "auto"
-    full = "full"
-    sequential = "sequential"
-    low_cost = "low-cost"
-    adaptive = "adaptive"
-
-
-class PrecisionName(StrEnum):
-    """Names of the precisions."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Loss(StrEnum):
-    """Names of the losses."""
-
-    ce = "ce"
-    swapped = "swapped"
 
 
 @options.takes_inputs("features")
@@ -56,11 +25,11 @@ def scan(
     overwrite: options.Overwrite = False,
     samples: options.Samples = 1000,
     like: Annotated[Path | None, typer.Option(help="Earlier scan (its --output). Network, normalisation, resizing and images are taken from it where they are not typed here.", rich_help_panel=options.INPUTS)] = None,
-    preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.default,
-    loss: Annotated[Loss, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = Loss.ce,
+    preset: Annotated[Preset, typer.Option(help="Optimiser schedule: default (fast) or reference (as published, 20 to 100 times slower).", rich_help_panel=options.SEARCH)] = Preset.DEFAULT,
+    loss: Annotated[LossName, typer.Option(help="ce: cross entropy; swapped: as the authors' code computes it (16.1 (1 - p)).", rich_help_panel=options.SEARCH)] = LossName.CE,
     restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the smallest trigger counts. \\[default: 4; reference: 1]", rich_help_panel=options.SEARCH)] = None,
     student: Annotated[bool, typer.Option(help="Where the sizes leave doubt, compare them with those of a student network trained on the model's answers.", rich_help_panel=options.SEARCH)] = True,
-    plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.auto,
+    plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.AUTO,
     patches_only: Annotated[bool, typer.Option("--patches-only", help="Look for patches only, not for feature-space, one-class or all-to-all triggers: a third of the work.", rich_help_panel=options.SEARCH)] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Search pairs of labels with all steps, where the default takes a few: smaller one-class triggers, about twice the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
@@ -70,7 +39,7 @@ def scan(
     max_passes: Annotated[int | None, typer.Option(min=1, help="Limit on image passes through the model.", rich_help_panel=options.SCALE)] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit of the process, for example 2G. \\[default: what is free]", rich_help_panel=options.SCALE)] = None,
     batch_images: Annotated[int | None, typer.Option(min=1, help="Images per forward pass. \\[default: 128 on a CPU, 8192 on a GPU, or what memory holds]", rich_help_panel=options.SCALE)] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Precision of the model in the search; reported figures are measured in fp32.", rich_help_panel=options.SCALE)] = PrecisionName.fp32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the model in the search; reported figures are measured in fp32.", rich_help_panel=options.SCALE)] = Precision.FP32,
     workers: options.Workers = None,
     engine: options.EngineChoice = None,
     address: options.Address = None,
@@ -92,9 +61,10 @@ def scan(
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded, scanning
     from neural_cleanse.cli.batch.models import is_batch
-    from neural_cleanse.cli.batch.run import EngineOptions, scan_batch
-    from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed
+    from neural_cleanse.cli.batch.run import BatchOutput, EngineOptions, scan_batch
+    from neural_cleanse.cli.inputs import crop_advice, named_data, open_both, parsed, run_info_of
     from neural_cleanse.cli.progress import watching
+    from neural_cleanse.detection.scan import scan as run_scan
     from neural_cleanse.detection.settings import ScanSettings
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
@@ -110,10 +80,8 @@ def scan(
     if is_batch(model):
         if log_json or documents:
             raise SettingsError("--log-json and --format need a single model.", cure="Give one, or read summary.json.")
-        scan_batch(
-            model, data, inputs, settings, device, spread, baseline, output, overwrite=overwrite, as_json=as_json,
-            fail_on=fail_on, quiet=quiet,
-        )  # fmt: skip
+        answer = BatchOutput(output, overwrite, as_json, fail_on, quiet)
+        scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
     where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
@@ -122,9 +90,9 @@ def scan(
         notes = crop_advice(loaded, images, data, form, seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
-                result = scanning.scan_with_progress(
-                    loaded, images, settings, where, sink, baseline=baseline_scan, notes=notes, checkpoint=checkpoint,
-                    engine=spread.for_one(where.type),
+                result = run_scan(
+                    loaded.classifier.to(where), images, settings, run_info=run_info_of(loaded, notes),
+                    baseline=baseline_scan, checkpoint=checkpoint, engine=spread.for_one(where.type), progress=sink,
                 )  # fmt: skip
         except KeyboardInterrupt as interrupt:
             raise scanning.interrupted(checkpoint) from interrupt

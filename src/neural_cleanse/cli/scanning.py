@@ -2,24 +2,15 @@
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 import typer
 from rich.console import Console
 
 from neural_cleanse.cli import exit_codes, formats, recorded
-from neural_cleanse.cli.inputs import run_info_of
 from neural_cleanse.cli.options import Inputs
-from neural_cleanse.cli.progress import ProgressSink
-from neural_cleanse.detection.scan import scan as run_scan
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
-from neural_cleanse.loading.load import LoadedModel
 from neural_cleanse.report import output_dir, terminal
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import ScanResult
@@ -49,7 +40,7 @@ def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Chec
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
-            raise SettingsError("--resume goes on with a scan in a output_dir.", cure="Name it with --output.")
+            raise SettingsError("--resume goes on with the scan in a directory.", cure="Name it with --output.")
         return None
     checkpoint = Checkpoint.within(output)
     if checkpoint.exists() and not overwrite and not resume:
@@ -101,25 +92,3 @@ def interrupted(checkpoint: Checkpoint | None) -> typer.Exit:
     else:
         say_how_to_go_on("interrupted; go on with:")
     return typer.Exit(exit_codes.INTERRUPTED)
-
-
-def scan_with_progress(
-    loaded: LoadedModel,
-    images: ImageSet,
-    settings: ScanSettings,
-    device: torch.device,
-    sink: ProgressSink,
-    *,
-    baseline: ScanResult | None = None,
-    notes: tuple[str, ...] = (),
-    checkpoint: Checkpoint | None = None,
-    engine: Engine = InProcess(),
-) -> ScanResult:
-    """Scan a loaded model with progress on stderr; `notes` go into the report beside what was assumed."""
-    classifier = loaded.classifier.to(device)
-    around = run_info_of(loaded)
-    around = replace(around, notes=(*around.notes, *notes))
-    return run_scan(
-        classifier, images, settings, run_info=around, baseline=baseline, checkpoint=checkpoint, engine=engine,
-        progress=sink,
-    )  # fmt: skip

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.classifier import device_named
+from neural_cleanse.cli.command import Command
 from neural_cleanse.engines import Processes
 from neural_cleanse.errors import OutputError
 from neural_cleanse.evaluation import zoo
@@ -17,10 +18,12 @@ from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.tables import zoo_table
 from neural_cleanse.text import escape
 
-app = typer.Typer(no_args_is_help=True, help="Build many models with known answers, and show them.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Build many models with known answers, and show them."
+)
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file that lists the models.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Directory for models and cards; what is there already stays.")],
@@ -72,7 +75,7 @@ def summary(card: Mapping[str, Any]) -> str:
     return f"accuracy {card['clean_accuracy']:.1%}{attack}{' (weak)' if card['weak'] else ''}, {card['wall_s']:.0f} s"
 
 
-@app.command()
+@app.command(cls=Command)
 def table(
     suite: Annotated[
         Path, typer.Argument(metavar="SUITE", help="Directory or .jsonl of model cards.", show_default=False)

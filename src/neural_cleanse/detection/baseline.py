@@ -31,7 +31,7 @@ def sizes_of(
             "The baseline stopped after screening: its sizes cannot be compared with those of a full search.",
             cure="Scan the baseline with --plan full.",
         )
-    theirs = {LabelPair(row.target, row.source): row for row in baseline.labels}
+    theirs = {row.pair: row for row in baseline.labels}
     lacking = [str(pair.target) for pair in pairs if pair not in theirs]
     if lacking or max(pair.target for pair in theirs) >= classifier.num_classes:
         raise SettingsError(

@@ -272,7 +272,7 @@ class KindTests:
         self, kind: Kind, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, whose: str = ""
     ) -> Searched | Ended:
         """The search of all pairs, unless a budget ends it."""
-        if self.stages.tracker.truncated or self.stages.tracker.spent:
+        if self.stages.tracker.truncated or self.stages.tracker.exhausted:
             self.stages.tracker.truncated = True
             return Ended()
         planned, unit = (

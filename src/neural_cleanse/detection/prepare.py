@@ -171,7 +171,7 @@ def _left_out(
 ) -> tuple[tuple[int, ...], int]:
     """The outputs that nothing brings about, and the images passed to find out."""
     asked = to_ask(classifier, images, labels)
-    if not asked or work.tracker.spent:
+    if not asked or work.tracker.exhausted:
         return (), 0
     planned = EXPECTED_STEPS * len(asked)
     report = work.begin("outputs that no image has", planned, len(asked), "outputs")

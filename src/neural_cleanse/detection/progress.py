@@ -59,7 +59,7 @@ class Budget:
 class BudgetTracker:
     """What is left of a budget that all parts of a scan take from; its clock runs from when it is made.
 
-    `truncated` says that work was left when it was spent.
+    `truncated` says that work was left when it was exhausted.
     """
 
     budget: Budget = Budget()
@@ -71,7 +71,7 @@ class BudgetTracker:
         self.deadline = None if self.budget.seconds is None else Deadline(self.budget.seconds)
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether nothing is left."""
         passes = self.budget.image_passes
         return (passes is not None and self.image_passes >= passes) or (
@@ -97,15 +97,21 @@ class Part:
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
     _call: Phase | None = None
 
-    def tick(self, image_passes: float) -> bool:
-        """So many more are done: may the work go on? With 0 it asks for more work that there is."""
+    def advance(self, image_passes: float) -> bool:
+        """So many more are done; whether the budget allows more work."""
         self.done += image_passes
-        tracker = self.work.tracker
-        tracker.image_passes += image_passes
+        self.work.tracker.image_passes += image_passes
         self.work.tell(self)
-        spent = tracker.spent
-        tracker.truncated |= spent and image_passes == 0
-        return not spent
+        return not self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget allows no more work."""
+        return self.work.tracker.exhausted
+
+    def mark_truncated(self) -> None:
+        """Work was left when the budget was exhausted."""
+        self.work.tracker.truncated = True
 
     def looked_at(self, images: int) -> None:
         """So many more images went through the network, without a way back: no budget of image passes counts them."""

@@ -57,7 +57,7 @@ def scan(
     work = Work(progress, tracker)
     prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion, work)
     if checkpoint is not None:
-        checkpoint.begin({} if tracker.spent else identity(prepared.provenance, classifier))
+        checkpoint.begin({} if tracker.exhausted else identity(prepared.provenance, classifier))
     stages = Stages(engine, prepared.batch_limit, work, checkpoint)
     subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
     tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]

@@ -1,11 +1,10 @@
 """How to scan, as plain values."""
 
 from dataclasses import dataclass
-from typing import get_args
 
+from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.detection.progress import Budget
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.inversion.inversion import Precision
 
 STUDENT_IMAGES = 2  # times `samples`: images that a scan takes beside its own, for a student to learn from
 
@@ -14,8 +13,9 @@ STUDENT_IMAGES = 2  # times `samples`: images that a scan takes beside its own, 
 class ScanSettings:
     """How to scan. `labels` None stands for all; `restarts` None for the preset's own number.
 
-    `plan` is one of search.PLANS; `max_seconds` and `max_passes` end the search early, with what was reached; `memory`
-    is what the process may take, in bytes; `batch_images` are so many in one pass (None: what suits the device).
+    `preset`, `loss`, `plan` and `precision` are names of choices.py; `max_seconds` and `max_passes` end the search
+    early, with what was reached; `memory` is what the process may take, in bytes; `batch_images` are so many in one
+    pass (None: what suits the device).
     With `student`, sizes that leave doubt are compared with those of a student network (student.py).
     `pairs` searches triggers that work from one class alone with all steps, once the labels themselves have been
     searched; with `patches_only`, `labels` or the reference preset only patches are looked for (kinds.py).
@@ -23,19 +23,19 @@ class ScanSettings:
 
     labels: tuple[int, ...] | None = None
     samples: int = 1000
-    preset: str = "default"
-    loss: str = "ce"
+    preset: str = Preset.DEFAULT.value
+    loss: str = LossName.CE.value
     restarts: int | None = None
     alpha: float = 0.01
     seed: int = 0
     force: bool = False
     pairs: bool = False
-    plan: str = "auto"
+    plan: str = Plan.AUTO.value
     max_seconds: float | None = None
     max_passes: int | None = None
     memory: int | None = None
     batch_images: int | None = None
-    precision: Precision = "fp32"
+    precision: str = Precision.FP32.value
     student: bool = True
     patches_only: bool = False
 
@@ -46,8 +46,8 @@ class ScanSettings:
             raise SettingsError(f"samples must be at least 1, got {self.samples}.")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.")
-        if self.precision not in get_args(Precision):
-            raise SettingsError(f"precision must be {' or '.join(get_args(Precision))}, got {self.precision}.")
+        if self.precision not in tuple(Precision):
+            raise SettingsError(f"precision must be {' or '.join(tuple(Precision))}, got {self.precision}.")
         for name in ("max_seconds", "max_passes", "memory", "batch_images"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -56,12 +56,12 @@ class ScanSettings:
     @property
     def images_wanted(self) -> int:
         """How many clean images it is worth to load."""
-        return self.samples * (1 + STUDENT_IMAGES if self.student and self.preset == "default" else 1)
+        return self.samples * (1 + STUDENT_IMAGES if self.student and self.preset == Preset.DEFAULT else 1)
 
     @property
     def beyond_patches(self) -> bool:
         """Whether other kinds of trigger are looked for: the reference preset is the authors', some labels no model."""
-        return not self.patches_only and self.preset == "default" and self.labels is None
+        return not self.patches_only and self.preset == Preset.DEFAULT and self.labels is None
 
     @property
     def budget(self) -> Budget:

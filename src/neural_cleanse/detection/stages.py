@@ -28,6 +28,24 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class _Weighted:
+    """The meter of a part whose image passes run `weight` of the network."""
+
+    report: Part
+    weight: float
+
+    def advance(self, image_passes: int) -> bool:
+        return self.report.advance(image_passes * self.weight)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.report.exhausted
+
+    def mark_truncated(self) -> None:
+        self.report.mark_truncated()
+
+
+@dataclass(frozen=True)
 class Stages:
     """Where parts of one scan are reported, and what does their work."""
 
@@ -48,13 +66,11 @@ class Stages:
     def invert(self, subject: Subject, report: Part) -> Invert:
         """What searches the labels of `subject`; `report` is told of its image passes, weighted."""
 
-        def weighted(image_passes: int) -> bool:
-            return report.tick(image_passes * subject.weight)
-
-        invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, weighted)
+        meter = _Weighted(report, subject.weight)
+        invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, meter)
         if self.checkpoint is not None:
             kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)
-            invert = kept.wrap(invert, weighted)
+            invert = kept.wrap(invert, meter.advance)
 
         def counted(
             inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True

@@ -66,12 +66,12 @@ class Teaching:
             try:
                 made = _remembered(self.prepared.classifier, unseen, name, stages, report)
                 if made is None:
-                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, report.tick)
+                    made = make_student(self.prepared.classifier, taught_on, unseen, seed, self.plan, report.advance)
                     if made is not None and stages.checkpoint is not None:
                         stages.checkpoint.keep(name, made.weights)
             except OutOfTime:
                 made = None
-            stages.tracker.truncated |= made is None and stages.tracker.spent
+            stages.tracker.truncated |= made is None and stages.tracker.exhausted
             self._made[name] = made
             self.image_passes += round(report.done)
             self.forward_passes += round(report.done) + (0 if made is None else 2 * len(unseen))
@@ -96,5 +96,5 @@ def _remembered(
     weights = None if stages.checkpoint is None else stages.checkpoint.tensors(name)
     found = None if weights is None else remembered(suspect, weights, unseen)
     if found is not None:
-        report.tick(report.planned)
+        report.advance(report.planned)
     return found

@@ -5,7 +5,7 @@ What a batch holds at a time does not grow with the number of labels, and no lab
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -27,7 +27,37 @@ SECONDS_BETWEEN_TICKS = 0.5  # where steps are short enough
 
 JOBS = 8  # at least, so that workers end at about the same time
 
-Tick = Callable[[int], bool]
+
+@runtime_checkable
+class Meter(Protocol):
+    """Counts the work of a search, and knows whether a budget allows more."""
+
+    def advance(self, image_passes: int) -> bool:
+        """So many more are done; whether the budget allows more work."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget allows no more work."""
+
+    def mark_truncated(self) -> None:
+        """Work was left when the budget was exhausted."""
+
+
+class Unbounded:
+    """A budget without an end, which counts nothing."""
+
+    exhausted = False
+
+    def advance(self, image_passes: int) -> bool:
+        """There is always more."""
+        del image_passes
+        return True
+
+    def mark_truncated(self) -> None:
+        """Nothing: it has no end."""
+
+
+UNBOUNDED = Unbounded()
 
 
 @runtime_checkable
@@ -47,9 +77,8 @@ class Invert(Protocol):
 
 @dataclass
 class BatchScheduler:
-    """Inverts label pairs in one batch. `tick(image_passes)` is called as work is done, and says whether to go on: what
-    it says counts at every look at which rows are done. With 0 it asks before work begins, and once more where work is
-    left when it said no. The classifier's deadline ends the work wherever it is.
+    """Inverts label pairs in one batch. `meter` is told of the work, and asked before it begins and whenever it is
+    seen which rows are done. The classifier's deadline ends the work wherever it is.
 
     With `resume` the states of pairs that came to their last step are kept in `suspended`: a later call with more steps
     continues there. Where memory does not hold them all, it starts afresh, with the same result for more passes.
@@ -58,7 +87,7 @@ class BatchScheduler:
     classifier: Classifier
     data: ScanImages
     batch_limit: BatchLimit
-    tick: Tick
+    meter: Meter = UNBOUNDED
     suspended: dict[LabelPair, InversionState] = field(default_factory=dict)
     steps_a_tick: int = 1
     forgotten: dict[LabelPair, int] = field(default_factory=dict)  # batches of states that memory did not hold
@@ -68,7 +97,7 @@ class BatchScheduler:
     ) -> Iterator[Recovered]:
         """Yield one record a pair as it is finished, in no set order.
 
-        When `tick` says no, pairs that were in work have a record that says what they took, the others none.
+        When the budget is exhausted, pairs that were in work have a record that says what they took, the others none.
         """
         del record
         waiting: deque[LabelPair] = deque()
@@ -79,7 +108,8 @@ class BatchScheduler:
                 yield Recovered.skipped(pair, Outcome.NOT_ENOUGH_IMAGES)
         batch: InversionState | None = None
         requeued: list[InversionState] = []
-        if not waiting or not self.tick(0):
+        if waiting and self.meter.exhausted:
+            self.meter.mark_truncated()
             return
         while (batch := self._fill(inversion, batch, waiting, requeued)) is not None:
             batch, may_go_on = self._advanced(inversion, batch, requeued)
@@ -97,7 +127,7 @@ class BatchScheduler:
                     yield one
             if cut_off or not may_go_on:
                 if cut_off or batch is not None or requeued or waiting:
-                    self.tick(0)  # work was left: mark the scan as truncated
+                    self.meter.mark_truncated()
                 in_work = requeued if batch is None else [batch, *requeued]
                 yield from (one for state in in_work for one in _cut_off(inversion, state))
                 return
@@ -126,7 +156,7 @@ class BatchScheduler:
             seconds = (time.monotonic() - began) / steps
             self.steps_a_tick = max(1, int(SECONDS_BETWEEN_TICKS / max(seconds, 1e-6)))
             left -= steps
-            may_go_on = self.tick((batch.batches_taken - before) * inversion.batch_size)
+            may_go_on = self.meter.advance((batch.batches_taken - before) * inversion.batch_size)
         return batch, may_go_on
 
     def _finished(self, inversion: Inversion, state: InversionState) -> Iterator[Recovered]:
@@ -179,9 +209,11 @@ class BatchScheduler:
                 self.suspended[pair], room = state, room - held
 
 
-def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_limit: BatchLimit, tick: Tick) -> Invert:
+def inverter(
+    engine: Engine, classifier: Classifier, data: ScanImages, batch_limit: BatchLimit, meter: Meter = UNBOUNDED
+) -> Invert:
     """What inverts label pairs: this process, or the engine's workers, which get and give back suspended states."""
-    here = BatchScheduler(classifier, data, batch_limit, tick)
+    here = BatchScheduler(classifier, data, batch_limit, meter)
     if isinstance(engine, InProcess):
         return here
 
@@ -191,7 +223,10 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_lim
         del record
         size = max(1, min(batch_limit.images // (inversion.batch_size * inversion.restarts), -(-len(pairs) // JOBS)))
         jobs = [tuple(pairs[first : first + size]) for first in range(0, len(pairs), size)]
-        if not jobs or not tick(0):
+        if not jobs:
+            return
+        if meter.exhausted:
+            meter.mark_truncated()
             return
         left = len(jobs)
         work = partial(_inverted, inversion, classifier, data, batch_limit.images, resume)
@@ -203,9 +238,9 @@ def inverter(engine: Engine, classifier: Classifier, data: ScanImages, batch_lim
             yield from found
             left -= 1
             cut_off = any(one.outcome is Outcome.NOT_SEARCHED for one in found)
-            if not tick(sum(one.image_passes - taken.get(one.pair, 0) for one in found)) or cut_off:
+            if not meter.advance(sum(one.image_passes - taken.get(one.pair, 0) for one in found)) or cut_off:
                 if left or cut_off:
-                    tick(0)  # work was left: mark the scan as truncated
+                    meter.mark_truncated()
                 return
 
     return invert
@@ -219,7 +254,7 @@ def _inverted(
 ) -> tuple[tuple[Recovered, ...], dict[LabelPair, InversionState]]:
     """One job: some pairs to their end, from their states where there are any; with the states that may go on."""
     pairs, states = job
-    scheduler = BatchScheduler(classifier, data, BatchLimit(images), lambda _: True, dict(states))
+    scheduler = BatchScheduler(classifier, data, BatchLimit(images), suspended=dict(states))
     return tuple(scheduler(inversion, pairs, resume)), scheduler.suspended
 
 

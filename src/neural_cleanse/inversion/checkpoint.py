@@ -74,11 +74,11 @@ class Checkpoint:
             raise OutputError(f"{self.directory} cannot be made: {error.strerror}.") from error
         write_whole(path, json.dumps(ours, indent=2).encode())
 
-    def wrap(self, invert: Invert, tick: Callable[[int], bool] = lambda _: True) -> Invert:
+    def wrap(self, invert: Invert, advance: Callable[[int], object] = lambda _: None) -> Invert:
         """The same, but records that are on disk are not made again, and new ones are written as they come.
 
-        Suspended states (`resume`) are not written: they are large and cheap to repeat. `tick` is told the image passes
-        of the records that are read: a budget counts them as if they had just been made.
+        Suspended states (`resume`) are not written: they are large and cheap to repeat. `advance` is told the image
+        passes of the records that are read: a budget counts them as if they had just been made.
         """
         counted: dict[LabelPair, int] = {}
 
@@ -94,7 +94,7 @@ class Checkpoint:
                 if found is None:
                     lacking.append(pair)
                 else:
-                    tick(found.image_passes - (counted.get(pair, 0) if resume else 0))
+                    advance(found.image_passes - (counted.get(pair, 0) if resume else 0))
                     counted[pair] = found.image_passes
                     yield found
             for recovered in invert(inversion, lacking, resume):

@@ -9,12 +9,13 @@ own images, cost, counters and best candidates, so a batch of k rows equals k si
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from neural_cleanse.choices import Precision
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.inversion.cost import BatchCost, CostSchedule
 from neural_cleanse.inversion.losses import Loss, cross_entropy
@@ -31,8 +32,6 @@ RECENT_MEMORY, TRAILING_MEMORY = 0.9, 0.98  # of the averages of the log size, w
 
 SPREAD_STEP = 0.25  # of log size: what the `spread` slots lie apart
 SMALLEST = 1e-3  # px, of which the logarithm is taken at least
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Inversion:
     allow_chance: bool = True
     keep_after_step: bool = False
     all_images: bool = False
-    precision: Precision = "fp32"
+    precision: str = Precision.FP32.value
     judge_images: int | None = None
     temperature: float = 1.0
 
@@ -179,7 +178,7 @@ class Inversion:
             free = tuple(variables.detach().requires_grad_() for variables in state.free)
             trigger = self.trigger.decode(free)
             triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
-            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == Precision.BF16):
                 logits = classifier(triggered.flatten(0, 1)).float().unflatten(0, triggered.shape[:2])  # k n classes
             loss = self.loss(logits / self.temperature, targets)  # k
             size = trigger.size()  # k

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neural_cleanse.choices import LossName
+
 KERAS_CLIP = 1e-7
 
 Loss = Callable[[Float[Tensor, "k n classes"], Int[Tensor, " k"]], Float[Tensor, " k"]]
@@ -30,4 +32,4 @@ def swapped_cross_entropy(logits: Float[Tensor, "k n classes"], targets: Int[Ten
     return -(chances * logs.unsqueeze(1)).sum(-1).mean(1)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "swapped": swapped_cross_entropy}
+LOSSES = {LossName.CE: cross_entropy, LossName.SWAPPED: swapped_cross_entropy}

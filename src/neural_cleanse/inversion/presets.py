@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from neural_cleanse.choices import LossName, Preset
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.cost import ReferenceCost
 from neural_cleanse.inversion.inversion import Inversion
@@ -9,21 +10,19 @@ from neural_cleanse.inversion.losses import LOSSES
 
 PASSES_PER_LABEL = 3000  # image passes of the default preset, all restarts together
 
-PRESETS = ("default", "reference")
 
-
-def preset(name: str, loss: str = "ce", restarts: int | None = None) -> Inversion:
+def preset(name: str, loss: str = LossName.CE.value, restarts: int | None = None) -> Inversion:
     """The inversion of that preset.
 
     `default`: one batch of 4 images a step. `reference`: Wang et al. 2019 as released, constants of their GTSRB script,
     with the paper's loss (`ce`) or the one their code computes (`swapped`). Raises SettingsError.
     """
-    if loss not in LOSSES:
-        raise SettingsError(f"There is no loss {loss!r}; the names are {', '.join(LOSSES)}.")
+    if loss not in tuple(LossName):
+        raise SettingsError(f"There is no loss {loss!r}; the names are {', '.join(LossName)}.")
     if restarts is not None and restarts < 1:
         raise SettingsError(f"restarts must be at least 1, got {restarts}.")
-    if name == "default":
-        whole = Inversion(loss=LOSSES[loss])
+    if name == Preset.DEFAULT:
+        whole = Inversion(loss=LOSSES[LossName(loss)])
         whole = replace(whole, restarts=restarts or whole.restarts)
         if whole.passes > PASSES_PER_LABEL:
             one_more = replace(whole, restarts=whole.restarts + 1).passes - whole.passes
@@ -32,10 +31,10 @@ def preset(name: str, loss: str = "ce", restarts: int | None = None) -> Inversio
                 cure=f"Ask for at most {whole.restarts - -(-(whole.passes - PASSES_PER_LABEL) // one_more)} restarts.",
             )
         return whole
-    if name == "reference":
+    if name == Preset.REFERENCE:
         return Inversion(
             cost=ReferenceCost(),
-            loss=LOSSES[loss],
+            loss=LOSSES[LossName(loss)],
             steps=1000,  # STEPS
             restarts=restarts or 1,
             race=(),
@@ -52,4 +51,4 @@ def preset(name: str, loss: str = "ce", restarts: int | None = None) -> Inversio
             keep_after_step=True,
             all_images=True,
         )
-    raise SettingsError(f"There is no preset {name!r}; the names are {', '.join(PRESETS)}.")
+    raise SettingsError(f"There is no preset {name!r}; the names are {', '.join(Preset)}.")

@@ -127,14 +127,14 @@ def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[B
 
 
 def _sized(result: ScanResult) -> set[LabelPair]:
-    return {LabelPair(row.target, row.source) for row in result.labels if row.size is not None}
+    return {row.pair for row in result.labels if row.size is not None}
 
 
 def _usual_size(result: ScanResult, *, pairs: bool) -> float | None:
     """The median size of patches over labels, or over pairs of labels, that were not flagged."""
     rows = result.pair_rows if pairs else result.label_rows
-    found = {LabelPair(row.target, row.source): row.size for row in rows}
-    found |= {LabelPair(row.target, row.source): row.size for row in rows_of(result, Kind.PAIRS)} if pairs else {}
+    found = {row.pair: row.size for row in rows}
+    found |= {row.pair: row.size for row in rows_of(result, Kind.PAIRS)} if pairs else {}
     sizes = [size for pair, size in found.items() if size is not None and pair not in result.flagged_pairs]
     return statistics.median(sizes) if sizes else None
 

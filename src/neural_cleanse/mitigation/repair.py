@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from neural_cleanse.choices import Labels, Method
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_record, check_baseline
 from neural_cleanse.detection.input_check import check_labels, check_shape
@@ -48,9 +49,9 @@ from neural_cleanse.results.repair import RepairResult, RepairStatus
 
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
 METHODS: Mapping[str, tuple[Mitigation, ...]] = {
-    "unlearn": (Unlearning(),),
-    "prune": (Pruning("convolution"), Pruning("features")),
-    "auto": (Unlearning(), Pruning("convolution"), Pruning("features")),
+    Method.UNLEARN: (Unlearning(),),
+    Method.PRUNE: (Pruning("convolution"), Pruning("features")),
+    Method.AUTO: (Unlearning(), Pruning("convolution"), Pruning("features")),
 }
 
 
@@ -62,8 +63,8 @@ class RepairSettings:
     or none at all, which is plain fine-tuning.
     """
 
-    method: str = "auto"
-    labels: str = "flagged"
+    method: str = Method.AUTO.value
+    labels: str = Labels.FLAGGED.value
     max_drop: float = 0.02
     max_asr: float = 0.02
     rounds: int = 3
@@ -73,7 +74,7 @@ class RepairSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.")
-        if self.labels not in ("flagged", "all"):
+        if self.labels not in tuple(Labels):
             raise SettingsError(f"Labels are flagged or all, not {self.labels!r}.")
         if not (0 <= self.max_drop < 1 and 0 <= self.max_asr < 1):
             raise SettingsError(f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.")

@@ -48,9 +48,7 @@ def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
         if test.kind not in (Kind.FEATURE, Kind.FEATURE_PAIRS) or not test.flagged:
             continue
         others = [
-            row.size
-            for row in rows_of(result, test.kind)
-            if row.size is not None and LabelPair(row.target, row.source) not in test.flagged
+            row.size for row in rows_of(result, test.kind) if row.size is not None and row.pair not in test.flagged
         ]
         if others:
             found |= dict.fromkeys((pair for pair in test.flagged if pair not in by_patch), statistics.median(others))
@@ -79,7 +77,7 @@ def search_shifts(
             inversion = replace(inversion, choose_asr=CHOOSE_ASR)
         wanted = batch_images(classifier.device, inversion, len(pairs))
         limit = fit_to_memory(space.classifier, inversion, wanted)
-        found += list(BatchScheduler(space.classifier, space.images, limit, lambda _: True)(inversion, pairs))
+        found += list(BatchScheduler(space.classifier, space.images, limit)(inversion, pairs))
     place = Place(space.cut, space.spread, space.least)
     return tuple(
         Backdoor(one.pair, one.trigger, naturals[one.pair], place)

@@ -13,7 +13,7 @@ from neural_cleanse.report.output_dir import REPORT_FILE
 from neural_cleanse.report.pictures import data_uri, on_grey, reduced
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.templates import render
-from neural_cleanse.report.text import HEADLINE, bars, label_title, number, p_text, pair_of
+from neural_cleanse.report.text import HEADLINE, bars, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -76,9 +76,7 @@ class BatchRow:
 
 def _picture(result: ScanResult) -> str | None:
     """Of the flagged label, else of the smallest trigger."""
-    kept = [
-        pair_of(bar.row) for bar in bars(result) if bar.row.size is not None and pair_of(bar.row) in result.triggers
-    ]
+    kept = [bar.row.pair for bar in bars(result) if bar.row.size is not None and bar.row.pair in result.triggers]
     pairs = [pair for pair in result.flagged_pairs if pair in result.triggers] or kept
     return data_uri(reduced(on_grey(dict(result.triggers[pairs[0]])), THUMBNAIL)) if pairs else None
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from neural_cleanse.report import plot
 from neural_cleanse.report.content import student_sizes
 from neural_cleanse.report.plot import ALARM, BAR, GOOD, SOFT, Chart, Frame, Group, Line, Point, Shade, Text
-from neural_cleanse.report.text import Titles, bars, p_is, pair_of
+from neural_cleanse.report.text import Titles, bars, p_is
 from neural_cleanse.results.records import LabelResult, ScanResult
 from neural_cleanse.results.repair import TracePoint
 
@@ -68,8 +68,8 @@ def sizes(result: ScanResult) -> Markup:
         y = plot.rounded((frame.top + frame.bottom) / 2)
         more_texts.append(Text(12.0, y, "labels, smallest first", anchor="middle", upright=True))
     shades, limits, limit_texts = _reference_lines(frame, x_of, result.detection_limit, rows)
-    flagged = [(y, row) for y, row in placed if pair_of(row) in result.flagged_pairs]
-    others = [(y, row) for y, row in placed if pair_of(row) not in result.flagged_pairs]
+    flagged = [(y, row) for y, row in placed if row.pair in result.flagged_pairs]
+    others = [(y, row) for y, row in placed if row.pair not in result.flagged_pairs]
     return Chart(
         f"trigger size of {len(rows)} labels in pixels, smallest first; the table holds the same numbers",
         WIDTH,

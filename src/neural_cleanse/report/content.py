@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import Titles, flagged_rows, p_is, pair_of
+from neural_cleanse.report.text import Titles, flagged_rows, p_is
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
@@ -70,7 +70,7 @@ class FlaggedLabel:
 
 def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
     """Every flagged label that has evidence."""
-    titles, rows = Titles(result), {pair_of(row): row for row in flagged_rows(result)}
+    titles, rows = Titles(result), {row.pair: row for row in flagged_rows(result)}
     found = []
     for evidence in result.evidence:
         pair = evidence.pair
@@ -100,7 +100,7 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if any(one.pair == pair_of(row) and not one.has_pictures for one in result.evidence):
+    if any(one.pair == row.pair and not one.has_pictures for one in result.evidence):
         found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
     elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")

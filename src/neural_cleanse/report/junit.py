@@ -6,7 +6,7 @@ A flagged label fails; a scan that could not tell is an error of the case "verdi
 from xml.etree import ElementTree
 
 from neural_cleanse.report import summary
-from neural_cleanse.report.text import Titles, flagged_rows, found_at, pair_of, sentence
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
 from neural_cleanse.results.records import LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -17,8 +17,8 @@ NOT_SEARCHED = (Outcome.NOT_SEARCHED, Outcome.NOT_ENOUGH_IMAGES, Outcome.SCREENE
 def dumps(result: ScanResult) -> str:
     """The XML text."""
     made = result.provenance
-    known = {pair_of(row) for row in result.labels}
-    more = [row for row in flagged_rows(result) if pair_of(row) not in known]
+    known = {row.pair for row in result.labels}
+    more = [row for row in flagged_rows(result) if row.pair not in known]
     cases = [_verdict(result), *(_label(result, row) for row in (*result.labels, *more))]
     counts = {
         "tests": len(cases),
@@ -65,7 +65,7 @@ def _label(result: ScanResult, row: LabelResult) -> ElementTree.Element:
     case = ElementTree.Element(
         "testcase", {"classname": f"{SUITE}.labels", "name": escape(f"label {title}"), "time": "0"}
     )
-    if pair_of(row) in result.flagged_pairs:
+    if row.pair in result.flagged_pairs:
         message = escape(f"Label {title} is reached by an unusually small trigger: {found_at(row)}.")
         ElementTree.SubElement(case, "failure", {"type": "BackdoorTrigger", "message": message})
     elif row.outcome in NOT_SEARCHED:

@@ -22,7 +22,6 @@ from neural_cleanse.report.text import (
     mark,
     number,
     p_text,
-    pair_of,
     paper_sentence,
     sentence,
     success_of,
@@ -138,12 +137,12 @@ def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) 
 
 def _smallest(result: ScanResult, titles: Titles) -> list[dict[str, Any]]:
     """The smallest triggers where nothing was flagged: what a search finds in such a model."""
-    rows = [bar.row for bar in bars(result) if bar.row.size is not None and pair_of(bar.row) in result.triggers]
+    rows = [bar.row for bar in bars(result) if bar.row.size is not None and bar.row.pair in result.triggers]
     return [
         {
             "title": titles.of(row),
             "size": row.size,
-            "picture": data_uri(on_grey(dict(result.triggers[pair_of(row)]))),
+            "picture": data_uri(on_grey(dict(result.triggers[row.pair]))),
         }
         for row in rows[:SMALLEST_SHOWN]
     ]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from neural_cleanse.report import content
 from neural_cleanse.report.taxonomy import TAXONOMIES, references
-from neural_cleanse.report.text import Titles, flagged_rows, found_at, pair_of, sentence
+from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
 from neural_cleanse.results.codec import encode
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
@@ -117,7 +117,7 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
     titles, weak = Titles(result), {found.pair: found.weak for found in content.findings(result)}
     found = []
     for row in flagged_rows(result):
-        pair, shown = pair_of(row), row.shown
+        pair, shown = row.pair, row.shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(pair, ()))
         text = f"Label {titles.of(row)} is reached by an unusually small trigger: {found_at(row)}.{success}{thin}"

@@ -6,7 +6,7 @@ from html import escape
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report.text import asr_text, label_title, number, p_text, remark
-from neural_cleanse.results.records import LabelPair, ScanResult
+from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TriggerChange
 
 PAIRS_SHOWN = 5  # pairs beside those flagged; scan.json holds all
@@ -74,7 +74,7 @@ def pair_table(result: ScanResult) -> Table:
     rows = sorted(
         (row for row in result.pair_rows if row.size is not None),
         key=lambda row: (
-            LabelPair(row.target, row.source) not in flagged_pairs,
+            row.pair not in flagged_pairs,
             1.0 if row.p_value is None else row.p_value,
             row.size or 0.0,
         ),
@@ -90,7 +90,7 @@ def pair_table(result: ScanResult) -> Table:
                 number(row.size),
                 p_text(row.p_value),
                 asr_text(row),
-                remark(row, flagged=LabelPair(row.target, row.source) in flagged_pairs),
+                remark(row, flagged=row.pair in flagged_pairs),
             )
             for row in rows[: flagged + PAIRS_SHOWN]
         ],

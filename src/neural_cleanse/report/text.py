@@ -29,11 +29,6 @@ def label_title(target: int, name: str | None) -> str:
     return str(target) if name is None or name == str(target) else f"{target} {sanitize(name)}"
 
 
-def pair_of(row: LabelResult) -> LabelPair:
-    """What the row is of."""
-    return LabelPair(row.target, row.source)
-
-
 class Titles:
     """What labels and label pairs are called, by the names that the result holds."""
 
@@ -58,7 +53,7 @@ class Titles:
 
     def of(self, row: LabelResult) -> str:
         """A row of the table."""
-        return self.pair(pair_of(row))
+        return self.pair(row.pair)
 
 
 def flagged_rows(result: ScanResult) -> tuple[LabelResult, ...]:
@@ -66,7 +61,7 @@ def flagged_rows(result: ScanResult) -> tuple[LabelResult, ...]:
 
     The table has those of patches; of another kind a row is made of what its test and its evidence say.
     """
-    known = {pair_of(row): row for row in result.labels}
+    known = {row.pair: row for row in result.labels}
     names = {row.target: row.name for row in result.labels}
     kinds = {evidence.pair: evidence for evidence in result.evidence if evidence.kind is not Kind.PATCH}
     rows = []
@@ -175,7 +170,7 @@ def bars(result: ScanResult) -> list[Bar]:
     rows = result.label_rows or result.labels  # a scan of pairs alone has nothing else
     largest = max((row.size for row in rows if row.size is not None), default=1.0)
     ordered = sorted(rows, key=lambda row: (row.size is None, row.size or 0.0, row.target, row.source or 0))
-    return [Bar(row, (row.size or 0.0) / largest, pair_of(row) in result.flagged_pairs) for row in ordered]
+    return [Bar(row, (row.size or 0.0) / largest, row.pair in result.flagged_pairs) for row in ordered]
 
 
 def mark(bar: Bar) -> str:

@@ -21,6 +21,18 @@ class LabelPair:
     source: int | None = None
 
 
+class OfPair:
+    """What names its label pair by two fields."""
+
+    target: int
+    source: int | None
+
+    @property
+    def pair(self) -> LabelPair:
+        """The pair as one value."""
+        return LabelPair(self.target, self.source)
+
+
 class Outcome(enum.Enum):
     """How the search for one label ended; the value is what JSON holds."""
 
@@ -122,11 +134,8 @@ class Recovered:
         """The same, with what an earlier search of the pair took added to what it took."""
         if before is None:
             return self
-        return replace(
-            self,
-            image_passes=self.image_passes + before.image_passes,
-            forward_passes=self.forward_passes + before.forward_passes,
-        )
+        passes, forward = self.image_passes + before.image_passes, self.forward_passes + before.forward_passes
+        return replace(self, image_passes=passes, forward_passes=forward)
 
     @property
     def asr(self) -> float | None:
@@ -136,7 +145,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Refined:
-    """The trigger of a label that screening flagged_pairs, after all steps."""
+    """The trigger of a label that screening flagged, after all steps."""
 
     size: float
     log_size_sd: float | None
@@ -146,7 +155,7 @@ class Refined:
 
 
 @dataclass(frozen=True)
-class LabelResult:
+class LabelResult(OfPair):
     """One row of the table: a label pair with what was found and what the tests say of it.
 
     Sizes are compared that took the same effort; `refined` is what a label that these flagged came to with more.
@@ -181,7 +190,7 @@ class SourceRate:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(OfPair):
     """What a flagged label's trigger does to images that it was not fitted on; of `source` alone if there is one.
 
     A trigger in feature space is no image: `after` then has no rows.
@@ -201,14 +210,9 @@ class Evidence:
         """Whether images show the trigger."""
         return self.kind in (Kind.PATCH, Kind.PAIRS)
 
-    @property
-    def pair(self) -> LabelPair:
-        """The label pair that was flagged."""
-        return LabelPair(self.target, self.source)
-
 
 @dataclass(frozen=True)
-class KindRow:
+class KindRow(OfPair):
     """A label or pair in one test: its size (None: no trigger worked) and p-value."""
 
     target: int

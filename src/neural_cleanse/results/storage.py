@@ -87,7 +87,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         for pair in [decode(LabelPair, row)]
     ]
     result = decode(ScanResult, {**raw, "evidence": evidence, "triggers": {}})
-    pairs = [*(LabelPair(row.target, row.source) for row in result.labels), *(one.pair for one in result.evidence)]
+    pairs = [*(row.pair for row in result.labels), *(one.pair for one in result.evidence)]
     return replace(result, triggers={pair: trigger for pair in pairs if (trigger := _trigger(named, pair))})
 
 

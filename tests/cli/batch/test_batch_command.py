@@ -45,7 +45,7 @@ def scanned(collection: Path, asked: tuple[object, ...], tmp_path_factory: pytes
     return run("scan", collection, *asked, "--workers", 2, "--output", output), output
 
 
-def test_a_shelf_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Path]) -> None:
+def test_a_batch_has_a_row_a_model_and_the_worst_decides(scanned: tuple[Ran, Path]) -> None:
     ran, output = scanned
     assert ran.code == 1, ran.err
     lines = ran.out.splitlines()
@@ -74,7 +74,7 @@ def test_every_result_of_a_batch_keeps_the_options(scanned: tuple[Ran, Path], de
         assert (inputs, data) == (Inputs(), demo_files / "digits.npz")
 
 
-def test_a_model_of_a_shelf_gets_the_answer_that_it_gets_alone(
+def test_a_model_of_a_batch_gets_the_answer_that_it_gets_alone(
     scanned: tuple[Ran, Path], collection: Path, asked: tuple[object, ...]
 ) -> None:
     alone = json.loads(run("scan", collection / "infected.safetensors", *asked, "--json").out)
@@ -118,7 +118,7 @@ def test_an_occupied_output_is_refused(scanned: tuple[Ran, Path], collection: Pa
     assert ran.code == 2 and "not empty" in ran.err
 
 
-def test_a_shelf_without_a_model_is_an_error(tmp_path: Path, asked: tuple[object, ...]) -> None:
+def test_a_batch_without_a_model_is_an_error(tmp_path: Path, asked: tuple[object, ...]) -> None:
     ran = run("scan", "--patches-only", tmp_path, *asked)
     assert ran.code == 2 and "no model in" in ran.err
 
@@ -173,7 +173,7 @@ def test_a_gpu_gets_one_process_and_a_ray_task_asks_for_one() -> None:
     assert EngineOptions(engine=EngineName.ray, address="head:1").start(8, "cpu") == RayEngine("head:1", num_gpus=0.0)
 
 
-def test_the_board_shows_what_the_processes_note_and_forgets_finished_models(
+def test_the_progress_shows_what_the_processes_note_and_forgets_finished_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Note(tmp_path / "x").write(Progress(30, 120, (), 10))

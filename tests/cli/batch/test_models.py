@@ -50,7 +50,7 @@ class Scan:
         return self.result
 
 
-def shelved(directory: Path, *names: str) -> tuple[ModelEntry, ...]:
+def grouped(directory: Path, *names: str) -> tuple[ModelEntry, ...]:
     """Files that hold what the recorded result was found on."""
     return tuple(ModelEntry(name, directory / name) for name in names)
 
@@ -60,7 +60,7 @@ def copies(demo_files: Path, tmp_path: Path) -> tuple[ModelEntry, ...]:
     """Three copies of the infected model."""
     for name in ("a", "b", "c"):
         shutil.copy(demo_files / "infected.safetensors", tmp_path / name)
-    return shelved(tmp_path, "a", "b", "c")
+    return grouped(tmp_path, "a", "b", "c")
 
 
 # --- which models ---
@@ -92,7 +92,7 @@ def test_the_output_directory_is_not_scanned(models: Path) -> None:
     }
 
 
-def test_a_directory_of_models_is_a_shelf_and_a_model_in_a_directory_is_not(models: Path) -> None:
+def test_a_directory_of_models_is_a_batch_and_a_model_in_a_directory_is_not(models: Path) -> None:
     assert is_batch(models)
     assert is_batch(models / "*.onnx")
     assert not is_batch(models / "sub" / "vit")
@@ -208,7 +208,7 @@ def kill_at_b(model: ModelEntry) -> ScanResult:
 
 
 def test_the_same_of_a_real_process() -> None:
-    rows = {row.name: row.error for row in run(shelved(Path(), "a", "b", "c"), kill_at_b, Processes(1))}
+    rows = {row.name: row.error for row in run(grouped(Path(), "a", "b", "c"), kill_at_b, Processes(1))}
     assert rows["a"] == rows["c"] == "alive"
     assert "killed" in str(rows["b"])
 

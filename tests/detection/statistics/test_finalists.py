@@ -18,7 +18,7 @@ def adaptive(logs: Floats, early: Floats, generator: np.random.Generator) -> tup
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
-def test_the_rate_of_accused_clean_models_is_alpha(noise: float) -> None:
+def test_the_rate_of_flagged_clean_models_is_alpha(noise: float) -> None:
     """2,000 clean models of 1,283 labels, normal log sizes, early sizes that agree with late ones or only roughly."""
     generator, alpha, flagged = np.random.default_rng(0), 0.05, 0
     for _ in range(2000):
@@ -28,7 +28,7 @@ def test_the_rate_of_accused_clean_models_is_alpha(noise: float) -> None:
     assert 0.01 < flagged / 2000 < 0.065
 
 
-def test_a_heavy_tail_accuses_less_than_without_a_tail_check() -> None:
+def test_a_heavy_tail_flags_less_than_without_a_tail_check() -> None:
     """Log sizes with Student's t of 5 degrees of freedom, heavier than any that were measured: 23 %, 73 % unchecked."""
     generator, flagged, unchecked = np.random.default_rng(1), 0, 0
     for _ in range(500):
@@ -51,7 +51,7 @@ def test_one_small_label_of_many_is_found() -> None:
     assert np.exp(logs[77]) < result.detection_limit < np.exp(6.6)
 
 
-def test_infected_labels_in_the_yardstick_leave_it() -> None:
+def test_infected_labels_in_the_reference_leave_it() -> None:
     generator = np.random.default_rng(3)
     logs = generator.normal(5, 0.2, N)
     infected = generator.permutation(N)[:130]  # a tenth: some are in the reference

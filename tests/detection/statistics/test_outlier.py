@@ -88,7 +88,7 @@ def test_flagged_are_those_with_a_small_p_value() -> None:
 
 
 @pytest.mark.parametrize("n", [4, 10, 43])
-def test_clean_models_are_accused_at_the_nominal_rate(n: int) -> None:
+def test_clean_models_are_flagged_at_the_nominal_rate(n: int) -> None:
     """1,000 clean models with normal log sizes, sd .25: no more flagged than 1.15 alpha explains, and not far fewer.
 
     At 10 labels fewer: the prior counts, and the spread is not above what it was chosen for.
@@ -157,7 +157,7 @@ def test_detection_limit_is_where_one_more_label_is_flagged(n: int, k: int) -> N
     assert n not in above.flagged or above.tail_holds is False
 
 
-def test_no_detection_limit_without_a_yardstick() -> None:
+def test_no_detection_limit_without_a_reference() -> None:
     assert detection_limit([1.0, 50.0], [0], 0.05) is None
     assert detection_limit([1.0, 50.0, 50.0], [0], 0.05) is None
 

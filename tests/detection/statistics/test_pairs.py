@@ -30,7 +30,7 @@ def judged(n: int, seed: int, alpha: float = 0.05, planted: dict[tuple[int, int]
 
 
 @pytest.mark.parametrize(("n", "repeats"), [(4, 300), (5, 300), (6, 250), (10, 120)])
-def test_a_clean_model_is_accused_with_the_chance_that_was_asked_for(n: int, repeats: int) -> None:
+def test_a_clean_model_is_flagged_with_the_chance_that_was_asked_for(n: int, repeats: int) -> None:
     """So many false alarms or more would happen by luck once in a thousand tests if the rate were alpha."""
     alarms = sum(bool(judged(n, seed).flagged) for seed in range(repeats))
     assert binomial_sf(alarms, repeats, 0.05) > 1e-3

@@ -114,8 +114,7 @@ def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> Scan
     """Scan one model, wherever this runs; with `notes`, say there how far it is."""
     loaded, images = open_for(order.images, model.path, order.form)
     advice = crop_advice(loaded, images, order.data, order.form, order.settings.seed)
-    around = run_info_of(loaded)
-    around = replace(around, notes=(*around.notes, *advice), command=order.command)
+    around = replace(run_info_of(loaded, advice), command=order.command)
     classifier = loaded.classifier.to(device_named(order.device))
     note = None if notes is None else Note(notes / model.name)
 
@@ -128,6 +127,17 @@ def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> Scan
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class BatchOutput:
+    """Where the answer goes, and in which form, as the command line says it."""
+
+    directory: Path | None
+    overwrite: bool
+    as_json: bool
+    fail_on: FailOn
+    quiet: bool
+
+
 def scan_batch(
     where: Path,
     data: Path,
@@ -136,18 +146,13 @@ def scan_batch(
     device: str,
     spread: EngineOptions,
     baseline: Path | None,
-    output: Path | None,
-    *,
-    overwrite: bool,
-    as_json: bool,
-    fail_on: FailOn,
-    quiet: bool,
+    answer: BatchOutput,
 ) -> NoReturn:
     """Scan every model, show the table, write summary and index, and exit with the batch's code."""
-    device = _device(device, spread.engine)
+    device, output = _device(device, spread.engine), answer.directory
     if output is None and spread.resume:
         raise SettingsError("--resume keeps what is in the directory of an earlier run.", cure="Add --output.")
-    with output_dir.claimed(output, overwrite=overwrite or spread.resume):
+    with output_dir.claimed(output, overwrite=answer.overwrite or spread.resume):
         form = parsed(inputs)
         models = find(where, leave_out=output)
         engine = spread.start(len(models), device)
@@ -155,15 +160,15 @@ def scan_batch(
         images = open_images(data, form, settings.images_wanted, settings.seed)
         order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
         keep = partial(recorded.write, inputs=inputs, data=data)
-        rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=quiet)
-    if as_json:
+        rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=answer.quiet)
+    if answer.as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
     else:
         console = Console()
         words.show(rows, console)
-        if output is not None and not quiet:
+        if output is not None and not answer.quiet:
             console.print(f"index: {output / INDEX_FILE}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(exit_code(rows, fail_on))
+    raise typer.Exit(exit_code(rows, answer.fail_on))
 
 
 def exit_code(rows: Sequence[words.BatchRow], fail_on: FailOn) -> int:

@@ -64,8 +64,8 @@ class InRounds(Search):
         yield from _all_steps(inversion, pairs, invert, seen)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
-        """All steps of all labels."""
-        return inversion.passes * num_labels
+        """Those of the full sweep."""
+        return FullSweep().passes(inversion, num_labels)
 
     def describe(self) -> dict[str, Any]:
         """That of the full sweep."""
@@ -100,8 +100,8 @@ class Sequential(Search):
             yield from _all_steps(inversion, pairs, invert, screened)
 
     def passes(self, inversion: Inversion, num_labels: int) -> int:
-        """With all steps for all, which most models do not take."""
-        return inversion.passes * num_labels
+        """Those of the full sweep, which most models do not take."""
+        return FullSweep().passes(inversion, num_labels)
 
 
 def _refined(screened: Mapping[LabelPair, Recovered], whole: Mapping[LabelPair, Recovered]) -> Found:

@@ -1,7 +1,7 @@
 """How telling sizes are after few steps: every label's size on the way, and what the outlier test makes of it.
 
-    python benchmarks/short_looks.py --zoo zoo/small --data DATA --output benchmarks/results/short_looks.jsonl
-    python benchmarks/short_looks.py --output benchmarks/results/short_looks.jsonl --table
+    python benchmarks/screening.py --zoo zoo/small --data DATA --output benchmarks/results/screening.jsonl
+    python benchmarks/screening.py --output benchmarks/results/screening.jsonl --table
 
 Models of the choosing part only, with the images, starts and restarts of a scan under default settings, so that the
 sizes at 250 steps are those of `scan --plan full`. A row is one model; what is there is not run again.
@@ -44,7 +44,7 @@ def p_value(row: Row, steps: int) -> float:
     return outlier_test(sizes, ALPHA).p_value if len(sizes) >= 3 else 1.0
 
 
-def accused(row: Row, steps: int, share: float = 1.0) -> tuple[int, ...]:
+def flagged(row: Row, steps: int, share: float = 1.0) -> tuple[int, ...]:
     """Positions of the labels that are flagged, where all of them have a p of at most that share of alpha."""
     known = [(target, size) for target, size in enumerate(row["sizes"][str(steps)]) if size is not None]
     if len(known) < 3:
@@ -61,10 +61,10 @@ def flags(rows: list[Row]) -> str:
         "| steps | flags at alpha times | of those that all steps flag | with other labels | clean flagged |",
         "|--:|--:|--:|--:|--:|",
     ]
-    found = [row for row in rows if accused(row, 250)]
+    found = [row for row in rows if flagged(row, 250)]
     for steps, share in ((60, 1.0), (60, 0.1), (80, 1.0), (80, 0.1), (80, 0.01)):
-        settled = [row for row in rows if accused(row, steps, share)]
-        same = sum(accused(row, steps, share) == accused(row, 250) for row in settled)
+        settled = [row for row in rows if flagged(row, steps, share)]
+        same = sum(flagged(row, steps, share) == flagged(row, 250) for row in settled)
         clean = sum(not row["infected"] for row in settled)
         both = sum(row in found for row in settled)
         lines.append(f"| {steps} | {share:g} | {both} of {len(found)} | {len(settled) - same} | {clean} |")
@@ -117,9 +117,7 @@ def main() -> None:
         assert different.labels is not None
         sampled = different.take(balanced(different.labels, IMAGES, SEED))
         classifier = loaded.classifier
-        slots = BatchScheduler(
-            classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES), lambda _: True
-        )
+        slots = BatchScheduler(classifier, ScanImages.of(classifier, sampled, SEED), BatchLimit(BATCH_IMAGES))
         pairs = [LabelPair(target) for target in range(classifier.num_classes)]
         inversion = preset("default")
         sizes = {}
