@@ -49,7 +49,7 @@ def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Chec
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
-            raise SettingsError("--resume goes on with a scan in a output_dir.", cure="Name it with --output.")
+            raise SettingsError("--resume goes on with a scan in an output directory.", cure="Name it with --output.")
         return None
     checkpoint = Checkpoint.within(output)
     if checkpoint.exists() and not overwrite and not resume:
