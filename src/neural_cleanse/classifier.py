@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neural_cleanse.copies import copied, frozen
 from neural_cleanse.deadline import Deadline
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
@@ -22,6 +23,7 @@ from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
 # How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
 PROBABILITY_TOLERANCE = 1e-3
 STRESS = (-20.0, 20.0)  # times the input, to tell a sigmoid from logits that happen to be small
+FORM = "Give what training used: one value, or one a channel."
 LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
 
 
@@ -57,11 +59,11 @@ class Normalize:
         if not self.mean or not self.std:
             raise SettingsError("mean and std need at least one value.")
         if not all(0 < value < float("inf") for value in (*self.std, self.scale)):
-            raise SettingsError(f"std and scale must be above 0, got std {self.std} and scale {self.scale}.")
+            raise SettingsError(f"std and scale must be above 0, got std {self.std} and scale {self.scale}.", cure=FORM)
         if not all(abs(value) < float("inf") for value in self.mean):
-            raise SettingsError(f"mean must be finite, got {self.mean}.")
+            raise SettingsError(f"mean must be finite, got {self.mean}.", cure=FORM)
         if len(self.mean) not in (1, len(self.std)) and len(self.std) != 1:
-            raise SettingsError(f"mean has {len(self.mean)} channels and std has {len(self.std)}.")
+            raise SettingsError(f"mean has {len(self.mean)} channels and std has {len(self.std)}.", cure=FORM)
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         if self == Normalize():
@@ -104,7 +106,7 @@ class Classifier:
     memory_format: torch.memory_format = field(init=False, default=torch.contiguous_format)
 
     def __post_init__(self) -> None:
-        module = copy.deepcopy(self.module).eval().requires_grad_(False)
+        module = frozen(self.module)
         object.__setattr__(self, "module", module)
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
 
@@ -172,7 +174,7 @@ class Classifier:
 
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on `device`."""
-        return self.changed(module=copy.deepcopy(self.module).to(device))
+        return self.changed(module=copied(self.module).to(device))
 
 
 def _fastest_layout(module: nn.Module, shape: tuple[int, int, int], normalize: Normalize) -> torch.memory_format:
@@ -196,12 +198,12 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
 
     Raises UnusableOutputs when the module fails, has several heads, answers differently twice, or is not finite.
     """
-    frozen = copy.deepcopy(module).eval()
+    tried = copied(module).eval()
     shape = "x".join(str(size) for size in images.shape[1:])
     normalized = normalize(images)
     with torch.no_grad():
         try:
-            first, second = frozen(normalized.clone()), frozen(normalized.clone())
+            first, second = tried(normalized.clone()), tried(normalized.clone())
         except Exception as error:  # whatever a user's own forward raises is theirs to read
             raise UnusableOutputs(
                 f"The network fails on images of shape {shape} (channels x height x width): {error}",
@@ -219,7 +221,10 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             cure="Name an architecture function that returns the classification head alone.",
         )
     if not first.is_floating_point():
-        raise UnusableOutputs(f"The network answers with {first.dtype}: a scan needs logits or probabilities.")
+        raise UnusableOutputs(
+            f"The network answers with {first.dtype}: a scan needs logits or probabilities.",
+            cure="Give the network without what picks the class (argmax, topk) at its end.",
+        )
     if not torch.isfinite(first).all():
         raise UnusableOutputs(
             "The network's outputs hold NaN or Inf.", cure="Check its weights, and --mean, --std and --scale."
@@ -229,9 +234,9 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             "The network answers differently to the same images, even in eval mode.",
             cure="Remove what is random in its forward pass: a scan needs one answer for one image.",
         )
-    _check_gradient(frozen, normalized)
+    _check_gradient(tried, normalized)
     kind = _output_kind(first.reshape(len(first), -1))
-    if kind in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID) and not _stays_bounded(frozen, normalized):
+    if kind in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID) and not _stays_bounded(tried, normalized):
         kind = OutputKind.LOGITS if kind is OutputKind.SIGMOID else OutputKind.ONE_LOGIT
     return max(2, first.numel() // len(first)), kind
 

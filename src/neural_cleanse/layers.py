@@ -56,7 +56,10 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
             f"The network has no linear layer {features!r}.", cure=f"It has {', '.join(linear[-8:]) or 'none'}."
         )
     if not linear:
-        raise UnusableOutputs("The network has no linear layer, so nothing says which activations are its features.")
+        raise UnusableOutputs(
+            "The network has no linear layer, so nothing says which activations are its features.",
+            cure="Give the network as a torch.nn.Module (not TorchScript) that ends in a torch.nn.Linear.",
+        )
     chosen = features or linear[-1]
     if rows[chosen] != len(images):
         raise UnusableOutputs(

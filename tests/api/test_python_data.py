@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Subse
 
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.form import Form, FormKeywords, parsed
+from neural_cleanse.api.labels import labels_of
 from neural_cleanse.api.pixels import channels_first, to_uint8
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError, NeuralCleanseError, SettingsError
@@ -69,6 +70,23 @@ class Columns:
         return {"img": picture, "fine_label": int(LABELS[place])}
 
 
+class Raising(Dataset[Any]):
+    """A data set whose files went away."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> Any:
+        raise OSError("the disk is gone")
+
+
+class Uneven(Raising):
+    """Tensors of two sizes, which a loader cannot collate."""
+
+    def __getitem__(self, place: int) -> Any:
+        return torch.zeros(1, 8, 8 + place % 2), 0
+
+
 class Stream(IterableDataset[Any]):
     """Tensors that come one after the other."""
 
@@ -105,6 +123,11 @@ def kinds(images: Tensor) -> dict[str, Any]:
         "list of batches": [(floats[i : i + 9], LABELS[i : i + 9]) for i in range(0, 40, 9)],
         "list of named batches": [{"image": floats[i : i + 9], "label": LABELS[i : i + 9]} for i in range(0, 40, 9)],
         "generator of batches": ((floats[i : i + 9], LABELS[i : i + 9]) for i in range(0, 40, 9)),
+        "mapping": {"images": images, "labels": LABELS},
+        "mapping of arrays": {"x_test": last, "y_test": LABELS.numpy()},
+        "mapping of the names of items": {"pixel_values": floats, "label": numbers},
+        "sparse tensors": (floats.to_sparse(), LABELS),
+        "uint64 labels": (images, LABELS.numpy().astype(np.uint64)),
         "subset": Subset(TensorDataset(floats, LABELS), range(40)),
     }
 
@@ -226,11 +249,27 @@ def test_channels_are_found_where_they_are(shape: tuple[int, ...], expected: tup
         ((np.zeros((2, 8, 8, 3), np.uint8), [[0.5, 0.5], [0.1, 0.9]]), "not one class each"),
         ((np.zeros((2, 8, 8, 3), np.uint8), [0.5, 1]), "fractions"),
         ((np.zeros((2, 8, 8, 3), np.uint8), [0, None]), "1 of 2 images have no label"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), 3), "are a int, not a list.*ignore_labels="),
+        ((np.zeros((2, 8, 8, 3), np.uint8), {0, 1}), "are a set, not a list"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), [[0], [0, 1]]), "not one class an image"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), [{"a": 1}, {}]), "not one class an image"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), torch.ones(2) * 1j), "complex64.*class indices"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), torch.tensor([0.0, float("inf")])), "fractions or no numbers"),
+        ((torch.zeros(2, 1, 8, 8, device="meta"), [0, 1]), "images are on the meta device"),
+        ([(0, torch.zeros(1, 8, 8)), (1, torch.zeros(1, 8, 8))], r"no image but a int.*\(image, label\)"),
+        (
+            {"train": Columns(torch.zeros(0)), "test": Columns(torch.zeros(0))},
+            r"parts train, test of a data set.*data\['test'\]",
+        ),
+        ({"images": 3}, "A dict of images holds no images"),
+        (Raising(), "Raising fails when its images are read: OSError: the disk is gone"),
+        (DataLoader(Uneven(), batch_size=2), "Uneven fails.*resize="),
         ([{"text": "x"}], "none of them is known to hold images"),
         ([Image.new("RGB", (4, 5)), Image.new("RGB", (5, 5))], "different shapes.*resize="),
         ([Image.new("I;16", (4, 5))], "more than 8 bits"),
         ([("a.png", 0), ("b.png", 1)], "An image is a str"),
         (torch.zeros(4, 7), "four dimensions"),
+        (torch.zeros(4, 1, 8, 8) * 1j, "complex64: pixels are needed. Give"),
         (torch.zeros(4, 9, 9, 9), "nothing says which dimension"),
         (np.zeros((2, 3, 4, 4), "U1"), "numbers are needed"),
     ],
@@ -238,6 +277,21 @@ def test_channels_are_found_where_they_are(shape: tuple[int, ...], expected: tup
 def test_what_is_no_image_data_is_refused_in_one_sentence(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         draw(data, PLAIN, None, 0).image_set(None)
+
+
+def test_rows_of_a_squares_pixels_are_grey_images(bytes_: Tensor) -> None:
+    grey = bytes_[:, :1, :7, :7]
+    for data in ((grey.flatten(1), LABELS), TensorDataset(grey.flatten(1) / 255, LABELS)):
+        images, _ = draw(data, PLAIN, None, 0).image_set(None)
+        assert torch.equal(images.images, grey) and "rows of 49 values taken as 7x7 pixels" in images.origin
+
+
+def test_names_as_bytes_are_numbered_and_unknown_names_leave_the_data_sets_own(bytes_: Tensor) -> None:
+    words = np.array([b"bee", b"ant", b"dog", b"ant"])
+    drawn = draw((bytes_[:4], words), PLAIN, None, 0)
+    assert drawn.labels is not None and drawn.labels.tolist() == [1, 0, 2, 0] and drawn.names == ("ant", "bee", "dog")
+    labels, names = labels_of(["elk", "ant"], ("ant", "bee"))
+    assert labels is not None and labels.tolist() == [1, 0] and names == ("ant", "elk")
 
 
 def test_pictures_are_resized_or_cropped_as_the_form_says(tmp_path: Path) -> None:

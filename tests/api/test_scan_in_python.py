@@ -92,6 +92,8 @@ class WithLogits:
         (lambda rows: {"features": rows.sum(), "logits": rows}, OutputKind.LOGITS, "'logits'"),
         (lambda rows: {"features": rows.sum(1), "scores": rows}, OutputKind.LOGITS, "'scores'"),
         (lambda rows: (rows.sum(1), rows), OutputKind.LOGITS, "entry 1 of 2"),
+        (lambda rows: (rows.repeat(1, 6), rows), OutputKind.LOGITS, "entry 1 of 2"),  # features beside the answers
+        (lambda rows: rows[:, :, None, None], OutputKind.LOGITS, None),
         (WithLogits, OutputKind.LOGITS, "'logits'"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from shell import run
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import inputs, options
@@ -97,3 +98,17 @@ def test_a_preset_gives_size_and_normalisation_unless_they_are_typed() -> None:
     assert form.normalize == Normalize((0.485, 0.456, 0.406), (0.5,))
     with pytest.raises(SettingsError, match="brings the images to size"):
         inputs.parsed(Inputs(preset_transform=options.PresetTransform.imagenet, resize="32x32"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("scan", "", "--data", "d"), "An argument is empty"),
+        (("scan", "m.pt", "--data", ""), "An argument after --data is empty"),
+        (("inspect", ""), "An argument is empty"),
+        (("guard", "check", "images", "--guard", ""), "An argument after --guard is empty"),
+    ],
+)
+def test_an_empty_argument_is_no_path_to_the_current_directory(words: tuple[str, ...], said: str) -> None:
+    done = run(*words)
+    assert done.code == 2 and said in done.err and "variable of the shell" in done.err

@@ -107,3 +107,22 @@ def test_a_typed_size_replaces_a_kept_preset_and_the_other_way_round(tmp_path: P
     recorded.write(tmp_path, Inputs(resize="8x8"))
     typed = Inputs(preset_transform=preset, typed=frozenset({"preset_transform"}))
     assert recorded.completed(typed, None, tmp_path)[0].resize is None
+
+
+def test_a_directory_without_options_is_not_followed(tmp_path: Path) -> None:
+    assert recorded.with_options(None) is None
+    with pytest.raises(OutputError, match=r"holds no options of a scan.*scan --output"):
+        recorded.with_options(tmp_path)
+    recorded.write(tmp_path, TYPED)
+    assert recorded.with_options(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "words", [("repair", "m.pt", "--output", "r.pt"), ("guard", "fit", "m.pt", "--output", "g"), ("report",)]
+)
+def test_a_scan_that_is_none_is_told_before_anything_else(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("x")
+    for scan in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        done = run(*words, *(() if words[0] == "report" else ("--scan",)), str(scan))
+        assert done.code == 2 and "holds no finished scan" in done.err, done.err
+        assert "Traceback" not in done.err

@@ -101,18 +101,45 @@ def _first(kind: str) -> Callable[[Any], Any]:
         "augmented": lambda images: layers.Rescaling(1 / 255)(layers.RandomFlip()(images)),
         "bytes' mean": lambda images: images - 127.0,
         "unit mean": lambda images: images - 0.5, "nothing": lambda images: images,
+        "adapted to bytes": lambda images: _adapted(255)(images),
+        "adapted to bytes, a pixel each": lambda images: _adapted(255, flat=True)(layers.Flatten()(images)),
+        "adapted to [0, 1]": lambda images: _adapted(1)(images),
+        "a mean given": lambda images: layers.Normalization(mean=[120.0, 110.0, 9.0], variance=[900.0] * 3)(images),
+        "batch norm of bytes": lambda images: _batch_norm(120.0)(images),
+        "batch norm of [0, 1]": lambda images: _batch_norm(0.5)(images),
     }[kind]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["rescaling", "divided", "augmented", "bytes' mean", "unit mean", "nothing"])
+def _adapted(top: int, *, flat: bool = False) -> Any:
+    """A Normalization that saw images up to `top`, whose first row is always black."""
+    images = np.random.default_rng(1).random((50, 8, 8, 3)).astype("float32") * top
+    images[:, 0] = 0
+    layer = keras.layers.Normalization()
+    layer.adapt(images.reshape(50, -1) if flat else images)
+    return layer
+
+
+def _batch_norm(mean: float) -> Any:
+    return keras.layers.BatchNormalization(moving_mean_initializer=keras.initializers.Constant(mean))
+
+
+KINDS_OF_FIRST = [
+    "rescaling", "divided", "augmented", "bytes' mean", "unit mean", "nothing", "adapted to bytes",
+    "adapted to bytes, a pixel each", "adapted to [0, 1]", "a mean given",
+    "batch norm of bytes", "batch norm of [0, 1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FIRST)
 def test_a_model_that_scales_bytes_itself_is_given_bytes(tmp_path: Path, kind: str) -> None:
     images = keras.Input((8, 8, 3))
-    scores = keras.layers.Dense(3)(keras.layers.Flatten()(_first(kind)(images)))
+    first = _first(kind)(images)
+    scores = keras.layers.Dense(3)(first if len(first.shape) == 2 else keras.layers.Flatten()(first))
     model = keras.Model(images, scores)
     model.save(tmp_path / "m.keras")
     loaded = load_model(tmp_path / "m.keras")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
-    takes_bytes = kind not in ("unit mean", "nothing")
+    takes_bytes = kind not in ("unit mean", "nothing", "adapted to [0, 1]", "batch norm of [0, 1]")
     expected = np.asarray(model.predict(pixels if takes_bytes else pixels / 255, verbose=0))
     ours = loaded.classifier(torch.from_numpy(pixels / 255).permute(0, 3, 1, 2)).detach().numpy()
     assert np.allclose(ours, expected, atol=1e-3)

@@ -472,6 +472,14 @@ def test_a_graph_that_scales_bytes_itself_is_given_bytes(operator: str, constant
     ).SerializeToString(), images), atol=1e-4)  # fmt: skip
 
 
+@pytest.mark.parametrize(("mean", "takes_bytes"), [([123.7, 116.3, 103.5], True), ([0.5, 0.4, 0.4], False)])
+def test_a_graph_whose_first_batch_norm_learned_bytes_is_given_bytes(mean: list[float], takes_bytes: bool) -> None:
+    names = dict(zip("abcd", ([1.0] * 3, [0.0] * 3, mean, [900.0] * 3), strict=True))
+    arrays = values(**{name: np.asarray(numbers, np.float32) for name, numbers in names.items()})
+    loaded = read(with_head(node("BatchNormalization", ["images", *names], ["features"]), initializers=arrays))
+    assert (loaded.normalize is not None and loaded.normalize.scale == 255) == takes_bytes
+
+
 class Attention(nn.Module):
     """Tokens of patches through torch's own attention, sequence first inside."""
 

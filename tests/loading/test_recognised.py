@@ -7,11 +7,17 @@ import torch
 from torch import nn
 
 from neural_cleanse.errors import CheckpointMismatch, UnusableOutputs
+from neural_cleanse.loading.common.alexnet import AlexNet
 from neural_cleanse.loading.common.densenet import DenseNet
+from neural_cleanse.loading.common.googlenet import GoogLeNet
 from neural_cleanse.loading.common.mobilenet import MobileNetV2
 from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.common.resnet import ResNet
+from neural_cleanse.loading.common.shufflenet import WIDTHS as SHUFFLENETS
+from neural_cleanse.loading.common.shufflenet import ShuffleNetV2
 from neural_cleanse.loading.common.squeezed import MOBILE, efficientnet_b0, mobilenet_v3
+from neural_cleanse.loading.common.squeezenet import PLANS as SQUEEZENETS
+from neural_cleanse.loading.common.squeezenet import SqueezeNet
 from neural_cleanse.loading.common.vgg import VGG
 from neural_cleanse.loading.common.vit import TIMM, TORCHVISION, Naming, ViT
 from neural_cleanse.loading.load import load_model
@@ -21,6 +27,9 @@ COUNTS = {
     "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "vgg11": 132_863_336,
     "vgg16_bn": 138_365_992, "mobilenet_v2": 3_504_872, "mobilenet_v3_large": 5_483_032,
     "mobilenet_v3_small": 2_542_856, "efficientnet_b0": 5_288_548, "densenet121": 7_978_856, "vit_b_16": 86_567_656,
+    "alexnet": 61_100_840, "squeezenet1_0": 1_248_424, "squeezenet1_1": 1_235_496, "googlenet": 6_624_904,
+    "shufflenet_v2_x0_5": 1_366_792, "shufflenet_v2_x1_0": 2_278_604, "shufflenet_v2_x1_5": 3_503_624,
+    "shufflenet_v2_x2_0": 7_393_996,
 }  # fmt: skip
 
 
@@ -35,6 +44,14 @@ def made(name: str, classes: int) -> nn.Module:
         return efficientnet_b0(classes)
     if name == "densenet121":
         return DenseNet(classes)
+    if name == "alexnet":
+        return AlexNet(classes)
+    if name.startswith("squeezenet"):
+        return SqueezeNet(name, classes)
+    if name.startswith("shufflenet"):
+        return ShuffleNetV2(name, classes)
+    if name == "googlenet":
+        return GoogLeNet(classes)
     if name == "vit_b_16":
         return ViT(768, 16, classes, 224)
     return MobileNetV2(classes)
@@ -47,7 +64,7 @@ def test_the_networks_have_as_many_parameters_as_torchvision_documents(name: str
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[name]
 
 
-CONVOLUTIONAL = [name for name in COUNTS if not name.startswith(("vgg", "vit", "resnet34"))]
+CONVOLUTIONAL = [name for name in COUNTS if not name.startswith(("vgg", "vit", "resnet34", "alexnet"))]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +73,8 @@ CONVOLUTIONAL = [name for name in COUNTS if not name.startswith(("vgg", "vit", "
 def test_a_state_dict_is_recognised_by_its_names(tmp_path: Path, name: str, prefix: str) -> None:
     torch.manual_seed(0)
     network = made(name, 6).eval()
+    if name in SQUEEZENETS:  # untrained its answers are as small as those of a sigmoid
+        nn.init.normal_(network.get_submodule("classifier.1").weight, std=5)
     torch.save({prefix + key: tensor for key, tensor in network.state_dict().items()}, tmp_path / "m")
     pictures = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     for architecture in (None, name):
@@ -89,9 +108,26 @@ def test_a_network_with_one_layer_more_is_not_recognised() -> None:
 def test_the_names_and_shapes_are_those_of_torchvision_itself() -> None:
     models = pytest.importorskip("torchvision.models")
     for name in COUNTS:
+        without = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}  # heads for training
         with torch.device("meta"):
-            theirs, ours = getattr(models, name)().state_dict(), made(name, 1000).state_dict()
+            theirs, ours = getattr(models, name)(**without).state_dict(), made(name, 1000).state_dict()
         assert {key: tensor.shape for key, tensor in theirs.items()} == {k: t.shape for k, t in ours.items()}
+
+
+@pytest.mark.parametrize("name", [*SQUEEZENETS, *SHUFFLENETS, "googlenet", "alexnet"])
+def test_the_networks_answer_as_torchvisions_do(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    theirs = getattr(models, name)(num_classes=5, **({"init_weights": False} if name == "googlenet" else {})).eval()
+    for part in theirs.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    found = recognise(theirs.state_dict())
+    assert found is not None and found.name == name
+    missing, more = found.module.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing and all(key.startswith("aux") for key in more)
+    pictures = torch.rand(2, 3, 96, 80)
+    assert torch.equal(found.module.eval()(pictures), theirs(pictures))
 
 
 def timm_names(name: str) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused
 from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.checkpoint import Checkpoint, read_state_dict
+from neural_cleanse.loading.common.densenet import DenseNet
+from neural_cleanse.loading.common.mobilenet import MobileNetV2
 from neural_cleanse.loading.common.preact import PreActResNet
 from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.common.resnet import ResNet
@@ -53,6 +55,25 @@ def test_a_resnet_with_another_last_layer_computes_the_same(resnet: ResNet, head
     assert any("last layer" in said for said in network.assumed)
     state = network.module.state_dict()
     assert all(key in state or key.removeprefix("model.") in state for key in renamed(resnet.state_dict(), head, trunk))
+
+
+@pytest.mark.parametrize(("head", "trunk"), [("fc", ""), ("fc.1", ""), ("classifier", ""), ("head.fc", "backbone.")])
+def test_a_last_layer_without_a_bias_is_read(resnet: ResNet, head: str, trunk: str) -> None:
+    tensors = renamed(resnet.state_dict(), head, trunk)
+    bias = tensors.pop(f"{head}.bias")
+    network = read(tensors)
+    assert torch.allclose(network.module.eval()(IMAGES) + bias, resnet(IMAGES), atol=1e-6)
+    assert any("without a bias" in said for said in network.assumed)
+    assert set(network.module.state_dict()) - set(tensors) == set()
+
+
+@pytest.mark.parametrize("network", [MobileNetV2(4), DenseNet(4)], ids=["mobilenet", "densenet"])
+def test_other_usual_networks_may_lack_that_bias_too(network: nn.Module) -> None:
+    tensors = {key: tensor.clone() for key, tensor in network.eval().state_dict().items()}
+    (bias,) = [key for key in tensors if key.startswith("classifier") and key.endswith("bias")]
+    held = tensors.pop(bias)
+    images = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(read(tensors).module.eval()(images) + held, network(images), atol=1e-5)
 
 
 def test_normalisation_beside_a_backbone_is_used(resnet: ResNet) -> None:

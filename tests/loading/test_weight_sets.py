@@ -146,6 +146,8 @@ def test_a_set_that_does_not_fit_the_network_is_named_as_not_scanned(
 def test_a_set_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(SettingsError, match=r"'net'.*they lie under 'model'"):
         load(tmp_path / "m", {"model": model.state_dict()}, weights="net")
+    with pytest.raises(SettingsError, match=r"'net'.*they lie under '\.'"):  # one set by itself
+        load(tmp_path / "m", dict(model.state_dict()), weights="net")
 
 
 def test_the_set_that_was_read_is_the_one_written_back(

@@ -20,19 +20,16 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form
-from neural_cleanse.api.items import Item, batch_of, item_of, labels_of, names_of, stacked, targets_of
+from neural_cleanse.api.items import KINDS, Item, arrays_of, batch_of, item_of, stacked
+from neural_cleanse.api.labels import labels_of, listed, names_of, targets_of
 from neural_cleanse.api.pixels import channels_first, to_uint8
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.errors import DataError, NeuralCleanseError, SettingsError
 from neural_cleanse.images import ClassOrder, ImageSet, balanced, in_channels
 from neural_cleanse.loading.images import load as files
 from neural_cleanse.loading.images.decode import Shape, resized
 
 MAX_SEEN = 20  # times the images wanted: so many of a stream are looked at
-KINDS = (
-    "a DataLoader, a Dataset, (images, labels) as tensors or arrays, a list of pictures with labels, "
-    "a Hugging Face dataset, or a path"
-)
 
 load_data = python_errors()(files.load_data)
 
@@ -102,19 +99,21 @@ def _square(form: Form) -> tuple[int, int] | None:
 
 
 def _drawn(data: object, form: Form, count: int | None, seed: int) -> Drawn:
-    pair = _arrays(data)
+    pair = arrays_of(data)
     if pair is not None:
-        images, labels = pair
-        return _of_arrays(images, labels, form, count, seed)
+        return _of_arrays(*pair, form, count, seed)
     where, source = f"{type(data).__name__} in memory", data
     if isinstance(data, DataLoader) and _indexable(data):
         source = data.dataset
-        items = list(_collated(data, _rows(source, form, count, seed, _subset(data))))
+        with _reading(source):
+            items = list(_collated(data, _rows(source, form, count, seed, _subset(data))))
     elif _is_dataset(data) and not _of_batches(data):
-        items = [item_of(data[row]) for row in _rows(data, form, count, seed)]  # type: ignore[index]
+        with _reading(data):
+            items = [item_of(data[row]) for row in _rows(data, form, count, seed)]  # type: ignore[index]
     elif hasattr(data, "__iter__"):
         source = getattr(data, "dataset", data)
-        items = _streamed(data, count, seed)
+        with _reading(data):
+            items = _streamed(data, count, seed)
     else:
         raise DataError(f"A {type(data).__name__} holds no images that can be read.", cure=f"Give {KINDS}.")
     if not items:
@@ -125,36 +124,29 @@ def _drawn(data: object, form: Form, count: int | None, seed: int) -> Drawn:
     return Drawn(values, labels, names, where, tuple(one for one in (total, moved) if one))
 
 
-def _arrays(data: object) -> tuple[Any, Any] | None:
-    """Images and labels where the data are whole arrays: (images, labels), or images alone."""
-    if isinstance(data, Tensor | np.ndarray):
-        return data, None
-    whole = isinstance(data, tuple) or (
-        isinstance(data, list) and bool(data) and isinstance(data[0], Tensor | np.ndarray)
-    )
-    if whole and len(data) == 2 and _is_many(data[0]):  # type: ignore[arg-type, index]
-        return data[0], data[1]  # type: ignore[index]
-    return None
-
-
-def _is_many(images: object) -> bool:
-    """Whether this is many images: an array of them, or a list of pictures or arrays."""
-    if isinstance(images, Tensor | np.ndarray):
-        return images.ndim in (3, 4) and not (images.ndim == 3 and images.shape[0] in (1, 3))
-    if not isinstance(images, list | tuple) or not images:
-        return False
-    return hasattr(images[0], "getbands") or (isinstance(images[0], Tensor | np.ndarray) and images[0].ndim >= 2)
+@contextlib.contextmanager
+def _reading(data: object) -> Iterator[None]:
+    """What the caller's own data set raises becomes a DataError."""
+    try:
+        yield
+    except NeuralCleanseError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"The {type(data).__name__} fails when its images are read: {type(error).__name__}: {error}",
+            cure="The error comes from its own code. Images of different sizes need resize=(height, width) or a "
+            "transform that resizes.",
+        ) from error
 
 
 def _of_arrays(images: Any, labels: Any, form: Form, count: int | None, seed: int) -> Drawn:
     number = len(images)
     if number == 0:
-        raise DataError(f"The {type(images).__name__} holds not one image.")
-    if labels is not None and len(labels) != number:
-        raise DataError(f"There are {number} images and {len(labels)} labels.")
-    known, names = (None, None) if labels is None else labels_of(list(labels), None)
-    rows = _choose(number, None if form.ignore_labels else known, count, seed)
-    chosen = images[rows] if isinstance(images, Tensor) else [images[row] for row in rows.tolist()]
+        raise DataError(f"The {type(images).__name__} holds not one image.", cure=f"Give {KINDS}.")
+    labelled = labels is not None and not form.ignore_labels
+    known, names = labels_of(listed(labels, number), None) if labelled else (None, None)
+    rows = _choose(number, known, count, seed)
+    chosen = stacked(images, form)[rows] if isinstance(images, Tensor) else [images[row] for row in rows.tolist()]
     if isinstance(images, np.ndarray):
         chosen = images[rows.numpy()]
     values, moved = channels_first(stacked(chosen, form))

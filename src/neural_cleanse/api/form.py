@@ -10,6 +10,8 @@ from neural_cleanse.api.transforms import Crop, crop_of, normalize_of
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import SettingsError
 
+MAX_PIXELS = 4096**2  # of a size that images are brought to
+
 
 class FormKeywords(TypedDict, total=False):
     """Keywords of scan, repair, fit_guard and load.
@@ -68,8 +70,12 @@ def parsed(keywords: FormKeywords, function: str) -> Form:
         )
     given = cast(Mapping[str, Any], keywords)
     rest = {name: given[name] for name in given if name in Form.__annotations__ and given[name] is not None}
-    if rest.get("label_names") is not None:
-        rest["label_names"] = tuple(map(str, rest["label_names"]))
+    if "label_names" in rest:
+        rest["label_names"] = _names(rest["label_names"])
+    if "resize" in rest:
+        rest["resize"] = _size(rest["resize"])
+    if isinstance(rest.get("device"), int):
+        rest["device"] = f"cuda:{rest['device']}"  # as torch numbers them
     transform = given.get("transform")
     return Form(
         normalize=_normalize(given),
@@ -82,6 +88,10 @@ def _normalize(given: Mapping[str, Any]) -> Normalize | None:
     values: dict[str, Any] = {
         name: given[name] for name in ("mean", "std", "scale", "bgr") if given.get(name) is not None
     }
+    if not isinstance(values.get("scale", 1.0), int | float):
+        raise SettingsError(f"scale= is {values['scale']!r:.80}, not a number.", cure="For 0-255 values scale=255.")
+    if not isinstance(values.get("bgr", False), bool):
+        raise SettingsError(f"bgr= is {values['bgr']!r:.80}.", cure="Give True or False.")
     for name in values.keys() & {"mean", "std"}:
         values[name] = _channels(values[name], name)
     transform = given.get("transform")
@@ -99,6 +109,23 @@ def _normalize(given: Mapping[str, Any]) -> Normalize | None:
             cure="Give mean=(...) and std=(...) themselves.",
         )
     return found
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise SettingsError(
+            f"label_names= is {value!r:.80}, not a list of names.", cure='Write it like ["cat", "dog"].'
+        )
+    return tuple(map(str, value))
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """(height, width). Raises SettingsError on anything else."""
+    sides = tuple(value) if isinstance(value, Sequence | torch.Size) and not isinstance(value, str) else ()
+    whole = [int(side) for side in sides if isinstance(side, int | float) and side == int(side) and side > 0]
+    if len(sides) != 2 or len(whole) != 2 or whole[0] * whole[1] > MAX_PIXELS:
+        raise SettingsError(f"resize={value!r:.80} is not a size.", cure="Write (height, width), like (32, 32).")
+    return whole[0], whole[1]
 
 
 def _channels(value: Any, name: str) -> tuple[float, ...]:

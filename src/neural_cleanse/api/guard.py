@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import torch
 
+from neural_cleanse.api.arguments import expect_count
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form, FormKeywords
@@ -72,6 +73,8 @@ def fit_guard(
 
     Raises SettingsError where nothing was flagged or the scan is of another model, DataError on too few images.
     """
+    expect_count(samples, "samples", 1)
+    expect_count(seed, "seed", 0)
     found = as_result(result)
     with torch.inference_mode(False), torch.enable_grad():
         suspect, images = as_scanned(model, found, data, samples, seed, "fit_guard", form)

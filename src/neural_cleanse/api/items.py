@@ -1,19 +1,24 @@
-"""One item or one batch of somebody's data set, taken apart into image and label; labels and their names."""
+"""One item or one batch of somebody's data set, taken apart into image and label; images in one tensor."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from neural_cleanse.api.form import Form
 from neural_cleanse.errors import DataError
+from neural_cleanse.loading.images.arrays import pair_of
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "inputs", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "y", "class")
+
+KINDS = (
+    "a DataLoader, a Dataset, (images, labels) as tensors or arrays, a list of pictures with labels, "
+    "a Hugging Face dataset, or a path"
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,19 @@ def item_of(item: Any) -> Item:
             )
         label = next((key for key in LABEL_KEYS if item.get(key) is not None), None)
         return Item(item[image], None if label is None else item[label], label)
-    if isinstance(item, tuple | list) and item and not isinstance(item[0], int | float):
-        return Item(item[0], item[1] if len(item) > 1 else None)
+    if isinstance(item, tuple | list) and item:
+        if not _may_be_image(item[0]) and any(_may_be_image(entry) for entry in item[1:]):
+            raise DataError(
+                f"The first entry of an item is no image but a {type(item[0]).__name__}.",
+                cure="Give (image, label), in this order.",
+            )
+        if not isinstance(item[0], int | float):
+            return Item(item[0], item[1] if len(item) > 1 else None)
     return Item(item)
+
+
+def _may_be_image(entry: Any) -> bool:
+    return hasattr(entry, "getbands") or (_is_array(entry) and entry.ndim >= 2)
 
 
 def batch_of(batch: Any) -> Iterator[Item]:
@@ -84,17 +99,27 @@ def stacked(images: Any, form: Form) -> Tensor:
 
 def _tensor(values: Any) -> Tensor:
     if isinstance(values, Tensor):
-        return values.detach().cpu()
+        return _plain(values)
     if not isinstance(values, np.ndarray):
         raise DataError(
             f"An image is a {type(values).__name__}: a tensor, an array or a picture is needed.",
             cure="Give tensors, arrays or PIL pictures.",
         )
     if values.dtype.kind not in "uifb":
-        raise DataError(f"Images of {values.dtype}: numbers are needed.")
+        raise DataError(f"Images of {values.dtype}: numbers are needed.", cure="Give tensors, arrays or PIL pictures.")
     wide = values.astype(np.int32) if values.dtype.kind == "u" and values.dtype.itemsize in (2, 4) else values
     native = wide.astype(wide.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(np.ascontiguousarray(native).copy())
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Values of a tensor in main memory, dense and not quantised. Raises DataError where it has none."""
+    if values.is_meta:
+        raise DataError("The images are on the meta device: they have no values.", cure="Give images with values.")
+    values = values.detach()
+    if values.is_quantized:
+        values = values.dequantize()
+    return (values if values.layout is torch.strided else values.to_dense()).cpu()
 
 
 def _picture(picture: Any, form: Form) -> Tensor:
@@ -102,8 +127,14 @@ def _picture(picture: Any, form: Form) -> Tensor:
     from PIL import Image
 
     if picture.mode.startswith(("I", "F")):
-        raise DataError(f"A picture of mode {picture.mode} has more than 8 bits a pixel: no range is guessed.")
-    picture = picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
+        raise DataError(
+            f"A picture of mode {picture.mode} has more than 8 bits a pixel: no range is guessed.",
+            cure="Convert the pictures to 8 bits before, in the range that the model was trained with.",
+        )
+    try:
+        picture = picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
+    except Exception as error:  # what Pillow raises on a damaged file is no one family
+        raise DataError(f"A picture cannot be read: {error}", cure="Leave it out.") from error
     if form.resize is not None:
         picture = picture.resize((form.resize[1], form.resize[0]), Image.Resampling.BILINEAR)
     elif form.crop is not None:
@@ -122,63 +153,45 @@ def _middle(picture: Any, shorter: int, size: tuple[int, int]) -> Any:
     return picture.crop((left, top, left + size[1], top + size[0]))
 
 
-def targets_of(data: Any) -> Int[Tensor, " n"] | None:
-    """The labels of all images where the data set lists them (`targets`, `labels`), a Subset's as well."""
-    inner, rows = getattr(data, "dataset", None), getattr(data, "indices", None)
-    if inner is not None and rows is not None:
-        whole = targets_of(inner)
-        return None if whole is None else whole[torch.as_tensor(list(rows))]
-    for name in ("targets", "labels"):
-        values = getattr(data, name, None)
-        if isinstance(values, list | tuple | Tensor | np.ndarray) and len(values) == len(data):
-            listed = torch.as_tensor(np.asarray(values)) if np.asarray(values).dtype.kind in "ui" else None
-            return listed.long() if listed is not None and listed.dim() == 1 else None
-    return None
+def arrays_of(data: object) -> tuple[Any, Any] | None:
+    """Images and labels where the data are whole arrays: (images, labels), a mapping of both, or images alone."""
+    if isinstance(data, Tensor | np.ndarray):
+        return data, None
+    if isinstance(data, Mapping):
+        return _of_mapping(data)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return None
+    images, labels = data
+    whole = isinstance(data, tuple) or _is_array(images)
+    return (images, labels) if whole and _is_many(images, labels) else None
 
 
-def names_of(data: Any, label_key: str | None) -> tuple[str, ...] | None:
-    """The names of the classes where the data set has them: `classes`, or the features of a Hugging Face data set."""
-    inner = getattr(data, "dataset", None)
-    if getattr(data, "classes", None) is None and inner is not None:
-        return names_of(inner, label_key)
-    names = getattr(data, "classes", None)
-    features = getattr(data, "features", None)
-    if names is None and label_key is not None and isinstance(features, Mapping):
-        names = getattr(features.get(label_key), "names", None)
-    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return None
-
-
-def labels_of(
-    labels: Sequence[Any], names: tuple[str, ...] | None
-) -> tuple[Int[Tensor, " n"] | None, tuple[str, ...] | None]:
-    """Class indices, and the names of the classes. Raises DataError where labels are not one class an image."""
-    missing = sum(label is None for label in labels)
-    if missing == len(labels):
-        return None, None
-    if missing:
+def _of_mapping(data: Mapping[Any, Any]) -> tuple[Any, Any]:
+    """Images and labels of arrays by their usual names. Raises DataError where none is called so, or holds images."""
+    known = pair_of([key for key in data if isinstance(key, str)])
+    if known is not None:
+        images, labels = data[known[0]], None if known[1] is None else data[known[1]]
+    elif any(hasattr(part, "__getitem__") and hasattr(part, "features") for part in data.values()):
         raise DataError(
-            f"{missing} of {len(labels)} images have no label.", cure="Label all, or pass ignore_labels=True."
+            f"This holds the parts {', '.join(map(str, data))} of a data set, not images.",
+            cure=f"Give one of them, for example data[{list(data)[-1]!r}].",
         )
-    if all(isinstance(label, str) for label in labels):
-        known = names or tuple(sorted(set(labels)))
-        return torch.tensor([known.index(label) for label in labels]), known
-    values = torch.stack([torch.as_tensor(label) for label in labels])
-    values = values.flatten(1) if values.dim() > 1 else values
-    if values.dim() == 2 and values.shape[1] == 1:
-        values = values.squeeze(1)
-    if values.dim() == 2:
-        ones = ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()
-        if not ones:
-            raise DataError(
-                f"Labels of {values.shape[1]} values an image are not one class each.",
-                cure="Give class indices, or pass ignore_labels=True.",
-            )
-        values = values.argmax(1)
-    if values.is_floating_point() and not (values == values.round()).all():
+    else:
+        whole = item_of(data)
+        images, labels = whole.image, whole.label
+    if not _is_many(images, labels):
         raise DataError(
-            "Labels are fractions: class indices are needed.", cure="Round them, or pass ignore_labels=True."
+            f"A {type(data).__name__} of {', '.join(map(str, data))} holds no images.", cure=f"Give {KINDS}."
         )
-    found = values.long()
-    return found, names if names is not None and int(found.max()) < len(names) else None
+    return images, labels
+
+
+def _is_many(images: object, labels: object) -> bool:
+    """Whether this is many images: an array of them, flat ones with their labels, or a list of pictures or arrays."""
+    if isinstance(images, Tensor | np.ndarray):
+        if images.ndim == 2:
+            return isinstance(labels, Tensor | np.ndarray | list) and len(labels) == len(images)
+        return images.ndim in (3, 4) and not (images.ndim == 3 and images.shape[0] in (1, 3))
+    if not isinstance(images, list | tuple) or not images:
+        return False
+    return hasattr(images[0], "getbands") or (isinstance(images[0], Tensor | np.ndarray) and images[0].ndim >= 2)

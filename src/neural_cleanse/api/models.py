@@ -4,7 +4,6 @@ A module is copied: the caller's own keeps its mode, its gradients and its devic
 is: number of classes, kind of outputs, determinism, a gradient that reaches the pixels.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.wrappers import Unwrapped, unwrap
 from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
+from neural_cleanse.copies import copied
 from neural_cleanse.detection.class_order import in_model_order
 from neural_cleanse.detection.provenance import RunInfo, now, weights_sha256
 from neural_cleanse.errors import ModelError, UnusableOutputs
@@ -117,11 +117,19 @@ def unwrapped(model: object) -> Unwrapped:
     """The module in whatever the caller gave. Raises ModelError on anything that holds none."""
     found = unwrap(model)
     if found is None:
-        raise ModelError(
-            f"A {type(model).__name__} is not a model that can be scanned.",
-            cure="Give a torch.nn.Module, what nc.load returns, or the path of a model file.",
-        )
+        raise ModelError(f"A {type(model).__name__} is not a model that can be scanned.", cure=_instead(model))
     return found
+
+
+def _instead(model: object) -> str:
+    """What to give in the place of something that is no model."""
+    if isinstance(model, Mapping) and any(isinstance(value, Tensor) for value in model.values()):
+        return "These are weights alone: load them into their network first, network.load_state_dict(...)."
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f"Give a network, not its class: {model.__name__}(...), with its weights loaded."
+    if isinstance(model, torch.export.ExportedProgram):
+        return "Give its .module()."
+    return "Give a torch.nn.Module, what nc.load returns, or the path of a model file."
 
 
 def _of_file(loaded: LoadedModel, form: Form) -> Suspect:
@@ -146,7 +154,7 @@ def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> Suspect:
         module = module.to(device_named(str(form.device)))
     tried = _probe_images(module, images)
     with torch.no_grad():
-        module, said = answering(module, normalize(tried))
+        module, said = answering(module, normalize(tried), _classes_said(form, found, drawn))
     num_classes, outputs = probe(module, tried, normalize)
     if num_classes > MAX_CLASSES:
         raise UnusableOutputs(f"The model has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
@@ -156,26 +164,51 @@ def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> Suspect:
     return Suspect(classifier, record, names, (*notes, *cast, *said), found.module)
 
 
+def _classes_said(form: Form, found: Unwrapped, drawn: Drawn) -> int | None:
+    """How many classes there are by their names, else by the labels; None where nothing says."""
+    names = form.label_names or found.label_names or drawn.names
+    if names is not None:
+        return len(names)
+    return None if drawn.labels is None else int(drawn.labels.max()) + 1
+
+
 def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in eval mode and float32. Raises ModelError where there is none, or a weight is no number."""
     try:
-        copied = copy.deepcopy(module).eval()
+        own = copied(module).eval()
     except Exception as error:  # whatever a user's own class raises
         raise ModelError(
             f"The {type(module).__name__} cannot be copied: {error}",
             cure="Give a module without hooks, locks or tensors of an unfinished computation.",
         ) from error
-    for name, tensor in copied.state_dict().items():
-        if nn.parameter.is_lazy(tensor):
-            raise ModelError(f"The module was never run: {name} has no values yet.", cure="Train or load it first.")
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise ModelError(f"The weights hold NaN, in {name}: the network cannot be scanned.")
-    kinds = {parameter.dtype for parameter in copied.parameters() if parameter.is_floating_point()}
+    for name, value in own.state_dict().items():
+        _expect_values(name, value)
+    kinds = {parameter.dtype for parameter in own.parameters() if parameter.is_floating_point()}
     other = kinds - {torch.float32}
     if not other:
-        return copied, ()
+        return own, ()
     named = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in other))
-    return copied.float(), (f"weights of {named} were scanned as float32",)
+    return own.float(), (f"weights of {named} were scanned as float32",)
+
+
+def _expect_values(name: str, value: object) -> None:
+    """Raise ModelError on an entry of a state_dict that is no tensor of numbers a gradient can go through."""
+    if not isinstance(value, Tensor) or value.is_quantized:
+        raise ModelError(
+            f"The module is quantised, in {name}: no gradient goes through it.",
+            cure="Give the network that it was quantised from.",
+        )
+    if nn.parameter.is_lazy(value):
+        raise ModelError(f"The module was never run: {name} has no values yet.", cure="Train or load it first.")
+    if value.is_meta:
+        raise ModelError(
+            f"The module is on the meta device: {name} has no values.", cure="Load its weights first (load_state_dict)."
+        )
+    if value.is_floating_point() and bool(value.isnan().any()):
+        raise ModelError(
+            f"The weights hold NaN, in {name}: the network cannot be scanned.",
+            cure="Give weights of a training that went well.",
+        )
 
 
 def _probe_images(module: nn.Module, images: ImageSet) -> Tensor:

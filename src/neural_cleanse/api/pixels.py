@@ -4,6 +4,7 @@ Range: uint8 as it is; floats in [0, 1]; whole or fractional values up to 255; a
 transforms normalised, which is undone with the model's mean and standard deviation. Anything else is an error.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,8 @@ class Pixels:
 
 def channels_first(images: Tensor) -> tuple[Tensor, str]:
     """n x c x h x w, and in words what was changed. Raises DataError where the shape is none of images."""
+    if images.dim() == 2 and (side := math.isqrt(images.shape[1])) ** 2 == images.shape[1] > 1:
+        return images.reshape(len(images), 1, side, side), f"rows of {side * side} values taken as {side}x{side} pixels"
     if images.dim() == 3:
         return images.unsqueeze(1), "one channel"
     if images.dim() != 4 or 0 in images.shape:
@@ -63,14 +66,17 @@ def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
     if images.dtype == torch.bool:
         return Pixels(images.to(torch.uint8) * int(PIXEL_MAX), "true is white")
     if images.is_complex():
-        raise DataError(f"Images of {images.dtype}: pixels are needed.")
+        raise DataError(f"Images of {images.dtype}: pixels are needed.", cure="Give real numbers.")
     values = images.float()
     if not torch.isfinite(values).all():
         raise DataError("The images hold NaN or Inf.", cure="Check what loads or transforms them.")
     low, high = values.min().item(), values.max().item()
     if not images.is_floating_point():
         if low < 0 or high > PIXEL_MAX:
-            raise DataError(f"Images of {images.dtype} with values from {low:g} to {high:g}: 0 to 255 are needed.")
+            raise DataError(
+                f"Images of {images.dtype} with values from {low:g} to {high:g}: 0 to 255 are needed.",
+                cure="Give them as floats in [0, 1], or as uint8.",
+            )
         return Pixels(values.to(torch.uint8), f"{str(images.dtype).removeprefix('torch.')} taken as 0-255")
     if low >= 0 and high <= 1:
         return Pixels(_bytes(values), "floats in [0, 1]")

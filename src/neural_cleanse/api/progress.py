@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from neural_cleanse.api.arguments import expect_progress
 from neural_cleanse.api.errors import in_python
 from neural_cleanse.detection.progress import Progress
 
@@ -20,6 +21,7 @@ def nothing(progress: Progress) -> None:
 @contextlib.contextmanager
 def reporting(progress: Report | bool | None) -> Iterator[Report]:
     """What the search reports to; the line is ended when it ends. What is warned of raises a UserWarning at once."""
+    expect_progress(progress)
     if callable(progress):
         yield _Warning(progress)
         return

@@ -1,6 +1,5 @@
 """repair: the backdoors that a scan found removed from somebody's model, measured, and saved as it came."""
 
-import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.api.answers import Answers
+from neural_cleanse.api.arguments import expect_count, expect_settings
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.errors import in_python, python_errors
 from neural_cleanse.api.form import FormKeywords, parsed
@@ -19,6 +19,7 @@ from neural_cleanse.api.progress import Report, reporting
 from neural_cleanse.api.results import ScanResult, as_result, notes_in_python
 from neural_cleanse.api.scan import with_declared
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.files import written_whole
 from neural_cleanse.images import ImageSet
@@ -64,8 +65,8 @@ class Repaired:
         """
         inner = _inner(self.classifier.module)
         if self.suspect.module is None:
-            return copy.deepcopy(inner)
-        module = copy.deepcopy(self.suspect.module)
+            return copied(inner)
+        module = copied(self.suspect.module)
         module.load_state_dict(inner.state_dict())
         return module
 
@@ -126,7 +127,7 @@ def repair(
     settings: RepairSettings = RepairSettings(),
     *,
     samples: int = SAMPLES,
-    baseline: records.ScanResult | None = None,
+    baseline: records.ScanResult | str | Path | None = None,
     progress: Report | bool | None = None,
     **form: Unpack[FormKeywords],
 ) -> Repaired:
@@ -138,7 +139,10 @@ def repair(
 
     Raises SettingsError where the scan is of another model, DataError where images are too few or do not fit.
     """
+    expect_settings(settings, RepairSettings)
+    expect_count(samples, "samples", 1)
     before = as_result(result)
+    baseline = None if baseline is None else as_result(baseline, "baseline")
     with torch.inference_mode(False), torch.enable_grad(), reporting(progress) as report:
         suspect, images = as_scanned(model, before, data, samples, settings.seed, "repair", form)
         in_its_file = _as_written(suspect)

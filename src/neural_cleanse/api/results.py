@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from neural_cleanse.api.arguments import expect_result
 from neural_cleanse.api.errors import in_python, python_errors
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.report import text
@@ -80,8 +81,9 @@ class ScanResult(records.ScanResult):
         return cls.of(storage.load_result(Path(directory)))
 
 
-def as_result(result: records.ScanResult | str | Path) -> records.ScanResult:
-    """A scan, or the one saved at that path."""
+def as_result(result: records.ScanResult | str | Path, name: str = "result") -> records.ScanResult:
+    """A scan, or the one saved at that path. Raises SettingsError on anything else given as the argument `name`."""
+    expect_result(result, name)
     return ScanResult.load(result) if isinstance(result, str | Path) else result
 
 

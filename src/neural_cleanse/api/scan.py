@@ -1,16 +1,18 @@
 """scan: somebody's model and somebody's images in, a verdict with evidence out."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 
+from neural_cleanse.api.arguments import expect_parts, expect_settings
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.errors import in_python, python_errors
 from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.models import opened
 from neural_cleanse.api.progress import Report, reporting
-from neural_cleanse.api.results import ScanResult, notes_in_python
+from neural_cleanse.api.results import ScanResult, as_result, notes_in_python
 from neural_cleanse.api.wrappers import unwrap
 from neural_cleanse.detection.plans import Search
 from neural_cleanse.detection.scan import scan as run_scan
@@ -33,7 +35,7 @@ def scan(
     inversion: Inversion | None = None,
     plan: Search | None = None,
     engine: Engine = InProcess(),
-    baseline: records.ScanResult | None = None,
+    baseline: records.ScanResult | str | Path | None = None,
     progress: Report | bool | None = None,
     **form: Unpack[FormKeywords],
 ) -> ScanResult:
@@ -55,7 +57,9 @@ def scan(
 
     Raises DataError, ModelError, SettingsError, and InputSanityError when the model cannot read the images.
     """
-    expect_settings(settings)
+    expect_settings(settings, ScanSettings)
+    expect_parts(trigger, inversion, plan, engine)
+    baseline = None if baseline is None else as_result(baseline, "baseline")
     said = with_declared(model, parsed(form, "scan"))
     with torch.inference_mode(False), torch.enable_grad(), reporting(progress) as report:
         drawn = draw(data, said, settings.samples, settings.seed)
@@ -67,12 +71,6 @@ def scan(
         )  # fmt: skip
     made = replace(found.provenance, notes=notes_in_python(found.provenance.notes))
     return ScanResult.of(replace(found, provenance=made, reason=in_python(found.reason)))
-
-
-def expect_settings(settings: object) -> None:
-    """Raise SettingsError on something else in the place of the settings."""
-    if not isinstance(settings, ScanSettings):
-        raise SettingsError(f"settings= is {settings!r}.", cure="Give nc.ScanSettings(...), or leave it out.")
 
 
 def with_declared(model: Any, form: Form) -> Form:

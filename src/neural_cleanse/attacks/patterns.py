@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.loading.images.decode import FORMATS
 from neural_cleanse.metrics import PIXEL_MAX
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -81,7 +82,7 @@ def picture(shape: Shape, file: Path, size: int | None = None, place: str = "bot
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
+            with Image.open(file, formats=FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel: no range is guessed")
                 image = opened.convert("RGBA")

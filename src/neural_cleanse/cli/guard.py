@@ -60,11 +60,11 @@ def fit(
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
+    result = storage.load_result(scan)
     inputs, kept_data = recorded.completed(inputs, data, scan)
     form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
     where = device_named(device)
     with output_dir.claimed(output, overwrite=overwrite):
-        result = storage.load_result(scan)
         loaded, images = open_both(model, data, form, samples, seed)
         check_same_model(result, loaded, scan)
         wanted = result.flagged if labels is None else options.labels(labels)

@@ -18,7 +18,7 @@ from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import project_file, streams
 from neural_cleanse.cli.command import Command
 from neural_cleanse.cli.exit_codes import ERROR
-from neural_cleanse.errors import NeuralCleanseError
+from neural_cleanse.errors import NeuralCleanseError, SettingsError
 from neural_cleanse.text import escape
 
 # One line each: the first line of the command's own help (held by a test).
@@ -53,6 +53,7 @@ class LazyGroup(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """As typer does it, with the real command in place of its line of help, and the project's options."""
+        _expect_none_empty(args)
         name, command, rest = super().resolve_command(ctx, args)
         if command is None or name is None:
             return name, None, rest
@@ -60,6 +61,14 @@ class LazyGroup(typer.core.TyperGroup):
         if not ctx.resilient_parsing and not {"--help", "--show-completion"} & set(rest):
             ctx.default_map = {name: project_file.defaults(name, loaded, COMMANDS)}
         return name, loaded, rest
+
+
+def _expect_none_empty(args: list[str]) -> None:
+    """Raise SettingsError on an empty argument: an empty path would be the current directory."""
+    if "" in args:
+        before = args[args.index("") - 1] if args.index("") else ""
+        after = f" after {before}" if before.startswith("-") else ""
+        raise SettingsError(f"An argument{after} is empty.", cure="Is a variable of the shell not set?")
 
 
 app = typer.Typer(

@@ -58,6 +58,13 @@ def completed(inputs: Inputs, data: Path | None, directory: Path | None) -> tupl
     return replace(inputs, **kept), data if images is None else Path(images)
 
 
+def with_options(directory: Path | None) -> Path | None:
+    """The directory. Raises OutputError where it holds no options."""
+    if directory is not None and not (directory / FILE).is_file():
+        raise OutputError(f"{directory} holds no options of a scan.", cure="Give a directory that scan --output wrote.")
+    return directory
+
+
 def names_code(architecture: str | None) -> bool:
     """Whether it is FILE.py or FILE.py:FUNCTION, and no name."""
     return architecture is not None and (".py" in architecture or ":" in architecture)

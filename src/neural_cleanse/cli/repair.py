@@ -67,10 +67,10 @@ def repair(
     from neural_cleanse.report import output_dir, terminal
     from neural_cleanse.results import storage
 
+    result = storage.load_result(scan)
     inputs, kept_data = recorded.completed(inputs, data, scan)
     form, data = parsed(inputs), named_data(kept_data)
     where = device_named(device)
-    result = storage.load_result(scan)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
     if output.is_dir():
         raise OutputError(f"{output} is a directory, a file is needed.")

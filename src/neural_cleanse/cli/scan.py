@@ -74,7 +74,7 @@ def scan(
         alpha=alpha, seed=seed, force=force, pairs=pairs, plan=plan.value, max_seconds=options.seconds(budget),
         max_passes=max_passes, memory=options.num_bytes(memory), batch_images=batch_images, precision=precision.value, student=student, patches_only=patches_only,
     )  # fmt: skip
-    inputs, kept_data = recorded.completed(inputs, data, like)
+    inputs, kept_data = recorded.completed(inputs, data, recorded.with_options(like))
     form, data = parsed(inputs), named_data(kept_data)
     spread = EngineOptions(workers, engine, address, resume)
     if is_batch(model):

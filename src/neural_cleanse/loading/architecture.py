@@ -61,7 +61,10 @@ def build(
         raise CheckpointMismatch(f"The weights do not end in a classification layer: {classes} classes.")
     with torch.device("meta"):
         if common.needs_more_than(named.build(classes), tensors):
-            raise CheckpointMismatch(f"With {classes} classes the network needs more weights than the file holds.")
+            raise CheckpointMismatch(
+                f"The weights are too few for {spec} with {classes} classes.",
+                cure="Name the network they were trained in with --architecture.",
+            )
     return Blueprint(named.build(classes), spec, named.input_shape, False)
 
 

@@ -13,6 +13,12 @@ def scaling(factors: Sequence[float]) -> str | None:
     return None
 
 
+def standardising(means: Sequence[float]) -> str | None:
+    """In words, where these means of what comes in, one a channel or one a pixel, are of bytes."""
+    fits = bool(means) and all(0 <= mean < PIXEL_MAX for mean in means)  # pixels at the border may always be 0
+    return subtracting([sum(means) / len(means)]) if fits else None
+
+
 def subtracting(means: Sequence[float]) -> str | None:
     """In words, where these means are of bytes."""
     if means and all(MAX_UNIT_MEAN < mean < PIXEL_MAX for mean in means):

@@ -118,10 +118,12 @@ def choose(
     named = {_label(path, fit.prefix): (path, fit) for path, fit in found}
     if wanted is not None:
         exact = {label: one for label, one in named.items() if label == wanted}
-        named = exact or {label: one for label, one in named.items() if one[0] == wanted} or named
+        at_path = {label: one for label, one in named.items() if one[0] == wanted}
+        known = list(named) or list(sets)
+        named = exact or at_path or {label: one for label, one in named.items() if _related(label, wanted)}
         if not named and wanted not in sets:
             raise SettingsError(
-                f"{name} holds no weights under {wanted[:100]!r}; they lie under {_listed(list(sets))}.",
+                f"{name} holds no weights under {wanted[:100]!r}; they lie under {_listed(known)}.",
                 cure="Name one of these with --weights.",
             )
     if not named:
@@ -155,6 +157,11 @@ def _label(path: str, prefix: str) -> str:
 
 def _starts(wanted: str, path: str) -> bool:
     return path == TOP or wanted.startswith(f"{path}.")
+
+
+def _related(label: str, wanted: str) -> bool:
+    """Whether one of two names of a set leads to the other."""
+    return label.startswith(f"{wanted}.") or wanted.startswith(f"{label}.")
 
 
 def _listed(paths: list[str]) -> str:

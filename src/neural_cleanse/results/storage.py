@@ -64,7 +64,7 @@ def load_result(directory: Path) -> ScanResult:
     try:
         raw = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
         named = safetensors.torch.load((directory / TENSOR_FILE).read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputError(
             f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
             cure="Give the directory that --output named.",

@@ -556,3 +556,16 @@ def test_a_picture_too_narrow_for_a_centre_crop_is_refused(tmp_path: Path) -> No
     for path in (tmp_path / "images", tmp_path / "same.npz"):
         with pytest.raises(DataError, match="too long and narrow"):
             load_data(path, centre_crop=(256, 224))
+
+
+def test_arrays_of_objects_or_with_nan_are_told_as_what_they_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", images=np.array([1, "a", None], object))
+    np.save(tmp_path / "objects.npy", np.array([1, "a", None], object))
+    for name in ("objects.npz", "objects.npy"):
+        with pytest.raises(DataError, match=r"holds Python objects, and nothing is unpickled.*savez"):
+            load_data(tmp_path / name)
+    images = np.zeros((4, 6, 5), np.float32)
+    images[1, 2, 3] = np.nan
+    np.savez(tmp_path / "nan.npz", images=images)
+    with pytest.raises(DataError, match="hold NaN or Inf"):
+        load_data(tmp_path / "nan.npz")

@@ -25,6 +25,7 @@ class Head:
     path: str
     usual: str
     trunk: str = ""
+    bias: bool = True
 
 
 class Parted(nn.Module):
@@ -56,15 +57,16 @@ def replaced(shapes: Mapping[str, Size]) -> Iterator[tuple[dict[str, Size], Head
     if path is None:
         return
     rest = {key: shape for key, shape in shapes.items() if not key.startswith(f"{path}.")}
-    ends = {end: shapes[f"{path}.{end}"] for end in ("weight", "bias")}
+    weight, bias = shapes[f"{path}.weight"], f"{path}.bias" in shapes
+    ends = {"weight": weight, "bias": Size(weight[:1])}
     for usual in USUAL:
-        if usual != path:
-            yield rest | {f"{usual}.{end}": shape for end, shape in ends.items()}, Head(path, usual)
+        if usual != path or not bias:
+            yield rest | {f"{usual}.{end}": shape for end, shape in ends.items()}, Head(path, usual, bias=bias)
     trunks = {key.partition(".")[0] for key in rest if not _is_beside(key.rpartition(".")[2])}
     if len(trunks) == 1 and path.partition(".")[0] not in trunks:
         (trunk,) = trunks
         inner = {key.partition(".")[2]: shape for key, shape in rest.items()}
-        yield inner | {f"fc.{end}": shape for end, shape in ends.items()}, Head(path, "fc", trunk)
+        yield inner | {f"fc.{end}": shape for end, shape in ends.items()}, Head(path, "fc", trunk, bias)
 
 
 def _is_beside(last: str) -> bool:
@@ -73,18 +75,18 @@ def _is_beside(last: str) -> bool:
 
 
 def _only_linear(shapes: Mapping[str, Size]) -> str | None:
-    """The path of the one linear layer with a bias, where it has a name of last layers."""
+    """The path of the one linear layer, where it has a name of last layers."""
     linear = [
         key.removesuffix(".weight") for key, shape in shapes.items() if key.endswith(".weight") and len(shape) == 2
     ]
-    if len(linear) != 1 or linear[0].partition(".")[0] not in FIRST_PARTS or f"{linear[0]}.bias" not in shapes:
-        return None
-    return linear[0]
+    return linear[0] if len(linear) == 1 and linear[0].partition(".")[0] in FIRST_PARTS else None
 
 
 def moved(network: nn.Module, head: Head) -> nn.Module | None:
     """The network with its last layer where the file has it; None where it cannot stand there."""
     linear = network.get_submodule(head.usual)
+    if not head.bias and isinstance(linear, nn.Linear):
+        linear = nn.Linear(linear.in_features, linear.out_features, bias=False)
     first, _, rest = head.path.partition(".")
     if head.trunk:
         if not isinstance(network, ResNet):
@@ -112,4 +114,5 @@ def with_head(
     network = None if found is None else moved(found[1], head)
     if found is None or network is None:
         return None
-    return found[0], network, (*found[2], f"its last layer is {head.path!r}, with at most dropout before it")
+    without = "" if head.bias else " without a bias"
+    return found[0], network, (*found[2], f"its last layer is {head.path!r}{without}, with at most dropout before it")

@@ -8,18 +8,38 @@ from functools import partial
 import torch
 from torch import Size, Tensor, nn
 
-from neural_cleanse.loading.common import densenet, heads, mobilenet, preact, resnet, squeezed, vgg, vit
+from neural_cleanse.loading.common import (
+    alexnet,
+    densenet,
+    googlenet,
+    heads,
+    mobilenet,
+    preact,
+    resnet,
+    shufflenet,
+    squeezed,
+    squeezenet,
+    vgg,
+    vit,
+)
 from neural_cleanse.loading.fitting import cleaned
 from neural_cleanse.loading.reparametrised import stored_tensors
 
-FAMILIES = tuple(family.from_shapes for family in (resnet, preact, vgg, mobilenet, squeezed, densenet, vit))
+FAMILIES = tuple(
+    family.from_shapes
+    for family in (
+        resnet, preact, vgg, mobilenet, squeezed, densenet, vit, alexnet, squeezenet, shufflenet, googlenet
+    )
+)  # fmt: skip
 NAMES = (
     *resnet.VARIANTS, *preact.BLOCKS, *vgg.DEPTHS, *(f"{name}_bn" for name in vgg.DEPTHS), "mobilenet_v2",
-    *squeezed.MOBILE, "efficientnet_b0", "densenet121", *vit.NAMES,
+    *squeezed.MOBILE, "efficientnet_b0", "densenet121", *vit.NAMES, "alexnet", *squeezenet.PLANS,
+    *shufflenet.WIDTHS, "googlenet",
 )  # fmt: skip
 # First tensors of the families.
 ANCHORS = (
     "conv1.weight", "features.0.weight", "features.0.0.weight", "features.conv0.weight",
+    "conv1.0.weight", "conv1.conv.weight",
     f"{vit.TORCHVISION.patches}.weight", f"{vit.TIMM.patches}.weight",
 )  # fmt: skip
 # A network may need so many times the bytes of the file before it is refused unbuilt: room for a wrong name, which

@@ -133,6 +133,8 @@ def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
     if images.dtype.kind not in "iuf" or images.size == 0:
         raise DataError(f"{what}: pixels (0-255) are needed: no range is guessed.", cure=CONVERT)
     low, high = float(images.min()), float(images.max())  # NaN where there is one
+    if not np.isfinite([low, high]).all():
+        raise DataError(f"{what} and hold NaN or Inf.", cure="Check what loads or transforms them.")
     for form, at_least, at_most, to_bytes in _FORMS if images.dtype.kind == "f" else _FORMS[:1]:
         if at_least <= low and at_most[0] < high <= at_most[1]:
             found = _all_bytes(images, to_bytes, exactly=form != UNIT)

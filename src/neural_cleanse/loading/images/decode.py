@@ -18,6 +18,14 @@ from neural_cleanse.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no others: of EPS, Pillow has Ghostscript run code
+NO_PICTURES = {  # beginnings of files that are named like pictures
+    b"version https://git-lfs": "it is a Git LFS pointer, not the picture (git lfs pull fetches it)",
+    b"<": "it is text (a web page, or SVG), not a picture of pixels",
+    b"%!PS": "it is PostScript, not a picture of pixels",
+}
+SKIP = "Remove it, or pass --skip-unreadable to go on without it."
+TO_8_BITS = "Convert the pictures to 8 bits, in the range that the model was trained with."
 MAX_RATIO = 100  # of the longer to the shorter side: more would take far more memory than the picture itself
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored picture
 
@@ -69,10 +77,9 @@ def decode(
             raise
         except Exception as error:  # what Pillow raises on a damaged file is no one family
             if not skip_unreadable:
-                raise DataError(
-                    f"{picture.name} cannot be read as a picture: {error}",
-                    cure="Remove it, or pass --skip-unreadable to go on without it.",
-                ) from error
+                cure = TO_8_BITS if isinstance(error, _TooDeepError) else SKIP
+                what = str(error).rstrip(".")
+                raise DataError(f"{picture.name} cannot be read as a picture: {what}.", cure=cure) from error
             skipped.append(picture.name)
             continue
         kept.append(position)
@@ -81,17 +88,32 @@ def decode(
     return _stack(arrays), kept, skipped
 
 
+class _TooDeepError(ValueError):
+    """A picture with more than 8 bits a pixel."""
+
+
+def _unknown(content: bytes) -> str:
+    """In words, what a file is that is none of the pictures that are read."""
+    if not content:
+        return "it is empty"
+    start = content[:64].lstrip()
+    said = next((said for mark, said in NO_PICTURES.items() if start.startswith(mark)), None)
+    return said or f"it is damaged, or none of {', '.join(FORMATS)}"
+
+
 def _pixels(picture: Picture, shape: Shape) -> npt.NDArray[np.uint8]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image: Image.Image = Image.open(io.BytesIO(picture.content))
+            image: Image.Image = Image.open(io.BytesIO(picture.content), formats=FORMATS)
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode} has more than 8 bits a pixel: no range is guessed")
+                raise _TooDeepError(f"mode {image.mode} has more than 8 bits a pixel: no range is guessed")
             image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+        except UnidentifiedImageError as error:
+            raise ValueError(_unknown(picture.content)) from error
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(str(error)) from error
     box = _box(picture, image.width, image.height) if shape.crop_roi else None

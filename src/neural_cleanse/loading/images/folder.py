@@ -20,7 +20,7 @@ from neural_cleanse.loading.images.decode import Picture
 from neural_cleanse.loading.images.listing import labels_beside
 from neural_cleanse.loading.images.tar import entries_of, pictures_of
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class index
 NO_CLASSES = frozenset({"__macosx", "__pycache__", "@eadir"})  # what systems leave beside the data, and hidden folders
 # Parts of a data set by the names of their folders: images that a model was not trained on come first.

@@ -30,7 +30,7 @@ def read_npz(path: Path, *, ignore_labels: bool = False) -> ImageSet:
             wanted = [images_name] if ignore_labels else [images_name, labels_name, "names"]
             arrays: dict[str, Any] = {key: archive[key] for key in wanted if key is not None and key in archive.files}
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
+        raise DataError(f"{path} cannot be read as an .npz archive: {_plainly(error)}.", cure=SAVE_AS) from error
     names = tuple(str(name) for name in arrays["names"].reshape(-1)) if "names" in arrays else None
     labels = None if labels_name is None else arrays.get(labels_name)
     return image_set(Arrays(arrays[images_name], labels, names, images_name, labels_name or "labels"), path)
@@ -50,7 +50,14 @@ def _array(path: Path) -> Any:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an .npy array: {error}") from error
+        raise DataError(f"{path} cannot be read as an .npy array: {_plainly(error)}.", cure=SAVE_AS) from error
+
+
+def _plainly(error: Exception) -> str:
+    """What is wrong, without NumPy's advice to unpickle."""
+    if "allow_pickle" in str(error):
+        return "it holds Python objects, and nothing is unpickled"
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def _names(files: list[str], path: Path) -> tuple[str, str | None]:

@@ -36,7 +36,7 @@ def read(content: bytes, name: str) -> Network:
     Raises CodeExecutionRefused for Lambda layers and custom classes, else ModelError and its kinds.
     """
     model, built = _read(content, name)
-    scaled = takes_bytes(model)
+    scaled = takes_bytes(model, built.module)
     return Network(
         module=built.module,
         container=CONTAINER_HDF5 if content.startswith(SIGNATURE) else CONTAINER_ARCHIVE,

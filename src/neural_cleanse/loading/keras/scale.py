@@ -1,21 +1,37 @@
-"""Whether a Keras model is made for pixels in 0-255: it first scales them by 1/255, or takes off a mean of bytes."""
+"""Whether a Keras model is made for pixels in 0-255: it first scales them by 1/255, or takes off a mean of bytes.
+
+The mean stands in a Subtract or Rescaling layer, or a Normalization or BatchNormalization learned it from the images.
+"""
 
 from typing import Any
 
-from neural_cleanse.loading.byte_pixels import scaling, subtracting
+from torch import Tensor, nn
+
+from neural_cleanse.loading.byte_pixels import scaling, standardising, subtracting
 from neural_cleanse.loading.keras.config import Layer, Model
+from neural_cleanse.loading.keras.modules import Standardize
 
 LEAVE_RANGE = frozenset({
     "InputLayer", "Resizing", "CenterCrop", "Dropout", "Permute", "Reshape", "ZeroPadding2D", "GetItem", "Stack",
-    "Concatenate",
+    "Concatenate", "Flatten", "Cropping2D", "SpatialDropout2D", "GaussianNoise", "Identity",
 })  # fmt: skip
 
 
-def takes_bytes(model: Model) -> str | None:
-    """In words, what the model does to pixels in 0-255 first of all; None where nothing says that it takes them."""
+LEARNED = {"Normalization": (Standardize, "mean"), "BatchNormalization": (nn.BatchNorm2d, "running_mean")}
+
+
+def takes_bytes(model: Model, module: nn.Module) -> str | None:
+    """In words, what the model does to pixels in 0-255 first of all; None where nothing says that it takes them.
+
+    `module` is the same network, built, with its weights.
+    """
     for layer in model.layers:
         if layer.model is not None:
-            return takes_bytes(layer.model)
+            return takes_bytes(layer.model, module)
+        if layer.kind in LEARNED:
+            kind, name = LEARNED[layer.kind]
+            mean = next((getattr(part, name) for part in module.modules() if isinstance(part, kind)), None)
+            return standardising(mean.flatten().tolist()) if isinstance(mean, Tensor) else None
         if layer.kind not in LEAVE_RANGE and not layer.kind.startswith("Random"):
             return _said(layer)
     return None

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from neural_cleanse.loading.byte_pixels import scaling, subtracting
+from neural_cleanse.loading.byte_pixels import scaling, standardising, subtracting
 from neural_cleanse.loading.onnx.file import tensor_of
 
 LEAVE_RANGE = ("Identity", "Cast", "Transpose", "Resize", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Dropout")
+MEAN = 3  # place of the running mean among the inputs of a BatchNormalization
 MAX_PASSED = 20  # nodes that leave the range as it is
 
 
@@ -23,6 +24,8 @@ def takes_bytes(graph: Any, image: str) -> str | None:
         if node.op_type in LEAVE_RANGE and node.output:
             image = node.output[0]
             continue
+        if node.op_type == "BatchNormalization" and len(node.input) > MEAN and node.input[MEAN] in constants:
+            return standardising(tensor_of(constants[node.input[MEAN]]).flatten().tolist())
         value = next((constants[name] for name in node.input if name in constants), None)
         if value is None or (node.input[0] != image and node.op_type != "Mul"):
             return None
