@@ -57,7 +57,6 @@ def test_an_argument_of_another_kind_is_named_with_what_to_give(call: Callable[[
         ("labels", (1, "a"), "is a tuple"),
         ("restarts", 1.5, r"restarts=1\.5\) is a float.*int or None"),
         ("pairs", "x", "is a str.*bool"),
-        ("precision", "fp8", "fp32"),
     ],
 )
 def test_a_field_of_settings_of_another_kind_is_named(name: str, value: object, message: str) -> None:

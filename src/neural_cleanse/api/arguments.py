@@ -3,7 +3,7 @@
 import types
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from neural_cleanse.detection.plans import Search
 from neural_cleanse.engines import Engine
@@ -68,8 +68,6 @@ def _fits(value: object, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
     if origin is tuple:
         return isinstance(value, tuple | list) and all(_fits(one, get_args(hint)[0]) for one in value)
     if hint is float:
