@@ -8,8 +8,7 @@ import pytest
 
 import neural_cleanse
 from neural_cleanse.api.errors import in_python, python_errors
-from neural_cleanse.api.scan import expect_settings
-from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.errors import DataError
 
 SOURCE = Path(neural_cleanse.__file__).parent
 OF_THE_COMMAND_LINE = ("cli", "evaluation", "attacks", "api")  # not called by scan, repair or fit_guard
@@ -56,8 +55,3 @@ def test_a_message_ends_before_its_cure_begins() -> None:
     assert str(DataError("It does not fit: 3 is not 4", cure="Resize it.")) == "It does not fit: 3 is not 4. Resize it."
     assert str(DataError("Why?", cure="Ask.")) == "Why? Ask."
     assert str(DataError("It does not fit")) == "It does not fit"
-
-
-def test_a_number_in_the_place_of_the_settings_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"settings= is 1000\. Give nc\.ScanSettings"):
-        expect_settings(1000)
