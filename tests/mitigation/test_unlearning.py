@@ -225,7 +225,8 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     assert terms.satisfied(found)
     last = mitigated.trace[-1]
     assert (last.accuracy, last.worst_asr) == (found.accuracy, found.worst_asr)
-    assert [point.amount for point in mitigated.trace] == list(Unlearning().learning_rates[: len(mitigated.trace)])
+    rates = Unlearning().learning_rates
+    assert [point.amount for point in mitigated.trace] == [rates[0], *rates][: len(mitigated.trace)]
 
 
 def test_few_images_get_more_epochs(infected: Classifier, terms: RepairLimits) -> None:
@@ -259,7 +260,9 @@ def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: RepairL
         infected, [recovered], impossible, seeded()
     )
     assert mitigated.classifier is None
-    assert [point.amount for point in mitigated.trace] == [1e-3, 1e-4], "every rate was tried"
+    assert [point.amount for point in mitigated.trace] == [1e-3, 1e-3, 1e-4], (
+        "every rate, the first with light mixtures too"
+    )
 
 
 def test_every_rate_starts_from_the_model_as_it_came(
@@ -268,10 +271,10 @@ def test_every_rate_starts_from_the_model_as_it_came(
     impossible = RepairLimits(terms.train, terms.check, 0.0, -1.0)
     second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4))(
         infected, [recovered], impossible, seeded()
-    ).trace[1]
+    ).trace[2]
     alone = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-4,))(
         infected, [recovered], impossible, seeded()
-    ).trace[0]
+    ).trace[1]
     assert second == alone
 
 

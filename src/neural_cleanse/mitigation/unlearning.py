@@ -1,14 +1,15 @@
 """Unlearning (Wang et al., S&P 2019, section VI-C): fine-tune on clean images, some of them with the recovered trigger.
 
-    minimise over the weights   cross entropy(t(x), model(x')) + cross entropy(s(z), model(z))
+    minimise over the weights   cross entropy(t(x), model(x')) + w cross entropy(s(z), model(z))
     x' = A(x, m, p) for a share of the images, else x      t(x) = 1/2 y + 1/2 s(x)
-    z  = w x1 + (1 - w) x2, two clean images mixed         s(x) = softmax(model as it came (x))
+    z  = u x1 + (1 - u) x2, two clean images mixed         s(x) = softmax(model as it came (x))
 
 The stamped images keep their own label, so the network learns that the trigger means nothing. The paper takes one
 epoch over y alone and a fifth of the images stamped; it names no learning rate. What the model itself says of unstamped
 images, and of mixtures of them (as in mixup; Zhang et al., ICLR 2018), keeps what it knows: few images make many
-mixtures. More epochs leave less of the attacker's own trigger (docs/repair.md has figures). The largest learning rate
-that keeps the accuracy is taken. Beside the recovered triggers those are stamped that a search finds in the network as
+mixtures. The less they weigh, the less is left of triggers that no search found: w is 1/2, and 1 where that costs too
+much accuracy. More epochs leave less, too (docs/repair.md has figures). The largest learning rate that keeps the
+accuracy is taken. Beside the recovered triggers those are stamped that a search finds in the network as
 it changes (family.py).
 """
 
@@ -33,7 +34,8 @@ STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # Adam's, tried in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
-MIXED = 64  # mixtures beside every batch
+MIXED = 64  # mixtures beside every batch ...
+LIGHTLY = 0.5  # ... and their weight in the first try
 LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
 
 
@@ -64,16 +66,17 @@ class Unlearning(Mitigation):
     def __call__(
         self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
-        """The first learning rate, from the largest down, that keeps both bounds; else the best that keeps the floor.
+        """The first try that keeps both bounds, else the best that keeps the floor.
 
-        Every rate starts from the classifier as it was given.
+        The tries are the largest learning rate with light mixtures, then all rates from the largest down with full
+        ones. Each starts from the classifier as it was given.
         """
         trace: list[TracePoint] = []
         best: tuple[float, Classifier] | None = None
         start = generator.get_state()
-        for rate in self.learning_rates:
+        for rate, weight in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, terms, rate, generator)
+            tuned = self._tune(classifier, backdoors, terms, (rate, weight), generator)
             found = measure(tuned, backdoors, terms.check)
             trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
             if found.accuracy >= terms.min_accuracy and (best is None or found.worst_asr < best[0]):
@@ -82,14 +85,21 @@ class Unlearning(Mitigation):
                 break
         return Mitigated(None if best is None else best[1], tuple(trace))
 
+    @property
+    def _tries(self) -> tuple[tuple[float, float], ...]:
+        """Learning rates, and what mixtures weigh at each."""
+        full = tuple((rate, 1.0) for rate in self.learning_rates)
+        return ((self.learning_rates[0], LIGHTLY), *full) if self.mixed else full
+
     def _tune(
         self,
         classifier: Classifier,
         backdoors: Sequence[Backdoor],
         terms: RepairLimits,
-        rate: float,
+        how: tuple[float, float],
         generator: torch.Generator,
     ) -> Classifier:
+        rate, weight = how
         module = _trainable(classifier.module)
         parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
         optimizer = torch.optim.Adam(parameters, lr=rate)
@@ -117,7 +127,7 @@ class Unlearning(Mitigation):
                 logits = stamped.answers(classifier, _training(module))
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
                 if self.mixed:
-                    loss = loss + _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
+                    loss = loss + weight * _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
