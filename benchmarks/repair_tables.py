@@ -169,18 +169,12 @@ def few(found: Sequence[Row]) -> str:
     """What a number of images reaches, in place of a share of the training images."""
     numbered = [row for row in found if "repair" in row["arms"] and row["budget"].split()[1] == "images"]
     lines = []
-    for count in sorted({row["images"] for row in numbered}):
-        group = [row for row in numbered if row["images"] == count]
+    for dataset, count in sorted({(row["dataset"], row["images"]) for row in numbered}):
+        group = [row for row in numbered if (row["dataset"], row["images"]) == (dataset, count)]
         after, lost = (known(group, partial(value, arm="repair")) for value in (asr_after, drop))
         answers = sum(row["arms"]["repair"]["status"] == "repaired" for row in group)
-        lines.append((f"{count:,}", str(len(group)), str(answers), spread(after), spread(lost, 2)))
-    columns = (
-        "images",
-        "models",
-        "repaired",
-        "success after, %",
-        "accuracy lost, points",
-    )
+        lines.append((dataset, f"{count:,}", str(len(group)), str(answers), spread(after), spread(lost, 2)))
+    columns = ("data", "images", "models", "repaired", "success after, %", "accuracy lost, points")
     return Table("", columns, lines, frozenset({"images", "models", "repaired"})).markdown()
 
 
