@@ -63,7 +63,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What sizes are held against: those of a clean model, or the mean of several, and how far clean ones differ."""
+    """What sizes are compared with: those of a clean model, or the mean of several, and how far clean ones differ."""
 
     sizes: Mapping[LabelPair, float]
     prior: Prior = OVER_BASELINE
