@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2 * 2**20
 
 
 def run(*words: str | Path, **options: object) -> None:

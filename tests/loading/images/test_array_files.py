@@ -335,7 +335,7 @@ NORMALISED = (PLANAR / 255 - 0.45) / 0.25
 )  # fmt: skip
 def test_arrays_whose_range_would_be_a_guess_are_refused(tmp_path: Path, images: Any) -> None:
     np.savez(tmp_path / "d.npz", images=images)
-    with pytest.raises(DataError, match="no range is guessed|hold NaN or Inf"):
+    with pytest.raises(DataError, match=r"no range is guessed|hold NaN or Inf"):
         load_data(tmp_path / "d.npz")
 
 
