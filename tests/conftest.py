@@ -17,6 +17,8 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
+from neural_cleanse.mitigation.repair import METHODS
+from neural_cleanse.mitigation.unlearning import LEAST_BATCHES, Unlearning
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, ScanResult
 
@@ -25,6 +27,16 @@ from neural_cleanse.results.records import LabelPair, ScanResult
 def _one_thread() -> None:
     """Bit-equality is promised on one thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_repairs() -> Iterator[None]:
+    """A quarter of the batches: enough for digits, and the tests stay fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("unlearn", "auto"):
+            _, *others = METHODS[name]
+            patch.setitem(METHODS, name, (Unlearning(least_batches=LEAST_BATCHES // 4), *others))
+        yield
 
 
 @pytest.fixture(scope="session")
