@@ -76,7 +76,7 @@ class Unlearning(Mitigation):
         start = generator.get_state()
         for rate, weight in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, terms, (rate, weight), generator)
+            tuned = self._tune(classifier, backdoors, terms, rate, weight, generator)
             found = measure(tuned, backdoors, terms.check)
             trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
             if found.accuracy >= terms.min_accuracy and (best is None or found.worst_asr < best[0]):
@@ -96,10 +96,10 @@ class Unlearning(Mitigation):
         classifier: Classifier,
         backdoors: Sequence[Backdoor],
         terms: RepairLimits,
-        how: tuple[float, float],
+        rate: float,
+        weight: float,
         generator: torch.Generator,
     ) -> Classifier:
-        rate, weight = how
         module = _trainable(classifier.module)
         parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
         optimizer = torch.optim.Adam(parameters, lr=rate)
@@ -168,10 +168,9 @@ def _mixtures(images: UInt8[Tensor, "n c h w"], count: int, generator: torch.Gen
 
 def _on_mixtures(classifier: Classifier, module: nn.Module, mixed: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     """The cross entropy of the changed network on mixtures to what the model as it came says of them."""
-    mixed = mixed.to(classifier.device)
     with torch.no_grad():
-        told = classifier(mixed).softmax(1)
-    return nn.functional.cross_entropy(classifier.as_logits(_training(module)(classifier.normalize(mixed))), told)
+        told = classifier(mixed.to(classifier.device)).softmax(1)
+    return nn.functional.cross_entropy(Stamped(mixed).answers(classifier, module), told)
 
 
 @torch.no_grad()
