@@ -19,6 +19,7 @@ from neural_cleanse.copies import copied, frozen
 from neural_cleanse.deadline import Deadline
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
+from neural_cleanse.text import by
 
 # How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
 PROBABILITY_TOLERANCE = 1e-3
@@ -199,7 +200,7 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
     Raises UnusableOutputs when the module fails, has several heads, answers differently twice, or is not finite.
     """
     tried = copied(module).eval()
-    shape = "x".join(str(size) for size in images.shape[1:])
+    shape = by(images.shape[1:])
     normalized = normalize(images)
     with torch.no_grad():
         try:

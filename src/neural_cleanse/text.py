@@ -5,7 +5,7 @@ The latter never steers the terminal.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MAX_NAME = 40  # characters of a label name that are shown
 MAX_PLAIN = 80  # characters of anything else that a file says
@@ -45,6 +45,11 @@ def quoted(name: str) -> str:
 def first_line(error: BaseException, most: int = 200) -> str:
     """What somebody else's code says of its failure, without the lines after the first."""
     return plain(next(iter(str(error).splitlines()), ""), most)
+
+
+def by(sizes: Iterable[int]) -> str:
+    """The sizes of a shape: "3x32x32"."""
+    return "x".join(map(str, sizes))
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import UnusableOutputs
+from neural_cleanse.text import by
 
 KEYS = ("logits", "output", "outputs", "out", "prediction", "predictions", "pred", "preds", "y")
 WRAP = "Wrap it in a module whose forward returns one tensor, images x classes."
@@ -42,7 +43,7 @@ def answering(module: nn.Module, normalized: Tensor, classes: int | None = None)
     UnusableOutputs where the module fails, or nothing it returns is images x classes.
     """
     returned, shape = _called(module, normalized)
-    said = () if shape is None else (f"images were reshaped to {_by(shape)} values, as the module takes them",)
+    said = () if shape is None else (f"images were reshaped to {by(shape)} values, as the module takes them",)
     if isinstance(returned, Tensor):
         as_it_is = shape is None and not _fits_flattened(returned, len(normalized))
         if as_it_is and not isinstance(module, torch.jit.ScriptModule):  # which cannot be frozen by itself
@@ -73,7 +74,7 @@ def _called(module: nn.Module, normalized: Tensor) -> tuple[Any, tuple[int, ...]
                 continue
             return returned, shape
         raise UnusableOutputs(
-            f"The network fails on images of shape {_by((channels, height, width))} (channels x height x width): "
+            f"The network fails on images of shape {by((channels, height, width))} (channels x height x width): "
             f"{error}",
             cure="Its forward must take images alone. Give them in the size it takes, or resize=(height, width).",
         ) from error
@@ -118,15 +119,11 @@ def _fits_flattened(value: Tensor, count: int) -> bool:
     return value.dim() > 2 and len(value) == count and sorted(value.shape[1:])[-2] == 1
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
 def _sizes(returned: Any) -> str:
     """In words the tensors of a tuple, a dict or an object."""
     if isinstance(returned, tuple | list):
         named = list(enumerate(returned))
     else:
         named = list((returned if isinstance(returned, Mapping) else getattr(returned, "__dict__", {})).items())
-    found = [f"{key}: {_by(tuple(value.shape))}" for key, value in named if isinstance(value, Tensor)]
+    found = [f"{key}: {by(tuple(value.shape))}" for key, value in named if isinstance(value, Tensor)]
     return f" ({', '.join(found[:6])})" if found else ""

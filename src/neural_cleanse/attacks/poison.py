@@ -18,6 +18,7 @@ from torch import Tensor
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import stamped
+from neural_cleanse.text import by
 from neural_cleanse.triggers.base import Trigger
 
 # What poisoned or cover images carry where it is not the trigger: a function of images and of chance.
@@ -171,13 +172,9 @@ def _draw(
 def _check(one: Poison, data: ImageSet, number: int) -> None:
     shape = one.trigger.image_shape
     if shape != data.shape:
-        raise SettingsError(f"The trigger of poison {number} is {_by(shape)}, the images are {_by(data.shape)}.")
+        raise SettingsError(f"The trigger of poison {number} is {by(shape)}, the images are {by(data.shape)}.")
     assert data.labels is not None
     if int(data.labels.max()) >= len(one.targets.by_class):
         raise SettingsError(
             f"Poison {number} maps {len(one.targets.by_class)} classes, the images have label {int(data.labels.max())}."
         )
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape)

@@ -20,6 +20,7 @@ from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
+from neural_cleanse.text import by
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,10 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
         )
     if result.image_shape != loaded.classifier.input_shape:
         raise SettingsError(
-            f"The scan in {where} is of images {_by(result.image_shape)}, now they are "
-            f"{_by(loaded.classifier.input_shape)}.",
+            f"The scan in {where} is of images {by(result.image_shape)}, now they are "
+            f"{by(loaded.classifier.input_shape)}.",
             cure="Pass the same --resize.",
         )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def run_info_of(loaded: LoadedModel, notes: tuple[str, ...] = ()) -> RunInfo:

@@ -16,6 +16,7 @@ from neural_cleanse.distributions import binomial_sf
 from neural_cleanse.errors import DataError, InputSanityError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import clean_accuracy
+from neural_cleanse.text import by
 
 ABOVE_CHANCE_P = 1e-3  # accuracy must beat "always the commonest class" at this level
 LOW_ACCURACY = 0.8
@@ -62,7 +63,7 @@ def check_shape(data: ImageSet, shape: tuple[int, int, int]) -> None:
     if data.shape == shape:
         return
     channels, height, width = shape
-    got = "x".join(str(size) for size in data.shape)
+    got = by(data.shape)
     if data.shape[0] != channels:
         raise DataError(
             f"The images have {data.shape[0]} channels ({got}), the model takes {channels} "

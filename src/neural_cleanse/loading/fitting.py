@@ -12,6 +12,7 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.byte_pixels import MAX_UNIT_MEAN, PIXEL_MAX
 from neural_cleanse.loading.reparametrised import PLAIN, Stored, stored_tensors, value_of
+from neural_cleanse.text import by
 
 T = TypeVar("T")
 MAX_NAME = 200  # characters of a name in a message
@@ -205,7 +206,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _by(shape: Size) -> str:
-    return "x".join(str(size) for size in shape) or "a scalar"
+    return by(shape) or "a scalar"
 
 
 def some(names: list[str], most: int = 6) -> str:

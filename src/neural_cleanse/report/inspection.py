@@ -8,7 +8,7 @@ from rich.text import Text
 
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.terminal import show_table
-from neural_cleanse.text import escape, sanitize, truncate
+from neural_cleanse.text import by, escape, sanitize, truncate
 
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10
@@ -51,7 +51,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
         return path, "could not be read", "", "", escape(truncate(record["error"], MAX_WIDTH))
     runs = sum(finding["runs_code"] for finding in record["findings"])
     found = f"{len(record['findings'])}, {runs} would run code" if record["findings"] else "none"
-    shape = "x".join(map(str, record["input_shape"] or ())) or "not said"
+    shape = by(record["input_shape"] or ()) or "not said"
     classes = "not said" if record["num_classes"] is None else f"{record['num_classes']:,}"
     return path, escape(record["container"]), shape, classes, found
 
@@ -66,7 +66,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("size", f"{record['num_bytes']:,} bytes"),
         ("sha256", record["sha256"]),
         ("network", record["architecture"] or "not said"),
-        ("input", "x".join(map(str, shape)) + " (channels x height x width)" if shape else "not said"),
+        ("input", by(shape) + " (channels x height x width)" if shape else "not said"),
         ("classes", "not said" if record["num_classes"] is None else f"{record['num_classes']:,}"),
         ("normalisation", normalize["in_words"] if normalize else "not said"),
     ]

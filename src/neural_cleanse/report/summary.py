@@ -13,6 +13,7 @@ from typing import Any
 from neural_cleanse.report.content import FEW_LABELS
 from neural_cleanse.report.text import POOR_ACCURACY, Titles, flagged_rows
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
+from neural_cleanse.text import by
 
 LABELS_NAMED = 3  # flagged labels in the sentence
 RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
@@ -159,7 +160,7 @@ def file_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("trust", model.get("trust")),
         ("network", model.get("architecture")),
         ("size", f"{model['num_bytes']:,} bytes" if isinstance(model.get("num_bytes"), int) else None),
-        ("input", "x".join(map(str, shape)) if isinstance(shape, list | tuple) else None),
+        ("input", by(shape) if isinstance(shape, list | tuple) else None),
         ("classes", model.get("num_classes")),
         ("outputs", model.get("outputs")),
         ("pixels", model.get("normalisation")),
