@@ -6,10 +6,10 @@ import random
 
 import torch
 
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import (
     Evidence,
-    Kind,
     KindRow,
     KindTest,
     LabelPair,

@@ -16,7 +16,8 @@ from neural_cleanse.mitigation.evaluation import split
 from neural_cleanse.mitigation.family import PatchSearch, Renewal, fresh_triggers, natural_sizes
 from neural_cleanse.mitigation.shifts import backdoors_of, flagged_shifts, search_shifts
 from neural_cleanse.mitigation.unlearning import Unlearning
-from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, ScanResult, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, ScanResult, Verdict
 
 SHIFT_PAIR = LabelPair(TARGET)
 

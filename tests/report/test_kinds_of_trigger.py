@@ -17,7 +17,8 @@ from neural_cleanse.report.documents import DOCUMENTS
 from neural_cleanse.report.page import html
 from neural_cleanse.report.text import flagged_rows, line
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import Kind, KindTest, LabelPair, ScanResult, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, LabelPair, ScanResult, Verdict
 
 
 def hashed(scan: ScanResult) -> ScanResult:

@@ -12,9 +12,9 @@ import pytest
 from made_scans import many, pairs, result
 
 from neural_cleanse.results import storage
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (
     SCHEMA_VERSION,
-    Kind,
     KindRow,
     KindTest,
     LabelPair,

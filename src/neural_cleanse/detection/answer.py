@@ -17,8 +17,9 @@ from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
-from neural_cleanse.results.records import Evidence, Kind, KindTest, LabelResult, Recovered, Refined, ScanResult
+from neural_cleanse.results.records import Evidence, KindTest, LabelResult, Recovered, Refined, ScanResult
 
 HURRIED_IMAGES = 32  # that evidence is gathered on where no time is left
 
@@ -67,7 +68,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
     by_patch = {*parts.decision.flagged_pairs} - others
     flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
-    shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind is Kind.PAIRS for one in kind.flagged)]
+    shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind.of_pixels for one in kind.flagged)]
     evidence, notes = _evidence(parts, of_kinds, flagged)
     notes += budget_notes(parts.prepared, parts.tracker, parts.found)
     return ScanResult(
@@ -91,7 +92,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
         evidence=evidence,
         tests=parts.tests,
         triggers={
-            recovered.pair: {name: tensor.detach().cpu() for name, tensor in trigger.tensors().items()}
+            recovered.pair: {name: tensor.detach().cpu().clone() for name, tensor in trigger.tensors().items()}
             for recovered in shown
             if (trigger := recovered.shown.trigger) is not None
         },

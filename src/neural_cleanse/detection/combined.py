@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from neural_cleanse.detection.kinds_found import KindFound
 from neural_cleanse.detection.verdict import Decision
-from neural_cleanse.results.records import Kind, KindTest, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, Verdict
 
 
 def patch_test(decision: Decision, share: float, image_passes: int, forward_passes: int) -> KindTest:

@@ -7,7 +7,8 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import stamped, triggered_answers
-from neural_cleanse.results.records import Evidence, Kind, Recovered, SourceRate
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import Evidence, Recovered, SourceRate
 
 EXAMPLES = 6  # images shown before and after, of as many classes as there are
 

@@ -19,8 +19,7 @@ from neural_cleanse.triggers.feature import FeatureTrigger
 MOST_BYTES = 2**29  # that the activations may take
 FLOAT = 4  # bytes
 WORK_IMAGES = 8  # on which the share of the tail's work is counted
-STEPS, PAIR_STEPS = 250, 100
-PAIR_BATCH = 3
+STEPS = 250
 LEARNING_RATE = 0.05  # in units of the spread of the activations, so that it suits every network
 COST = 0.005  # at the start: from ten times that on, a planted shift is at times passed over
 
@@ -77,20 +76,18 @@ def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | 
     return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share), spread, least)
 
 
-def feature_inversion(inversion: Inversion, space: FeatureSpace, *, pairs: bool = False) -> Inversion:
+def feature_inversion(inversion: Inversion, space: FeatureSpace) -> Inversion:
     """The search of a shift: one restart, since all start near none; step and cost belong to the space."""
     area = space.classifier.input_shape[1] * space.classifier.input_shape[2]
     return replace(
         inversion,
         trigger=FeatureTrigger,
         cost=BatchCost(start_cost=area * COST),
-        steps=PAIR_STEPS if pairs else STEPS,
+        steps=STEPS,
         learning_rate=LEARNING_RATE,
         restarts=1,
         race=(),
         extra_steps=0,
-        batch_size=PAIR_BATCH if pairs else inversion.batch_size,
-        allow_chance=not pairs,
     )
 
 

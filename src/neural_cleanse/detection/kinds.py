@@ -1,17 +1,17 @@
-"""Triggers that are no patch for all images: shifts in feature space, one-class triggers, all-to-all ones.
+"""Triggers that are no patch for all images: shifts in feature space and one-class triggers; with all-to-all ones.
 
-Three tests beside that of patches, each cheap: sizes of shifts over the labels; sizes of patches over all pairs of
-labels, after few steps; sizes of shifts over all pairs. Classes that are near each other by nature have small triggers
-between them, so what a test flags must be much smaller than in a student of the same classes.
+Tests beside that of patches, each cheap: sizes of shifts over the labels; sizes of patches over all pairs of labels,
+after few steps; triggers of maps of all classes (all_to_all.py). Classes that are near each other by nature have small
+triggers between them, so what a test flags must be much smaller than in a student of the same classes.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.deadline import OutOfTime
-from neural_cleanse.detection.feature_space import PAIR_BATCH, STEPS, FeatureSpace, feature_inversion, feature_space
-from neural_cleanse.detection.feature_space import PAIR_STEPS as SHIFT_PAIR_STEPS
+from neural_cleanse.detection.all_to_all import AllToAll
+from neural_cleanse.detection.feature_space import STEPS, FeatureSpace, feature_inversion, feature_space
 from neural_cleanse.detection.kinds_found import (
     SINGLE,
     SINGLE_STUDENTS,
@@ -27,30 +27,23 @@ from neural_cleanse.detection.kinds_found import (
     share_of_student,
 )
 from neural_cleanse.detection.pair_choice import pair_candidates
-from neural_cleanse.detection.pairs import CHOOSE_ASR, LEAST_LABELS, LEAST_TARGETS, pair_inversion
+from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.statistics.maps import map_test
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
 from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.results.records import Kind, LabelPair, Outcome, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import LabelPair, Outcome, Verdict
 
 MOST_LABELS = 100  # above which shifts are not searched
 PAIR_STEPS = 60  # of patches between two labels: 10 labels then take as much again as their own triggers
 MIN_SIZED = 0.8  # share of labels that a shift must work for
-MIN_PAIRS_SIZED = 0.3  # of pairs in feature space: few steps reach the near ones
-# Mean log size of an all-to-all map, source and target taken out, in patches and in feature space: -.64 and -.39 at
-# least in clean networks; -.79 to -1.4 and -.55 to -1.1 planted.
-MAP_MEAN = {Kind.PAIRS: -0.7, Kind.FEATURE_PAIRS: -0.5}
-PARTS = {
-    Kind.FEATURE: "shifts of features",
-    Kind.PAIRS: "one-class patches",
-    Kind.FEATURE_PAIRS: "shifts of features between two labels",
-}
+MIN_PAIRS_SIZED = 0.3  # of pairs: few steps reach the near ones
+PARTS = {Kind.FEATURE: "shifts of features", Kind.PAIRS: "one-class patches"}
 EXPECTED_SHARE = 0.8  # of the network's work that its tail takes, until it is known
 ALONE = 0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
 
@@ -71,10 +64,8 @@ class KindTests:
         if self.prepared.num_labels <= MOST_LABELS:
             one = EXPECTED_SHARE * STEPS * self.prepared.inversion.batch_size
             self.stages.work.plan(PARTS[Kind.FEATURE], round(one * len(self.prepared.pairs)))
-            pairs = self._candidates(PAIR_BATCH)
-            if not isinstance(pairs, str):
-                one = EXPECTED_SHARE * SHIFT_PAIR_STEPS * PAIR_BATCH
-                self.stages.work.plan(PARTS[Kind.FEATURE_PAIRS], round(one * len(pairs)))
+            for part, passes in self._maps.planned(EXPECTED_SHARE).items():
+                self.stages.work.plan(part, passes)
         inversion = self._pair_inversion
         pairs = self._candidates(inversion.batch_size)
         if not isinstance(pairs, str) and not self.prepared.settings.pairs:
@@ -89,8 +80,15 @@ class KindTests:
         if not self._wanted:
             return ()
         space = self._space()
-        pairs = () if self.prepared.settings.pairs else (self.patch_pairs(),)  # else searched with all steps
-        return self.features(space), *pairs, self.feature_pairs(space)
+        shifts, maps = self.features(space), self._maps.run(space)
+        if self.prepared.settings.pairs:  # searched with all steps
+            return shifts, *maps
+        explained = frozenset(pair for one in maps for pair in one.test.mapped)
+        return shifts, self.patch_pairs(explained), *maps
+
+    @property
+    def _maps(self) -> AllToAll:
+        return AllToAll(self.prepared, self.stages, self.teaching)
 
     def _space(self) -> FeatureSpace | str:
         if self.prepared.num_labels > MOST_LABELS:
@@ -120,10 +118,26 @@ class KindTests:
         least = max((dict(sized)[pair] for pair in small), default=0.0) / statistics.median(sizes)
         return self._judged(kind, searched, test.p_value, p_values, small, alone=least <= ALONE)
 
-    def patch_pairs(self) -> KindFound:
-        """A patch for images of one class, and a map of such patches."""
-        subject = Subject(self.prepared.classifier, self.prepared.images, Kind.PAIRS.value)
-        return self._pairs(Kind.PAIRS, self._pair_inversion, subject)
+    def patch_pairs(self, explained: Collection[LabelPair] = ()) -> KindFound:
+        """A patch for images of one class; a pair that an all-to-all map explains is none of its own."""
+        kind, inversion = Kind.PAIRS, self._pair_inversion
+        subject = Subject(self.prepared.classifier, self.prepared.images, kind.value)
+        candidates = self._candidates(inversion.batch_size)
+        if isinstance(candidates, str):
+            return self._not_made(kind, candidates)
+        searched = self._search(kind, inversion, candidates, subject)
+        if isinstance(searched, Ended):
+            return self._not_made(kind, searched.reason, searched)
+        sized = searched.sized
+        if len(sized) < MIN_PAIRS_SIZED * len(candidates):
+            why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
+            return self._not_made(kind, why, searched)
+        ends = [pair.source for pair, _ in sized if pair.source is not None], [pair.target for pair, _ in sized]
+        level = self.prepared.settings.alpha * SHARES[kind]
+        test = pair_outlier_test(*ends, [size for _, size in sized], level, candidates=len(candidates))
+        p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True) if p is not None}
+        small = [pair for index in test.flagged if (pair := sized[index][0]) not in explained]
+        return self._judged(kind, searched, test.p_value, p_values, small)
 
     @property
     def _pair_inversion(self) -> Inversion:
@@ -133,14 +147,6 @@ class KindTests:
             temperature=self.prepared.inversion.temperature,
             precision=self.prepared.inversion.precision,
         )
-
-    def feature_pairs(self, space: FeatureSpace | str) -> KindFound:
-        """A map of shifts of activations."""
-        kind = Kind.FEATURE_PAIRS
-        if isinstance(space, str):
-            return self._not_made(kind, space)
-        inversion = replace(feature_inversion(self.prepared.inversion, space, pairs=True), choose_asr=CHOOSE_ASR)
-        return self._pairs(kind, inversion, Subject(space.classifier, space.images, kind.value, space.share))
 
     def _candidates(self, batch_size: int) -> list[LabelPair] | str:
         """The pairs that are searched, or why none are."""
@@ -155,38 +161,6 @@ class KindTests:
             return f"{len(candidates):,} pairs of labels take too long"
         return candidates
 
-    def _pairs(self, kind: Kind, inversion: Inversion, subject: Subject) -> KindFound:
-        candidates = self._candidates(inversion.batch_size)
-        if isinstance(candidates, str):
-            return self._not_made(kind, candidates)
-        searched = self._search(kind, inversion, candidates, subject)
-        if isinstance(searched, Ended):
-            return self._not_made(kind, searched.reason, searched)
-        sized = searched.sized
-        if len(sized) < MIN_PAIRS_SIZED * len(candidates):
-            why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
-            return self._not_made(kind, why, searched)
-        return self._judged_pairs(kind, searched, len(candidates))
-
-    def _judged_pairs(self, kind: Kind, searched: Searched, candidates: int) -> KindFound:
-        """Two questions for patches, a map and a pair by itself; the map alone in feature space."""
-        sized, level = searched.sized, self.prepared.settings.alpha * SHARES[kind]
-        ends = [pair.source for pair, _ in sized if pair.source is not None], [pair.target for pair, _ in sized]
-        sizes = [size for _, size in sized]
-        mapped = map_test(*ends, sizes, self.prepared.settings.seed, level)
-        map_p = mapped.p_value if mapped.mean <= MAP_MEAN[kind] else 1.0
-        p_value, p_values, small = map_p, dict[LabelPair, float](), list[LabelPair]()
-        if kind is Kind.PAIRS:
-            test = pair_outlier_test(*ends, sizes, level / 2, candidates=candidates)
-            p_values = {pair: 2 * p for (pair, _), p in zip(sized, test.p_values, strict=True) if p is not None}
-            small = [sized[index][0] for index in test.flagged]
-            map_p, p_value = 2 * map_p, 2 * min(map_p, test.p_value)
-        by_map = map_p <= level
-        if by_map:
-            known = dict(sized)
-            small = [pair for s, t in mapped.pairs if (pair := LabelPair(t, s)) in known]
-        return self._judged(kind, searched, p_value, p_values, small, mapped=by_map)
-
     def _judged(
         self,
         kind: Kind,
@@ -195,14 +169,13 @@ class KindTests:
         p_values: Mapping[LabelPair, float],
         small: Sequence[LabelPair],
         *,
-        mapped: bool = False,
         alone: bool = False,
     ) -> KindFound:
         """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
         sizes, test = dict(searched.sized), record_of(kind, searched, p_value, p_values)
         if not small:
             return KindFound(test)
-        single = kind is Kind.PAIRS and not mapped
+        single = kind is Kind.PAIRS
         theirs = Theirs() if alone else self._over_students(kind, searched, small, SINGLE_STUDENTS if single else 1)
         ratios, which = theirs.ratios, named(small, sizes, kind)
         test = replace(
@@ -212,7 +185,7 @@ class KindTests:
         if ratios is None and not alone:
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
-        planted = planted_pairs(small, ratios, mapped=mapped)
+        planted = planted_pairs(small, ratios)
         if not planted and kind is Kind.FEATURE:  # classes by themselves have none so small
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but as much in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
@@ -228,9 +201,7 @@ class KindTests:
         if ratios is not None:
             reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
         flagged = tuple(one for one in searched.found if one.pair in planted)
-        test = replace(
-            test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted), mapped=tuple(planted) * mapped
-        )
+        test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
         return KindFound(test, flagged, searched.subject)
 
     def _over_students(self, kind: Kind, searched: Searched, small: Sequence[LabelPair], count: int) -> Theirs:
@@ -253,7 +224,7 @@ class KindTests:
         try:
             images = self.teaching.images_of(student.classifier)
             subject = Subject(student.classifier, images, part)
-            if kind in (Kind.FEATURE, Kind.FEATURE_PAIRS):
+            if kind is Kind.FEATURE:
                 space = feature_space(student.classifier, images)
                 if isinstance(space, str):
                     return Theirs()

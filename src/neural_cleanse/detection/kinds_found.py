@@ -7,18 +7,14 @@ from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.results.records import Kind, KindRow, KindTest, LabelPair, Recovered, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
 
 CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
 # The same of a patch between two labels by itself, over the mean of so many students: digits that are near each other
 # had .29 in a clean network.
 SINGLE, SINGLE_STUDENTS = 0.2, 3
 LEAST_RATIO = 0.01
-NAMED = {
-    Kind.FEATURE: "feature-space trigger",
-    Kind.PAIRS: "trigger between two labels",
-    Kind.FEATURE_PAIRS: "all-to-all feature-space trigger",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def record_of(kind: Kind, searched: Searched, p_value: float, p_values: Mapping[
         for one in searched.found
     )
     return KindTest(
-        kind, share, Verdict.CLEAN, f"no {NAMED[kind]} stands out", over_share(p_value, share), rows=rows,
+        kind, share, Verdict.CLEAN, f"no {kind.singular} stands out", over_share(p_value, share), rows=rows,
         image_passes=searched.image_passes, forward_passes=searched.forward_passes,
     )  # fmt: skip
 
@@ -91,14 +87,10 @@ def not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> 
     return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes, forward_passes=forward))
 
 
-def planted_pairs(
-    small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None, *, mapped: bool
-) -> list[LabelPair]:
-    """Those that are much smaller than in the student; of a map none unless their geometric mean is so too."""
+def planted_pairs(small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None) -> list[LabelPair]:
+    """Those that are much smaller than in the student."""
     if ratios is None:
         return list(small)
-    if mapped and mean_ratio(ratios.values()) > CONFIRMED:
-        return []
     return [pair for pair in small if ratios[pair] <= CONFIRMED]
 
 
@@ -125,4 +117,4 @@ def named(pairs: Sequence[LabelPair], sizes: Mapping[LabelPair, float], kind: Ki
         f" ({sized[pair]})"
         for pair in pairs
     ]
-    return f"{NAMED[kind]}{'s' if len(pairs) > 1 else ''}: {', '.join(said)}"
+    return f"{kind.singular}{'s' if len(pairs) > 1 else ''}: {', '.join(said)}"

@@ -8,7 +8,8 @@ from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, p_text
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
 from neural_cleanse.detection.verdict import Decision
-from neural_cleanse.results.records import Kind, LabelPair, Recovered, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import LabelPair, Recovered, Verdict
 
 MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE, or have no size, for a "clean"
 

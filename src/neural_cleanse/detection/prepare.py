@@ -28,8 +28,9 @@ from neural_cleanse.inversion.memory import BatchLimit, batch_images, fit_to_mem
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import predict
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
-from neural_cleanse.results.records import Kind, LabelPair, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
 
 PATCHES = "patches"  # the part of the search for them
 STEP_SHARE = 0.01  # of a time limit that one step may take, where it takes over STEP_S

@@ -8,7 +8,7 @@ from neural_cleanse.deadline import Deadline
 from neural_cleanse.results.records import LabelPair, Recovered
 
 FORWARD = 1 / 3  # of an image pass: about what a pass without its way back takes
-PROPORTIONAL = ("images", "outputs", "steps")  # units that are done in proportion to the passes
+PROPORTIONAL = ("images", "outputs", "steps", "maps")  # units that are done in proportion to the passes
 MEASURED_S = 1.0  # of work from which its speed says how long the rest takes
 
 

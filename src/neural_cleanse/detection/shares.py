@@ -1,8 +1,14 @@
 """How the tests of one scan share alpha (weighted Bonferroni): a p-value is divided by its test's share."""
 
-from neural_cleanse.results.records import Kind
+from neural_cleanse.results.kind import Kind
 
-SHARES = {Kind.PATCH: 0.5, Kind.FEATURE: 0.2, Kind.PAIRS: 0.2, Kind.FEATURE_PAIRS: 0.1}
+SHARES = {
+    Kind.PATCH: 0.5,
+    Kind.FEATURE: 0.2,
+    Kind.PAIRS: 0.1,
+    Kind.ALL_TO_ALL: 0.1,
+    Kind.FEATURE_ALL_TO_ALL: 0.1,
+}
 
 
 def over_share(p_value: float, share: float) -> float:

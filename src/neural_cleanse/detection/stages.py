@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.progress import BudgetTracker, Part, Work
 from neural_cleanse.engines import Engine
-from neural_cleanse.inversion.batching import Invert, inverter
+from neural_cleanse.inversion.batching import Invert, Meter, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
@@ -63,10 +63,14 @@ class Stages:
         """Of a part of that name, which takes `planned` image passes for `count` of `unit`."""
         return self.work.begin(name, planned, count, unit)
 
+    def meter(self, subject: Subject, report: Part) -> Meter:
+        """Tells `report` of a search's image passes in passes of the whole network."""
+        return _Weighted(report, subject.weight)
+
     def invert(self, subject: Subject, report: Part) -> Invert:
         """What searches the labels of `subject`; `report` is told of its image passes, weighted."""
 
-        meter = _Weighted(report, subject.weight)
+        meter = self.meter(subject, report)
         invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, meter)
         if self.checkpoint is not None:
             kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)

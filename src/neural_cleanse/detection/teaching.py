@@ -77,10 +77,10 @@ class Teaching:
             self.forward_passes += round(report.done) + (0 if made is None else 2 * len(unseen))
         return self._made[name]
 
-    def good_student(self, stages: Stages, number: int = 0) -> Student | None:
-        """The same; None also where it agrees with the suspect too seldom to say anything."""
-        student = self.student(stages, number)
-        return student if student is not None and student.agreement >= self.plan.least_agreement else None
+    def good_student(self, stages: Stages, number: int = 0, least: float | None = None) -> Student | None:
+        """The same; None also where it agrees with the suspect too seldom to say anything (`least`: the plan's)."""
+        student, least = self.student(stages, number), self.plan.least_agreement if least is None else least
+        return student if student is not None and student.agreement >= least else None
 
     def images_of(self, student: Classifier) -> ScanImages:
         """The scan's images with the student's answers."""

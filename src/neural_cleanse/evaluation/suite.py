@@ -30,7 +30,8 @@ from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.loading.load import LoadedModel, load_model
-from neural_cleanse.results.records import Kind, KindTest, ScanResult, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, ScanResult, Verdict
 
 _BUILD = "Build it, or give the directory of models with --models."
 KEPT_OF_CARD = ("infected", "weak", "attack", "options", "targets", "dataset", "architecture", "num_classes")

@@ -137,13 +137,13 @@ class Inversion:
 
     def _moved(self, classifier: Classifier, data: ScanImages, state: InversionState, steps: int) -> InversionState:
         drawn = self._draw(data, state, steps)
-        targets = torch.tensor([row.pair.target for row in state.rows], device=drawn.device)
+        targets = data.targets(state.rows, drawn)
         # A copy of the candidates here, so that every step may write its few rows in place: they are most of a state.
         candidates = tuple(kept.clone() for kept in state.candidates)
         state = replace(state, candidates=candidates, candidate_sizes=state.candidate_sizes.clone())
         with torch.enable_grad():  # also where the caller's own code runs under no_grad
             for step in range(steps):
-                state = self._step(classifier, data, drawn[:, step], targets, state)
+                state = self._step(classifier, data, drawn[:, step], targets[:, step], state)
         return state
 
     @property
@@ -169,7 +169,7 @@ class Inversion:
         classifier: Classifier,
         data: ScanImages,
         drawn: Int[Tensor, "k batches b"],
-        targets: Int[Tensor, " k"],
+        targets: Int[Tensor, "k batches b"],
         state: InversionState,
     ) -> InversionState:
         """One step: batches at one cost, then best-so-far and the cost from what they measured before each update."""
@@ -180,12 +180,12 @@ class Inversion:
             triggered = trigger(pixels(data.images[drawn[:, batch]]))  # k n c h w
             with torch.autocast(classifier.device.type, torch.bfloat16, enabled=self.precision == Precision.BF16):
                 logits = classifier(triggered.flatten(0, 1)).float().unflatten(0, triggered.shape[:2])  # k n classes
-            loss = self.loss(logits / self.temperature, targets)  # k
+            loss = self.loss(logits / self.temperature, targets[:, batch])  # k
             size = trigger.size()  # k
             # Rows are independent: the sum couples nothing.
             gradients = torch.autograd.grad((loss + state.cost.cost.to(size.dtype) * size).sum(), free)
             state = self._update(state, gradients)
-            asrs.append((logits.detach().argmax(-1) == targets.unsqueeze(1)).float().mean(1))
+            asrs.append((logits.detach().argmax(-1) == targets[:, batch]).float().mean(1))
             sizes.append(size.detach())
         asr = torch.stack(asrs).mean(0)
         holds = (self.cost.judged(before.cost, asr) >= self.asr_target) & ~state.cost.done

@@ -5,6 +5,7 @@ That is what makes one row of a batch equal to a run of its own, and a resumed r
 
 import enum
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,11 @@ class ScanImages:
         if pair.source is not None:
             fits &= labels[rows] == pair.source
         return rows[fits]
+
+    def targets(self, rows: Sequence[Row], drawn: Int[Tensor, "k steps batches b"]) -> Int[Tensor, "k steps batches b"]:
+        """What each drawn image is to become: its row's target."""
+        each = torch.tensor([row.pair.target for row in rows], device=drawn.device)
+        return each.view(-1, 1, 1, 1).expand_as(drawn)
 
     def has_enough_images(self, pair: LabelPair, least: int) -> bool:
         """Whether there are `least` eligible images, some of them in every part."""

@@ -14,7 +14,8 @@ from neural_cleanse.cut import Cut, Shifted
 from neural_cleanse.errors import OutputError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits, clean_accuracy, eligible_rows, predict
-from neural_cleanse.results.records import Kind, KindRow, LabelPair, ScanResult
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindRow, LabelPair, ScanResult
 from neural_cleanse.results.repair import Measurement, TracePoint
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
@@ -115,6 +116,7 @@ def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[B
     flagged_pairs = set(result.flagged_pairs)
     through_pairs = {pair.target for pair in flagged_pairs if pair.source is not None}
     usual = {one: _usual_size(result, pairs=one) for one in (False, True)}
+    of_maps = {pair: test.usual_size for test in result.tests for pair in test.mapped}
     wanted = [
         pair
         for pair in _sized(result)
@@ -125,7 +127,7 @@ def known_backdoors(result: ScanResult, labels: Sequence[int] | None) -> tuple[B
     found = []
     for pair in sorted(wanted, key=lambda pair: (pair.target, pair.source or 0)):
         trigger = _trigger(result.triggers[pair], result.image_shape)
-        natural = usual[pair.source is not None]
+        natural = of_maps.get(pair, usual[pair.source is not None])
         found.append(Backdoor(pair, trigger, WIDER * trigger.size().item() if natural is None else natural))
     return tuple(found)
 

@@ -4,16 +4,16 @@ A scan keeps no tensors of them: the network that they act in is needed to make 
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.feature_space import feature_inversion, feature_space
+from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
 from neural_cleanse.detection.first_look import MARGIN_IMAGES
 from neural_cleanse.detection.input_check import temperature
-from neural_cleanse.detection.pairs import CHOOSE_ASR
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.batching import BatchScheduler
+from neural_cleanse.inversion.class_maps import MappedImages, MapSearch
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import batch_images, fit_to_memory
 from neural_cleanse.inversion.presets import preset
@@ -21,7 +21,9 @@ from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin
 from neural_cleanse.mitigation.base import Backdoor, Place, known_backdoors, rows_of
 from neural_cleanse.mitigation.evaluation import Splits
-from neural_cleanse.results.records import Kind, LabelPair, ScanResult
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import LabelPair, ScanResult
+from neural_cleanse.triggers.base import Trigger
 
 SEARCHED = 1000  # images at most
 
@@ -45,7 +47,9 @@ def flagged_shifts(result: ScanResult) -> dict[LabelPair, float]:
     found: dict[LabelPair, float] = {}
     by_patch = {pair for test in result.tests if test.kind is Kind.PATCH for pair in test.flagged}
     for test in result.tests:
-        if test.kind not in (Kind.FEATURE, Kind.FEATURE_PAIRS) or not test.flagged:
+        if test.kind is Kind.FEATURE_ALL_TO_ALL and test.usual_size is not None:
+            found |= dict.fromkeys(test.mapped, test.usual_size)
+        if test.kind is not Kind.FEATURE or not test.flagged:
             continue
         others = [
             row.size for row in rows_of(result, test.kind) if row.size is not None and row.pair not in test.flagged
@@ -66,24 +70,43 @@ def search_shifts(
     space = feature_space(classifier, ScanImages.of(classifier, some, seed))
     if isinstance(space, str):
         return ()
-    usual = scaled(preset("default"), classifier, some)
-    found = []
-    for pairs in ([one for one in naturals if one.source is None], [one for one in naturals if one.source is not None]):
-        if not pairs:
-            continue
-        through_pairs = pairs[0].source is not None
-        inversion = feature_inversion(usual, space, pairs=through_pairs)
-        if through_pairs:
-            inversion = replace(inversion, choose_asr=CHOOSE_ASR)
-        wanted = batch_images(classifier.device, inversion, len(pairs))
-        limit = fit_to_memory(space.classifier, inversion, wanted)
-        found += list(BatchScheduler(space.classifier, space.images, limit)(inversion, pairs))
+    inversion = feature_inversion(scaled(preset("default"), classifier, some), space)
+    found = [
+        *_of_labels(space, inversion, [pair for pair in naturals if pair.source is None]),
+        *_of_a_map(space, inversion, [pair for pair in naturals if pair.source is not None], seed),
+    ]
     place = Place(space.cut, space.spread, space.least)
     return tuple(
-        Backdoor(one.pair, one.trigger, naturals[one.pair], place)
-        for one in sorted(found, key=lambda one: one.pair.target)
-        if one.trigger is not None and one.size is not None and one.size <= naturals[one.pair]
+        Backdoor(pair, trigger, naturals[pair], place)
+        for pair, trigger, size in sorted(found, key=lambda one: one[0].target)
+        if size <= naturals[pair]
     )
+
+
+def _of_labels(
+    space: FeatureSpace, inversion: Inversion, pairs: Sequence[LabelPair]
+) -> Iterator[tuple[LabelPair, Trigger, float]]:
+    """A shift for each label for which one works, with its size."""
+    if not pairs:
+        return
+    wanted = batch_images(space.classifier.device, inversion, len(pairs))
+    limit = fit_to_memory(space.classifier, inversion, wanted)
+    for one in BatchScheduler(space.classifier, space.images, limit)(inversion, pairs):
+        if one.trigger is not None and one.size is not None:
+            yield one.pair, one.trigger, one.size
+
+
+def _of_a_map(
+    space: FeatureSpace, inversion: Inversion, pairs: Sequence[LabelPair], seed: int
+) -> Iterator[tuple[LabelPair, Trigger, float]]:
+    """The one shift of an all-to-all map, for each of its pairs."""
+    targets = {pair.source: pair.target for pair in pairs if pair.source is not None}
+    if not targets:
+        return
+    images = MappedImages.among(space.images, sorted(targets))
+    search = MapSearch.of(inversion, inversion.learning_rate)
+    (one,) = search.follow(space.classifier, images, [tuple(targets[source] for source in sorted(targets))], seed)
+    yield from ((pair, one.trigger, one.size) for pair in pairs)
 
 
 def scaled(inversion: Inversion, classifier: Classifier, data: ImageSet) -> Inversion:

@@ -11,10 +11,10 @@ from typing import Any
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report.text import Titles, flagged_rows, p_is
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
     Evidence,
-    Kind,
     LabelPair,
     LabelResult,
     Outcome,
@@ -255,7 +255,7 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     made = {test.kind for test in result.tests if test.verdict is not None}
     lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made and not _all_steps_for_pairs(result) else []
     lines += [] if Kind.FEATURE in made else [NO_PATCH]
-    lines += [] if Kind.PAIRS in made else [ALL_TO_ALL]
+    lines += [] if Kind.ALL_TO_ALL in made else [ALL_TO_ALL]
     return (*lines, CODE)
 
 

@@ -6,7 +6,7 @@ what was compared.
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -35,10 +35,14 @@ def plain(result: ScanResult) -> str:
 
 def _infected(result: ScanResult) -> str:
     titles, flagged = Titles(result), flagged_rows(result)
+    mapped = {pair for test in result.tests for pair in test.mapped}
+    by_map = [row for row in flagged if row.pair in mapped]
+    flagged = tuple(row for row in flagged if row.pair not in mapped)
     parts = [_sends(titles, row, result) for row in flagged[:LABELS_NAMED]]
+    parts[:0] = [_sends_all(titles, by_map, result)] if by_map else []
     more = f" {len(flagged) - LABELS_NAMED} more labels were flagged." if len(flagged) > LABELS_NAMED else ""
     sizes = [row.size for row in result.label_rows if row.size is not None]
-    in_pixels = [row for row in flagged if row.size is not None]
+    in_pixels = [row for row in (*flagged, *by_map) if row.size is not None]
     usual = f" {_usual(in_pixels[0], statistics.median(sizes))}" if len(sizes) > 1 and in_pixels else ""
     return " ".join(parts) + more + usual
 
@@ -57,6 +61,16 @@ def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
     what = f"{trigger} makes this model answer label {titles.label(row.target)}"
     share = "" if row.shown.asr is None else f": it works on {row.shown.asr:.1%} of test images"
     return f"{what} for {whose}{share}."
+
+
+def _sends_all(titles: Titles, rows: Sequence[LabelResult], result: ScanResult) -> str:
+    """One trigger for all classes, each to a label of its own."""
+    size, tried = rows[0].size, [row.asr for row in rows if row.asr is not None]
+    trigger = ANY_CHANGE if size is None else f"One small patch ({_size(size, result)})"
+    named = [f"{titles.label(row.source)} as {titles.label(row.target)}" for row in rows if row.source is not None]
+    few = ", ".join(named[:LABELS_NAMED]) + (", and so on" if len(named) > LABELS_NAMED else "")
+    share = f": it works on {statistics.fmean(tried):.1%} of test images, mean over classes" if tried else ""
+    return f"{trigger} makes this model answer images of {len(rows)} classes each with another label ({few}){share}."
 
 
 def _clean(result: ScanResult) -> str:

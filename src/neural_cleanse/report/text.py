@@ -4,16 +4,8 @@ import statistics
 from dataclasses import dataclass
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.results.records import (
-    Evidence,
-    Kind,
-    LabelPair,
-    LabelResult,
-    Outcome,
-    Refined,
-    ScanResult,
-    Verdict,
-)
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import Evidence, LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
 from neural_cleanse.text import escape, sanitize, truncate
 
 POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import UInt8
 from torch import Tensor
 
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.triggers.base import Trigger
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, order=True)
@@ -64,25 +65,6 @@ class Outcome(enum.Enum):
             Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
             Outcome.NOT_SEARCHED: "the budget was spent before its turn",
             Outcome.SCREENED_OUT: "screened with a few steps, and not among the pairs with the smallest triggers",
-        }[self]
-
-
-class Kind(enum.Enum):
-    """Kinds of trigger that a scan looks for, each with a test of its own; the value is what JSON holds."""
-
-    PATCH = "patch"
-    FEATURE = "feature"
-    PAIRS = "pairs"
-    FEATURE_PAIRS = "feature_pairs"
-
-    @property
-    def meaning(self) -> str:
-        """What it covers, for a report."""
-        return {
-            Kind.PATCH: "patches",
-            Kind.FEATURE: "feature-space triggers (warps, filters, patterns over the whole image)",
-            Kind.PAIRS: "one-class and all-to-all patches",
-            Kind.FEATURE_PAIRS: "all-to-all feature-space triggers",
         }[self]
 
 
@@ -208,7 +190,7 @@ class Evidence(OfPair):
     @property
     def has_pictures(self) -> bool:
         """Whether images show the trigger."""
-        return self.kind in (Kind.PATCH, Kind.PAIRS)
+        return self.kind.of_pixels
 
 
 @dataclass(frozen=True)
@@ -227,7 +209,8 @@ class KindTest:
 
     `verdict` is None where the test was not made, and `reason` says why. `mapped` is the map of labels that an
     all-to-all trigger follows. `rows` are the sizes compared, in px, or in feature space in units of the layer's
-    spread; those of patches are in the result's own table. `image_passes` count as far as they ran the whole network.
+    spread; those of patches are in the result's own table. `usual_size` is what triggers of random maps have beside
+    that of a map that was flagged. `image_passes` count as far as they ran the whole network.
     """
 
     kind: Kind
@@ -238,6 +221,7 @@ class KindTest:
     flagged: tuple[LabelPair, ...] = ()
     mapped: tuple[LabelPair, ...] = ()
     rows: tuple[KindRow, ...] = ()
+    usual_size: float | None = None
     image_passes: int = 0
     forward_passes: int = 0
 

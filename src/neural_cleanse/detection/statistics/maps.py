@@ -1,8 +1,12 @@
-"""Is there one map of labels, each source to a target of its own, whose pairs all have small triggers?
+"""Does one trigger send every class to a target of its own, far better than triggers of random maps of classes do?
 
-An all-to-all backdoor sends label i to m(i), i + 1 as a rule (Gu et al. 2017). The sizes of its pairs need not stand
-out one by one; together they do. The statistic is the best one-to-one assignment of sources to targets in the log sizes
-of pairs, source and target effects taken out, as their mean; its null the same for residuals that change places.
+An all-to-all backdoor sends label i to m(i), i + 1 as a rule (Gu et al. 2017). Its trigger is found together with the
+map (inversion/class_maps.py) and compared with the triggers of random maps of the same network:
+
+    strength = log odds of success - log size        gain = strength of the map found - mean over random maps
+    t = gain / (sd sqrt(1 + 1/n))                    sd of the random maps' strengths, moderated by a prior
+
+A map that was looked for is a little stronger than random ones in clean networks too: the gain must also be LEAST_GAIN.
 """
 
 import math
@@ -10,55 +14,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
-from neural_cleanse.detection.statistics.pairs import two_way_design
+from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE, Prior
+from neural_cleanse.distributions import student_t_sf
 
-DRAWS = 4  # permutations over the level: p can be a quarter of it
-FORBIDDEN = 1e6  # the cost of a label's pair with itself
+STRENGTHS = Prior(0.3, 4, 2)  # over random maps: .07 to .5 in clean networks
+# Clean networks gain up to 1.1 with ten labels, 2.0 with 43; planted maps 3.1 to 7.7 where their trigger is searched
+# for in the right space.
+LEAST_GAIN = 2.5
+LEAST_ASR = 0.5  # of the map found: a trigger that seldom works is none
 
 
 @dataclass(frozen=True)
 class MapTest:
-    """The best map as (source, target), the mean of its residuals (log units, negative is small), and its p-value."""
+    """How much stronger than random maps the one found is (log units), and the p-value."""
 
-    pairs: tuple[tuple[int, int], ...]
-    mean: float
+    gain: float
     p_value: float
 
 
-def map_test(
-    sources: Sequence[int], targets: Sequence[int], sizes: Sequence[float], seed: int, level: float
-) -> MapTest:
-    """The test on the sizes of pairs, fine enough for `level`; a pair that lacks one is neither small nor large."""
-    design, logs = two_way_design(sources, targets), np.log(sizes)
-    explained = design @ np.linalg.pinv(design)
-    residuals = logs - explained @ logs
-    labels = sorted({*sources, *targets})
-    place = {label: index for index, label in enumerate(labels)}
-    cells = [place[label] for label in sources], [place[label] for label in targets]
-
-    def best(values: NDArray[np.float64]) -> tuple[float, list[int]]:
-        matrix = np.zeros((len(labels), len(labels)))
-        matrix[cells] = values
-        return _best(matrix)
-
-    mean, chosen = best(residuals)
-    # What changes places loses effects of its own again (Freedman and Lane 1983), made up for by the first factor.
-    freedom = len(logs) - int(np.linalg.matrix_rank(design))
-    scaled = residuals * math.sqrt(len(logs) / max(1, freedom))
-    generator = np.random.default_rng((seed, 3))
-    draws, as_small = math.ceil(DRAWS / level) - 1, 0
-    for _ in range(draws):
-        moved = generator.permutation(scaled)
-        as_small += best(moved - explained @ moved)[0] <= mean
-    pairs = tuple((labels[source], labels[target]) for source, target in enumerate(chosen))
-    return MapTest(pairs, mean, (1 + as_small) / (1 + draws))
+def strength(hits: int, trials: int, size: float) -> float:
+    """Log odds of success (half an image added on both sides) less the log of the size."""
+    return math.log((hits + 0.5) / (trials - hits + 0.5)) - math.log(max(size, SMALLEST_SIZE))
 
 
-def _best(residuals: NDArray[np.float64]) -> tuple[float, list[int]]:
-    """The mean of the best one-to-one assignment without a label to itself, and the targets by source."""
-    costs = residuals + FORBIDDEN * np.eye(len(residuals))
-    sources, targets = linear_sum_assignment(costs)
-    return float(costs[sources, targets].mean()), targets.tolist()
+def map_test(found: Sequence[float], random: Sequence[float]) -> MapTest:
+    """The strongest of the maps found against two random maps and more: Bonferroni over those found."""
+    others = np.asarray(random, dtype=np.float64)
+    gain = max(found) - float(others.mean())
+    dof = len(others) - 1
+    sd = STRENGTHS.moderated(float(others.var(ddof=1)), dof, STRENGTHS.dof)
+    t = gain / (sd * math.sqrt(1 + 1 / len(others)))
+    return MapTest(gain, min(1.0, len(found) * student_t_sf(t, dof + STRENGTHS.dof)))

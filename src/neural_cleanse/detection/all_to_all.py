@@ -1,0 +1,253 @@
+"""All-to-all triggers: one trigger that sends every class to a target of its own, in pixels and in feature space.
+
+A trigger and its map of classes are searched for together, from random maps. What no random map of this network comes
+near, and no student has either, was planted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
+from neural_cleanse.detection.kinds_found import Ended, KindFound, not_made
+from neural_cleanse.detection.pairs import pair_inversion
+from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.reasons import p_text
+from neural_cleanse.detection.shares import SHARES, over_share
+from neural_cleanse.detection.stages import Stages, Subject
+from neural_cleanse.detection.statistics.maps import LEAST_ASR, LEAST_GAIN, MapTest, map_test, strength
+from neural_cleanse.detection.statistics.means import geometric_mean
+from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
+from neural_cleanse.detection.student import Student
+from neural_cleanse.detection.teaching import Teaching, called, name_of
+from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
+from neural_cleanse.inversion.sampling import ScanImages, Split
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
+
+LEARNT, RANDOM = 2, 5  # maps that are looked for, and random ones that they are compared with
+LEAST_IMAGES = 4  # of a class to search with
+LEAST_PART = 0.8  # of the labels that must take part
+LEAST_AGREEMENT = 0.5  # of a student, whose map is held against random maps of its own
+MOST_LABELS = 100  # above which each label has too few images
+PARTS = {Kind.ALL_TO_ALL: "all-to-all patches", Kind.FEATURE_ALL_TO_ALL: "all-to-all shifts of features"}
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """The maps found in one network, the strongest first, and what random ones came to; what the search took."""
+
+    found: tuple[Followed, ...]
+    random: tuple[Followed, ...]
+    classes: tuple[int, ...]
+    subject: Subject
+    passes: int
+
+    @property
+    def test(self) -> MapTest:
+        return map_test([_strength(one) for one in self.found], [_strength(one) for one in self.random])
+
+    @property
+    def best(self) -> Followed:
+        return self.found[0]
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the best map is none that a clean network has."""
+        return bool(self.random) and self.test.gain >= LEAST_GAIN and self.best.asr >= LEAST_ASR
+
+    @property
+    def rows(self) -> tuple[Recovered, ...]:
+        """One record a pair of the best map, all with the same trigger; none of a class without test images."""
+        best = self.best
+        return tuple(
+            replace(
+                Recovered.skipped(LabelPair(target, source), Outcome.CONVERGED), trigger=best.trigger, size=best.size,
+                hits=hits, trials=trials,
+            )
+            for source, target, hits, trials in zip(self.classes, best.targets, best.hits, best.trials, strict=True)
+            if trials
+        )  # fmt: skip
+
+    @property
+    def image_passes(self) -> int:
+        """In passes of the whole network."""
+        return round(self.subject.weight * self.passes)
+
+    @property
+    def forward_passes(self) -> int:
+        """Of trying each map on the test split."""
+        return round(self.subject.weight * sum(sum(one.trials) for one in (*self.found, *self.random)))
+
+
+@dataclass(frozen=True)
+class AllToAll:
+    """The two tests of one scan."""
+
+    prepared: PreparedScan
+    stages: Stages
+    teaching: Teaching
+
+    @property
+    def possible(self) -> bool:
+        """Whether the number of labels allows it."""
+        return LEAST_CLASSES <= self.prepared.num_labels <= MOST_LABELS
+
+    def planned(self, share: float) -> dict[str, int]:
+        """Image passes by part, as far as is known before; `share` is that of the network behind its cut."""
+        one = LEARNT * self._search_of(None).passes if self.possible else 0
+        return {PARTS[Kind.ALL_TO_ALL]: one, PARTS[Kind.FEATURE_ALL_TO_ALL]: round(share * one)}
+
+    def run(self, space: FeatureSpace | str) -> tuple[KindFound, KindFound]:
+        """Patches, then shifts of activations."""
+        whole = Subject(self.prepared.classifier, self.prepared.images)
+        return self._test(Kind.ALL_TO_ALL, whole, None), self._test(
+            Kind.FEATURE_ALL_TO_ALL,
+            whole if isinstance(space, str) else Subject(space.classifier, space.images, weight=space.share),
+            space,
+        )
+
+    def _test(self, kind: Kind, subject: Subject, space: FeatureSpace | str | None) -> KindFound:
+        if isinstance(space, str):
+            return self._left_out(kind, space)
+        classes = classes_of(subject.images, self.prepared.classifier.num_classes)
+        if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
+            return self._left_out(kind, "too few or too many labels, or too few images of them")
+        searched = self._searched(kind, subject, self._search_of(space), classes)
+        if isinstance(searched, Ended):
+            return self._left_out(kind, searched.reason, searched)
+        return self._judged(kind, searched, space)
+
+    def _left_out(self, kind: Kind, why: str, ended: Ended | None = None) -> KindFound:
+        if ended is None:
+            self.stages.work.plan(PARTS[kind], 0)
+        return not_made(kind, why, ended)
+
+    def _search_of(self, space: FeatureSpace | None) -> MapSearch:
+        if space is not None:
+            inversion = feature_inversion(self.prepared.inversion, space)
+            return MapSearch.of(inversion, inversion.learning_rate)
+        pair = pair_inversion(self.prepared.settings.loss)
+        usual = self.prepared.inversion
+        return MapSearch.of(replace(pair, temperature=usual.temperature, precision=usual.precision), pair.learning_rate)
+
+    def _searched(
+        self, kind: Kind, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""
+    ) -> _Searched | Ended:
+        """The maps found, and, where one of them might be planted, random ones."""
+        tracker, seed = self.stages.tracker, self.prepared.settings.seed
+        if tracker.truncated or tracker.exhausted:
+            tracker.truncated = True
+            return Ended()
+        one = search.passes * subject.weight
+        report = self.stages.report(PARTS[kind] + whose, round(LEARNT * one), LEARNT, "maps")
+        meter, images = self.stages.meter(subject, report), MappedImages.among(subject.images, classes)
+        try:
+            found = search.learn(subject.classifier, images, LEARNT, seed, meter)
+            found = tuple(sorted(found, key=_strength, reverse=True))
+            random: tuple[Followed, ...] = ()
+            if len(found) == LEARNT and found[0].asr >= LEAST_ASR:
+                self.stages.work.plan(PARTS[kind] + whose, round((LEARNT + RANDOM) * one))
+                others = random_maps(images.classes, RANDOM, seed + 1)
+                random = search.follow(subject.classifier, images, others, seed, meter)
+        except OutOfTime:
+            tracker.truncated = True
+            return Ended(round(report.done))
+        if tracker.truncated:
+            return Ended(round(report.done), reason="the budget was spent before it was over")
+        taken = (len(found) + len(random)) * search.passes
+        return _Searched(found, random, tuple(classes), subject, taken)
+
+    def _judged(self, kind: Kind, searched: _Searched, space: FeatureSpace | None) -> KindFound:
+        share = SHARES[kind]
+        p_value = over_share(searched.test.p_value, share) if searched.stands_out else 1.0
+        test = KindTest(
+            kind, share, Verdict.CLEAN, f"no {kind.singular} stands out", p_value,
+            image_passes=searched.image_passes, forward_passes=searched.forward_passes,
+        )  # fmt: skip
+        if p_value > self.prepared.settings.alpha:
+            return KindFound(test)
+        theirs = self._in_a_student(kind, searched, space)
+        said = f"{self._named(kind, searched)} (p = {p_text(p_value)})"
+        if isinstance(theirs, _Searched):
+            test = replace(
+                test, image_passes=test.image_passes + theirs.image_passes,
+                forward_passes=test.forward_passes + theirs.forward_passes,
+            )  # fmt: skip
+        if not isinstance(theirs, _Searched):
+            why = f"{said}; but {theirs}"
+            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
+        if theirs.stands_out:
+            return KindFound(replace(test, reason=f"{said} belongs to the classes: a student network has one too"))
+        rows = searched.rows
+        pairs = tuple(one.pair for one in rows)
+        test = replace(
+            test,
+            verdict=Verdict.INFECTED,
+            reason=f"{said}; a student network has none",
+            flagged=pairs,
+            mapped=pairs,
+            rows=tuple(KindRow(one.pair.target, one.pair.source, one.size, p_value) for one in rows),
+            usual_size=_usual(searched),
+        )
+        return KindFound(test, rows, searched.subject)
+
+    def _in_a_student(self, kind: Kind, searched: _Searched, space: FeatureSpace | None) -> "_Searched | str":
+        """What the same search finds in a student; why there is none to look in."""
+        student = self.teaching.good_student(self.stages, least=LEAST_AGREEMENT)
+        if student is None:
+            return "there is no good student network to compare it with"
+        try:
+            found = self._student_subject(student, kind, space)
+            if isinstance(found, str):
+                return found
+            subject, search = found
+            theirs = self._searched(kind, subject, search, searched.classes, f" of {called(0)}")
+        except OutOfTime:
+            self.stages.tracker.truncated = True
+            return "the budget was spent before it was looked for in a student network"
+        return theirs.reason if isinstance(theirs, Ended) else theirs
+
+    def _student_subject(
+        self, student: Student, kind: Kind, space: FeatureSpace | None
+    ) -> tuple[Subject, MapSearch] | str:
+        images, part = self.teaching.images_of(student.classifier), f"{name_of(0)}-{kind.value}"
+        if space is None:
+            return Subject(student.classifier, images, part), self._search_of(None)
+        theirs = feature_space(student.classifier, images)
+        if isinstance(theirs, str):
+            return theirs
+        return Subject(theirs.classifier, theirs.images, part, theirs.share), self._search_of(theirs)
+
+    def _named(self, kind: Kind, searched: _Searched) -> str:
+        best, pairs = searched.best, [one.pair for one in searched.rows]
+        unit = " px" if kind is Kind.ALL_TO_ALL else ""
+        count = self.prepared.classifier.num_classes
+        steps = {((pair.target - (pair.source or 0)) % count) for pair in pairs}
+        if len(steps) == 1:
+            which = f"every label to the one {steps.pop()} further on"
+        else:
+            which = ", ".join(f"{pair.source} to {pair.target}" for pair in pairs)
+        return (
+            f"{kind.singular}: {which}, with one trigger of size {best.size:.1f}{unit} on {best.asr:.0%} of the images "
+            f"(random maps: {_usual(searched):.1f}{unit}, {max(one.asr for one in searched.random):.0%} at most)"
+        )
+
+
+def classes_of(images: ScanImages, num_classes: int) -> list[int]:
+    """The classes that have images enough to search with."""
+    given = images.answers if images.labels is None else images.labels
+    rows = images.parts[Split.OPTIMISE]
+    right = given[rows][given[rows] == images.answers[rows]].long()
+    counts = torch.bincount(right, minlength=num_classes)
+    return [label for label in range(num_classes) if counts[label] >= LEAST_IMAGES]
+
+
+def _strength(one: Followed) -> float:
+    return strength(sum(one.hits), sum(one.trials), one.size)
+
+
+def _usual(searched: _Searched) -> float:
+    return geometric_mean((one.size for one in searched.random), SMALLEST_SIZE)
