@@ -13,6 +13,7 @@ from neural_cleanse.detection import student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
+from neural_cleanse.detection.students import ask
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.metrics import attack_hits
@@ -170,6 +171,19 @@ def test_students_that_leave_doubt_are_averaged(
     assert records[0]["sizes"] != records[1]["sizes"] and several.flagged == (3,)
     assert several.image_passes - one.image_passes > 2 * SHORT.passes
     assert any("compared with those of 3 students" in note for note in several.provenance.notes)
+
+
+def test_students_that_agree_less_decide_only_together(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(student_test, "_is_clear", lambda *_: True)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: replace(SHORT, least_agreement=0.5, alone=1.0))
+    settings = ScanSettings(patches_only=True, samples=400, plan="full")
+    record = scan(infected, digits, settings).provenance.settings["student_test"]
+    assert record["decides"] and record["students"] == 3
+    monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else ask(*given))
+    assert not scan(infected, digits, settings).provenance.settings["student_test"]["decides"]
 
 
 def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(

@@ -30,7 +30,7 @@ from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome
 LEARNT, RANDOM = 2, 5  # maps that are looked for, and random ones that they are compared with
 LEAST_IMAGES = 4  # of a class to search with
 LEAST_PART = 0.8  # of the labels that must take part
-LEAST_AGREEMENT = 0.5  # of a student, whose map is held against random maps of its own
+LEAST_AGREEMENT = 0.5  # of a student, whose map is compared with random maps of its own
 MOST_LABELS = 100  # above which each label has too few images
 PARTS = {Kind.ALL_TO_ALL: "all-to-all patches", Kind.FEATURE_ALL_TO_ALL: "all-to-all shifts of features"}
 

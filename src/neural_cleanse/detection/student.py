@@ -26,13 +26,17 @@ LAST_RATE = 0.05  # of the learning rate, at the end
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """How a student is made. Under `least_agreement` with the suspect it decides nothing."""
+    """How a student is made. Under `least_agreement` with the suspect it decides nothing, under `alone` not by itself.
+
+    Several that agree less are still like each other, and how far they differ is counted (statistics/outlier.py).
+    """
 
     steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 2e-3
     temperature: float = 2.0
-    least_agreement: float = 0.85
+    least_agreement: float = 0.75
+    alone: float = 0.85
 
     @property
     def passes(self) -> int:

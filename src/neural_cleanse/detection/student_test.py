@@ -106,7 +106,7 @@ def _hear(
     teaching: Teaching,
     stages: Stages,
 ) -> _Heard:
-    """Ask one student, and more where it leaves doubt."""
+    """Ask one student, and more where it leaves doubt or agrees too seldom to decide alone."""
     asked, students = list[Asked](), list[Asked]()
     over, lacking = None, None
     for number in range(MOST_STUDENTS):
@@ -117,8 +117,10 @@ def _hear(
             break
         students.append(one)
         over = _settled(decision, prepared.decide_over(as_baseline(students), found), prepared)
-        if _is_clear(over, prepared):
+        if one.speaks_alone and _is_clear(over, prepared):
             break
+    if lacking is not None and not all(one.speaks_alone for one in students):
+        over = None
     return _Heard(tuple(asked), tuple(students), over, lacking)
 
 

@@ -48,6 +48,11 @@ class Asked:
         low, high = self.student.interval
         return f"{self.student.agreement:.1%} ({low:.1%} to {high:.1%})"
 
+    @property
+    def speaks_alone(self) -> bool:
+        """Whether it agrees often enough to decide without others."""
+        return self.student.agreement >= self.plan.alone
+
     def lacking(self, num_labels: int) -> str | None:
         """Why it decides nothing; None for a good one."""
         if not self.found:

@@ -78,8 +78,8 @@ class Teaching:
         return self._made[name]
 
     def good_student(self, stages: Stages, number: int = 0, least: float | None = None) -> Student | None:
-        """The same; None also where it agrees with the suspect too seldom to say anything (`least`: the plan's)."""
-        student, least = self.student(stages, number), self.plan.least_agreement if least is None else least
+        """The same; None also where it agrees with the suspect on less than `least` (None: to speak alone)."""
+        student, least = self.student(stages, number), self.plan.alone if least is None else least
         return student if student is not None and student.agreement >= least else None
 
     def images_of(self, student: Classifier) -> ScanImages:

@@ -24,10 +24,10 @@ from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.base import Trigger
 
-EVERY = 5  # steps between two looks at where classes lean
+EVERY = 5  # steps between two measurements of where classes lean
 LEARN = 0.6  # of the steps; after them the map stays as it is, and its trigger shrinks
-SEEN = 64  # images of a look, for each map
-MEMORY = 0.8  # of the average over looks, for every image of a class
+SEEN = 64  # images that each map is measured on every so many steps
+MEMORY = 0.8  # of the average over measurements, for every image of a class
 ITSELF = -1e6  # what a class gains by being sent to itself
 TRAIN_ASR = 0.9  # asked of a trigger while it shrinks: near classes are never all told apart
 LEAST_CLASSES = 6
