@@ -146,7 +146,7 @@ def _arms(
     found = known_backdoors(result, result.flagged)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEED))
     half = round(LEARN * len(train))
-    terms = _terms(classifier, train.take(order[:half]), train.take(order[half:]))
+    limits = _limits(classifier, train.take(order[:half]), train.take(order[half:]))
     tried: dict[str, tuple[Mitigation, Sequence[Backdoor]]] = {
         "original trigger": (Unlearning(), original),
         "clean images": (Unlearning(), ()),
@@ -155,7 +155,7 @@ def _arms(
         "pruning, features": (Pruning("features"), found),
     }
     for name, (mitigation, used) in tried.items():
-        mitigated = mitigation(classifier, used, terms, torch.Generator().manual_seed(SEED))
+        mitigated = mitigation(classifier, used, limits, torch.Generator().manual_seed(SEED))
         if mitigated.classifier is None:
             arms[name] = {"status": "rolled back"}
             continue
@@ -194,7 +194,7 @@ def _extra_time(guard: Guard, fresh: ImageSet) -> float:
     return quickest[0] / quickest[1] - 1
 
 
-def _terms(classifier: Classifier, learn: ImageSet, decide: ImageSet) -> RepairLimits:
+def _limits(classifier: Classifier, learn: ImageSet, decide: ImageSet) -> RepairLimits:
     bounds = RepairSettings()
     return RepairLimits(learn, decide, measure(classifier, (), decide).accuracy - bounds.max_drop, bounds.max_asr)
 

@@ -99,13 +99,13 @@ def curves(
     classifier: Classifier, recovered: Backdoor, original: Backdoor, calm: ImageSet, fresh: ImageSet
 ) -> list[dict[str, Any]]:
     """Accuracy and success of both triggers against the share of neurons pruned, for each layer and ranking."""
-    terms = RepairLimits(calm, fresh, 0.0, 1.0)
+    limits = RepairLimits(calm, fresh, 0.0, 1.0)
     places: Sequence[tuple[str, Activations]] = (("features", features), ("convolution", channels))
     found = []
     for place, of in places:
         rankings: dict[str, Callable[[], Tensor]] = {
             "difference": lambda of=of: by_difference(*_both(of, classifier, calm, recovered)),  # type: ignore[misc]
-            "spread": partial(rank_neurons, classifier, [recovered], terms, of),
+            "spread": partial(rank_neurons, classifier, [recovered], limits, of),
         }
         for ranking, make in rankings.items():
             order = make()

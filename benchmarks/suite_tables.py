@@ -1,4 +1,4 @@
-"""The tables of docs/evaluation.md and docs/triggers.md: one line a suite, one line an attack, the errors by name."""
+"""The tables of docs/evaluation.md: one line a suite, one line an attack, the errors by name."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -183,7 +183,7 @@ def readme() -> dict[str, str]:
 
 
 def triggers() -> dict[str, str]:
-    """The marked places of docs/triggers.md."""
+    """The marked places of the section on every kind of trigger."""
     parts = {part: suites()[f"triggers, {part}"] for part in ("development", "test")}
     made = {
         f"triggers, {part}": f"{suite_tables.by_attack(one)}\n{suite_tables.errors(one)}" for part, one in parts.items()
@@ -191,18 +191,17 @@ def triggers() -> dict[str, str]:
     return made | {"triggers": f"{suite_tables.overview(parts)}\n{suite_tables.other_rules(parts)}"}
 
 
-def deciding() -> dict[str, str]:
-    """The marked place of docs/deciding.md."""
+def results() -> dict[str, str]:
+    """The marked place of docs/results.md."""
     return {"base rates": base_rates.table(rates(suites()["small"], recorded), ALPHA).markdown()}
 
 
 PAGES = {
     ROOT / "README.md": readme,
-    ROOT / "docs" / "deciding.md": deciding,
-    ROOT / "docs" / "evaluation.md": evaluation,
+    ROOT / "docs" / "evaluation.md": lambda: evaluation() | triggers(),
     ROOT / "docs" / "reproduction.md": reproduction,
+    ROOT / "docs" / "results.md": results,
     ROOT / "docs" / "scale.md": scale,
-    ROOT / "docs" / "triggers.md": triggers,
 }
 
 

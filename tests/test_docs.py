@@ -6,14 +6,30 @@ import runpy
 import sys
 from pathlib import Path
 
+import make_api
+import make_cli
 import pytest
 from made_scans import result
+from PIL import Image
 
+import false_alarms
+import make_picture
 import neural_cleanse as nc
+import pages
+import pairs
+import repair_tables
+import scale
+import tables
 from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def _patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples that say the same without the other kinds of trigger, which the README's example looks for too."""
+    monkeypatch.setattr(nc.ScanSettings, "beyond_patches", False)
 
 
 def test_the_readmes_python_example_prints_what_it_says(
@@ -25,11 +41,13 @@ def test_the_readmes_python_example_prints_what_it_says(
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.usefixtures("_patches_alone")
 def test_the_example_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples" / "scan_in_python.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("infected - label 3")
 
 
+@pytest.mark.usefixtures("_patches_alone")
 def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", page, re.DOTALL)
@@ -38,19 +56,20 @@ def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == printed
 
 
-def test_every_block_of_the_page_on_own_parts_prints_what_it_says(
+def test_every_block_on_own_parts_prints_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("\n## Your own parts\n")[2]
     names: dict[str, object] = {"__name__": "example"}
     blocks = re.findall(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", page, re.DOTALL)
     assert len(blocks) == 5
     for code, printed in blocks:
-        exec(compile(code, "extending.md", "exec"), names)
+        exec(compile(code, "python.md", "exec"), names)
         assert capsys.readouterr().out == printed
 
 
+@pytest.mark.usefixtures("_patches_alone")
 def test_the_example_for_ones_own_model_scans_repairs_and_guards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +92,7 @@ def run_notebook(name: str) -> dict[str, object]:
     return names
 
 
+@pytest.mark.usefixtures("_patches_alone")
 def test_the_notebook_on_a_module_scans_and_shows_the_trigger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +105,7 @@ def test_the_notebook_on_a_module_scans_and_shows_the_trigger(
     assert (tmp_path / "out" / "scan" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("_patches_alone")
 def test_the_notebook_on_a_backdoor_plants_finds_and_removes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,20 +120,12 @@ def test_the_notebook_on_a_backdoor_plants_finds_and_removes_it(
     assert (tmp_path / "repaired.safetensors").exists()
 
 
-def test_the_command_line_page_is_generated_from_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    sys.modules.pop("make_cli", None)
-    from make_cli import page
-
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run: python docs/make_cli.py"
+def test_the_command_line_page_is_generated_from_the_help() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == make_cli.page(), "run: python docs/make_cli.py"
 
 
-def test_the_python_reference_is_generated_from_the_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    sys.modules.pop("make_api", None)
-    from make_api import page
-
-    written = page()
+def test_the_python_reference_is_generated_from_the_docstrings() -> None:
+    written = make_api.page()
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == written, "run: python docs/make_api.py"
     assert all(f"`nc.{name}`" in written for name in dir(nc))
     assert "| \n" not in written and "|  |" not in written, "a public name without a docstring"
@@ -150,13 +163,7 @@ def test_every_page_that_code_or_tests_name_is_there() -> None:
     assert [(file, name) for file, name in names if not (ROOT / "docs" / name).exists()] == []
 
 
-def test_the_picture_of_the_readme_is_made_from_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("make_picture", None)
-    from PIL import Image
-
-    import make_picture
-
+def test_the_picture_of_the_readme_is_made_from_a_scan() -> None:
     made = make_picture.picture(result(("cat", "dog", "ship", "frog")))
     with Image.open(ROOT / "docs" / "demo.png") as shipped:
         assert made.size == shipped.size
@@ -173,49 +180,29 @@ def test_every_shipped_file_of_the_demo_is_small_and_has_a_card() -> None:
         assert "infected" in json.loads(model.with_suffix("").with_suffix(".card.json").read_text())
 
 
-def test_every_figure_of_the_pages_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("tables", None)
-    import pages
-    import tables
-
+def test_every_figure_of_the_pages_is_that_of_the_recorded_rows() -> None:
     for path, places in tables.PAGES.items():
         written = path.read_text(encoding="utf-8")
         assert written == pages.filled(written, places()), f"{path.name} is stale, run: python benchmarks/tables.py"
 
 
-def test_the_false_alarm_table_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("false_alarms", None)
-    import false_alarms
-
+def test_the_false_alarm_table_is_that_of_the_recorded_rows() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "false_alarms.json").read_text())
     table = false_alarms.markdown([false_alarms.Row(**row) for row in record["rows"]])
     assert table in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
-def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("repair_tables", None)
-    import repair_tables
-
+def test_the_tables_of_the_repair_page_are_those_of_the_recorded_rows() -> None:
     assert repair_tables.PAGE.read_text(encoding="utf-8") == repair_tables.page(), "run: benchmarks/repair_tables.py"
 
 
-def test_the_table_of_scale_is_that_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import scale
-
+def test_the_table_of_scale_is_that_of_the_recorded_rows() -> None:
     written = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     rows = ROOT / "benchmarks" / "results" / "scale.jsonl"
     assert written == scale.page(written, rows), "run: python benchmarks/scale.py ... --page docs/scale.md"
 
 
-def test_the_tables_of_pairs_are_those_of_the_recorded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("pairs", None)
-    import pairs
-
+def test_the_tables_of_pairs_are_those_of_the_recorded_rows() -> None:
     written = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     rows = ROOT / "benchmarks" / "results" / "pairs.jsonl"
     assert written == pairs.page(written, rows), "run: python benchmarks/pairs.py ... --page docs/evaluation.md"

@@ -1,17 +1,14 @@
 """`make bench-gpu`: what it measures, and that it says so where there is no GPU."""
 
-import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+import gpu
 
 
-def test_it_measures_steps_as_a_scan_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    gpu = importlib.import_module("gpu")
+def test_it_measures_steps_as_a_scan_takes_them() -> None:
     row = gpu.measure("gtsrb_cnn", torch.device("cpu"), steps=1, side=64)
     assert row["images_a_step"] == 128 and row["labels"] == 43
     assert row["image_passes_per_s"] == pytest.approx(128 / row["step_s"], rel=0.01)
@@ -21,8 +18,6 @@ def test_it_measures_steps_as_a_scan_takes_them(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_gpu_nothing_is_measured_and_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    gpu = importlib.import_module("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["gpu.py", "--rows", str(tmp_path / "rows.jsonl")])
     assert gpu.main() == 2 and "no GPU" in capsys.readouterr().err

@@ -1,13 +1,16 @@
 """What the reproduction of the paper computes beside the package: ranks, the paper's ranking of neurons, tables."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
+import reproduce
+import reproduce_charts
+import reproduce_claims
+import reproduce_mechanism
+import reproduce_rows
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import BatchScheduler
@@ -23,37 +26,6 @@ PAIRS = [LabelPair(label) for label in (3, 0, 5)]
 SHORT_REFERENCE = replace(preset("reference"), batch_size=4, batches_per_step=2, steps=40)
 
 
-def _script(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    """A module beside the benchmarks, which are no package."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module(name)
-
-
-@pytest.fixture
-def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return _script(monkeypatch, "reproduce")
-
-
-@pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return _script(monkeypatch, "reproduce_rows")
-
-
-@pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return _script(monkeypatch, "reproduce_claims")
-
-
-@pytest.fixture
-def charts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return _script(monkeypatch, "reproduce_charts")
-
-
-@pytest.fixture
-def mechanism(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return _script(monkeypatch, "reproduce_mechanism")
-
-
 @pytest.mark.parametrize(
     "inversion",
     [
@@ -63,7 +35,7 @@ def mechanism(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ids=["reference", "default"],
 )
 def test_a_search_step_by_step_finds_what_a_scan_finds(
-    reproduce: ModuleType, infected: Classifier, digits: ImageSet, inversion: Inversion
+    infected: Classifier, digits: ImageSet, inversion: Inversion
 ) -> None:
     images = ScanImages.of(infected, digits, 0)
     found, track = reproduce.step_by_step(infected, images, inversion, PAIRS)
@@ -82,33 +54,33 @@ def _pair(one: object) -> object:
     return one.pair  # type: ignore[attr-defined]
 
 
-def test_the_rank_of_a_label_counts_those_that_are_smaller(reproduce: ModuleType) -> None:
+def test_the_rank_of_a_label_counts_those_that_are_smaller() -> None:
     sizes = [{LabelPair(0): 9.0, LabelPair(1): 5.0, LabelPair(2): 7.0}, {LabelPair(0): 1.0, LabelPair(1): 5.0}]
     assert [reproduce.ranks(sizes, label) for label in (0, 1)] == [[3, 1], [1, 2]]
 
 
 @pytest.mark.parametrize(("places", "step"), [([4, 2, 1, 1], 3), ([1, 1], 1), ([1, 2, 1], 3), ([1, 1, 2], None)])
 def test_a_label_is_first_for_good_from_the_step_after_its_last_other_place(
-    reproduce: ModuleType, places: list[int], step: int | None
+    places: list[int], step: int | None
 ) -> None:
     assert reproduce.first_for_good(places) == step
 
 
-def test_the_papers_ranking_takes_bare_differences_and_its_filter_their_mean(mechanism: ModuleType) -> None:
+def test_the_papers_ranking_takes_bare_differences_and_its_filter_their_mean() -> None:
     clean = torch.zeros(4, 200)
     clean[:2, 0] = 100.0  # a neuron that varies much, lifted by most
     triggered = torch.zeros(4, 200)
     triggered[:, 0], triggered[:, 7], triggered[:, 9] = 80.0, 20.0, 10.0
-    assert mechanism.by_difference(clean, triggered)[:3].tolist() == [0, 7, 9]
-    weights = mechanism.paper_top(clean, triggered)
+    assert reproduce_mechanism.by_difference(clean, triggered)[:3].tolist() == [0, 7, 9]
+    weights = reproduce_mechanism.paper_top(clean, triggered)
     assert weights.nonzero().flatten().tolist() == [0, 7] and weights.sum() == 1
 
 
 def test_a_backdoor_shows_in_activations_filter_and_pruning(
-    mechanism: ModuleType, infected: Classifier, digits: ImageSet, recovered: Backdoor, original: Backdoor
+    infected: Classifier, digits: ImageSet, recovered: Backdoor, original: Backdoor
 ) -> None:
     calm, fresh = digits.take(torch.arange(0, 500, 2)), digits.take(torch.arange(1, 500, 2))
-    found = mechanism.mechanism(infected, recovered, original, calm, fresh)
+    found = reproduce_mechanism.mechanism(infected, recovered, original, calm, fresh)
     shown = found["activations"]
     assert shown["neurons"] == 5 and shown["clean"] < shown["recovered"] and shown["clean"] < shown["original"]
     assert {(one["direction"], one["wanted"]) for one in found["filter"]} == {
@@ -135,61 +107,70 @@ def row(**changes: object) -> dict[str, object]:
     return made | changes
 
 
-def test_quartiles_are_of_the_labels_that_are_no_target_and_have_a_size(rows: ModuleType) -> None:
-    assert rows.quartiles(row()) == (85.0, 90.0, 95.0)
-    assert rows.quartiles(row(targets=[0, 1, 3])) == (None, 90.0, None)
-    assert rows.size_of(row(), 0) == 10.0 and rows.size_of(row(), 2) is None and rows.size_of(row(), None) is None
+def test_quartiles_are_of_the_labels_that_are_no_target_and_have_a_size() -> None:
+    assert reproduce_rows.quartiles(row()) == (85.0, 90.0, 95.0)
+    assert reproduce_rows.quartiles(row(targets=[0, 1, 3])) == (None, 90.0, None)
+    assert (
+        reproduce_rows.size_of(row(), 0) == 10.0
+        and reproduce_rows.size_of(row(), 2) is None
+        and reproduce_rows.size_of(row(), None) is None
+    )
 
 
-def test_a_comparison_names_what_differs_and_what_has_no_row(rows: ModuleType) -> None:
-    lines = rows.comparison([row(), row(way="reference")], [row(accuracy=0.97)]).rows
+def test_a_comparison_names_what_differs_and_what_has_no_row() -> None:
+    lines = reproduce_rows.comparison([row(), row(way="reference")], [row(accuracy=0.97)]).rows
     different = [(way, figure, here, there) for _, way, figure, here, there, said in lines if said]
     assert ("default", "accuracy, %", "98.00", "97.00") in different
     assert ("reference", "verdict", "infected 0", "no row") in different
     assert not [figure for way, figure, *_ in different if way == "default" and figure != "accuracy, %"]
 
 
-def told(claims: ModuleType, found: list[dict[str, object]]) -> dict[str, tuple[str, str]]:
+def told(found: list[dict[str, object]]) -> dict[str, tuple[str, str]]:
     """Of every claim the reference's cell and the default's."""
-    both = [line for missed in (True, False) for line in claims.claims(found, missed=missed).rows]
+    both = [line for missed in (True, False) for line in reproduce_claims.claims(found, missed=missed).rows]
     return {claim: (reference, default) for claim, _, reference, default in both}
 
 
-def test_a_claim_without_rows_is_not_run_and_one_with_rows_holds_or_not(claims: ModuleType) -> None:
+def test_a_claim_without_rows_is_not_run_and_one_with_rows_holds_or_not() -> None:
     index = "The anomaly index of every infected model is above 3"
     spared = row(model="mnist-mnist_cnn-none-seed11", way="reference", targets=[], attack="none")
-    answers = told(claims, [row(), spared])
+    answers = told([row(), spared])
     assert answers[index] == ("not run", "yes: 3.46")
     assert answers["That of every clean model is under 2"] == ("**no**: 3.46", "not run")
-    assert not [line for line in claims.claims([row()], missed=False).rows if claims.NO in "".join(line)]
+    assert not [
+        line for line in reproduce_claims.claims([row()], missed=False).rows if reproduce_claims.NO in "".join(line)
+    ]
     weak = row()["scan"] | {"paper_index": 2.5}  # type: ignore[operator]
-    assert told(claims, [row(scan=weak)])[index] == ("not run", "**no**: 2.50")
+    assert told([row(scan=weak)])[index] == ("not run", "**no**: 2.50")
 
 
-def test_a_pruning_claim_takes_the_papers_ranking_and_the_original_trigger(claims: ModuleType) -> None:
+def test_a_pruning_claim_takes_the_papers_ranking_and_the_original_trigger() -> None:
     curve = {"place": "features", "neurons": 10, "points": [[0.0, 0.98, 0.97, 0.99], [0.3, 0.9, 0.5, 0.02]]}
     other = [[0.3, 0.9, 0.0, 0.9]]
     pruned = row(pruning=[curve | {"ranking": "difference"}, curve | {"ranking": "spread", "points": other}])
-    (claim,) = (claim for claim in told(claims, []) if claim.startswith("Pruning 30 %"))
-    assert told(claims, [pruned])[claim][1] == "yes: 2.0 % left"
+    (claim,) = (claim for claim in told([]) if claim.startswith("Pruning 30 %"))
+    assert told([pruned])[claim][1] == "yes: 2.0 % left"
 
 
-def test_a_chart_stands_by_itself_and_draws_every_curve(charts: ModuleType) -> None:
-    curves = [charts.Curve("one", [(0.0, 0.0), (1.0, 1.0)], "alarm"), charts.Curve("two", [(0.0, 1.0)], "good", "5 2")]
-    svg = charts.drawn("a chart", curves, "share", lambda tick: f"{tick:g}", [(0.0, "0%"), (1.0, "100%")])
+def test_a_chart_stands_by_itself_and_draws_every_curve() -> None:
+    curves = [
+        reproduce_charts.Curve("one", [(0.0, 0.0), (1.0, 1.0)], "alarm"),
+        reproduce_charts.Curve("two", [(0.0, 1.0)], "good", "5 2"),
+    ]
+    svg = reproduce_charts.drawn("a chart", curves, "share", lambda tick: f"{tick:g}", [(0.0, "0%"), (1.0, "100%")])
     assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg"') and "--alarm:#" in svg
     assert svg.count("<circle") == 3 and ">one<" in svg and ">two<" in svg
-    frame = charts.FRAME
+    frame = reproduce_charts.FRAME
     assert f'cx="{frame.left}" cy="{frame.bottom}"' in svg and f'cx="{frame.right}" cy="{frame.top}"' in svg
 
 
-def test_the_charts_of_the_page_are_those_of_the_recorded_rows(charts: ModuleType) -> None:
-    found = charts.rows_of(charts.ROWS)
-    for path, chart in charts.CHARTS.items():
+def test_the_charts_of_the_page_are_those_of_the_recorded_rows() -> None:
+    found = reproduce_charts.rows_of(reproduce_charts.ROWS)
+    for path, chart in reproduce_charts.CHARTS.items():
         assert path.read_text(encoding="utf-8") == chart(found), "run: python benchmarks/reproduce_charts.py"
 
 
-def test_every_model_that_is_searched_is_in_the_spec(reproduce: ModuleType, tmp_path: Path) -> None:
+def test_every_model_that_is_searched_is_in_the_spec(tmp_path: Path) -> None:
     names = [job.name for job in reproduce.read_spec(reproduce.SPEC, tmp_path)]
     wanted = reproduce.work(names, quick=False)
     assert {name for name, _ in wanted} == set(names) and len(wanted) == len(set(wanted))

@@ -46,6 +46,18 @@ def test_the_first_group_has_at_most_twelve_options_and_holds_the_help(words: tu
 
 
 @pytest.mark.parametrize("words", COMMANDS)
+def test_help_shows_the_common_options_and_help_all_every_one(words: tuple[str, ...]) -> None:
+    groups = shown(words)
+    short, long = (run(*words, asked) for asked in ("--help", "--help-all"))
+    assert (short.code, long.code) == (0, 0)
+    further = [group for group in groups if group != options.COMMON]
+    assert further and not [group for group in further if f"─ {group} ─" in short.out]
+    assert all(f"─ {group} ─" in long.out for group in groups) and f"─ {options.COMMON} ─" in short.out
+    count = sum(len(groups[group]) for group in further)
+    assert f"--help-all shows {count} more options" in " ".join(short.out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_that_opens_a_model_has_every_option_for_it(words: tuple[str, ...]) -> None:
     left_out = {"scan": {"features"}, "fit": {"ignore_labels"}, "check": {"ignore_labels", "features"}}
     has = {name for names in shown(words).values() for name in names}

@@ -27,7 +27,7 @@ def zero_mask(target: int = 3) -> Backdoor:
 
 
 @pytest.fixture(scope="module")
-def terms(digits: ImageSet) -> RepairLimits:
+def limits(digits: ImageSet) -> RepairLimits:
     order = torch.randperm(len(digits), generator=seeded())
     return RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.94, 0.05)
 
@@ -94,22 +94,22 @@ def test_no_neurons_is_no_change(normed: Classifier, place: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor, place: str
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor, place: str
 ) -> None:
     before = {name: tensor.clone() for name, tensor in infected.module.state_dict().items()}
     torch.manual_seed(3)
     drawn = torch.get_rng_state()
-    mitigated = Pruning(place)(infected, [recovered], terms, seeded())
+    mitigated = Pruning(place)(infected, [recovered], limits, seeded())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(tensor, before[name]) for name, tensor in infected.module.state_dict().items())
     assert num_hooks(infected.module) == 0
     assert mitigated.classifier is not None
-    assert terms.satisfied(measure(mitigated.classifier, [recovered], terms.check))
+    assert limits.satisfied(measure(mitigated.classifier, [recovered], limits.check))
     assert num_hooks(mitigated.classifier.module) == 0
 
     shares = [point.amount for point in mitigated.trace]
     assert shares[0] == 0 and shares == sorted(set(shares)) and shares[-1] <= MOST, "ever more, from none on"
-    assert all(point.worst_asr > terms.max_asr for point in mitigated.trace[:-1]), "no more than needed"
+    assert all(point.worst_asr > limits.max_asr for point in mitigated.trace[:-1]), "no more than needed"
     assert {point.method for point in mitigated.trace} == {f"pruning, {place}"}
 
     state = mitigated.classifier.module.state_dict()
@@ -117,49 +117,49 @@ def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
     rows = state[name].transpose(0, dim).flatten(1)
     silent = (~rows.any(1)).nonzero().squeeze(1)
     assert len(silent) == round(shares[-1] * width)
-    order = rank_neurons(infected, [recovered], terms, channels if place == "convolution" else features)
+    order = rank_neurons(infected, [recovered], limits, channels if place == "convolution" else features)
     assert set(silent.tolist()) == set(order[: len(silent)].tolist()), "the most excited ones"
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_trigger_of_size_zero_prunes_nothing(infected: Classifier, terms: RepairLimits, place: str) -> None:
+def test_a_trigger_of_size_zero_prunes_nothing(infected: Classifier, limits: RepairLimits, place: str) -> None:
     """It sends nothing anywhere, so the least pruned classifier is the one that is not pruned."""
-    mitigated = Pruning(place)(infected, [zero_mask()], terms, seeded())
+    mitigated = Pruning(place)(infected, [zero_mask()], limits, seeded())
     assert [point.amount for point in mitigated.trace] == [0.0]
     assert mitigated.classifier is not None and not changed(infected.module, mitigated.classifier.module)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_impossible_floor_leaves_nothing(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor, place: str
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor, place: str
 ) -> None:
-    impossible = RepairLimits(terms.train, terms.check, 1.01, 0.05)
+    impossible = RepairLimits(limits.train, limits.check, 1.01, 0.05)
     mitigated = Pruning(place)(infected, [recovered], impossible, seeded())
     assert mitigated.classifier is None and len(mitigated.trace) == 1
 
 
 def test_a_bound_out_of_reach_keeps_the_most_pruned_above_the_floor(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
-    unreachable = RepairLimits(terms.train, terms.check, 0.9, -1.0)
+    unreachable = RepairLimits(limits.train, limits.check, 0.9, -1.0)
     mitigated = Pruning()(infected, [recovered], unreachable, seeded())
     assert mitigated.classifier is not None
     above = [point for point in mitigated.trace if point.accuracy >= 0.9]
-    found = measure(mitigated.classifier, [recovered], terms.check)
+    found = measure(mitigated.classifier, [recovered], limits.check)
     assert (found.accuracy, found.worst_asr) == (above[-1].accuracy, above[-1].worst_asr)
 
 
-def test_several_triggers_are_ranked_together(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
-    alone = rank_neurons(infected, [recovered], terms, features)
-    both = rank_neurons(infected, [recovered, zero_mask(5)], terms, features)
+def test_several_triggers_are_ranked_together(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
+    alone = rank_neurons(infected, [recovered], limits, features)
+    both = rank_neurons(infected, [recovered, zero_mask(5)], limits, features)
     assert set(alone[:20].tolist()) == set(both[:20].tolist()), "one without effect pushes none away"
 
 
 def test_a_pair_without_images_is_left_out_of_the_ranking(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
-    assert terms.train.labels is not None
-    ones = RepairLimits(terms.train.take((terms.train.labels == 1).nonzero().squeeze(1)), terms.check, 0.5, 0.5)
+    assert limits.train.labels is not None
+    ones = RepairLimits(limits.train.take((limits.train.labels == 1).nonzero().squeeze(1)), limits.check, 0.5, 0.5)
     lacking = Backdoor(LabelPair(3, 7), recovered.trigger)
     assert torch.equal(
         rank_neurons(infected, [recovered, lacking], ones, features),
@@ -169,35 +169,35 @@ def test_a_pair_without_images_is_left_out_of_the_ranking(
         rank_neurons(infected, [lacking], ones, features)
 
 
-def test_one_image_ranks_too(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
-    assert terms.train.labels is not None
-    single = terms.train.take((terms.train.labels == 1).nonzero().squeeze(1)[:1])
-    order = rank_neurons(infected, [recovered], RepairLimits(single, terms.check, 0.5, 0.5), features)
+def test_one_image_ranks_too(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
+    assert limits.train.labels is not None
+    single = limits.train.take((limits.train.labels == 1).nonzero().squeeze(1)[:1])
+    order = rank_neurons(infected, [recovered], RepairLimits(single, limits.check, 0.5, 0.5), features)
     assert sorted(order.tolist()) == list(range(512)) and order.tolist() != list(range(512))
 
 
-def test_what_cannot_be_pruned_is_refused(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+def test_what_cannot_be_pruned_is_refused(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     with pytest.raises(SettingsError, match="convolution or features"):
         Pruning("attention")
     with pytest.raises(SettingsError):
-        Pruning()(infected, (), terms, seeded())
+        Pruning()(infected, (), limits, seeded())
     flat = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 28, 28), 10)
     assert not Pruning("convolution").possible(flat, [recovered]) and Pruning("features").possible(flat, [recovered])
     with pytest.raises(SettingsError, match="nothing to prune"):
-        Pruning("convolution")(flat, [recovered], terms, seeded())
+        Pruning("convolution")(flat, [recovered], limits, seeded())
     headless = Classifier(nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (1, 28, 28), 10)
     assert not any(Pruning(place).possible(headless, [recovered]) for place in PLACES)
 
 
 def test_a_network_that_ends_in_a_softmax_is_pruned_the_same(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
-    plain, soft = (Pruning()(model, [recovered], terms, seeded()) for model in (infected, softened))
+    plain, soft = (Pruning()(model, [recovered], limits, seeded()) for model in (infected, softened))
     assert [point.amount for point in plain.trace] == [point.amount for point in soft.trace]
     assert soft.classifier is not None
-    assert torch.allclose(soft.classifier.module(pixels(terms.check.images[:4])).sum(1), torch.ones(4))
+    assert torch.allclose(soft.classifier.module(pixels(limits.check.images[:4])).sum(1), torch.ones(4))
 
 
 def test_a_residual_connection_adds_behind_what_was_pruned() -> None:
@@ -218,16 +218,18 @@ def test_a_residual_connection_adds_behind_what_was_pruned() -> None:
     assert torch.allclose(pruned(images), pruned.get_submodule("head")(images.mean((2, 3))), atol=1e-6)
 
 
-def test_of_tokens_the_columns_of_the_head_are_pruned(terms: RepairLimits, recovered: Backdoor) -> None:
+def test_of_tokens_the_columns_of_the_head_are_pruned(limits: RepairLimits, recovered: Backdoor) -> None:
     """One neuron of all tokens at once: the features lose it, and nothing else."""
     torch.manual_seed(0)
     classifier = Classifier(Tokens(), (1, 28, 28), 10)
-    order = rank_neurons(classifier, [recovered], terms, features)
+    order = rank_neurons(classifier, [recovered], limits, features)
     assert sorted(order.tolist()) == list(range(12))
     pruned = zeroed(classifier, order[:3], "features")
     assert changed(classifier.module, pruned).keys() == {"head.weight"}
     assert not pruned.get_submodule("head").weight[:, order[:3]].any()
-    mitigated = Pruning("features")(classifier, [recovered], RepairLimits(terms.train, terms.check, 0.0, 0.0), seeded())
+    mitigated = Pruning("features")(
+        classifier, [recovered], RepairLimits(limits.train, limits.check, 0.0, 0.0), seeded()
+    )
     assert mitigated.trace[0].amount == 0
 
 

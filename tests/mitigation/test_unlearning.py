@@ -53,7 +53,7 @@ def kept(mitigated: Mitigated) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def terms(digits: ImageSet) -> RepairLimits:
+def limits(digits: ImageSet) -> RepairLimits:
     """128 digits to learn from, 150 others to decide on, and bounds that everything keeps."""
     order = torch.randperm(len(digits), generator=seeded())
     return RepairLimits(digits.take(order[:128]), digits.take(order[128:278]), 0.0, 0.999)
@@ -128,23 +128,23 @@ def test_images_given_stay_as_they_are() -> None:
 # --- what stays ---
 
 
-def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, terms: RepairLimits) -> None:
+def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, limits: RepairLimits) -> None:
     """In one epoch not even the order of the images differs: the weights are the very same."""
-    plain = kept(ONE_RATE(infected, (), terms, seeded()))
-    zero = kept(ONE_RATE(infected, [zero_mask()], terms, seeded()))
+    plain = kept(ONE_RATE(infected, (), limits, seeded()))
+    zero = kept(ONE_RATE(infected, [zero_mask()], limits, seeded()))
     assert same(state_of(plain), state_of(zero))
     assert not same(state_of(plain), state_of(infected))
 
 
-def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, terms: RepairLimits) -> None:
+def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, limits: RepairLimits) -> None:
     two_epochs = Unlearning(epochs=2, least_batches=1, learning_rates=(5e-4,))
-    states = [state_of(kept(two_epochs(infected, [zero_mask(shade)], terms, seeded()))) for shade in (0.0, 1.0)]
+    states = [state_of(kept(two_epochs(infected, [zero_mask(shade)], limits, seeded()))) for shade in (0.0, 1.0)]
     assert same(*states)
 
 
-def test_the_classifier_given_stays_bit_equal(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+def test_the_classifier_given_stays_bit_equal(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     before, module = state_of(infected), infected.module
-    tuned = kept(ONE_RATE(infected, [recovered], terms, seeded()))
+    tuned = kept(ONE_RATE(infected, [recovered], limits, seeded()))
     assert same(state_of(infected), before) and infected.module is module
     assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
     assert all(parameter.grad is None for parameter in module.parameters())
@@ -153,11 +153,11 @@ def test_the_classifier_given_stays_bit_equal(infected: Classifier, terms: Repai
     assert set(state_of(tuned)) == set(before)
 
 
-def test_the_seed_alone_decides(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+def test_the_seed_alone_decides(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     states = []
     for seed, noise in ((1, 0), (1, 99), (2, 0)):
         torch.manual_seed(noise)
-        states.append(state_of(kept(ONE_RATE(infected, [recovered], terms, seeded(seed)))))
+        states.append(state_of(kept(ONE_RATE(infected, [recovered], limits, seeded(seed)))))
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
@@ -188,27 +188,29 @@ def dropping() -> Classifier:
     return Classifier(module, (1, 28, 28), 10)
 
 
-def test_batch_norm_keeps_its_statistics_and_learns_its_weights(dropping: Classifier, terms: RepairLimits) -> None:
+def test_batch_norm_keeps_its_statistics_and_learns_its_weights(dropping: Classifier, limits: RepairLimits) -> None:
     before = state_of(dropping)
-    after = state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded())))
+    after = state_of(kept(ONE_RATE(dropping, [zero_mask()], limits, seeded())))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if "running" in name or "num_batches" in name]
     assert {"norm.weight", "norm.bias", "convolution.weight", "head.weight"} <= changed
 
 
-def test_dropout_draws_from_the_seed_and_leaves_the_global_generator(dropping: Classifier, terms: RepairLimits) -> None:
+def test_dropout_draws_from_the_seed_and_leaves_the_global_generator(
+    dropping: Classifier, limits: RepairLimits
+) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded(3))))
+    first = state_of(kept(ONE_RATE(dropping, [zero_mask()], limits, seeded(3))))
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
-    assert same(first, state_of(kept(ONE_RATE(dropping, [zero_mask()], terms, seeded(3)))))
+    assert same(first, state_of(kept(ONE_RATE(dropping, [zero_mask()], limits, seeded(3)))))
 
 
-def test_a_caller_under_no_grad_gets_the_same(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
+def test_a_caller_under_no_grad_gets_the_same(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     with torch.no_grad():
-        inside = state_of(kept(ONE_RATE(infected, [recovered], terms, seeded())))
-    assert same(inside, state_of(kept(ONE_RATE(infected, [recovered], terms, seeded()))))
+        inside = state_of(kept(ONE_RATE(infected, [recovered], limits, seeded())))
+    assert same(inside, state_of(kept(ONE_RATE(infected, [recovered], limits, seeded()))))
 
 
 # --- what it is worth ---
@@ -218,44 +220,44 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     infected: Classifier, digits: ImageSet, recovered: Backdoor
 ) -> None:
     order = torch.randperm(len(digits), generator=seeded())
-    terms = RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.95, 0.05)
-    assert measure(infected, [recovered], terms.check).worst_asr > 0.95
-    mitigated = Unlearning(epochs=2, least_batches=80)(infected, [recovered], terms, seeded())
-    found = measure(kept(mitigated), [recovered], terms.check)
-    assert terms.satisfied(found)
+    limits = RepairLimits(digits.take(order[:250]), digits.take(order[250:]), 0.95, 0.05)
+    assert measure(infected, [recovered], limits.check).worst_asr > 0.95
+    mitigated = Unlearning(epochs=2, least_batches=80)(infected, [recovered], limits, seeded())
+    found = measure(kept(mitigated), [recovered], limits.check)
+    assert limits.satisfied(found)
     last = mitigated.trace[-1]
     assert (last.accuracy, last.worst_asr) == (found.accuracy, found.worst_asr)
     rates = Unlearning().learning_rates
     assert [point.amount for point in mitigated.trace] == [rates[0], *rates][: len(mitigated.trace)]
 
 
-def test_few_images_get_more_epochs(infected: Classifier, terms: RepairLimits) -> None:
+def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) -> None:
     told = list[str]()
-    few = replace(terms, train=terms.train.take(torch.arange(64)), on_step=told.append)
+    few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
     Unlearning(epochs=2, learning_rates=(5e-4,), least_batches=7)(infected, (), few, seeded())
     assert told == [f"unlearning, learning rate 0.0005, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
 
 
 def test_mixtures_keep_the_answers_that_the_model_gave_to_what_is_not_learned_from(
-    infected: Classifier, terms: RepairLimits
+    infected: Classifier, limits: RepairLimits
 ) -> None:
     """With wrong labels on the images, what the model says of mixtures is all that can hold it."""
-    assert terms.train.labels is not None
-    wrong = replace(terms.train, labels=(terms.train.labels + 1) % 10)
-    astray = RepairLimits(wrong, terms.check, 0.0, 1.0)
+    assert limits.train.labels is not None
+    wrong = replace(limits.train, labels=(limits.train.labels + 1) % 10)
+    astray = RepairLimits(wrong, limits.check, 0.0, 1.0)
     accuracy = [
         measure(
             kept(replace(ONE_RATE, epochs=15, learning_rates=(2e-3,), mixed=mixed)(infected, (), astray, seeded())),
             (),
-            terms.check,
+            limits.check,
         )
         for mixed in (0, 64)
     ]
     assert accuracy[1].accuracy > accuracy[0].accuracy
 
 
-def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
-    impossible = RepairLimits(terms.train, terms.check, 1.01, 0.5)
+def test_an_impossible_floor_leaves_nothing(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
+    impossible = RepairLimits(limits.train, limits.check, 1.01, 0.5)
     mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-3, 1e-4))(
         infected, [recovered], impossible, seeded()
     )
@@ -266,9 +268,9 @@ def test_an_impossible_floor_leaves_nothing(infected: Classifier, terms: RepairL
 
 
 def test_every_rate_starts_from_the_model_as_it_came(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
-    impossible = RepairLimits(terms.train, terms.check, 0.0, -1.0)
+    impossible = RepairLimits(limits.train, limits.check, 0.0, -1.0)
     second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4))(
         infected, [recovered], impossible, seeded()
     ).trace[2]
@@ -279,18 +281,20 @@ def test_every_rate_starts_from_the_model_as_it_came(
 
 
 def test_a_network_that_ends_in_a_softmax_unlearns_too(
-    infected: Classifier, terms: RepairLimits, recovered: Backdoor
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
-    tuned = kept(Unlearning(epochs=3, least_batches=40, learning_rates=(1e-3,))(softened, [recovered], terms, seeded()))
-    found = measure(tuned, [recovered], terms.check)
+    tuned = kept(
+        Unlearning(epochs=3, least_batches=40, learning_rates=(1e-3,))(softened, [recovered], limits, seeded())
+    )
+    found = measure(tuned, [recovered], limits.check)
     assert found.accuracy > 0.9 and found.worst_asr < 0.1
-    assert torch.allclose(tuned.module(pixels(terms.check.images[:4])).sum(1), torch.ones(4))
+    assert torch.allclose(tuned.module(pixels(limits.check.images[:4])).sum(1), torch.ones(4))
 
 
-def test_weights_that_explode_are_not_kept(infected: Classifier, terms: RepairLimits, recovered: Backdoor) -> None:
-    min_accuracy = RepairLimits(terms.train, terms.check, 0.9, 0.5)
+def test_weights_that_explode_are_not_kept(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
+    min_accuracy = RepairLimits(limits.train, limits.check, 0.9, 0.5)
     mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(0.99,))(
         infected, [recovered], min_accuracy, seeded()
     )

@@ -7,18 +7,47 @@ import typer.core
 
 from neural_cleanse.cli.options import COMMON
 
+HELP_ALL = "--help-all"
+
 
 class Command(typer.core.TyperCommand):
-    """Its help breaks lines where the terminal ends, and --help stands with the common options where there are any."""
+    """Its help breaks lines where the terminal ends.
+
+    Where there are common options, --help stands with them and shows no others; --help-all shows every option.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
         self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        options: list[Any] = [known for known in self.params if known.param_type_name == "option"]
+        further = [option for option in options if option.rich_help_panel != COMMON and not option.hidden]
+        self._further = further if len(further) < len(options) else []
+
+    def get_help_option_names(self, ctx: Any) -> list[str]:
+        """As typer has them, and --help-all where there is more to show."""
+        return [*super().get_help_option_names(ctx), *([HELP_ALL] if self._further else [])]
 
     def get_help_option(self, ctx: Any) -> Any:
-        """As typer makes it, in the first group."""
+        """As typer makes it; with the common options, where there are any."""
         option = super().get_help_option(ctx)
-        if option is not None and any(getattr(known, "rich_help_panel", None) == COMMON for known in self.params):
+        if option is not None and self._further:
             option.rich_help_panel = COMMON
+            option.help = f"Show this message and exit; {HELP_ALL} shows {len(self._further)} more options."
         return option
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does it, once it is known which help is asked for."""
+        ctx.meta[HELP_ALL] = HELP_ALL in args
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The common options alone, unless all are asked for."""
+        folded = [] if ctx.meta.get(HELP_ALL) else self._further
+        try:
+            for option in folded:
+                option.hidden = True
+            super().format_help(ctx, formatter)
+        finally:
+            for option in folded:
+                option.hidden = False

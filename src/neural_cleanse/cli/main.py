@@ -58,7 +58,7 @@ class LazyGroup(typer.core.TyperGroup):
         if command is None or name is None:
             return name, None, rest
         loaded = load_command(name)
-        if not ctx.resilient_parsing and not {"--help", "--show-completion"} & set(rest):
+        if not ctx.resilient_parsing and not {"--help", "--help-all", "--show-completion"} & set(rest):
             ctx.default_map = {name: project_file.defaults(name, loaded, COMMANDS)}
         return name, loaded, rest
 

@@ -78,11 +78,11 @@ def make_student(
     unseen: UInt8[Tensor, "m c h w"],
     seed: int,
     plan: StudentPlan = StudentPlan(),
-    tick: Callable[[int], bool] = lambda _: True,
+    advance: Callable[[int], bool] = lambda _: True,
 ) -> Student | None:
     """A student that learnt from `images` and was tried on `unseen`.
 
-    `tick(image passes)` is told of the work and says whether to go on; None where it said no, or where the network
+    `advance(image passes)` is told of the work and says whether to go on; None where it said no, or where the network
     cannot be trained: nothing in it that can be drawn anew, or a step that fails.
     """
     module = fresh(suspect.module, seed)
@@ -106,7 +106,7 @@ def make_student(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * _rate(step / plan.steps)
             optimizer.step()
-            if not tick(plan.batch_size):
+            if not advance(plan.batch_size):
                 return None
     return _tried(suspect, module, unseen)
 

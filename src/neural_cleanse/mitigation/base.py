@@ -92,9 +92,9 @@ class Mitigation(ABC):
 
     @abstractmethod
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
-        """The classifier with the backdoors disarmed, as far as the terms allow."""
+        """The classifier with the backdoors disarmed, as far as the limits allow."""
 
 
 def measure(classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSet) -> Measurement:

@@ -34,7 +34,7 @@ class Plan:
     """
 
     mitigations: Sequence[Mitigation]
-    terms: RepairLimits
+    limits: RepairLimits
     rounds: int
     seed: int
     override_triggers: Sequence[Backdoor] | None
@@ -61,14 +61,14 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
     rounds: list[RepairRound] = []
     while True:
         number = len(rounds) + 1
-        terms = _told(plan.terms, number)
-        tried = _mitigate(classifier, known, replace(plan, terms=terms), number)
+        limits = _told(plan.limits, number)
+        tried = _mitigate(classifier, known, replace(plan, limits=limits), number)
         targets = tuple(sorted({backdoor.pair.target for backdoor in known.backdoors}))
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
-            return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, terms))
-        terms.on_step("recovering other triggers from the model as it came")
-        survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), terms)
+            return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits))
+        limits.on_step("recovering other triggers from the model as it came")
+        survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), limits)
         done = RepairRound(
             number, targets, tried.method, tried.trace, None, (), survival.tried, survival.working, survival.worst
         )
@@ -76,13 +76,13 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
             rounds.append(done)
             known += KnownTriggers.of(survival.survivors, number + 1)
             continue
-        terms.on_step("scanning again")
+        limits.on_step("scanning again")
         again = plan.rescan(tried.classifier)
         done = replace(done, verdict=again.verdict, flagged=again.flagged)
         rounds.append(done)
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:
-            ended = _ended(tried, known, again, terms, done)
+            ended = _ended(tried, known, again, limits, done)
             return Outcome(tuple(rounds), tried.classifier, known, again, *ended)
         known += KnownTriggers.of(plan.backdoors_in(tried.classifier, again, suspects), number + 1)
 
@@ -98,20 +98,20 @@ class _Survival:
     survivors: tuple[Backdoor, ...]
 
 
-def _survival(classifier: Classifier, fresh: Sequence[Backdoor], terms: RepairLimits) -> _Survival:
-    measured = measure(classifier, fresh, terms.check)
+def _survival(classifier: Classifier, fresh: Sequence[Backdoor], limits: RepairLimits) -> _Survival:
+    measured = measure(classifier, fresh, limits.check)
     over: dict[LabelPair, list[tuple[float, Backdoor]]] = {}
     for hits, trials, backdoor in zip(measured.hits, measured.trials, fresh, strict=True):
-        if trials and hits / trials > terms.max_asr:
+        if trials and hits / trials > limits.max_asr:
             over.setdefault(backdoor.pair, []).append((hits / trials, backdoor))
     strongest = [sorted(group, key=lambda one: -one[0])[:MOST_ADDED] for group in over.values()]
     survivors = tuple(backdoor for group in strongest for _, backdoor in group)
     return _Survival(len(fresh), sum(map(len, over.values())), measured.worst_asr, survivors)
 
 
-def _told(terms: RepairLimits, number: int) -> RepairLimits:
-    """The same terms, what is said beginning with the round."""
-    return replace(terms, on_step=lambda step: terms.on_step(f"round {number}: {step}"))
+def _told(limits: RepairLimits, number: int) -> RepairLimits:
+    """The same limits, what is said beginning with the round."""
+    return replace(limits, on_step=lambda step: limits.on_step(f"round {number}: {step}"))
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,22 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
     dropped_at = 0.0
     for mitigation in possible:
         generator = torch.Generator().manual_seed(plan.seed + number)
-        mitigated = mitigation(classifier, used, plan.terms, generator)
+        mitigated = mitigation(classifier, used, plan.limits, generator)
         trace += mitigated.trace
         if mitigated.classifier is None:
             dropped_at = max(dropped_at, *(point.accuracy for point in mitigated.trace))
             continue
-        plan.terms.on_step("deciding")
+        plan.limits.on_step("deciding")
         written = plan.as_written(mitigated.classifier)
-        measured = measure(written, known.everything, plan.terms.check)
+        measured = measure(written, known.everything, plan.limits.check)
         last = mitigated.trace[-1]
-        if measured.accuracy < plan.terms.min_accuracy:  # the file's kinds of number cost too much
+        if measured.accuracy < plan.limits.min_accuracy:  # the file's kinds of number cost too much
             trace += (TracePoint("as the file holds it", last.amount, measured.accuracy, measured.worst_asr),)
             dropped_at = max(dropped_at, measured.accuracy)
             continue
         if best.measured is None or measured.worst_asr < best.measured.worst_asr:
             best = _Tried(written, last.method, measured, trace)
-        if plan.terms.satisfied(measured):
+        if plan.limits.satisfied(measured):
             break
     return replace(best, trace=trace, dropped_at=dropped_at)
 
@@ -166,24 +166,24 @@ def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(lingering | set(again.flagged)))
 
 
-def _rolled_back(tried: _Tried, terms: RepairLimits) -> str:
+def _rolled_back(tried: _Tried, limits: RepairLimits) -> str:
     return (
         f"every try was rolled back: the best left a clean accuracy of {tried.dropped_at:.1%} on the images that "
-        f"decide, under the floor of {terms.min_accuracy:.1%}"
+        f"decide, under the floor of {limits.min_accuracy:.1%}"
     )
 
 
 def _ended(
-    tried: _Tried, known: KnownTriggers, again: ScanResult, terms: RepairLimits, last: RepairRound
+    tried: _Tried, known: KnownTriggers, again: ScanResult, limits: RepairLimits, last: RepairRound
 ) -> tuple[RepairStatus, str]:
     """Status and reason when the rounds are over."""
     assert tried.measured is not None
-    failing = [_working(tried.measured, known, terms)] if tried.measured.worst_asr > terms.max_asr else []
+    failing = [_working(tried.measured, known, limits)] if tried.measured.worst_asr > limits.max_asr else []
     rounds = f"after {last.number} round{'s' * (last.number > 1)}"
     if last.fresh_working:
         failing.append(
             f"{rounds} {last.fresh_working} of {last.fresh_tried} triggers recovered anew from the model as it came "
-            f"still work, on up to {last.fresh_worst:.1%} of the images that decide, over {terms.max_asr:.1%}"
+            f"still work, on up to {last.fresh_worst:.1%} of the images that decide, over {limits.max_asr:.1%}"
         )
     if again.flagged:
         labels = ", ".join(map(str, again.flagged))
@@ -199,15 +199,15 @@ def _ended(
     )
 
 
-def _working(measured: Measurement, known: KnownTriggers, terms: RepairLimits) -> str:
+def _working(measured: Measurement, known: KnownTriggers, limits: RepairLimits) -> str:
     """Every trigger that still works more often than it may, with numbers."""
     rows = zip(known.everything, measured.hits, measured.trials, strict=True)
     over = [
         f"the trigger of label {backdoor.pair.target} still works on {hits / trials:.1%} ({hits} of {trials})"
         for backdoor, hits, trials in rows
-        if trials and hits / trials > terms.max_asr
+        if trials and hits / trials > limits.max_asr
     ]
     return (
-        f"{' and '.join(over)} of the images that decide, over {terms.max_asr:.1%}, and nothing that keeps a clean "
-        f"accuracy of {terms.min_accuracy:.1%} brings it lower"
+        f"{' and '.join(over)} of the images that decide, over {limits.max_asr:.1%}, and nothing that keeps a clean "
+        f"accuracy of {limits.min_accuracy:.1%} brings it lower"
     )

@@ -45,23 +45,23 @@ class Pruning(Mitigation):
         return ranking and (self.place == "features" or layers.last_convolution is not None)
 
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
         """The least pruned classifier that keeps both bounds; else the most pruned one that keeps the floor."""
         if not self.possible(classifier, backdoors):
             raise SettingsError(f"There is nothing to prune at the {self.place}.", cure="Prune elsewhere, or unlearn.")
-        order = rank_neurons(classifier, backdoors, terms, features if self.place == "features" else channels)
+        order = rank_neurons(classifier, backdoors, limits, features if self.place == "features" else channels)
         step = max(1, round(STEP * len(order)))
         trace: list[TracePoint] = []
         kept: Classifier | None = None
         for count in range(0, int(MOST * len(order)) + 1, step):
-            terms.on_step(f"pruning, {self.place}, {count} of {len(order)} neurons")
+            limits.on_step(f"pruning, {self.place}, {count} of {len(order)} neurons")
             pruned = classifier.changed(module=zeroed(classifier, order[:count], self.place))
-            found = measure(pruned, backdoors, terms.check)
+            found = measure(pruned, backdoors, limits.check)
             trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
-            if found.accuracy < terms.min_accuracy:
+            if found.accuracy < limits.min_accuracy:
                 break
-            if terms.satisfied(found):
+            if limits.satisfied(found):
                 kept = pruned
                 break
             kept = pruned if count else None
@@ -69,17 +69,17 @@ class Pruning(Mitigation):
 
 
 def rank_neurons(
-    classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, of: Activations
+    classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, of: Activations
 ) -> Int[Tensor, " d"]:
     """The neurons by their largest gap over all backdoors that there are images for."""
-    assert terms.train.labels is not None
-    clean = activations(of, classifier, terms.train.images)
+    assert limits.train.labels is not None
+    clean = activations(of, classifier, limits.train.images)
     gaps: list[Float[Tensor, " d"]] = []
     for backdoor in backdoors:
-        rows = eligible_rows(terms.train.labels, backdoor.pair)
+        rows = eligible_rows(limits.train.labels, backdoor.pair)
         if len(rows) == 0 or backdoor.place is not None:
             continue
-        triggered = activations(of, classifier, terms.train.images[rows], backdoor.on(classifier.device))
+        triggered = activations(of, classifier, limits.train.images[rows], backdoor.on(classifier.device))
         gaps.append(activation_gap(clean[rows], triggered))
     if not gaps:
         raise DataError("There are no images of other classes than the target to rank neurons with.")

@@ -123,19 +123,21 @@ def repair(
         classifier, result, None if settings.labels == "all" else result.flagged, images=images, seed=settings.seed
     )
     check_eligible(found, images)
-    terms = replace(_terms(classifier, found, images, settings), on_step=on_step)
-    known, idle = _known(classifier, found, terms)
+    limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
+    known, idle = _known(classifier, found, limits)
     notes += [*idle, *(_how(settings) if known.backdoors else ())]
     here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
     )
     if known.backdoors:
-        outcome = run_rounds(classifier, known, _plan(classifier, settings, terms, images, again, as_written))
+        outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
-        outcome = Outcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, terms))
+        outcome = Outcome(
+            (), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, limits)
+        )
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
-    sure = f"{certainty(triggers, terms.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
+    sure = f"{certainty(triggers, limits.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
     record = RepairResult(
         status=outcome.status,
         reason=sure + outcome.reason,
@@ -155,14 +157,14 @@ def repair(
 def _plan(
     classifier: Classifier,
     settings: RepairSettings,
-    terms: RepairLimits,
+    limits: RepairLimits,
     images: Splits,
     again: Callable[[Classifier], ScanResult],
     as_written: Callable[[Classifier], Classifier],
 ) -> Plan:
     """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
     return Plan(
-        METHODS[settings.method], terms, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
+        METHODS[settings.method], limits, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
     )  # fmt: skip
@@ -186,26 +188,26 @@ def _check(
 
 
 def _known(
-    classifier: Classifier, found: Sequence[Backdoor], terms: RepairLimits
+    classifier: Classifier, found: Sequence[Backdoor], limits: RepairLimits
 ) -> tuple[KnownTriggers, tuple[str, ...]]:
     """The triggers, those apart that are within the bound before anything is done; and a note on each of these."""
-    measured = measure(classifier, found, terms.check)
+    measured = measure(classifier, found, limits.check)
     working, idle, notes = [], [], []
     for backdoor, hits, trials in zip(found, measured.hits, measured.trials, strict=True):
-        if hits / trials > terms.max_asr:
+        if hits / trials > limits.max_asr:
             working.append(backdoor)
             continue
         idle.append(backdoor)
         notes.append(
             f"the trigger recovered for label {backdoor.pair.target} never worked on the images that decide "
-            f"({hits} of {trials}, bound {terms.max_asr:.1%}): nothing was repaired for it"
+            f"({hits} of {trials}, bound {limits.max_asr:.1%}): nothing was repaired for it"
         )
     return KnownTriggers(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
 
 
-def _nothing(found: Sequence[Backdoor], settings: RepairSettings, terms: RepairLimits) -> str:
+def _nothing(found: Sequence[Backdoor], settings: RepairSettings, limits: RepairLimits) -> str:
     if found:
-        works = f"more often than {terms.max_asr:.1%} on the images that decide"
+        works = f"more often than {limits.max_asr:.1%} on the images that decide"
         return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
     what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
     return f"the scan {what}: there is nothing to repair"
@@ -235,7 +237,7 @@ def _how(settings: RepairSettings) -> tuple[str, ...]:
     return (start, f"for comparison: {given} given triggers in the place of the recovered ones")
 
 
-def _terms(
+def _limits(
     classifier: Classifier, backdoors: Sequence[Backdoor], images: Splits, settings: RepairSettings
 ) -> RepairLimits:
     """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""

@@ -64,7 +64,7 @@ class Unlearning(Mitigation):
             )
 
     def __call__(
-        self, classifier: Classifier, backdoors: Sequence[Backdoor], terms: RepairLimits, generator: torch.Generator
+        self, classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
         """The first try that keeps both bounds, else the best that keeps the floor.
 
@@ -76,12 +76,12 @@ class Unlearning(Mitigation):
         start = generator.get_state()
         for rate, weight in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, terms, rate, weight, generator)
-            found = measure(tuned, backdoors, terms.check)
+            tuned = self._tune(classifier, backdoors, limits, rate, weight, generator)
+            found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
-            if found.accuracy >= terms.min_accuracy and (best is None or found.worst_asr < best[0]):
+            if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
                 best = found.worst_asr, tuned
-            if terms.satisfied(found):
+            if limits.satisfied(found):
                 break
         return Mitigated(None if best is None else best[1], tuple(trace))
 
@@ -95,7 +95,7 @@ class Unlearning(Mitigation):
         self,
         classifier: Classifier,
         backdoors: Sequence[Backdoor],
-        terms: RepairLimits,
+        limits: RepairLimits,
         rate: float,
         weight: float,
         generator: torch.Generator,
@@ -103,7 +103,7 @@ class Unlearning(Mitigation):
         module = _trainable(classifier.module)
         parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
         optimizer = torch.optim.Adam(parameters, lr=rate)
-        images, labels = terms.train.images, terms.train.labels
+        images, labels = limits.train.images, limits.train.labels
         assert labels is not None
         wanted = torch.lerp(_one_hot(labels, classifier.num_classes), _answers(classifier, images), TAUGHT)
         a_round = math.ceil(len(images) / self.batch_size)
@@ -114,11 +114,11 @@ class Unlearning(Mitigation):
             seed = int(torch.randint(2**62, (1,), generator=generator))
             torch.manual_seed(seed)
             mixing = torch.Generator().manual_seed(seed)  # its own, for stamping draws as often as there are triggers
-            renewal = Renewal(classifier, backdoors, terms.train, batches, seed % 2**31)
+            renewal = Renewal(classifier, backdoors, limits.train, batches, seed % 2**31)
             for number, rows in enumerate(self._batches(len(images), epochs, generator)):
                 if number % a_round == 0:
                     epoch = number // a_round + 1
-                    terms.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {epochs}")
+                    limits.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {epochs}")
                 for group in optimizer.param_groups:
                     group["lr"] = rate * (1 + math.cos(math.pi * number / batches)) / 2
                 network = classifier.changed(module=module.eval(), memory_format=torch.contiguous_format)

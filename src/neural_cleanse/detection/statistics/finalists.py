@@ -74,21 +74,27 @@ def _left_out(reference: Floats, x: float) -> Floats:
 
 def _p_value(x: float, others: Floats, num_labels: int, prior: Prior) -> float:
     m = len(others)
-    if m < 2 or others.std(ddof=1) <= NO_SPREAD:
+    variance = _variance(others)
+    if math.sqrt(variance) <= NO_SPREAD:
         return 1.0
-    t = float(others.mean() - x) / (_spread(others, prior) * math.sqrt(1 + 1 / m))
+    t = float(others.mean() - x) / (_spread(variance, m, prior) * math.sqrt(1 + 1 / m))
     return min(1.0, num_labels * student_t_sf(t, m - 1 + prior.dof_at(m + 1)))
 
 
 def _limit(reference: Floats, num_labels: int, alpha: float, prior: Prior) -> float | None:
     """The size under which a label is flagged, px."""
     m = len(reference)
-    if m < 2 or reference.std(ddof=1) <= NO_SPREAD:
+    variance = _variance(reference)
+    if math.sqrt(variance) <= NO_SPREAD:
         return None
     t = student_t_isf(alpha / num_labels, m - 1 + prior.dof_at(m + 1))
-    return math.exp(float(reference.mean()) - t * _spread(reference, prior) * math.sqrt(1 + 1 / m))
+    return math.exp(float(reference.mean()) - t * _spread(variance, m, prior) * math.sqrt(1 + 1 / m))
 
 
-def _spread(others: Floats, prior: Prior) -> float:
-    m = len(others)
-    return prior.moderated(float(others.var(ddof=1)), m - 1, prior.dof_at(m + 1))
+def _variance(others: Floats) -> float:
+    """That of the log sizes; 0 where there are fewer than two."""
+    return float(others.var(ddof=1)) if len(others) > 1 else 0.0
+
+
+def _spread(variance: float, m: int, prior: Prior) -> float:
+    return prior.moderated(variance, m - 1, prior.dof_at(m + 1))

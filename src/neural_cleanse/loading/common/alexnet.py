@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Float
-from torch import Size, Tensor, nn
+from torch import Size, nn
+
+from neural_cleanse.loading.common.column import Column
 
 # Channels, kernel, stride and padding of the convolutions; behind those in POOLED stands a max pooling.
 CONVOLUTIONS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
@@ -11,26 +12,21 @@ POOLED = (0, 1, 4)
 SIDE = 6  # pixels that the classifier sees a side
 
 
-class AlexNet(nn.Module):
-    """Five convolutions as `features`, three linear layers as `classifier`, the pixels between them brought to 6x6."""
+class AlexNet(Column):
+    """Five convolutions, three linear layers, 6x6 pixels between them."""
 
     def __init__(self, classes: int, *, channels: int = 3, hidden: int = 4096) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for place, (width, kernel, stride, padding) in enumerate(CONVOLUTIONS):
             layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
             layers += [nn.MaxPool2d(3, 2)] if place in POOLED else []
             channels = width
-        self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(SIDE)
-        self.classifier = nn.Sequential(
+        classifier = (
             nn.Dropout(), nn.Linear(channels * SIDE**2, hidden), nn.ReLU(),
             nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, classes),
         )  # fmt: skip
-
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
-        return logits
+        super().__init__(layers, SIDE, classifier)
 
 
 def from_shapes(shapes: Mapping[str, Size]) -> tuple[str, nn.Module, tuple[str, ...]] | None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Float
-from torch import Size, Tensor, nn
+from torch import Size, nn
+
+from neural_cleanse.loading.common.column import Column
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 POOLED = 7  # pixels that the classifier sees a side
 
 
-class VGG(nn.Module):
-    """Convolutions as `features`, three linear layers as `classifier`, the pixels between them brought to 7x7."""
+class VGG(Column):
+    """Convolutions of 3x3, three linear layers, 7x7 pixels between them."""
 
     def __init__(self, name: str, classes: int, *, batch_norm: bool, channels: int = 3, hidden: int = 4096) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for width, depth in zip(WIDTHS, DEPTHS[name], strict=True):
             for _ in range(depth):
@@ -22,16 +22,12 @@ class VGG(nn.Module):
                 layers += [nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [nn.ReLU()]
                 channels = width
             layers.append(nn.MaxPool2d(2))
-        self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(POOLED)
-        self.classifier = nn.Sequential(
+        classifier = (
             nn.Linear(channels * POOLED**2, hidden), nn.ReLU(), nn.Dropout(),
             nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(),
             nn.Linear(hidden, classes),
         )  # fmt: skip
-
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
-        return logits
+        super().__init__(layers, POOLED, classifier)
 
 
 def from_shapes(shapes: Mapping[str, Size]) -> tuple[str, nn.Module, tuple[str, ...]] | None:
