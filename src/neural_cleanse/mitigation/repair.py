@@ -119,9 +119,8 @@ def repair(
         data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
     notes += _few_images(len(images.decide))
-    found = backdoors_of(
-        classifier, result, None if settings.labels == "all" else result.flagged, images=images, seed=settings.seed
-    )
+    labels = None if settings.labels == "all" else result.flagged
+    found = backdoors_of(classifier, result, labels, images=images, seed=settings.seed)
     check_eligible(found, images)
     limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, limits)
