@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import suite_tables
+from cost_table import costs
 from neural_cleanse.evaluation import base_rates
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.evaluation.tables import finished
+from neural_cleanse.results.kind import Kind
 from pages import filled
 from reproduce_page import reproduction
 from search_table import searched
@@ -134,7 +136,14 @@ def evaluation() -> dict[str, str]:
 
 def scale() -> dict[str, str]:
     """The marked places of docs/scale.md; memory, kills and speed have their own scripts."""
-    return {"steps": steps(), "share": share()}
+    found = suites()
+    every_kind = [row for name, rows in found.items() for row in rows if not name.startswith("small")]
+    return {"steps": steps(), "share": share(), "costs": costs([row for row in every_kind if _by_maps(row)])}
+
+
+def _by_maps(row: dict[str, Any]) -> bool:
+    """Whether it is of a scan that looks for all-to-all triggers as it does today."""
+    return any(test["kind"] == Kind.ALL_TO_ALL.value for test in row.get("tests", ()))
 
 
 def suites() -> dict[str, list[dict[str, Any]]]:
