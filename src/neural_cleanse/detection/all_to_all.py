@@ -78,8 +78,8 @@ class _Searched:
 
     @property
     def forward_passes(self) -> int:
-        """Of trying each map on the test split."""
-        return round(self.subject.weight * sum(sum(one.trials) for one in (*self.found, *self.random)))
+        """Those of measuring."""
+        return round(self.subject.weight * sum(one.forward_passes for one in (*self.found, *self.random)))
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,13 @@ class AllToAll:
 
     def run(self, space: FeatureSpace | str) -> tuple[KindFound, KindFound]:
         """Patches, then shifts of activations."""
-        whole = Subject(self.prepared.classifier, self.prepared.images)
-        return self._test(Kind.ALL_TO_ALL, whole, None), self._test(
-            Kind.FEATURE_ALL_TO_ALL,
-            whole if isinstance(space, str) else Subject(space.classifier, space.images, weight=space.share),
-            space,
-        )
-
-    def _test(self, kind: Kind, subject: Subject, space: FeatureSpace | str | None) -> KindFound:
+        patches = self._test(Kind.ALL_TO_ALL, Subject(self.prepared.classifier, self.prepared.images), None)
         if isinstance(space, str):
-            return self._left_out(kind, space)
+            return patches, self._left_out(Kind.FEATURE_ALL_TO_ALL, space)
+        behind = Subject(space.classifier, space.images, weight=space.share)
+        return patches, self._test(Kind.FEATURE_ALL_TO_ALL, behind, space)
+
+    def _test(self, kind: Kind, subject: Subject, space: FeatureSpace | None) -> KindFound:
         classes = classes_of(subject.images, self.prepared.classifier.num_classes)
         if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
             return self._left_out(kind, "too few or too many labels, or too few images of them")

@@ -73,13 +73,17 @@ class MappedImages(ScanImages):
 
 @dataclass(frozen=True)
 class Followed:
-    """The trigger of one map: its size, and of `trials` images of the test split of each class how many follow it."""
+    """The trigger of one map: its size, and of `trials` images of the test split of each class how many follow it.
+
+    `forward_passes` are those of measuring, while it was searched for and afterwards.
+    """
 
     targets: ClassMap
     trigger: Trigger
     size: float
     hits: tuple[int, ...]
     trials: tuple[int, ...]
+    forward_passes: int
 
     @property
     def asr(self) -> float:
@@ -141,7 +145,7 @@ class MapSearch:
         for number, start in enumerate(maps):
             row = Row(LabelPair(number))
             state = self.inversion.start(classifier, [row.pair], seed)
-            leaning = torch.full((len(start), len(start)), 1 / len(start))
+            leaning, measured = torch.full((len(start), len(start)), 1 / len(start)), 0
             for done in range(0, self.inversion.steps, EVERY):
                 images = replace(images, maps={row: start})
                 state = self.inversion.advance(classifier, images, state, min(EVERY, self.inversion.steps - done))
@@ -149,10 +153,12 @@ class MapSearch:
                     rows = images.draw(row, images.parts[Split.OPTIMISE], done // EVERY * SEEN, SEEN)
                     leaning = self._leaning(classifier, images, state, rows, leaning)
                     start = best_map(leaning, images.classes)
+                    measured += len(rows)
                 if not meter.advance(EVERY * self.inversion.batch_size):
                     meter.mark_truncated()
                     return tuple(found)
-            found.append(self._followed(classifier, images, state, start))
+            one = self._followed(classifier, images, state, start)
+            found.append(replace(one, forward_passes=one.forward_passes + measured))
         return tuple(found)
 
     @torch.no_grad()
@@ -188,7 +194,7 @@ class MapSearch:
         follows = torch.cat(answers) == torch.tensor(targets)[places]
         hits = torch.bincount(places[follows], minlength=len(targets)).tolist()
         trials = torch.bincount(places, minlength=len(targets)).tolist()
-        return Followed(targets, trigger, float(trigger.size()), tuple(hits), tuple(trials))
+        return Followed(targets, trigger, float(trigger.size()), tuple(hits), tuple(trials), len(rows))
 
 
 def random_maps(classes: Int[Tensor, " classes"], count: int, seed: int) -> tuple[ClassMap, ...]:
