@@ -22,12 +22,15 @@ from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
 from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import Teaching, called, name_of
-from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
+from neural_cleanse.inversion.batching import Meter
+from neural_cleanse.inversion.class_maps import BATCH, LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
+from neural_cleanse.inversion.memory import out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
 
 LEARNT, RANDOM = 2, 5  # maps that are looked for, and random ones that they are compared with
+WORTH_MORE = LEAST_GAIN - 1  # log units over the first random map from which on the others are searched for
 LEAST_IMAGES = 4  # of a class to search with
 LEAST_PART = 0.8  # of the labels that must take part
 LEAST_AGREEMENT = 0.5  # of a student, whose map is compared with random maps of its own
@@ -56,7 +59,7 @@ class _Searched:
     @property
     def stands_out(self) -> bool:
         """Whether the best map is none that a clean network has."""
-        return bool(self.random) and self.test.gain >= LEAST_GAIN and self.best.asr >= LEAST_ASR
+        return len(self.random) == RANDOM and self.test.gain >= LEAST_GAIN and self.best.asr >= LEAST_ASR
 
     @property
     def rows(self) -> tuple[Recovered, ...]:
@@ -112,6 +115,8 @@ class AllToAll:
         classes = classes_of(subject.images, self.prepared.classifier.num_classes)
         if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
             return self._left_out(kind, "too few or too many labels, or too few images of them")
+        if self.stages.batch_limit.images < BATCH:
+            return self._left_out(kind, f"{BATCH} images at once are too many")
         searched = self._searched(kind, subject, self._search_of(space), classes)
         if isinstance(searched, Ended):
             return self._left_out(kind, searched.reason, searched)
@@ -147,15 +152,29 @@ class AllToAll:
             random: tuple[Followed, ...] = ()
             if len(found) == LEARNT and found[0].asr >= LEAST_ASR:
                 self.stages.work.plan(PARTS[kind] + whose, round((LEARNT + RANDOM) * one))
-                others = random_maps(images.classes, RANDOM, seed + 1)
-                random = search.follow(subject.classifier, images, others, seed, meter)
+                random = self._random(search, subject, images, found[0], meter)
         except OutOfTime:
             tracker.truncated = True
             return Ended(round(report.done))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return Ended(round(report.done), reason="memory ran out")
         if tracker.truncated:
             return Ended(round(report.done), reason="the budget was spent before it was over")
         taken = (len(found) + len(random)) * search.passes
         return _Searched(found, random, tuple(classes), subject, taken)
+
+    def _random(
+        self, search: MapSearch, subject: Subject, images: MappedImages, best: Followed, meter: Meter
+    ) -> tuple[Followed, ...]:
+        """Random maps; the first alone where the best is not much stronger than that, as in clean networks."""
+        seed = self.prepared.settings.seed
+        first, *others = random_maps(images.classes, RANDOM, seed + 1)
+        found = search.follow(subject.classifier, images, [first], seed, meter)
+        if not found or _strength(best) - _strength(found[0]) < WORTH_MORE:
+            return found
+        return found + search.follow(subject.classifier, images, others, seed, meter)
 
     def _judged(self, kind: Kind, searched: _Searched, space: FeatureSpace | None) -> KindFound:
         share = SHARES[kind]

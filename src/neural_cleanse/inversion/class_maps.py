@@ -31,6 +31,7 @@ MEMORY = 0.8  # of the average over measurements, for every image of a class
 ITSELF = -1e6  # what a class gains by being sent to itself
 TRAIN_ASR = 0.9  # asked of a trigger while it shrinks: near classes are never all told apart
 LEAST_CLASSES = 6
+BATCH = 16  # images a step, so that most classes are in it
 
 ClassMap = tuple[int, ...]
 """The target of each class that takes part, in their order."""
@@ -102,7 +103,7 @@ class MapSearch:
         """The search of a label's trigger, made for all classes at once: larger batches, for they hold every class."""
         return cls(
             replace(
-                inversion, batch_size=16, restarts=1, race=(), extra_steps=0, asr_target=TRAIN_ASR,
+                inversion, batch_size=BATCH, restarts=1, race=(), extra_steps=0, asr_target=TRAIN_ASR,
                 learning_rate=learning_rate,
             )
         )  # fmt: skip
