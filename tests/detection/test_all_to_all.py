@@ -8,7 +8,6 @@ import torch
 from planted_networks import MapBackdoor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection import all_to_all
 from neural_cleanse.detection.all_to_all import classes_of
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -16,6 +15,7 @@ from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion import class_maps
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.report.page import html
@@ -92,17 +92,17 @@ def test_a_clean_model_is_not_compared_with_random_maps(clean: Classifier, digit
     result = scan(clean, digits, ScanSettings())
     test = of_kind(result, Kind.ALL_TO_ALL)
     assert test.verdict is Verdict.CLEAN and test.p_value == 1.0
-    assert test.image_passes <= 3 * 4000
+    assert test.image_passes <= 3 * 1280
 
 
 def test_a_limit_on_images_at_once_leaves_it_out_and_says_so(
     clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(all_to_all, "BATCH", 100_000)
+    monkeypatch.setattr(class_maps, "BATCH", 100_000)
     result = scan(clean, digits, ScanSettings())
     test = of_kind(result, Kind.ALL_TO_ALL)
-    assert test.verdict is None and test.reason == "100000 images at once are too many"
-    assert "not for: all-to-all patches (100000 images at once are too many)" in result.reason
+    assert test.verdict is None and test.reason == "memory does not hold enough images at once"
+    assert "not for: all-to-all patches (memory does not hold enough images at once)" in result.reason
 
 
 def test_a_class_without_images_takes_no_part(clean: Classifier, digits: ImageSet) -> None:

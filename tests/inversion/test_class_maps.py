@@ -21,7 +21,7 @@ class Few:
         self.left, self.truncated = batches, False
 
     def advance(self, image_passes: int) -> bool:
-        self.left -= image_passes // 80
+        self.left -= image_passes // 40
         return not self.exhausted
 
     @property
@@ -34,7 +34,7 @@ class Few:
 
 @pytest.fixture(scope="module")
 def search() -> MapSearch:
-    return MapSearch.of(preset("default"), 0.2)
+    return MapSearch.of(preset("default"), 0.2, 10)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
 from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.batching import Meter
-from neural_cleanse.inversion.class_maps import BATCH, LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
+from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
 from neural_cleanse.inversion.memory import out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.results.kind import Kind
@@ -115,8 +115,8 @@ class AllToAll:
         classes = classes_of(subject.images, self.prepared.classifier.num_classes)
         if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
             return self._left_out(kind, "too few or too many labels, or too few images of them")
-        if self.stages.batch_limit.images < BATCH:
-            return self._left_out(kind, f"{BATCH} images at once are too many")
+        if self.stages.batch_limit.images < self._search_of(space).inversion.batch_size:
+            return self._left_out(kind, "memory does not hold enough images at once")
         searched = self._searched(kind, subject, self._search_of(space), classes)
         if isinstance(searched, Ended):
             return self._left_out(kind, searched.reason, searched)
@@ -130,10 +130,11 @@ class AllToAll:
     def _search_of(self, space: FeatureSpace | None) -> MapSearch:
         if space is not None:
             inversion = feature_inversion(self.prepared.inversion, space)
-            return MapSearch.of(inversion, inversion.learning_rate)
+            return MapSearch.of(inversion, inversion.learning_rate, self.prepared.num_labels)
         pair = pair_inversion(self.prepared.settings.loss)
         usual = self.prepared.inversion
-        return MapSearch.of(replace(pair, temperature=usual.temperature, precision=usual.precision), pair.learning_rate)
+        calm = replace(pair, temperature=usual.temperature, precision=usual.precision)
+        return MapSearch.of(calm, pair.learning_rate, self.prepared.num_labels)
 
     def _searched(
         self, kind: Kind, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""

@@ -31,7 +31,9 @@ MEMORY = 0.8  # of the average over measurements, for every image of a class
 ITSELF = -1e6  # what a class gains by being sent to itself
 TRAIN_ASR = 0.9  # asked of a trigger while it shrinks: near classes are never all told apart
 LEAST_CLASSES = 6
-BATCH = 16  # images a step, so that most classes are in it
+STEPS = 160
+# Images a step, for up to so many classes and for more: with eight a patch of 43 classes stays four times too large.
+BATCH, FEW_CLASSES, LARGE_BATCH = 8, 20, 16
 
 ClassMap = tuple[int, ...]
 """The target of each class that takes part, in their order."""
@@ -99,11 +101,12 @@ class MapSearch:
     inversion: Inversion
 
     @classmethod
-    def of(cls, inversion: Inversion, learning_rate: float) -> "MapSearch":
-        """The search of a label's trigger, made for all classes at once: larger batches, for they hold every class."""
+    def of(cls, inversion: Inversion, learning_rate: float, num_classes: int) -> "MapSearch":
+        """The search of a label's trigger, made for all classes at once: larger batches, for they hold many."""
         return cls(
             replace(
-                inversion, batch_size=BATCH, restarts=1, race=(), extra_steps=0, asr_target=TRAIN_ASR,
+                inversion, steps=STEPS, batch_size=BATCH if num_classes <= FEW_CLASSES else LARGE_BATCH, restarts=1,
+                race=(), extra_steps=0, asr_target=TRAIN_ASR,
                 learning_rate=learning_rate,
             )
         )  # fmt: skip

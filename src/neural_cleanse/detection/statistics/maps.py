@@ -19,8 +19,7 @@ from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE, Prior
 from neural_cleanse.distributions import student_t_sf
 
 STRENGTHS = Prior(0.3, 4, 2)  # over random maps: .07 to .5 in clean networks
-# Clean networks gain up to 1.1 with ten labels, 2.0 with 43; planted maps 3.1 to 7.7 where their trigger is searched
-# for in the right space.
+# 54 clean networks gain up to .9 where they reach LEAST_ASR; planted maps 3.4 to 8.6, searched for in the right space.
 LEAST_GAIN = 2.5
 LEAST_ASR = 0.5  # of the map found: a trigger that seldom works is none
 
