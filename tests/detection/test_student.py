@@ -203,7 +203,7 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
     """Clean networks with batch norm have labels so small by nature; what stands out clearly needs no student."""
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
-    settings = ScanSettings(patches_only=True, plan="full")
+    settings = replace(WITH_STUDENT, restarts=1)
     found = scan(infected, digits, settings)
     assert found.p_value is not None and found.verdict is Verdict.INFECTED
     barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
