@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection import teaching
+from neural_cleanse.detection.student import StudentPlan
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
@@ -36,6 +38,14 @@ def _short_repairs() -> Iterator[None]:
         for name in ("unlearn", "auto"):
             _, *others = METHODS[name]
             patch.setitem(METHODS, name, (Unlearning(least_batches=LEAST_BATCHES // 4), *others))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_students() -> Iterator[None]:
+    """A quarter of the steps: students of digits still answer as their models do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=300))
         yield
 
 

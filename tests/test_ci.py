@@ -95,7 +95,12 @@ def test_the_action_scans(program: Path, demo_files: Path, tmp_path: Path) -> No
     (tmp_path / "json.py").write_text("raise SystemExit('a module of the working directory was imported')")
     infected, digits = str(demo_files / "infected.safetensors"), str(demo_files / "digits.npz")
     code, said, summary = run_action(
-        program, tmp_path, model=infected, data=digits, args="--restarts 1\n  --samples 400 ", output="my report"
+        program,
+        tmp_path,
+        model=infected,
+        data=digits,
+        args="--restarts 1\n  --samples 400 --patches-only ",
+        output="my report",
     )
     assert (code, said) == (1, {"exit-code": "1", "verdict": "infected"})
     heading, blank, *table = summary.splitlines()

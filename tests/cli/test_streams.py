@@ -60,7 +60,7 @@ def test_an_error_that_cannot_be_told_is_not_taken_for_a_backdoor(tmp_path: Path
 
 def closed(demo: Path, stream: int) -> subprocess.CompletedProcess[str]:
     files = [str(demo / name) for name in ("clean.safetensors", "digits.npz")]
-    options = "--samples 300"
+    options = "--samples 300 --patches-only"
     shell = f"{sys.executable} -m neural_cleanse scan {files[0]} --data {files[1]} {options} {stream}>&-"
     return subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
 

@@ -1,6 +1,7 @@
 """A student has the suspect's architecture, learns from clean images alone, and does not inherit what was planted."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.results.records import Verdict
+from neural_cleanse.results.records import ScanResult, Verdict
 
 SHORT = StudentPlan(steps=250)
+WITH_STUDENT = ScanSettings(patches_only=True, samples=400, plan="full")
 
 
 class Parameters(nn.Module):
@@ -100,11 +102,11 @@ def test_the_same_seed_gives_the_same_student(infected: Classifier, digits: Imag
 def test_a_spent_budget_ends_the_lesson(infected: Classifier, digits: ImageSet) -> None:
     taken: list[int] = []
 
-    def tick(passes: int) -> bool:
+    def advance(passes: int) -> bool:
         taken.append(passes)
         return len(taken) < 3
 
-    assert make_student(infected, digits.images[:50], digits.images[50:60], 0, SHORT, tick) is None
+    assert make_student(infected, digits.images[:50], digits.images[50:60], 0, SHORT, advance) is None
     assert taken == [64, 64, 64]
 
 
@@ -142,30 +144,53 @@ def test_a_poor_student_decides_nothing(
     assert any("answers as the model does on only" in note for note in result.provenance.notes)
 
 
-def test_a_good_student_confirms_a_planted_label(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
-    result = scan(infected, digits, ScanSettings(patches_only=True, samples=400, plan="full"))
+@dataclass(frozen=True)
+class Confirmed:
+    """A scan whose student confirmed what it found, and the directory of its checkpoint."""
+
+    result: ScanResult
+    kept: Path
+
+    def copy(self, directory: Path) -> Checkpoint:
+        """A checkpoint of its own for a scan that goes on from there."""
+        return Checkpoint(shutil.copytree(self.kept, directory / "kept"))
+
+
+@pytest.fixture(scope="module")
+def confirmed(infected: Classifier, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
+    kept = tmp_path_factory.mktemp("confirmed") / "kept"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student_test, "leaves_doubt", lambda *_: True)
+        patch.setattr(teaching, "StudentPlan", lambda: SHORT)
+        return Confirmed(scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(kept)), kept)
+
+
+def test_a_good_student_confirms_a_planted_label(confirmed: Confirmed) -> None:
+    result = confirmed.result
     record = result.provenance.settings["student_test"]
     assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}
     assert result.image_passes >= SHORT.passes
     assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
-    without = scan(infected, digits, replace(ScanSettings(patches_only=True, samples=400, plan="full"), student=False))
-    assert "student_test" not in without.provenance.settings
+
+
+def test_whoever_wants_no_student_gets_none(
+    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("a student is taught"))
+    without = scan(infected, digits, replace(WITH_STUDENT, student=False))
+    assert without.flagged == (3,) and "student_test" not in without.provenance.settings
 
 
 def test_students_that_leave_doubt_are_averaged(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(student_test, "_is_clear", lambda *_: False)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
-    settings = ScanSettings(patches_only=True, samples=400, plan="full")
-    several = scan(infected, digits, settings)
+    several = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
     monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
-    one = scan(infected, digits, settings)
+    one = scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(tmp_path / "kept"))
     records = [result.provenance.settings["student_test"] for result in (several, one)]
     assert [record["students"] for record in records] == [3, 1]
     assert records[0]["sizes"] != records[1]["sizes"] and several.flagged == (3,)
@@ -192,7 +217,7 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
     """Clean networks with batch norm have labels so small by nature; what stands out clearly needs no student."""
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
-    settings = ScanSettings(patches_only=True, plan="full")
+    settings = replace(WITH_STUDENT, restarts=1)
     found = scan(infected, digits, settings)
     assert found.p_value is not None and found.verdict is Verdict.INFECTED
     barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
@@ -204,15 +229,14 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
 
 
 def test_a_scan_that_goes_on_does_not_teach_its_student_again(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
-    settings, checkpoint = ScanSettings(patches_only=True, samples=400, plan="full"), Checkpoint(tmp_path / "kept")
-    first = scan(infected, digits, settings, checkpoint=checkpoint)
-    assert (tmp_path / "kept" / "student-0.safetensors").exists()
     monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("taught again"))
-    again = scan(infected, digits, settings, checkpoint=checkpoint)
+    first, checkpoint = confirmed.result, confirmed.copy(tmp_path)
+    assert (tmp_path / "kept" / "student-0.safetensors").exists()
+    again = scan(infected, digits, WITH_STUDENT, checkpoint=checkpoint)
     assert again.provenance.settings["student_test"] == first.provenance.settings["student_test"]
     assert (again.flagged, again.p_value, again.image_passes) == (first.flagged, first.p_value, first.image_passes)
     (tmp_path / "kept" / "student-0.safetensors").write_bytes(b"torn")

@@ -25,7 +25,7 @@ from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, know
 from neural_cleanse.mitigation.evaluation import Splits, split
 from neural_cleanse.mitigation.loop import MOST_ADDED
 from neural_cleanse.mitigation.pruning import Pruning
-from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _terms, repair
+from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _limits, _scan_settings, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.report import tables
 from neural_cleanse.results import storage
@@ -46,6 +46,12 @@ def _all_clear(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
     unsuspicious = tuple(replace(row, anomaly_index=0.0) for row in found.labels)
     nothing = replace(found, verdict=Verdict.CLEAN, flagged=(), evidence=(), labels=unsuspicious)
     monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", lambda *_, **__: nothing)
+
+
+@pytest.fixture
+def _still_flagged(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
+    """Where nothing was changed, the second scan finds what the first did."""
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", lambda *_, **__: found)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +250,13 @@ def test_the_new_scan_is_compared_with_the_baseline_too(
     assert notes(held, flagged) == "", "one that a scan flagged is taken: the caller says that it is clean"
 
 
+def test_the_new_scan_looks_for_what_the_first_did(found: ScanResult) -> None:
+    given = {**found.provenance.settings, "patches_only": True, "student": False, "seed": 4, "labels": [3]}
+    again = _scan_settings(replace(found, provenance=replace(found.provenance, settings=given)))
+    assert (again.patches_only, again.student, again.seed, again.labels) == (True, False, 4, None)
+    assert not _scan_settings(found).patches_only and _scan_settings(found).student
+
+
 # --- what is measured is what the file will hold ---
 
 
@@ -287,6 +300,7 @@ def test_a_file_whose_numbers_are_too_coarse_rolls_back(
 # --- reasons have numbers, and claim no more than so many images can tell ---
 
 
+@pytest.mark.usefixtures("_still_flagged")
 def test_a_reason_names_the_bound_that_failed(
     infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,9 +396,9 @@ def test_a_loss_of_just_what_is_allowed_is_allowed(infected: Classifier, digits:
         return ImageSet(digits.images[:250], torch.where(torch.arange(250) < count, (on_step + 1) % 10, on_step))
 
     before, after, worse = (with_mistakes(wrong + lost) for lost in (0, 5, 6))
-    terms = _terms(infected, (), Splits(before, before, before), RepairSettings(max_drop=0.02))
-    assert terms.satisfied(measure(infected, (), after))
-    assert not terms.satisfied(measure(infected, (), worse))
+    limits = _limits(infected, (), Splits(before, before, before), RepairSettings(max_drop=0.02))
+    assert limits.satisfied(measure(infected, (), after))
+    assert not limits.satisfied(measure(infected, (), worse))
 
 
 # --- roll-back ---
@@ -417,11 +431,12 @@ class Stubborn(Mitigation):
 
     seen: list[tuple[int, ...]]
 
-    def __call__(self, classifier: Classifier, backdoors, terms, generator) -> Mitigated:  # type: ignore[no-untyped-def]
+    def __call__(self, classifier: Classifier, backdoors, limits, generator) -> Mitigated:  # type: ignore[no-untyped-def]
         self.seen.append(tuple(backdoor.pair.target for backdoor in backdoors))
         return Mitigated(classifier, (TracePoint("nothing", 0.0, 1.0, 1.0),))
 
 
+@pytest.mark.usefixtures("_still_flagged")
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_rounds_stop_and_each_knows_every_trigger_so_far(
     infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, rounds: int

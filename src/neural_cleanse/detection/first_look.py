@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from neural_cleanse.choices import Preset
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, LOW_ACCURACY, InputCheck, check_input, temperature
@@ -71,7 +72,7 @@ def first_look(classifier: Classifier, sampled: ImageSet, settings: ScanSettings
     told = _Counter(work.begin("checking the input", round(count * FORWARD), count, "images"))
     try:
         better = refuse_early(classifier, sampled, settings, told)
-        if settings.preset == "default":  # the other is the authors' to the letter
+        if settings.preset == Preset.DEFAULT:  # the other is the authors' to the letter
             scale = temperature(margin(classifier, seen, told))
         began = time.monotonic()
         images = ScanImages.of(classifier, sampled, settings.seed, told)

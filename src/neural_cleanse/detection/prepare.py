@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from neural_cleanse.choices import Preset
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.baseline import baseline_entry, sizes_of
@@ -95,7 +96,7 @@ class PreparedScan:
             self.share,
         )
         screened = any(one.outcome is Outcome.SCREENED for one in found)
-        if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != "default":
+        if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != Preset.DEFAULT:
             why = (
                 "nothing stands out, but the budget ended before all steps: what fewer of this preset tell is not known"
             )
@@ -137,7 +138,7 @@ def prepare(
     sampled, others, sampling = _sample(classifier, data, settings, work)
     look = first_look(classifier, sampled, settings, work)
     checked, images = look.checked, look.images
-    if settings.preset == "default":  # the other is the authors' to the letter
+    if settings.preset == Preset.DEFAULT:  # the other is the authors' to the letter
         inversion = replace(inversion, temperature=look.temperature)
     present = frozenset(() if data.labels is None else data.labels.unique().tolist())
     left_out, tried = _left_out(classifier, images, present | frozenset(settings.labels or ()), settings.seed, work)
@@ -211,7 +212,7 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
     if over_baseline:
         raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
     found = plan(settings.plan, num_labels, settings.preset)
-    if settings.preset != "default" and isinstance(found, FullSweep) and settings.budget != Budget():
+    if settings.preset != Preset.DEFAULT and isinstance(found, FullSweep) and settings.budget != Budget():
         return InRounds()
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
 

@@ -1,5 +1,6 @@
 """Where the sizes alone leave doubt, they are compared with those of students (student.py), searched alike."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
 MOST_STUDENTS = 3
+LARGE = 0.75  # of the median label: planted triggers had at most .59
 NO_STUDENT = "no student network could be made of this model, to compare it with"
 
 
@@ -116,7 +118,7 @@ def _hear(
         if one is None or lacking is not None:
             break
         students.append(one)
-        over = _settled(decision, prepared.decide_over(as_baseline(students), found), prepared)
+        over = _settled(decision, _small_enough(prepared.decide_over(as_baseline(students), found), found), prepared)
         if one.speaks_alone and _is_clear(over, prepared):
             break
     if lacking is not None and not all(one.speaks_alone for one in students):
@@ -169,6 +171,31 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
         return replace(over, verdict=Verdict.INCONCLUSIVE, reason=reason)
     natural = f"the small trigger of label {which} belongs to the classes: a student network has one as small"
     return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
+
+
+def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
+    """What is flagged must be smaller than other labels are by nature: an attacker gains nothing by a larger trigger.
+
+    A student learns from shifted images, its suspect perhaps not: one label of a clean network took 1.7 times as much
+    as the others and still far less than in three students.
+    """
+    sizes = {one.pair: one.size for one in found if one.size is not None}
+    others = [size for pair, size in sizes.items() if pair not in over.flagged_pairs]
+    large = [pair for pair in over.flagged_pairs if others and sizes[pair] > LARGE * statistics.median(others)]
+    if not large:
+        return over
+    p_values = {**over.p_values, **dict.fromkeys(large, 1.0)}
+    kept = tuple(pair for pair in over.flagged_pairs if pair not in large)
+    named = ", ".join(str(pair.target) for pair in large)
+    why = f"label {named} takes less than in a student network, but as much as other labels of this model"
+    return replace(
+        over,
+        verdict=Verdict.INFECTED if kept else Verdict.CLEAN,
+        reason=f"{over.reason}; {why}" if kept else f"no patch-like backdoor found: {why}",
+        flagged_pairs=kept,
+        p_values=p_values,
+        p_value=min(p_values.values()),
+    )
 
 
 def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def repair(
         data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
     notes += _few_images(len(images.decide))
-    labels = None if settings.labels == "all" else result.flagged
+    labels = None if settings.labels == Labels.ALL else result.flagged
     found = backdoors_of(classifier, result, labels, images=images, seed=settings.seed)
     check_eligible(found, images)
     limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
@@ -208,7 +208,7 @@ def _nothing(found: Sequence[Backdoor], settings: RepairSettings, limits: Repair
     if found:
         works = f"more often than {limits.max_asr:.1%} on the images that decide"
         return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
-    what = "flagged no label" if settings.labels == "flagged" else "has no trigger for any label"
+    what = "flagged no label" if settings.labels == Labels.FLAGGED else "has no trigger for any label"
     return f"the scan {what}: there is nothing to repair"
 
 
@@ -254,7 +254,9 @@ def _limits(
 def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
-    names = ("samples", "preset", "loss", "restarts", "alpha", "seed", "pairs", "precision")
+    names = (
+        "samples", "preset", "loss", "restarts", "alpha", "seed", "pairs", "precision", "student", "patches_only"
+    )  # fmt: skip
     known = {name: given[name] for name in names if name in given}
     try:
         plan = "full" if given.get("plan") == FullSweep().describe() else "auto"

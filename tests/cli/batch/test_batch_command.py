@@ -36,7 +36,7 @@ def collection(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def asked(demo_files: Path) -> tuple[object, ...]:
-    return ("--data", demo_files / "digits.npz", "--samples", 300, "--device", "cpu")
+    return ("--data", demo_files / "digits.npz", "--patches-only", "--samples", 300, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_an_occupied_output_is_refused(scanned: tuple[Ran, Path], collection: Pa
 
 
 def test_a_batch_without_a_model_is_an_error(tmp_path: Path, asked: tuple[object, ...]) -> None:
-    ran = run("scan", "--patches-only", tmp_path, *asked)
+    ran = run("scan", tmp_path, *asked)
     assert ran.code == 2 and "no model in" in ran.err
 
 
