@@ -23,7 +23,8 @@ def usual_images(parts: Parts, meta: Mapping[str, Any], name: str) -> tuple[Part
 
     Raises ModelError where the input is no image.
     """
-    sizes, assumed = meta["sizes"], ()
+    sizes: list[Any] = meta["sizes"]
+    assumed: tuple[str, ...] = ()
     if meta["dtype"] not in (UINT8, *WHOLE_NUMBERS, *FLOATS):
         raise ModelError(
             f"The network of {name} takes numbers of a kind that pixels are not.",
