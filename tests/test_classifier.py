@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, Normalize, OutputKind, device_named, probe
+from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
 from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.outputs import OutputKind
 
 
 def images(channels: int = 3, seed: int = 0) -> Tensor:

@@ -5,12 +5,13 @@ import torch
 from token_network import Tokens
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.layers import Layers, Tap, find_layers
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.metrics import pixels
+from neural_cleanse.outputs import OutputKind
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -6,7 +6,7 @@ the network was trained on. The module is a frozen copy in eval mode: no weight 
 """
 
 import copy
-import enum
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,28 +19,14 @@ from neural_cleanse.copies import copied, frozen
 from neural_cleanse.deadline import Deadline
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
+from neural_cleanse.outputs import OutputKind, is_a_row_each, kind_of, logits_of
+from neural_cleanse.rounding import StraightThrough
+from neural_cleanse.rounding import rounds as rounds_pixels
 from neural_cleanse.text import by
 
-# How far the sum of a row of probabilities may be from 1: float32 softmax over some thousand classes.
-PROBABILITY_TOLERANCE = 1e-3
 STRESS = (-20.0, 20.0)  # times the input, to tell a sigmoid from logits that happen to be small
 FORM = "Give what training used: one value, or one a channel."
 LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
-
-
-class OutputKind(enum.Enum):
-    """What the rows of the module are. Log-probabilities already are logits; of probabilities the log is taken.
-
-    SIGMOID is a probability for each class by itself: rows do not sum to 1. ONE_LOGIT and ONE_SIGMOID are a single
-    value for two classes: label 1 where it is above 0, or above one half.
-    """
-
-    LOGITS = "logits"
-    LOG_PROBABILITIES = "log-probabilities"
-    PROBABILITIES = "probabilities"
-    SIGMOID = "sigmoid"
-    ONE_LOGIT = "one logit for two classes"
-    ONE_SIGMOID = "one sigmoid for two classes"
 
 
 @dataclass(frozen=True)
@@ -94,7 +80,7 @@ class Classifier:
 
     `input_shape` is (channels, height, width); `outputs` says what the module itself returns; `features_layer` names
     the linear layer whose input are the features, where it is not the last one. After `deadline` a call raises
-    OutOfTime.
+    OutOfTime. `rounds` says that gradients pass its roundings (rounding.py).
     """
 
     module: nn.Module
@@ -105,15 +91,29 @@ class Classifier:
     features_layer: str | None = None
     deadline: Deadline | None = None
     memory_format: torch.memory_format = field(init=False, default=torch.contiguous_format)
+    rounds: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         module = frozen(self.module)
         object.__setattr__(self, "module", module)
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
+        object.__setattr__(self, "rounds", self._loses_gradient())
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         self.check_time()
+        with StraightThrough() if self.rounds else nullcontext():
+            return self._answer(images)
+
+    def _answer(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
+
+    def _loses_gradient(self) -> bool:
+        """Whether a rounding keeps the gradient from the pixels; on two images of noise."""
+        noise = torch.rand(2, *self.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        try:
+            return rounds_pixels(self._answer, noise)
+        except Exception:  # whatever a user's own forward raises is told by `probe`
+            return False
 
     def check_time(self) -> None:
         """Raise OutOfTime after the deadline: asked before every call, and by what calls the module itself."""
@@ -122,16 +122,7 @@ class Classifier:
 
     def as_logits(self, rows: Float[Tensor, " n *outputs"]) -> Float[Tensor, "n classes"]:
         """What the module returned, as logits."""
-        if self.outputs is OutputKind.PROBABILITIES:
-            # The smallest normal float32 keeps log and its gradient finite where a class has underflowed.
-            return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
-        if self.outputs in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID):
-            limits = torch.finfo(rows.dtype)
-            rows = rows.clamp(limits.tiny, 1 - limits.eps).logit()
-        if self.outputs in (OutputKind.ONE_LOGIT, OutputKind.ONE_SIGMOID):
-            one = rows.reshape(-1, 1)
-            return torch.cat([torch.zeros_like(one), one], dim=1)
-        return rows
+        return logits_of(rows, self.outputs)
 
     @cached_property
     def layers(self) -> Layers:
@@ -215,7 +206,7 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             f"The network returns a {type(first).__name__}, a scan needs one tensor (images x classes).",
             cure="Name an architecture function that returns the classification head alone.",
         )
-    if first.dim() not in (1, 2) or first.shape[0] != images.shape[0] or first.numel() == 0:
+    if not is_a_row_each(first, len(images)):
         raise UnusableOutputs(
             f"The network answers {tuple(first.shape)} to {images.shape[0]} images: a scan needs "
             f"{images.shape[0]} x the number of classes, or one value an image for two classes.",
@@ -236,17 +227,14 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             cure="Remove what is random in its forward pass: a scan needs one answer for one image.",
         )
     _check_gradient(tried, normalized)
-    kind = _output_kind(first.reshape(len(first), -1))
-    if kind in (OutputKind.SIGMOID, OutputKind.ONE_SIGMOID) and not _stays_bounded(tried, normalized):
-        kind = OutputKind.LOGITS if kind is OutputKind.SIGMOID else OutputKind.ONE_LOGIT
+    kind = kind_of(first.reshape(len(first), -1), lambda: _stressed(tried, normalized))
     return max(2, first.numel() // len(first)), kind
 
 
-def _stays_bounded(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> bool:
-    """Whether the outputs stay in [0, 1] on inputs far outside the images' range, where logits leave it."""
+def _stressed(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> Float[Tensor, " m *outputs"]:
+    """Answers to inputs far outside the images' range."""
     with torch.no_grad():
-        answers = torch.cat([module(normalized * factor) for factor in STRESS])
-    return bool(((answers >= 0) & (answers <= 1)).all())
+        return torch.cat([module(normalized * factor) for factor in STRESS])
 
 
 def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> None:
@@ -263,20 +251,6 @@ def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> 
             ) from error
     if not reaches:
         raise UnusableOutputs("The gradient at the pixels holds NaN or Inf: the network cannot be searched.")
-
-
-def _output_kind(rows: Float[Tensor, "n outputs"]) -> OutputKind:
-    bounded = bool(((rows >= 0) & (rows <= 1)).all())
-    if rows.shape[1] == 1:
-        return OutputKind.ONE_SIGMOID if bounded else OutputKind.ONE_LOGIT
-    one = torch.ones(len(rows), device=rows.device)
-    if bool((rows >= 0).all()) and torch.allclose(rows.sum(1).float(), one, atol=PROBABILITY_TOLERANCE):
-        return OutputKind.PROBABILITIES
-    if bool((rows <= 0).all()) and torch.allclose(rows.exp().sum(1).float(), one, atol=PROBABILITY_TOLERANCE):
-        return OutputKind.LOG_PROBABILITIES
-    if bounded and bool(((rows > 0) & (rows < 1)).any(1).all()):
-        return OutputKind.SIGMOID
-    return OutputKind.LOGITS
 
 
 def device_named(name: str) -> torch.device:

@@ -13,9 +13,10 @@ from torch.nn.utils import prune
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.models import opened
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.images import ImageSet
+from neural_cleanse.outputs import OutputKind
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning"

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import neural_cleanse as nc
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, InputSanityError, ModelError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
+from neural_cleanse.outputs import OutputKind
 
 QUICK = nc.ScanSettings(patches_only=True, samples=300)
 Loader = DataLoader[tuple[Tensor, ...]]

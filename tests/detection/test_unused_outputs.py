@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import check_baseline
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -17,6 +17,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.images.load import load_data
+from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import Verdict
 
 SHAPE = (1, 28, 28)

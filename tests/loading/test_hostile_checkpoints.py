@@ -137,7 +137,7 @@ def test_only_code_for_the_file_itself_opens_a_program(
 
     monkeypatch.setattr(program, "read", read)
     stream = io.BytesIO()
-    torch.save(nn.Linear(3, 2), stream)
+    torch.save({"module": nn.Linear(3, 2), "hook": print}, stream)
     if runs:
         open_file(stream.getvalue(), Path("m"), architecture, allow_code=True)
         assert (called["kind"], called["allow_code"]) == ("pickle", True)

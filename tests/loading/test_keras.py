@@ -15,9 +15,9 @@ import torch
 from hdf5_files import by_hand, chain, described, edited
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import OutputKind
 from neural_cleanse.loading.keras.reader import read, rewrite
 from neural_cleanse.loading.load import load_model
+from neural_cleanse.outputs import OutputKind
 
 h5py = pytest.importorskip("h5py")
 os.environ["KERAS_BACKEND"] = "torch"
@@ -86,6 +86,12 @@ MAPS: dict[str, Callable[[], list[Any]]] = {
     "batch norm unscaled": lambda: [kl.BatchNormalization(scale=False), kl.BatchNormalization(center=False)],
     "batch norm bare": lambda: [kl.BatchNormalization(scale=False, center=False)],
     "layer norm": lambda: [kl.LayerNormalization(), kl.LayerNormalization(scale=False)],
+    "group norm": lambda: [kl.Conv2D(4, 1), kl.GroupNormalization(2), kl.GroupNormalization(-1, center=False)],
+    "transposed": lambda: [kl.Conv2DTranspose(5, (3, 2), strides=(2, 3), activation="relu")],
+    "transposed same": lambda: [
+        kl.Conv2DTranspose(4, 3, strides=2, **SAME), kl.Conv2DTranspose(3, (4, 2), use_bias=False, **SAME),
+        kl.Conv2DTranspose(3, 1, strides=2, **SAME),
+    ],
     "max pool": lambda: [kl.MaxPooling2D()],
     "max pool same": lambda: [kl.MaxPooling2D((3, 2), strides=(2, 1), **SAME), kl.MaxPooling2D(2, **SAME)],
     "average pool": lambda: [kl.AveragePooling2D((2, 3), strides=1)],
@@ -279,7 +285,8 @@ def weighty() -> Any:
     layers = [
         kl.Normalization(), kl.Conv2D(4, (3, 2), padding="same"), kl.SeparableConv2D(4, 3, depth_multiplier=2),
         kl.BatchNormalization(scale=False), kl.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), kl.PReLU(),
-        kl.PReLU(shared_axes=[1, 2]), kl.LayerNormalization(), kl.Dense(6), kl.Conv2D(4, 1, groups=2, use_bias=False),
+        kl.PReLU(shared_axes=[1, 2]), kl.LayerNormalization(), kl.GroupNormalization(2),
+        kl.Conv2DTranspose(4, 3), kl.Dense(6), kl.Conv2D(4, 1, groups=2, use_bias=False),
     ]  # fmt: skip
     return ending(keras.Sequential([keras.Input((10, 6, 3)), *layers]))
 

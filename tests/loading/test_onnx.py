@@ -234,12 +234,13 @@ def test_channels_last(shape: Any) -> None:
     assert torch.allclose(loaded.module(images).softmax(1), theirs, atol=1e-5)
 
 
-def test_pixels_of_a_byte_are_said_to_be_0_to_255() -> None:
-    model = tf2onnx_like(("n", 10, 12, 3), 2, extra=(node("Cast", ["images"], ["floats"], to=FLOAT),))
+@pytest.mark.parametrize(("kind", "dtype"), [(2, torch.uint8), (6, torch.int32), (7, torch.int64)])
+def test_whole_numbers_are_pixels_from_0_to_255(kind: int, dtype: torch.dtype) -> None:
+    model = tf2onnx_like(("n", 10, 12, 3), kind, extra=(node("Cast", ["images"], ["floats"], to=FLOAT),))
     loaded = read(model)
     assert loaded.normalize == Normalize(scale=255.0)
     images = torch.randint(256, (4, 3, 10, 12))
-    theirs = run(model.SerializeToString(), images.permute(0, 2, 3, 1).to(torch.uint8).contiguous())
+    theirs = run(model.SerializeToString(), images.permute(0, 2, 3, 1).to(dtype).contiguous())
     assert torch.allclose(loaded.module(images.float()).softmax(1), theirs, atol=1e-5)
 
 
@@ -330,6 +331,19 @@ CASES: dict[str, tuple[Any, ...]] = {  # operator, opset, constant inputs, attri
     "average pool ceil": ("AveragePool", 17, [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
     "conv uneven": ("Conv", 17, [np.ones((2, 3, 3, 3), "f4")], {"pads": [0, 1, 2, 1], "dilations": [2, 1]}),
     "conv same": ("Conv", 17, [np.ones((2, 3, 2, 2), "f4")], {"auto_pad": "SAME_LOWER", "strides": [3, 3]}),
+    "transposed": (
+        "ConvTranspose",
+        17,
+        [np.ones((3, 2, 3, 2), "f4")],
+        {"strides": [2, 3], "pads": [1, 0, 1, 0], "output_padding": [1, 0]},
+    ),
+    "transposed uneven": (
+        "ConvTranspose",
+        17,
+        [np.ones((3, 2, 3, 3), "f4"), np.ones(2, "f4")],
+        {"pads": [0, 1, 2, 0], "strides": [2, 2]},
+    ),
+    "transposed groups": ("ConvTranspose", 17, [np.ones((3, 1, 2, 2), "f4")], {"group": 3, "dilations": [2, 1]}),
     "pad 2": ("Pad", 9, [], {"pads": [0, 0, 1, 2, 0, 0, 3, 4], "value": 1.5}),
     "pad 13": ("Pad", 13, [np.array([0, 0, 1, 2, 0, 0, 3, 4])], {"mode": "reflect"}),
     "pad axes": ("Pad", 18, [np.array([1, 2, -1, 0]), ONE, np.array([3, 2])], {}),
@@ -350,6 +364,25 @@ CASES: dict[str, tuple[Any, ...]] = {  # operator, opset, constant inputs, attri
         13,
         [None, None, np.array([1, 3, 5, 31])],
         {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    ),
+    "resize smooth": ("Resize", 19, [None, None, np.array([5, 9])], {"mode": "linear", "antialias": 1, "axes": [2, 3]}),
+    "resize smooth cubic": (
+        "Resize",
+        19,
+        [None, None, np.array([20, 9])],
+        {"mode": "cubic", "antialias": 1, "axes": [2, 3]},
+    ),
+    "resize inside": (
+        "Resize",
+        19,
+        [None, None, np.array([5, 20])],
+        {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5, "axes": [2, 3]},
+    ),
+    "resize inside, not smooth": (
+        "Resize",
+        18,
+        [None, None, np.array([5, 20])],
+        {"mode": "cubic", "exclude_outside": 1, "axes": [2, 3]},
     ),
     "reduce l2": ("ReduceL2", 13, [], {"axes": [3]}),
     "reduce max": ("ReduceMax", 18, [np.array([-1, 2])], {}),

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Normalize, OutputKind, probe
+from neural_cleanse.classifier import Normalize, probe
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError, UnknownFormat, UnusableOutputs
 from neural_cleanse.loading.pt2 import reader as pt2
 from neural_cleanse.loading.pt2.shapes import InPortions
+from neural_cleanse.outputs import OutputKind
 
 SHAPE = (3, 8, 8)
 
@@ -712,3 +713,39 @@ def test_resizing_with_antialias_as_torchvision_does(mode: str) -> None:
     found = pt2.read(archive_of(module, torch.rand(1, 3, 12, 12)), "m.pt2")
     images = torch.rand(4, 3, 12, 12)
     assert torch.allclose(found.module(images), module(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "example", "note"),
+    [
+        (lambda rows: rows.unflatten(1, SHAPE), torch.rand(2, 192), "three channels"),
+        (lambda planes: planes[:, None].expand(-1, 3, -1, -1), torch.rand(2, 8, 8), "one channel"),
+    ],
+)
+@pytest.mark.parametrize("batch", [2, None])
+def test_rows_of_pixels_and_images_without_channels_are_read(
+    how: Callable[[Tensor], Tensor], example: Tensor, note: str, batch: int | None
+) -> None:
+    module, stream = Formed(how).eval(), io.BytesIO()
+    sizes = None if batch else ({0: torch.export.Dim("n")},)
+    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=sizes), stream)
+    found = pt2.read(stream.getvalue(), "m.pt2")
+    assert found.input_shape is not None and any(note in said for said in found.assumed)
+    images = torch.rand(4, *found.input_shape)
+    assert torch.allclose(found.module(images), module(images.reshape(4, *example.shape[1:])), atol=1e-5)
+
+
+def test_whole_numbers_are_pixels_from_0_to_255() -> None:
+    module = Formed(lambda images: images.float() / 255)
+    found = pt2.read(archive_of(module, torch.zeros(1, *SHAPE, dtype=torch.int64)), "m.pt2")
+    pixels = torch.randint(0, 256, (3, *SHAPE))
+    assert found.normalize == Normalize(scale=255) and "pixels from 0 to 255" in found.assumed[0]
+    assert torch.allclose(found.module(pixels.float()), module(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("example", [torch.rand(2, 10), torch.rand(2, 3, 4, 4, 4), torch.zeros(2, 1, 8, 8) > 0])
+def test_input_that_is_no_image_is_refused_with_what_to_do(example: Tensor) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Flatten())
+    with pytest.raises(ModelError) as refused:
+        pt2.read(archive_of(module, example), "m.pt2")
+    assert refused.value.cure

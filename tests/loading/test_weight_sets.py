@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
 from neural_cleanse.classifier import Normalize
-from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError
+from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError, UnknownFormat
 from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.loading.save import save_like
@@ -81,6 +81,8 @@ def shadow(weights: Weights) -> dict[str, object]:
         ((".", "ema"), lambda a, b: a | renamed(b, "ema.")),
         (("0", "1.ema"), lambda a, b: [a, {"ema": b, "epoch": 3}]),
         (("model", "ema.shadow_params"), lambda a, b: {"model": a, "ema": shadow(b)}),
+        (("0", "1"), lambda a, b: {0: a, 1: b}),
+        (("model", "ema"), lambda a, b: {b"model": a, b"ema": b}),
         (("net.state_dict", "shadow_params"), lambda a, b: {"net": {"state_dict": a}} | shadow(b)),
     ],
 )
@@ -182,6 +184,7 @@ def beside() -> dict[str, object]:
         "class of their own": Recorder(),
         "default dictionary": table,
         "slice": slice(1, 2),
+        "queue": deque([1.5]),
     }
 
 
@@ -230,6 +233,36 @@ def test_quantised_weights_are_read_as_the_numbers_they_stand_for(tmp_path: Path
     assert all(torch.equal(again[key], tensor) for key, tensor in model.state_dict().items())
 
 
+def test_weights_in_whole_numbers_of_an_unknown_step_are_refused(tmp_path: Path, model: nn.Module) -> None:
+    weights = {key: (tensor * 99).char() if tensor.dim() > 1 else tensor for key, tensor in model.state_dict().items()}
+    with pytest.raises(ModelError, match="rounded, and nothing says by what"):
+        load(tmp_path / "m", weights)
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "cure"),
+    [
+        ("9.SCB", "rounded for a fast runtime", "network that they were made from"),
+        ("9._packed_params._packed_params.zero_point", "rounded for a fast runtime", "float32"),
+        ("9.lora_A.default.weight", "adapters", "merge_and_unload"),
+    ],
+)
+def test_rounded_weights_and_adapters_are_told_as_what_they_are(
+    tmp_path: Path, model: nn.Module, key: str, message: str, cure: str
+) -> None:
+    with pytest.raises(CheckpointMismatch, match=message) as refused:
+        load(tmp_path / "m", {**model.state_dict(), key: torch.ones(3)})
+    assert cure in refused.value.cure
+
+
+def test_a_nested_tensor_is_no_weight(tmp_path: Path, model: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        odd = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+        with pytest.raises(ModelError, match="several sizes in one"):
+            load(tmp_path / "m", {**model.state_dict(), "0.weight": odd})
+
+
 def test_complex_weights_are_refused_in_one_sentence(tmp_path: Path, model: nn.Module) -> None:
     weights = {key: tensor.to(torch.complex64) for key, tensor in model.state_dict().items()}
     with pytest.raises(ModelError, match="complex"):
@@ -246,6 +279,73 @@ def test_any_prefix_that_makes_the_names_fit_is_dropped_and_said(
     loaded = load(tmp_path / "m", renamed(model.state_dict(), prefix))
     assert agree(loaded, model, pictures)
     assert any("begin with" in note for note in loaded.origin.assumed)
+
+
+def test_parts_of_a_network_may_lie_under_prefixes_of_their_own(
+    tmp_path: Path, model: nn.Module, pictures: Tensor
+) -> None:
+    weights = {("head." if name.startswith("9") else "backbone.") + name: t for name, t in model.state_dict().items()}
+    loaded = load(tmp_path / "m", weights)
+    assert agree(loaded, model, pictures)
+    assert "names in the file begin with 'backbone.', 'head.', which were dropped" in loaded.origin.assumed
+    save_like(loaded.origin, {key: tensor + 1 for key, tensor in model.state_dict().items()}, tmp_path / "again")
+    again = torch.load(tmp_path / "again", weights_only=True)
+    assert again.keys() == weights.keys() and torch.equal(again["head.9.bias"], model.state_dict()["9.bias"] + 1)
+
+
+def test_a_part_that_lies_there_twice_is_not_chosen(tmp_path: Path, model: nn.Module, other: nn.Module) -> None:
+    heads = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("9")}
+    bodies = {name: tensor for name, tensor in model.state_dict().items() if name not in heads}
+    with pytest.raises(CheckpointMismatch):
+        load(tmp_path / "m", renamed(heads, "head.") | renamed(bodies, "a.") | renamed(bodies, "b."))
+
+
+# --- modules that were pickled whole ---
+
+
+class Whole(nn.Module):
+    """A network of a project's own class, with what modules have beside weights."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.net, self.history = inner, [0.5]
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def __setstate__(self, state: Any) -> None:
+        raise AssertionError("it was built")
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda whole: whole, lambda whole: {"model": whole, "epoch": 3}, nn.DataParallel], ids=["bare", "in", "dp"]
+)
+def test_a_pickled_module_is_read_as_tensors_where_its_network_is_named(
+    tmp_path: Path, model: nn.Module, pictures: Tensor, wrap: Any
+) -> None:
+    torch.save(wrap(Whole(model)), tmp_path / "m")
+    loaded = load_model(tmp_path / "m", architecture="mnist_cnn")
+    assert agree(loaded, model, pictures) and not loaded.origin.trust.is_program
+    assert any("Whole" in note and "not built" in note for note in loaded.origin.assumed)
+    with pytest.raises(CodeExecutionRefused) as refused:
+        load_model(tmp_path / "m", input_shape=DIGIT)
+    assert "--architecture" in refused.value.cure
+    save_like(loaded.origin, {key: tensor + 1 for key, tensor in model.state_dict().items()}, tmp_path / "again")
+    again = load_model(tmp_path / "again", architecture="mnist_cnn")
+    assert torch.equal(again.classifier.module.state_dict()["9.bias"], model.state_dict()["9.bias"] + 1)
+
+
+def test_a_pickled_module_beside_other_weights_is_a_set_of_its_own(
+    tmp_path: Path, model: nn.Module, other: nn.Module
+) -> None:
+    with pytest.raises(ModelError, match=r"'state_dict', 'model\.net'"):
+        load(tmp_path / "m", {"state_dict": model.state_dict(), "model": Whole(other)})
+
+
+def test_modules_that_hold_each_other_end_in_one_message(tmp_path: Path) -> None:
+    outer = Whole(nn.Linear(2, 2))
+    for _ in range(40):  # 2 to the power of 40 paths
+        outer = Whole(nn.ModuleList([outer, outer]))
+    with pytest.raises((CodeExecutionRefused, UnknownFormat)):
+        load(tmp_path / "m", outer)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from token_network import Tokens
 from torch import nn
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, OutputError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
@@ -29,6 +29,7 @@ from neural_cleanse.mitigation.guard_fitting import (
     fit_guard,
     top,
 )
+from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 

@@ -5,13 +5,14 @@ import torch
 from token_network import Tokens
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, RepairLimits, measure
 from neural_cleanse.mitigation.pruning import MOST, Pruning, rank_neurons, zeroed
 from neural_cleanse.mitigation.ranking import channels, features
+from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 

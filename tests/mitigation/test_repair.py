@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_record
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -27,6 +27,7 @@ from neural_cleanse.mitigation.loop import MOST_ADDED
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS, Repaired, RepairSettings, _limits, _scan_settings, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
+from neural_cleanse.outputs import OutputKind
 from neural_cleanse.report import tables
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict

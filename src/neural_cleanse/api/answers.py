@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import UnusableOutputs
+from neural_cleanse.outputs import is_a_row_each
 from neural_cleanse.text import by
 
 KEYS = ("logits", "output", "outputs", "out", "prediction", "predictions", "pred", "preds", "y")
@@ -32,7 +33,7 @@ class Answers(nn.Module):
             entry = entry[self.key]
         elif self.key is not None:
             entry = getattr(entry, self.key)
-        answers: Tensor = entry.flatten(1) if entry.dim() > 2 else entry
+        answers: Tensor = entry
         return answers
 
 
@@ -45,8 +46,7 @@ def answering(module: nn.Module, normalized: Tensor, classes: int | None = None)
     returned, shape = _called(module, normalized)
     said = () if shape is None else (f"images were reshaped to {by(shape)} values, as the module takes them",)
     if isinstance(returned, Tensor):
-        as_it_is = shape is None and not _fits_flattened(returned, len(normalized))
-        if as_it_is and not isinstance(module, torch.jit.ScriptModule):  # which cannot be frozen by itself
+        if shape is None and not isinstance(module, torch.jit.ScriptModule):  # which cannot be frozen by itself
             return module, said
         return Answers(module, None, shape), said
     key = _key(returned, len(normalized), classes)
@@ -104,19 +104,12 @@ def _entry(returned: Any, key: str) -> object:
 
 def _fits(value: object, count: int) -> bool:
     """Whether this may be one row of answers an image."""
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2 or len(value) != count:
-        return False
-    return value.dim() == 2 or _fits_flattened(value, count)
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and is_a_row_each(value, count)
 
 
 def _fits_one(value: object, count: int) -> bool:
     """Whether this may be one value an image."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.shape == (count,)
-
-
-def _fits_flattened(value: Tensor, count: int) -> bool:
-    """Whether further dimensions are all 1, as behind a pooling that keeps them."""
-    return value.dim() > 2 and len(value) == count and sorted(value.shape[1:])[-2] == 1
 
 
 def _sizes(returned: Any) -> str:

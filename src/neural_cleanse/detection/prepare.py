@@ -157,7 +157,7 @@ def prepare(
     held, of_baseline = baseline_entry(baseline, asdict(settings))
     held |= {"unused_outputs": list(left_out)} if left_out else {}
     plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
-    notes = (*run_info.notes, *sampling, *checked.warnings, *_scaled(inversion), *of_baseline)
+    notes = (*run_info.notes, *sampling, *checked.warnings, *_changed(classifier, inversion), *of_baseline)
     provenance = provenance_of(
         classifier, sampled, held | asdict(settings) | plans, settings.seed, run_info, checked.accuracy, notes
     )
@@ -217,15 +217,18 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
     return FullSweep() if settings.plan == "auto" and no_verdict and isinstance(found, Sequential) else found
 
 
-def _scaled(inversion: Inversion) -> tuple[str, ...]:
+def _changed(classifier: Classifier, inversion: Inversion) -> list[str]:
     """Reported, since it may have been done to hide something, or be a wrong scale of the input."""
-    if inversion.temperature == 1:
-        return ()
-    kind, by = "sharp" if inversion.temperature > 1 else "flat", f"{inversion.temperature:.3g}"
-    return (
-        f"the model's logits are unusually {kind}: in the search they were divided by {by}, which changes no answer "
-        "(the scale of its last layer, or of its input, may be wrong)",
-    )
+    said = []
+    if classifier.rounds:
+        said.append("the model rounds what it is given: the search's gradient passes that as if it were not there")
+    if inversion.temperature != 1:
+        kind, by = "sharp" if inversion.temperature > 1 else "flat", f"{inversion.temperature:.3g}"
+        said.append(
+            f"the model's logits are unusually {kind}: in the search they were divided by {by}, which changes no "
+            "answer (the scale of its last layer, or of its input, may be wrong)"
+        )
+    return said
 
 
 def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, ...]:

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neural_cleanse.classifier import Classifier, OutputKind
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import FORWARD_BATCH, nobody, pixels
+from neural_cleanse.outputs import OutputKind
 from neural_cleanse.text import ranges
 
 # Gradient steps on every pixel, with Adam on the pixels' logits. Measured (docs/design-notes.md): classes that training

@@ -25,7 +25,7 @@ from neural_cleanse.loading.averages import lists_of_tensors, put_average
 from neural_cleanse.loading.bare_pickle import load_bare
 from neural_cleanse.loading.fitting import Fit, some
 from neural_cleanse.loading.reparametrised import parts_of
-from neural_cleanse.loading.tensor_pickle import load_skipping, without_skipped
+from neural_cleanse.loading.tensor_pickle import load_skipping, with_modules, without_skipped
 from neural_cleanse.loading.weight_sets import TOP, at_path, choose, named_sets, weight_sets
 from neural_cleanse.loading.zip_guard import MAX_GROWTH
 
@@ -36,6 +36,7 @@ MORE_THAN_TENSORS = (
 )
 ASK_FOR_TENSORS = (
     "Ask its author for a state_dict or a safetensors file (torch.save(model.state_dict(), path)), "
+    "name its network with --architecture to read the tensors alone, "
     "or pass --allow-code (allow_code=True) to run it in a process of its own."
 )
 MAX_INPUT_VALUES = 3 * 1024**2  # of one image: a file that asks for more is broken or wants our memory
@@ -125,14 +126,18 @@ def _description(text: str | None, name: str) -> Description | None:
         ) from error
 
 
-def read_state_dict(content: bytes, name: str) -> Checkpoint:
+def read_state_dict(content: bytes, name: str, *, modules: bool = False) -> Checkpoint:
     """The tensors of a PyTorch checkpoint, unpickled with `weights_only`: no code of the file can run.
 
-    Objects beside the tensors are left out and named. Raises CodeExecutionRefused when the file names what would run or
-    holds no tensors outside such objects, UnknownFormat when it is no checkpoint.
+    `modules`: pickled modules alone are enough, for a network that somebody named. Objects beside the tensors are left
+    out and named. Raises CodeExecutionRefused when the file names what would run or holds no tensors outside such
+    objects, UnknownFormat when it is no checkpoint.
     """
     loaded, skipped = _unpickled(content, name)
     sets = weight_sets(loaded)
+    if skipped and (sets or modules):
+        loaded = with_modules(loaded)
+        sets = weight_sets(loaded)
     if not sets:
         if skipped:
             raise CodeExecutionRefused(MORE_THAN_TENSORS.format(name), cure=ASK_FOR_TENSORS)
@@ -187,7 +192,9 @@ def _as_plain(tensor: Tensor) -> Tensor:
 
 
 def _refuse_unheld(tensors: Mapping[str, Tensor], num_bytes: int, name: str) -> None:
-    """Raise ModelError when the tensors reserve more memory than a file of this size can fill."""
+    """Raise ModelError when the tensors reserve more memory than a file of this size can fill, or have no one shape."""
+    if nested := [key for key, tensor in tensors.items() if tensor.is_nested]:
+        raise ModelError(f"{name} holds tensors of several sizes in one ({some(nested)}): no network has such weights.")
     plain = [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
     reserved = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}.values())
     if reserved > MAX_GROWTH * num_bytes:
@@ -195,8 +202,12 @@ def _refuse_unheld(tensors: Mapping[str, Tensor], num_bytes: int, name: str) -> 
 
 
 def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor], weights: str | None = None) -> bytes:
-    """The same checkpoint with the weights of `state`: names, kinds of number, nesting and all plain values beside."""
+    """The same checkpoint with the weights of `state`: names, kinds of number, nesting and all plain values beside.
+
+    A module that was pickled is left as the dictionary of its tensors.
+    """
     loaded, skipped = _unpickled(content, "the file")
+    loaded = with_modules(loaded) if skipped else loaded
     chosen = choose(weight_sets(loaded), weights, lambda _: state, "the file")
     kept = without_skipped(loaded) if skipped else loaded
     values = _with_weights(chosen.fit, weight_sets(loaded)[chosen.path], state)

@@ -1,7 +1,7 @@
 """The tensors of a file find their places in a network by name, whatever tools have added to the names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,6 +23,12 @@ WRAPPERS = frozenset({
 # What training leaves beside the network: counters of profilers and averages, losses and metrics, unused heads.
 COUNTERS = re.compile(r"total_(ops|params)|num_batches_tracked|n_averaged|(global_)?step|epoch|num_updates|decay")
 TRAINING_ONLY = re.compile(r"criterion\w*|losses?|loss_\w+|\w+_loss|\w*metrics?|\w*_?acc(uracy)?|aux\w*", re.IGNORECASE)
+# Parts of names that tell weights rounded for a fast runtime (torch.ao, bitsandbytes, GPTQ, AWQ), and adapters of peft.
+ROUNDED = frozenset({
+    "SCB", "_packed_params", "absmax", "quant_map", "qweight", "qzeros", "weight_format", "zero_point",
+})  # fmt: skip
+ADAPTERS = frozenset({"lora_A", "lora_B", "base_layer"})
+CURE_ROUNDED = "Scan the network that they were made from, in float32 or float16."
 MEAN, STD = re.compile(r"(pixel_|image_|img_|new_)?mean"), re.compile(r"(pixel_|image_|img_|new_)?std")
 
 
@@ -53,13 +59,67 @@ def fits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: st
         whole = [prefix for prefix in prefixes if prefix and _is_whole(prefix, inner, shapes)]
         faults = {prefix: _faults(prefix, inner, shapes, whole) for prefix in prefixes}
         if good := [prefix for prefix in prefixes if not faults[prefix]]:
-            return [_fit(prefix, outer, stored, ours, tensors) for prefix in good]
+            return [
+                _fit(_places(prefix, outer, wanted, stored), _said(prefix, outer), stored, ours, tensors, prefix)
+                for prefix in good
+            ]
         if outer == "":
             best = faults[prefixes[0]] if prefixes else best
-    raise CheckpointMismatch(
-        f"The weights in {name} do not fit the architecture ({'; '.join(best)}).",
+    if places := by_their_ends(wanted, shapes):
+        heads = sorted({place.removesuffix(key) for key, place in places.items()})
+        said = f"names in the file begin with {some([repr(head) for head in heads])}, which were dropped"
+        return [_fit(places, (said,), stored, ours, tensors)]
+    raise mismatch(tensors, best, name)
+
+
+def by_their_ends(wanted: Mapping[str, Size], shapes: Mapping[str, Size]) -> dict[str, str]:
+    """Network's name -> name in the file, where every part of the network has a prefix of its own there.
+
+    Empty unless each name ends one name of the file alone, and what is left over belongs to training.
+    """
+    ends: dict[str, list[str]] = {}
+    for key in shapes:
+        for start in (0, *(match.end() for match in re.finditer(r"\.", key))):
+            if key[start:] in wanted:
+                ends.setdefault(key[start:], []).append(key)
+    places: dict[str, str] = {}
+    for key, shape in wanted.items():
+        found = [place for place in ends.get(key, []) if shapes[place] == shape]
+        if len(found) == 1:
+            places[key] = found[0]
+        elif _is_needed(key):
+            return {}
+    used = set(places.values())
+    left = [key for key in shapes if key not in used and not _may_be_dropped(key)]
+    return {} if len(used) < len(places) or left else places
+
+
+def mismatch(tensors: Mapping[str, Tensor], faults: list[str], name: str) -> CheckpointMismatch:
+    """What is told where no network of the names fits: tensors of kinds that are known, or how the names differ."""
+    parts = {part for key in tensors for part in key.split(".")}
+    if parts & ROUNDED:
+        return CheckpointMismatch(f"The weights in {name} are rounded for a fast runtime.", cure=CURE_ROUNDED)
+    if parts & ADAPTERS:
+        return CheckpointMismatch(
+            f"{name} holds adapters (LoRA) beside the weights that they change.",
+            cure="Merge them first (merge_and_unload in peft), and save the state_dict of that.",
+        )
+    return CheckpointMismatch(
+        f"The weights in {name} do not fit the architecture ({'; '.join(faults)}).",
         cure="Name the network they were trained in with --architecture.",
     )
+
+
+def _places(prefix: str, outer: str, names: Iterable[str], stored: Mapping[str, Stored]) -> dict[str, str]:
+    places = {key: prefix + key.removeprefix(outer) for key in names}
+    return {key: place for key, place in places.items() if place in stored}
+
+
+def _said(prefix: str, outer: str) -> tuple[str, ...]:
+    said = [f"names in the file begin with {prefix[:MAX_NAME]!r}, which was dropped"] if prefix else []
+    if outer:
+        said.append(f"names in the network begin with {outer[:MAX_NAME]!r}, which the file leaves out")
+    return tuple(said)
 
 
 def cleaned(named: Mapping[str, T]) -> dict[str, T]:
@@ -142,27 +202,27 @@ def _may_be_dropped(key: str) -> bool:
 
 
 def _fit(
-    prefix: str, outer: str, stored: Mapping[str, Stored], ours: Mapping[str, str], tensors: Mapping[str, Tensor]
+    places: Mapping[str, str],
+    notes: tuple[str, ...],
+    stored: Mapping[str, Stored],
+    ours: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    prefix: str = "",
 ) -> Fit:
-    places = {
-        original: stored[prefix + key.removeprefix(outer)]
-        for key, original in ours.items()
-        if prefix + key.removeprefix(outer) in stored
-    }
-    used = {part for one in places.values() for part in one.parts}
+    """The network's tensors at `places` (cleaned names of the network and of the file)."""
+    found = {ours[key]: stored[place] for key, place in places.items()}
+    used = {part for one in found.values() for part in one.parts}
     left = {key: one for key, one in stored.items() if not used & set(one.parts)}
     normalize, constants = _normalization(left, tensors)
     dropped = tuple(key for key in left if key not in constants and _is_needed(key))
-    notes = [f"names in the file begin with {prefix[:MAX_NAME]!r}, which was dropped"] if prefix else []
-    if outer:
-        notes.append(f"names in the network begin with {outer[:MAX_NAME]!r}, which the file leaves out")
+    said = [*notes]
     if dropped:
-        notes.append(f"not part of the network and left out: {some(list(dropped))}")
+        said.append(f"not part of the network and left out: {some(list(dropped))}")
     if normalize is not None:
-        notes.append(f"normalisation from the file's own {some(constants)}")
-    kinds = sorted({one.kind for one in places.values()} - {PLAIN})
-    notes += [f"weights stored in parts were put together ({', '.join(kinds)})"] if kinds else []
-    return Fit(places, prefix, dropped, normalize, tuple(notes))
+        said.append(f"normalisation from the file's own {some(constants)}")
+    kinds = sorted({one.kind for one in found.values()} - {PLAIN})
+    said += [f"weights stored in parts were put together ({', '.join(kinds)})"] if kinds else []
+    return Fit(found, prefix, dropped, normalize, tuple(said))
 
 
 def _normalization(left: Mapping[str, Stored], tensors: Mapping[str, Tensor]) -> tuple[Normalize | None, list[str]]:
@@ -192,6 +252,12 @@ def fill(module: nn.Module, fit: Fit, tensors: Mapping[str, Tensor], name: str) 
                 "plain ones are needed."
             )
         values[key] = value_of(stored, tensors)
+        if expected[key].is_floating_point() and expected[key].dim() > 1 and not values[key].is_floating_point():
+            raise ModelError(
+                f"The weights in {name} are whole numbers, in {stored.parts[0][:MAX_NAME]}: rounded, and nothing says "
+                "by what.",
+                cure=CURE_ROUNDED,
+            )
     broken = sorted(key for key, tensor in values.items() if not torch.isfinite(tensor.float()).all())
     if broken:
         raise ModelError(f"The weights in {name} hold NaN or Inf, in {some(broken)}: the network cannot be scanned.")

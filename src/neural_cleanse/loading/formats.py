@@ -141,7 +141,8 @@ def _read(
         from neural_cleanse.loading.keras import reader as keras
 
         return keras.read(content, name)
-    found = checkpoint.read_state_dict(content, name)
+    named = architecture is not None and not _is_code_alone(architecture)
+    found = checkpoint.read_state_dict(content, name, modules=named)
     return assemble(found, name, architecture, allow_code=allow_code, weights=weights)
 
 

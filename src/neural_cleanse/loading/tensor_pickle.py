@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from neural_cleanse.loading.array_pickle import DTYPE, RECONSTRUCT, ArrayParts, DtypeParts, with_tensors
 from neural_cleanse.loading.program.pickles import imported
@@ -27,7 +28,9 @@ RUNS_CODE = frozenset({
     "socket", "subprocess", "sys", "timeit", "urllib", "webbrowser",
 })  # fmt: skip
 OF_ARRAYS: dict[str, type] = {**dict.fromkeys(RECONSTRUCT, ArrayParts), DTYPE: DtypeParts}
+QUEUE = "collections.deque"  # the one class of Python's own that is filled as a list is
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+MAX_PARTS = 20_000  # modules and containers; a pickle may hold one that holds itself
 PLAIN_BUILTINS = frozenset({
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object", "range",
     "set", "slice", "str", "tuple", "type",
@@ -80,6 +83,8 @@ def _stand_in(name: str, used: dict[str, None], opened: bool) -> type:
     class Inert:
         def __new__(cls, *_: Any, **__: Any) -> Any:
             used[name] = None
+            if name == QUEUE:
+                return []
             if not opened:
                 made = super().__new__(cls)
                 setattr(made, SKIPPED, name)
@@ -95,6 +100,60 @@ def _stand_in(name: str, used: dict[str, None], opened: bool) -> type:
             pass
 
     return Inert
+
+
+def with_modules(value: Any) -> Any:
+    """The same dictionaries and lists, with the state_dict of every pickled module in its place.
+
+    Of more than MAX_PARTS containers the rest stays as it is.
+    """
+    done: dict[int, Any] = {}
+    budget = iter(range(MAX_PARTS))
+
+    def changed(part: Any) -> Any:
+        if type(part) not in (dict, OrderedDict, list, tuple) or id(part) in done:
+            return done.get(id(part), part)
+        if next(budget, None) is None:
+            return part
+        done[id(part)] = part  # what holds itself stays as it is
+        if hasattr(part, SKIPPED) and (state := _state_of(part)):
+            new: Any = state
+        elif isinstance(part, dict):
+            new = {key: changed(inner) for key, inner in part.items()}
+            if hasattr(part, SKIPPED):
+                new = OrderedDict(new)
+                setattr(new, SKIPPED, getattr(part, SKIPPED))
+        else:
+            new = type(part)(changed(inner) for inner in part)
+        done[id(part)] = new
+        return new
+
+    return changed(value)
+
+
+def _state_of(module: Any) -> dict[str, Tensor]:
+    """Names and tensors of a module that was not built: what torch.nn.Module keeps in its attributes.
+
+    Empty where it is no module, or holds more than MAX_PARTS others.
+    """
+    found: dict[str, Tensor] = {}
+    waiting = [("", module)]
+    for _ in range(MAX_PARTS):
+        if not waiting:
+            return found
+        prefix, part = waiting.pop()
+        held = vars(part) if type(part) is OrderedDict else {}
+        if not isinstance(held.get("_modules"), dict):
+            continue
+        passing = held.get("_non_persistent_buffers_set") or ()
+        for kind in ("_parameters", "_buffers"):
+            tensors = held.get(kind)
+            for key, tensor in tensors.items() if isinstance(tensors, dict) else ():
+                if isinstance(key, str) and isinstance(tensor, Tensor) and key not in passing:
+                    found[f"{prefix}{key}"] = tensor
+        inner = [(f"{prefix}{key}.", one) for key, one in held["_modules"].items() if isinstance(key, str)]
+        waiting.extend(reversed(inner))
+    return {}
 
 
 def _pickles(content: bytes) -> list[bytes]:

@@ -48,12 +48,21 @@ def _walk(value: Any, path: str, is_set: Any, depth: int = 0) -> Iterator[tuple[
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """What lies in a dictionary under its names, or in a short list or tuple under its numbers."""
+    """What lies in a dictionary under its names, or in a short list or tuple under its numbers.
+
+    Names may be numbers or bytes, as those of folds and of Python 2 are, but not a tensor's own.
+    """
     if isinstance(value, Mapping):
-        return {key: part for key, part in value.items() if isinstance(key, str)}
+        named = {key: part for key, part in value.items() if isinstance(key, str)}
+        others = {_text(key): part for key, part in value.items() if type(key) in (int, bytes)}
+        return {key: part for key, part in others.items() if not isinstance(part, Tensor)} | named
     if isinstance(value, list | tuple) and len(value) <= MAX_LISTED:
         return {str(number): part for number, part in enumerate(value)}
     return {}
+
+
+def _text(key: int | bytes) -> str:
+    return key.decode("latin-1") if isinstance(key, bytes) else str(key)
 
 
 def _looks_like_weights(value: Mapping[str, Any]) -> bool:

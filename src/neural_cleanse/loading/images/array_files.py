@@ -15,6 +15,7 @@ from neural_cleanse.loading.images.matlab import read_matlab
 from neural_cleanse.loading.images.npz import read_npy, read_npz
 from neural_cleanse.loading.images.pickled import read_pickled
 from neural_cleanse.loading.images.table import read_table
+from neural_cleanse.loading.images.tensors import is_saved_tensors, read_tensors
 
 ZIP, NUMPY = b"PK\x03\x04", b"\x93NUM"
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -31,6 +32,8 @@ def reader_of(path: Path) -> Reader | None:
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(ZIP):
+        if is_saved_tensors(path):
+            return read_tensors
         return None if holds_pictures(path) else read_npz
     marks: tuple[tuple[bytes | tuple[bytes, ...], Reader], ...] = (
         (NUMPY, read_npy), (hdf5.MARK, read_hdf5), (matlab.MARK, read_matlab), (PICKLES, read_pickled),

@@ -129,6 +129,8 @@ def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
     """The pixels as uint8, and in words what they were. Raises DataError where their range would be a guess."""
     if images.dtype == np.uint8:
         return images, ""
+    if images.dtype.kind == "b":
+        return images.astype(np.uint8) * PIXEL_MAX, "black and white"
     what = f"{arrays.images_name!r} in {path} are {images.dtype}"
     if images.dtype.kind not in "iuf" or images.size == 0:
         raise DataError(f"{what}: pixels (0-255) are needed: no range is guessed.", cure=CONVERT)

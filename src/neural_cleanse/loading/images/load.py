@@ -14,13 +14,15 @@ from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.array_files import ZIP, Reader, array_file_in, reader_of
 from neural_cleanse.loading.images.decode import Shape, decode, resized
 from neural_cleanse.loading.images.folder import FolderSource, open_archive, open_folder, open_tar
-from neural_cleanse.loading.images.parquet import ParquetSource, open_parquet, parquet_files
+from neural_cleanse.loading.images.parquet import ARROW_FILE, ARROW_STREAM, ParquetSource, open_parquet, parquet_files
 from neural_cleanse.loading.images.tar import is_tar
 
 # Without labels more images are read than asked for, so that the model's own answers can balance them.
 UNLABELLED_RESERVE = 4
-PARQUET = b"PAR1"
-WANTED = "Give a folder, zip or tar of images, or a parquet, .npz, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
+PARQUET, ARROW = b"PAR1", (ARROW_FILE[:4], ARROW_STREAM)
+WANTED = (
+    "Give a folder, zip or tar of images, or a parquet, Arrow, .npz, .pt, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
+)
 
 
 def load_data(
@@ -101,7 +103,7 @@ def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
     magic = _magic(path)
     if magic == ZIP:
         return open_archive(path)
-    if magic == PARQUET:
+    if magic in (PARQUET, *ARROW):
         return open_parquet([path], ignore_labels=ignore_labels)
     if is_tar(path):
         return open_tar(path)

@@ -1,4 +1,4 @@
-"""A Hugging Face style parquet file or folder: a column of pictures {bytes, path}, and labels where there are any."""
+"""Parquet and Arrow files as Hugging Face writes them: a column of pictures {bytes, path}, and perhaps labels."""
 
 import json
 from collections.abc import Iterator
@@ -13,8 +13,9 @@ from neural_cleanse.loading.images.decode import Box, Picture
 from neural_cleanse.loading.images.names import numbered
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "jpg", "png")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
 SPLITS = ("test", "validation", "val", "valid", "train")  # in the names of files; what was not trained on comes first
+ARROW_FILE, ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
 ROI_COLUMNS = ("width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2")
 
 
@@ -51,10 +52,10 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
     except ModuleNotFoundError as error:
         raise DataError("Reading parquet files needs pyarrow.", cure="pip install 'neural-cleanse[parquet]'") from error
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
+        table = pa.concat_tables([_arrow(file, pa) or pq.read_table(file) for file in files])
         columns = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
+        raise DataError(f"{files[0]} cannot be read as parquet or Arrow: {error}") from error
     images = _column(table, IMAGE_COLUMNS)
     if images is None:
         raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(columns)}.")
@@ -78,16 +79,43 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
     return ParquetSource(table.column(images), _regions(table), labels, names)
 
 
+def _arrow(file: Path, pa: Any) -> Any:
+    """The table of an Arrow file or stream, as `save_to_disk` of Hugging Face writes it; None for other files.
+
+    Arrow trusts the offsets in such files until they are validated.
+    """
+    with file.open("rb") as content:
+        mark = content.read(len(ARROW_FILE))
+    if mark != ARROW_FILE and not mark.startswith(ARROW_STREAM):
+        return None
+    with pa.OSFile(str(file)) as content:
+        read = pa.ipc.open_file if mark == ARROW_FILE else pa.ipc.open_stream
+        table = read(content).read_all()
+    table.validate(full=True)
+    return table
+
+
 def parquet_files(directory: Path) -> list[Path]:
-    """The parquet files of a directory or below it; of several parts of a data set the one for testing."""
-    files = sorted(directory.glob("*.parquet")) or sorted(
-        path for path in directory.glob("*/**/*.parquet") if not any(part.startswith(".") for part in path.parts[1:])
-    )
-    for split in SPLITS:
-        chosen = [path for path in files if path.name.lower().split("-")[0].split(".")[0] == split]
-        if chosen:
-            return chosen
-    return files
+    """The parquet (or Arrow) files of a directory or below it; of several parts of a data set the one for testing."""
+    for form in ("*.parquet", "*.arrow"):
+        deeper = directory.glob(f"*/**/{form}")
+        files = sorted(directory.glob(form)) or sorted(
+            path for path in deeper if not any(part.startswith(".") for part in path.parts[1:])
+        )
+        for split in SPLITS:
+            chosen = [path for path in files if _part_of(path, directory) == split]
+            if chosen:
+                return chosen
+        if files:
+            return files
+    return []
+
+
+def _part_of(path: Path, directory: Path) -> str:
+    """Which part of a data set a file is by its name; an Arrow file's folder says it."""
+    if path.suffix == ".arrow" and path.parent != directory:
+        return path.parent.name.lower()
+    return path.name.lower().split("-")[0].split(".")[0]
 
 
 def _column(table: Any, names: tuple[str, ...]) -> str | None:

@@ -24,7 +24,11 @@ CURE = "Save the arrays with np.savez(file, images=..., labels=...)."
 
 def read_pickled(path: Path, *, ignore_labels: bool = False) -> ImageSet:
     """The images of a pickled dictionary (or pair) of arrays. Raises DataError when it holds anything else."""
-    held = _plain(path)
+    return of_values(_plain(path), path, ignore_labels=ignore_labels)
+
+
+def of_values(held: Any, path: Path, *, ignore_labels: bool) -> ImageSet:
+    """The images of a dictionary or pair of arrays. Raises DataError when it is anything else."""
     if isinstance(held, list | tuple) and len(held) == 2:
         held = dict(zip(("images", "labels"), held, strict=True))
     if not isinstance(held, dict):

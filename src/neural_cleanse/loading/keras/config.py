@@ -18,11 +18,11 @@ MODELS = {"Sequential", "Functional", "Model"}
 # Kinds of layer that are Keras' own and that no image classifier here needs: not read, and no code either.
 OTHERS_OF_KERAS = frozenset({
     "AdditiveAttention", "Attention", "AutoContrast", "AveragePooling1D", "AveragePooling3D", "Bidirectional",
-    "CategoryEncoding", "Conv1D", "Conv1DTranspose", "Conv2DTranspose", "Conv3D", "Conv3DTranspose",
+    "CategoryEncoding", "Conv1D", "Conv1DTranspose", "Conv3D", "Conv3DTranspose",
     "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Convolution1D", "Convolution3D", "Cropping1D", "Cropping3D",
     "CuDNNGRU", "CuDNNLSTM", "CutMix", "DepthwiseConv1D", "Discretization", "Dot", "EinsumDense", "Embedding",
     "Equalization", "FlaxLayer", "GRU", "GRUCell", "GlobalAveragePooling1D", "GlobalAveragePooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling3D", "GroupNormalization", "GroupQueryAttention", "HashedCrossing",
+    "GlobalMaxPooling1D", "GlobalMaxPooling3D", "GroupQueryAttention", "HashedCrossing",
     "Hashing", "Highway", "IntegerLookup", "JaxLayer", "LSTM", "LSTMCell", "LocallyConnected1D",
     "LocallyConnected2D", "Masking", "MaxNumBoundingBoxes", "MaxPooling1D", "MaxPooling3D", "MaxoutDense",
     "MelSpectrogram", "Merge", "MixUp", "MultiHeadAttention", "Pipeline", "RMSNormalization", "RNN", "RandomCrop",

@@ -86,6 +86,27 @@ def _convolved(
     return [*padding, LayerSpec(suffix, convolution, weights | ({"bias": ("bias", AS_IT_IS)} if bias else {}))]
 
 
+def _transposed(given: LayerInput) -> list[LayerSpec]:
+    """A transposed convolution; of 'same' the outermost of what it makes is cut, the odd one at the end."""
+    height, width, filters, channels = given.shapes["kernel"]
+    kernel, stride = given.pair("kernel_size"), given.pair("strides")
+    if (height, width) != kernel or filters != given.config["filters"] or channels != given.inputs[0].shape[1]:
+        raise ValueError(f"a kernel of {given.shapes['kernel']}")
+    plain = given.pair("dilation_rate") == (1, 1) and given.config.get("output_padding") is None
+    if not plain or given.config.get("groups", 1) != 1:
+        raise ModelError("A Conv2DTranspose with groups, dilation or an output padding of its own is not read.")
+    bias = given.config.get("use_bias", True)
+    rows, columns = (max(step - size, 0) for size, step in zip(kernel, stride, strict=True))
+    module = nn.ConvTranspose2d(channels, filters, kernel, stride, 0, (rows, columns), bias=bias, device="meta")
+    weights = {"weight": ("kernel", CONVOLUTION)} | ({"bias": ("bias", AS_IT_IS)} if bias else {})
+    found = [LayerSpec("", module, weights)]
+    over = [max(size - step, 0) if given.same() else 0 for size, step in zip(kernel, stride, strict=True)]
+    if any(over):
+        sides = [-side for total in reversed(over) for side in (total // 2, total - total // 2)]
+        found.append(LayerSpec("cropping", nn.ZeroPad2d((sides[0], sides[1], sides[2], sides[3]))))
+    return [*found, *given.activation()]
+
+
 def _dense(given: LayerInput) -> list[LayerSpec]:
     inputs, units = given.shapes["kernel"]
     bias = given.config.get("use_bias", True)
@@ -128,6 +149,23 @@ def _layer_norm(given: LayerInput) -> list[LayerSpec]:
     return [LayerSpec("", KerasOrder(module) if inner else module, weights)]
 
 
+def _group_norm(given: LayerInput) -> list[LayerSpec]:
+    axis, channels = given.config.get("axis", -1), given.inputs[0].shape[1]
+    groups = int(given.config.get("groups", 32))
+    if not isinstance(axis, int) or given.dim(axis) != 1 or given.rank == 3:
+        raise ModelError(f"Group normalisation over the axes {axis} of {given.rank} is not read.")
+    groups = channels if groups == -1 else groups
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{groups} groups of {channels} channels")
+    module = nn.GroupNorm(groups, channels, float(given.config.get("epsilon", 1e-3)), device="meta")
+    sources = {"weight": "gamma", "bias": "beta"}
+    for name, source in sources.items():
+        if source not in given.shapes:
+            module.register_parameter(name, None)
+    weights = {name: (source, AS_IT_IS) for name, source in sources.items() if source in given.shapes}
+    return [LayerSpec("", module, weights)]
+
+
 def _prelu(given: LayerInput) -> list[LayerSpec]:
     shape = given.shapes["alpha"]
     if given.rank == 4 and given.channels_last:
@@ -140,6 +178,7 @@ def _prelu(given: LayerInput) -> list[LayerSpec]:
 BUILDERS: Mapping[str, Callable[[LayerInput], list[LayerSpec]]] = {
     "Conv2D": _convolution, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "PReLU": _prelu,
+    "GroupNormalization": _group_norm, "Conv2DTranspose": _transposed,
     "MaxPooling2D": maps.pool, "AveragePooling2D": maps.pool,
     "GlobalMaxPooling2D": maps.global_pool, "GlobalAveragePooling2D": maps.global_pool,
     "Flatten": maps.flatten, "Reshape": maps.reshape, "Permute": maps.permute,

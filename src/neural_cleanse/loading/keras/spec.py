@@ -98,13 +98,13 @@ def variables(kind: str, config: Mapping[str, Any]) -> tuple[list[str], list[str
     bias = ["bias"] if config.get("use_bias", True) else []
     scale = [name for name, key in (("gamma", "scale"), ("beta", "center")) if config.get(key, True)]
     match kind:
-        case "Conv2D" | "Dense" | "DepthwiseConv2D":
+        case "Conv2D" | "Conv2DTranspose" | "Dense" | "DepthwiseConv2D":
             return ["kernel", *bias], []
         case "SeparableConv2D":
             return ["depthwise_kernel", "pointwise_kernel", *bias], []
         case "BatchNormalization":
             return scale, ["moving_mean", "moving_variance"]
-        case "LayerNormalization":
+        case "LayerNormalization" | "GroupNormalization":
             return scale, []
         case "PReLU":
             return ["alpha"], []

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.onnx.file import BFLOAT16, DOUBLE, FLOAT, FLOAT16, UINT8
+from neural_cleanse.loading.onnx.file import BFLOAT16, DATA_TYPES, DOUBLE, FLOAT, FLOAT16, WHOLE_NUMBERS
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput
 from neural_cleanse.text import plain
 
 TOLERANCE, TOLERANCE_16_BIT = 1e-4, 3e-2  # of onnxruntime's largest output, at least of 1
 COMPARED_IMAGES, MAX_COMPARED = 2, 64  # batches of the size that the file was exported for, and that size
-NUMPY_TYPES = {FLOAT: np.float32, FLOAT16: np.float16, DOUBLE: np.float64, UINT8: np.uint8}
+NUMPY_TYPES = {FLOAT: np.float32, FLOAT16: np.float16, DOUBLE: np.float64}
 
 
 def compare(
@@ -27,7 +27,7 @@ def compare(
         return (f"not compared with onnxruntime, since it was exported for {image.batch} images at once",)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(COMPARED_IMAGES * (image.batch or 1), *shape, generator=generator)
-    if image.data_type == UINT8:
+    if image.data_type in WHOLE_NUMBERS:
         images = torch.randint(256, images.shape, generator=generator).float()
     try:
         theirs = _run_elsewhere(model, image, images)
@@ -73,6 +73,6 @@ def _run_elsewhere(model: Any, image: ImageInput, images: Tensor) -> Tensor:
         values = values[:, 0]
     elif image.layout == FLAT:
         values = values.reshape(len(values), -1)
-    values = np.ascontiguousarray(values).astype(NUMPY_TYPES[image.data_type])
+    values = np.ascontiguousarray(values).astype(NUMPY_TYPES.get(image.data_type) or DATA_TYPES[image.data_type][0])
     batches = np.split(values, COMPARED_IMAGES if image.batch else 1)
     return torch.from_numpy(np.concatenate([session.run(None, {image.name: batch})[0] for batch in batches])).float()

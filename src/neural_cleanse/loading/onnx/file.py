@@ -24,6 +24,8 @@ STRING_FIELD = 9  # FieldDescriptor.TYPE_STRING
 EXTERNAL = 1  # TensorProto.DataLocation
 GRAPH, GRAPHS = 5, 10  # AttributeProto.AttributeType
 FLOAT, UINT8, FLOAT16, DOUBLE, BFLOAT16 = 1, 2, 10, 11, 16  # TensorProto.DataType
+INT16, UINT16, INT32, INT64 = 5, 4, 6, 7
+WHOLE_NUMBERS = (UINT8, INT16, UINT16, INT32, INT64)  # that pixels may be
 FLOATS = (FLOAT, FLOAT16, DOUBLE, BFLOAT16)
 # TensorProto.DataType -> how its bytes are read, the field that may hold it instead, and what it becomes here.
 DATA_TYPES: Mapping[int, tuple[str, str, torch.dtype]] = {

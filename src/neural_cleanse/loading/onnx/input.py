@@ -1,6 +1,5 @@
 """Which images an ONNX graph takes, and in which order of axes, as far as its input says so."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -8,11 +7,11 @@ from typing import Any
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
-from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, UINT8
+from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, WHOLE_NUMBERS
+from neural_cleanse.loading.planes import CHANNELS, NO_CHANNELS, square_planes
 from neural_cleanse.text import plain
 
 NCHW, NHWC, NHW, FLAT = "n c h w", "n h w c", "n h w", "n (c h w)"
-CHANNELS = (1, 3)
 TRIED_SIZES = (224, 32, 28, 64, 96, 128, 299, 384)  # px, where the file leaves the size open
 MAX_BATCH = 512  # images that a file may be exported for
 LOOK_AHEAD = 30  # nodes in which the first convolution or transposition is looked for
@@ -53,8 +52,11 @@ def image_input(graph: Any, name: str) -> ImageInput:
             cure="Export the network with the others as constants.",
         )
     kind = inputs[0].type.tensor_type
-    if kind.elem_type not in (FLOAT, FLOAT16, DOUBLE, UINT8):
-        raise ModelError(f"{name} takes values of the ONNX type {kind.elem_type}, not images.")
+    if kind.elem_type not in (FLOAT, FLOAT16, DOUBLE, *WHOLE_NUMBERS):
+        raise ModelError(
+            f"{name} takes values of the ONNX type {kind.elem_type}, not images.",
+            cure="Export it for an example of floats, torch.rand(1, channels, height, width).",
+        )
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
     if not kind.HasField("shape"):
         dims = [None] * 4
@@ -65,9 +67,7 @@ def image_input(graph: Any, name: str) -> ImageInput:
             f"{name} takes {len(dims)} axes ({', '.join(str(size or 'any') for size in dims[:6])}), not images.",
             cure="A scan needs a network that takes images x channels x height x width.",
         )
-    layout, assumed = (
-        (NHW, ("one channel, since the input has none",)) if len(dims) == 3 else _layout(graph, inputs[0].name, dims)
-    )
+    layout, assumed = (NHW, (NO_CHANNELS,)) if len(dims) == 3 else _layout(graph, inputs[0].name, dims)
     channels, height, width = {NCHW: dims[1:], NHWC: [*dims[3:], *dims[1:3]], NHW: [1, *dims[1:]]}[layout]
     if layout == NCHW and channels is None:
         channels = _first_channels(graph, inputs[0].name)
@@ -81,16 +81,13 @@ def image_input(graph: Any, name: str) -> ImageInput:
 
 def _flat(value: str, batch: int | None, size: int, data_type: int, name: str) -> ImageInput:
     """Rows of pixels, where their number is that of one or three square planes. Raises ModelError otherwise."""
-    for channels in CHANNELS:
-        side = math.isqrt(size // channels)
-        if size > 1 and channels * side * side == size <= MAX_INPUT_VALUES and (batch or 1) <= MAX_BATCH:
-            planes = "one channel" if channels == 1 else "three channels, one after the other"
-            assumed = (f"the {size} values of its input are an image of {side}x{side}, {planes}",)
-            return ImageInput(value, FLAT, channels, side, side, batch, data_type, assumed)
-    raise ModelError(
-        f"{name} takes rows of {size} values, which are no square image.",
-        cure="A scan needs a network that takes images x channels x height x width.",
-    )
+    row = square_planes(size)
+    if row is None or (batch or 1) > MAX_BATCH:
+        raise ModelError(
+            f"{name} takes rows of {size} values, which are no square image.",
+            cure="A scan needs a network that takes images x channels x height x width.",
+        )
+    return ImageInput(value, FLAT, *row[0], batch, data_type, (row[1],))
 
 
 def _layout(graph: Any, name: str, dims: list[int | None]) -> tuple[str, tuple[str, ...]]:

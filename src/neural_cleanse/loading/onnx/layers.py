@@ -19,6 +19,10 @@ CONVOLUTIONS: Mapping[int, tuple[Callable[..., nn.Module], Callable[..., Tensor]
     4: (nn.Conv2d, F.conv2d),
     5: (nn.Conv3d, F.conv3d),
 }
+TRANSPOSED: Mapping[int, tuple[Callable[..., nn.Module], Callable[..., Tensor]]] = {
+    3: (nn.ConvTranspose1d, F.conv_transpose1d),
+    4: (nn.ConvTranspose2d, F.conv_transpose2d),
+}
 BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
@@ -54,6 +58,41 @@ def conv(node: Node) -> Any:
     )
     weights = {"weight": weight(1, tensor)} | ({} if bias is None else {"bias": weight(2, bias)})
     return node.layer(layer, weights, image)
+
+
+def transposed(node: Node) -> Any:
+    """ConvTranspose, with the margins of the file; an uneven one is cut from what is made."""
+    shape = node.shape(1)
+    kernel = shape[2:]
+    if len(shape) not in TRANSPOSED or (node.integers("kernel_shape", kernel) or kernel) != kernel:
+        raise ModelError(f"{place(node.proto)} has a kernel that does not fit its weights.")
+    pads, strides, dilations = windows(node, kernel)
+    extra = node.integers("output_padding", (0,) * len(kernel)) or (0,) * len(kernel)
+    if isinstance(pads, str) or node.has("output_shape") or len(extra) != len(kernel):
+        raise ModelError(
+            f"{place(node.proto)} takes its margins from the size of its output, which is not read.",
+            cure="Export the network with explicit padding.",
+        )
+    groups, margin = node.integer("group", 1), pads[: len(kernel)] if even(pads) else 0
+    make, function = TRANSPOSED[len(shape)]
+    tensor, bias = node.known(1), node.known(2)
+    if tensor is None or node.kind is not Kind.DATA or (bias is None and node.entry(2) is not None):
+        found = node.call(
+            function, node.data(0), node.data(1), node.optional(2), strides, margin, extra, groups, dilations
+        )
+    else:
+        layer = make(
+            tensor.shape[0], tensor.shape[1] * groups, kernel, strides, margin, extra, groups,
+            bias=bias is not None, dilation=dilations, device="meta",
+        )  # fmt: skip
+        weights = {"weight": weight(1, tensor)} | ({} if bias is None else {"bias": weight(2, bias)})
+        found = node.layer(layer, weights, node.data(0))
+    return found if even(pads) else node.call(_cut, found, pads)
+
+
+def _cut(values: Tensor, pads: tuple[int, ...]) -> Tensor:
+    half = len(pads) // 2
+    return F.pad(values, [-pads[axis + side] for axis in reversed(range(half)) for side in (0, half)])
 
 
 def gemm(node: Node) -> Any:

@@ -242,6 +242,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Constant": sizes.constant,
     "ConstantOfShape": sizes.constant_of_shape,
     "Conv": layers.conv,
+    "ConvTranspose": layers.transposed,
     "DepthToSpace": shapes.depth_to_space,
     "Dropout": _dropout,
     "Einsum": _einsum,

@@ -26,6 +26,7 @@ from neural_cleanse.loading.onnx.file import (
     FLOAT,
     FLOATS,
     UINT8,
+    WHOLE_NUMBERS,
     bytes_of,
     opset_of,
     parse,
@@ -37,6 +38,7 @@ from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput, image
 from neural_cleanse.loading.onnx.node import Node
 from neural_cleanse.loading.onnx.operators import OPERATORS
 from neural_cleanse.loading.onnx.scale import takes_bytes
+from neural_cleanse.loading.planes import WHOLE_PIXELS
 from neural_cleanse.text import plain
 
 CONTAINER = "ONNX"
@@ -57,7 +59,8 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
     image = built.image
     compared = compare(model, name, image, built.network, built.shape, softmax=built.softmax)
     said = (image.channels, image.height, image.width)
-    scaled = None if image.data_type == UINT8 else takes_bytes(model.graph, image.name)
+    whole = image.data_type in WHOLE_NUMBERS
+    scaled = None if whole else takes_bytes(model.graph, image.name)
     return Network(
         module=built.network,
         container=CONTAINER,
@@ -65,10 +68,11 @@ def read(content: bytes, name: str, folder: Path | None = None) -> Network:
         architecture=plain(" ".join((model.producer_name, model.graph.name)).strip(), 60) or "unnamed graph",
         input_shape=None if None in said else built.shape,
         num_classes=built.num_classes,
-        normalize=None if image.data_type != UINT8 and scaled is None else Normalize(scale=255.0),
+        normalize=Normalize(scale=255.0) if whole or scaled is not None else None,
         label_names=labels,
         assumed=(
             *image.assumed,
+            *([WHOLE_PIXELS] if whole and image.data_type != UINT8 else []),
             *compared,
             *([] if scaled is None else [f"pixels in 0-255, since the graph itself {scaled}"]),
         ),

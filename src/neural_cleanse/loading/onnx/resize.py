@@ -15,6 +15,7 @@ from neural_cleanse.loading.onnx.file import place
 from neural_cleanse.loading.onnx.node import Node
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn")
+HALF_PIXEL = ("half_pixel", "pytorch_half_pixel")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -26,13 +27,11 @@ def resize(node: Node) -> Any:
     rounding = node.text("nearest_mode", "round_prefer_floor" if modern else "floor")
     cubic = node.real("cubic_coeff_a", -0.75)
     node.real("extrapolation_value")  # for crops alone
-    same_meaning = (
-        node.integer("antialias") == 0
-        and node.integer("exclude_outside") == 0
-        and node.text("keep_aspect_ratio_policy", "stretch") == "stretch"
-    )
+    stretched = node.text("keep_aspect_ratio_policy", "stretch") == "stretch"
     known = coordinates in COORDINATES and rounding in ROUNDINGS and mode in ("nearest", "linear", "cubic")
-    if not known or not same_meaning:
+    smooth = bool(node.integer("antialias"))
+    inside = bool(node.integer("exclude_outside"))
+    if not known or not stretched or ((smooth or inside) and (mode == "nearest" or coordinates not in HALF_PIXEL)):
         raise ModelError(f"{place(node.proto)} resizes in a way that is not read.")
     scales = _numbers_of(node, 2 if modern else 1)
     sizes = node.whole(3) if modern else None
@@ -42,7 +41,7 @@ def resize(node: Node) -> Any:
         # A file for a fixed batch names it among the sizes.
         axes = tuple(axis for axis in range(len(sizes)) if axis != batch_axis)
         sizes = tuple(sizes[axis] for axis in axes)
-    return node.call(_resize, node.data(0), sizes, scales, axes, mode, coordinates, rounding, cubic)
+    return node.call(_resize, node.data(0), sizes, scales, axes, mode, (coordinates, rounding, cubic, smooth, inside))
 
 
 def upsample(node: Node) -> Any:
@@ -51,7 +50,7 @@ def upsample(node: Node) -> Any:
     scales = node.reals("scales") if node.has("scales") else _numbers_of(node, 1)
     if mode not in ("nearest", "linear"):
         raise ModelError(f"{place(node.proto)} resizes in a way that is not read.")
-    return node.call(_resize, node.data(0), None, scales, None, mode, "asymmetric", "floor", 0.0)
+    return node.call(_resize, node.data(0), None, scales, None, mode, ("asymmetric", "floor", 0.0, False, False))
 
 
 def _numbers_of(node: Node, index: int) -> Any:
@@ -65,8 +64,9 @@ def _numbers_of(node: Node, index: int) -> Any:
 
 
 def _resize(
-    values: Tensor, sizes: Any, scales: Any, axes: Any, mode: str, coordinates: str, rounding: str, cubic: float
+    values: Tensor, sizes: Any, scales: Any, axes: Any, mode: str, how: tuple[str, str, float, bool, bool]
 ) -> Tensor:
+    coordinates, rounding, cubic, smooth, inside = how
     wanted = scales if sizes is None else sizes
     for axis, number in zip(range(values.dim()) if axes is None else axes, list(wanted), strict=True):
         old = values.shape[axis]
@@ -77,10 +77,27 @@ def _resize(
         at = _coordinates(new, old, scale, coordinates, values.device)
         if mode == "nearest":
             values = values.index_select(axis, _rounded(at, rounding).clamp(0, old - 1).long())
+            continue
+        if (smooth and scale < 1) or inside:
+            matrix = _smooth(at, old, min(scale, 1.0) if smooth else 1.0, cubic if mode == "cubic" else None, inside)
         else:
             matrix = (_linear if mode == "linear" else _cubic)(at, old, cubic)
-            values = (values.movedim(axis, -1) @ matrix.t()).movedim(-1, axis)
+        values = (values.movedim(axis, -1) @ matrix.t()).movedim(-1, axis)
     return values
+
+
+def _smooth(at: Tensor, old: int, scale: float, cubic: float | None, inside: bool) -> Tensor:
+    """With antialias, the filter is as much wider as the image gets smaller.
+
+    What lies outside the image is its edge again, or counts nothing where `inside` alone counts.
+    """
+    reach = 0 if inside else math.ceil(2 / max(scale, 1 / old))
+    place_of = torch.arange(-reach, old + reach, device=at.device)
+    far = (at[:, None] - place_of).abs() * scale
+    shares = (1 - far).clamp_min(0) if cubic is None else _keys(far, cubic)
+    matrix = torch.zeros(len(at), old, device=at.device)
+    matrix = matrix.scatter_add(1, place_of.clamp(0, old - 1).expand_as(shares), shares)
+    return matrix / matrix.sum(1, keepdim=True)
 
 
 def _coordinates(new: int, old: int, scale: float, coordinates: str, device: torch.device) -> Tensor:
@@ -116,8 +133,13 @@ def _cubic(at: Tensor, old: int, a: float) -> Tensor:
     for offset in (-1, 0, 1, 2):
         neighbour = at.floor() + offset
         far = (at - neighbour).abs()
-        near = (a + 2) * far**3 - (a + 3) * far**2 + 1
-        wide = a * far**3 - 5 * a * far**2 + 8 * a * far - 4 * a
-        share = torch.where(far <= 1, near, wide)
+        share = _keys(far, a)
         matrix = matrix.scatter_add(1, neighbour.clamp(0, old - 1).long()[:, None], share[:, None])
     return matrix
+
+
+def _keys(far: Tensor, a: float) -> Tensor:
+    """The cubic kernel of Keys (1981) with coefficient a, at these distances."""
+    near = (a + 2) * far**3 - (a + 3) * far**2 + 1
+    wide = a * far**3 - 5 * a * far**2 + 8 * a * far - 4 * a
+    return torch.where(far <= 1, near, torch.where(far < 2, wide, 0.0))

@@ -5,8 +5,7 @@ compiles guards. None of these is needed for the network. The graph's operators 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
-from neural_cleanse.loading.graph import Step, Value
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.pt2.archive import (
     Archive,
@@ -28,14 +26,12 @@ from neural_cleanse.loading.pt2.archive import (
 )
 from neural_cleanse.loading.pt2.findings import findings_in
 from neural_cleanse.loading.pt2.graph import Parts, parts_of
+from neural_cleanse.loading.pt2.input import hint, takes_bytes, usual_images
 from neural_cleanse.loading.pt2.shapes import MAX_VALUES, InPortions, any_batch, check_shapes
 from neural_cleanse.loading.pt2.weights import Stored, Weights
 from neural_cleanse.text import first_line
 
 CONTAINER = "torch.export archive"
-UINT8 = 1  # torch's number for the kind, in the file
-CHANNELS = (1, 3)
-CHANNELS_FIRST = "images, channels first"  # no name in a graph has spaces
 
 
 def read(content: bytes, name: str) -> Network:
@@ -48,10 +44,10 @@ def read(content: bytes, name: str) -> Network:
         archive, model, program = _opened(content, name)
         payloads = payloads_of(archive, model)
         parts = parts_of(program, _weights(archive, payloads, name), name)
-        parts, meta = _channels_first(parts, program["graph_module"]["graph"]["tensor_values"][parts.image])
-        module, shape, assumed = _for_any_batch(parts, meta, name)
-        if parts.image == CHANNELS_FIRST:
-            assumed += ("the channels come last, since its input has 1 or 3 values there",)
+        meta = program["graph_module"]["graph"]["tensor_values"][parts.image]
+        parts, sizes, assumed = usual_images(parts, meta, name)
+        module, shape, of_sizes = _for_any_batch(parts, sizes, name)
+        assumed += of_sizes
         halves = sorted(
             {str(payloads[stored.name].dtype) for stored in parts.held.values()} & {"torch.float16", "torch.bfloat16"}
         )
@@ -62,7 +58,7 @@ def read(content: bytes, name: str) -> Network:
             trust=Trust.GRAPH,
             architecture=f"graph of {len(parts.steps)} operators",
             input_shape=shape,
-            normalize=Normalize(scale=255.0) if meta["dtype"] == UINT8 else None,
+            normalize=Normalize(scale=255.0) if takes_bytes(meta) else None,
             assumed=assumed,
             findings=findings_in(archive, model, program),
         )
@@ -153,32 +149,12 @@ class _Tensors:
         return tensor.float()
 
 
-def _channels_first(parts: Parts, meta: Mapping[str, Any]) -> tuple[Parts, Mapping[str, Any]]:
-    """The graph for images with channels first, and what the file says of such an input."""
-    sizes = meta["sizes"]
-    if len(sizes) != 4 or _hint(sizes[3]) not in CHANNELS or _hint(sizes[1]) in CHANNELS:
-        return parts, meta
-    turn = Step((parts.image,), channels_last, (Value(CHANNELS_FIRST),))
-    turned = replace(parts, image=CHANNELS_FIRST, steps=[turn, *parts.steps])
-    return turned, {**meta, "sizes": [sizes[0], sizes[3], *sizes[1:3]]}
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """n c h w as n h w c."""
-    return images.permute(0, 2, 3, 1)
-
-
 def _for_any_batch(
-    parts: Parts, meta: Mapping[str, Any], name: str
+    parts: Parts, sizes: Sequence[Any], name: str
 ) -> tuple[nn.Module, tuple[int, int, int] | None, tuple[str, ...]]:
     """The module, its input's shape where the file says it, and what was assumed."""
-    sizes = meta["sizes"]
-    if len(sizes) != 4:
-        raise ModelError(f"The network of {name} takes {len(sizes)}-dimensional input: images have 4 (n c h w).")
-    if meta["dtype"] not in (UINT8, 6, 7, 8, 13):
-        raise ModelError(f"The network of {name} takes whole numbers: no gradient reaches such pixels.")
     fixed = whole(sizes[0]["as_int"]) if "as_int" in sizes[0] else None
-    found = [_hint(size) for size in sizes[1:]]
+    found = [hint(size) for size in sizes[1:]]
     if fixed == 0 or any(size == 0 for size in found):
         raise ModelError(f"The network of {name} takes images of no size.")
     if None in found:
@@ -195,11 +171,3 @@ def _for_any_batch(
     if isinstance(module, InPortions):
         assumed += (f"images in portions of {fixed}: the graph was exported for that many",)
     return module, shape, assumed
-
-
-def _hint(size: Mapping[str, Any]) -> int | None:
-    """A size, or the one that a symbolic size had in the author's example; None when the file does not say."""
-    if "as_int" in size:
-        return whole(size["as_int"])
-    hint = size["as_expr"].get("hint")
-    return whole(hint["as_int"]) if hint else None
