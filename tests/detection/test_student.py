@@ -15,11 +15,12 @@ from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
 from neural_cleanse.detection.students import ask
+from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.results.records import ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, Outcome, PaperRule, Recovered, ScanResult, Verdict
 
 SHORT = StudentPlan(steps=250)
 WITH_STUDENT = ScanSettings(patches_only=True, samples=400, plan="full")
@@ -241,3 +242,22 @@ def test_a_scan_that_goes_on_does_not_teach_its_student_again(
     assert (again.flagged, again.p_value, again.image_passes) == (first.flagged, first.p_value, first.image_passes)
     (tmp_path / "kept" / "student-0.safetensors").write_bytes(b"torn")
     assert checkpoint.tensors("student-0") is None, "a damaged one is taught again"
+
+
+@pytest.mark.parametrize(("size", "flagged"), [(40.0, ()), (10.0, (1,))])
+def test_a_label_that_takes_as_much_as_others_is_not_flagged_for_taking_less_than_in_a_student(
+    size: float, flagged: tuple[int, ...]
+) -> None:
+    """Of a stranger's clean network one label had 39 px, the others 13 to 46, and far more in three students."""
+    sizes = [25.0, size, 20.0, 30.0, 28.0, 22.0]
+    found = [
+        replace(Recovered.skipped(LabelPair(label), Outcome.CONVERGED), size=one) for label, one in enumerate(sizes)
+    ]
+    pairs, paper = [one.pair for one in found], PaperRule(2.0, 1.0, ())
+    p_values = {pair: 0.0001 if pair.target == 1 else 0.5 for pair in pairs}
+    over = Decision(Verdict.INFECTED, "label 1", (pairs[1],), 0.0001, 5.0, {}, p_values, paper, 0.01)
+    decided = student_test._small_enough(over, found)
+    assert decided.flagged == flagged
+    assert decided.verdict is (Verdict.INFECTED if flagged else Verdict.CLEAN)
+    assert decided.p_value == (0.0001 if flagged else 0.5)
+    assert ("as much as other labels" in decided.reason) is not bool(flagged)
