@@ -38,6 +38,7 @@ SHOWN = {  # suites of docs/evaluation.md, as its overview names them
     "architectures": "ordinary architectures",
     "reference": "the authors' schedule",
 }
+PEER_KINDS = ("patch", "blended or sinusoidal", "WaNet or input-aware", "all-to-all or one class")  # of triggers
 BY_ATTACK = ("small", "standard", "published")  # suites of which the page has a table of attacks
 
 
@@ -90,7 +91,7 @@ def share() -> str:
 
 def peers() -> str:
     """One line a detector, on the same models and images."""
-    kinds = ("patch", "blended or sinusoidal", "WaNet or input-aware", "all-to-all or one class")
+    kinds = PEER_KINDS
     lines = [
         f"| detector | models | clean flagged | {' | '.join(kinds)} | CPU s a model | passes a label |",
         "|---" * 9 + "|",
@@ -102,6 +103,19 @@ def peers() -> str:
             f"| {row['median_cpu_s']:g} | {row['passes_a_label']:,} |"
         )
     return "\n".join(lines)
+
+
+def peers_sentence() -> str:
+    """Detectors that ran on all models, in a sentence."""
+    found = rows("peers")
+    whole = [row for row in found if row["models"] == max(row["models"] for row in found) and row["median_cpu_s"]]
+    counted = [(row, *(sum(row[kind][part] for kind in PEER_KINDS) for part in (0, 1))) for row in whole]
+    each = [
+        f"{row['detector'].partition(',')[0]} finds {hits} in {row['median_cpu_s']:g} s a model and flags "
+        f"{row['clean'][0]} of {row['clean'][1]} clean ones"
+        for row, hits, _ in counted
+    ]
+    return f"of {counted[0][2]} infected MNIST models, {', '.join(each)}"
 
 
 def hardware() -> str:
@@ -188,6 +202,7 @@ def readme() -> dict[str, str]:
         "right label": str(counted.right_label.hits),
         "passes ratio": f"{ratios[0]:g} to {ratios[-1]:g}",
         "size ratio": f"{larger[0]:.2f} to {larger[-1]:.2f}",
+        "peers": peers_sentence(),
     }
 
 

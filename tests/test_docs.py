@@ -3,8 +3,11 @@
 import json
 import re
 import runpy
+import shlex
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import make_api
 import make_cli
@@ -20,6 +23,7 @@ import pairs
 import repair_tables
 import scale
 import tables
+from neural_cleanse.cli import main
 from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +43,46 @@ def test_the_readmes_python_example_prints_what_it_says(
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == printed
+
+
+def test_the_readme_is_short() -> None:
+    """Without code, addresses and marks; tables count."""
+    prose = re.sub(r"```.*?```|<!--.*?-->|\]\([^)]*\)", " ", README, flags=re.DOTALL)
+    assert len([word for word in prose.split() if re.search(r"\w", word)]) < 900
+
+
+def commands_of_the_readme() -> list[str]:
+    """Commands on lines and in sentences, lines that go on joined, the variable put in."""
+    blocks = "\n".join(re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    lines = [*blocks.splitlines(), *re.findall(r"`(neural-cleanse [^`]+|make [a-z-]+|python benchmarks[^`]+)`", README)]
+    return [
+        line.replace("$D", "src/neural_cleanse/demo") for line in lines if re.match(r"neural-cl|make |python ", line)
+    ]
+
+
+def test_there_are_commands_in_the_readme() -> None:
+    assert len(commands_of_the_readme()) > 10
+
+
+@pytest.mark.parametrize("command", commands_of_the_readme())
+def test_a_command_of_the_readme_can_be_run_as_written(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are there, and the program takes its options and their values."""
+    monkeypatch.chdir(ROOT)
+    program, *words = shlex.split(command)
+    assert all((ROOT / word).exists() for word in words if word.startswith(("src/", "benchmarks/")))
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    if program == "neural-cleanse":
+        found: Any = main.whole_program()
+        while words and hasattr(found, "commands"):
+            found, words = found.commands[words[0]], words[1:]
+        if words:
+            found.make_context("neural-cleanse", words)
+
+
+def test_the_readme_cites_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"version = {{{project['version']}}}" in README
 
 
 @pytest.mark.usefixtures("_patches_alone")

@@ -156,6 +156,35 @@ def one_class() -> ScanResult:
     return dataclasses.replace(one, flagged=(3,), evidence=(evidence,), tests=(test,), triggers=triggers)
 
 
+def all_to_all() -> ScanResult:
+    """A scan whose patches are clean, and in which one patch sends each of four classes to the next."""
+    one = result(("a", "b", "ship", "d", "e"), Verdict.CLEAN)
+    before = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    pairs = tuple(LabelPair((source + 1) % 4, source) for source in range(4))
+    evidence = tuple(
+        Evidence(
+            pair.target, before, 255 - before, (pair.source or 0,) * 2, (pair.target,) * 2,
+            (SourceRate(pair.source or 0, 37, 40),), pair.source, Kind.ALL_TO_ALL,
+        )
+        for pair in pairs
+    )  # fmt: skip
+    rows = tuple(KindRow(pair.target, pair.source, 6.5, 1e-6) for pair in pairs)
+    tests = (
+        KindTest(Kind.PATCH, 0.5, Verdict.CLEAN, "no patch", 0.9),
+        KindTest(Kind.ALL_TO_ALL, 0.2, Verdict.INFECTED, "a map", 1e-6, pairs, pairs, rows, 40.0),
+    )
+    made = dataclasses.replace(one.provenance, model={"path": "m.onnx", "normalisation": "pixels"})
+    made = dataclasses.replace(made, command="neural-cleanse scan m.onnx --data d --output out")
+    own = {pair: one.triggers[LabelPair(0)] for pair in pairs}
+    names = ("a", "b", "ship", "d")
+    sized = [dataclasses.replace(label(pair.target, names[pair.target], 6.5), source=pair.source) for pair in pairs]
+    return dataclasses.replace(
+        one, labels=(*one.labels, *sized),
+        verdict=Verdict.INFECTED, flagged=(1, 2, 3, 0), evidence=evidence, tests=tests, provenance=made,
+        triggers={**one.triggers, **own},
+    )  # fmt: skip
+
+
 def many(count: int = 1283) -> ScanResult:
     """A scan of so many labels, of which 77 is flagged and every hundredth has no size."""
     one, rng = result(), random.Random(0)

@@ -8,6 +8,7 @@ from made_scans import many, pairs, result
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report import content as account
+from neural_cleanse.report.findings import findings
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
 from neural_cleanse.results.records import Outcome, Refined, ScanResult, SourceRate, Verdict
@@ -25,7 +26,7 @@ def changed(scan: ScanResult, row: dict[str, Any], rates: tuple[SourceRate, ...]
 
 
 def weak(scan: ScanResult) -> tuple[str, ...]:
-    return account.findings(scan)[0].weak
+    return findings(scan)[0].weak
 
 
 def test_nothing_is_weak_where_all_is_well() -> None:
@@ -77,7 +78,7 @@ def test_few_images_and_resisting_classes_are_said() -> None:
 
 
 def test_intervals_by_class_are_exact() -> None:
-    for source, rate in zip(account.findings(result())[0].sources, result().evidence[0].by_source, strict=True):
+    for source, rate in zip(findings(result())[0].sources, result().evidence[0].by_source, strict=True):
         assert (source.low, source.high) == clopper_pearson(rate.hits, rate.trials)
 
 

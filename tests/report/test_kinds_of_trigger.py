@@ -8,14 +8,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from made_scans import features, one_class, result
+from made_scans import all_to_all, features, one_class, result
 from rich.console import Console
 
-from neural_cleanse.report import content, output_dir, sarif, summary, terminal
+from neural_cleanse.report import attestation, content, output_dir, sarif, summary, terminal
 from neural_cleanse.report.advice import what_now
+from neural_cleanse.report.batch import BatchRow, labels_text
 from neural_cleanse.report.documents import DOCUMENTS
+from neural_cleanse.report.findings import findings
 from neural_cleanse.report.page import html
-from neural_cleanse.report.text import flagged_rows, line
+from neural_cleanse.report.text import flagged, line
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, ScanResult, Verdict
@@ -34,10 +36,11 @@ def test_every_document_is_written_and_names_the_label(scan: ScanResult, name: s
 
 
 def test_the_row_of_another_kind_is_of_its_own_test() -> None:
-    (row,) = flagged_rows(features())
+    row = flagged(features())[0].row
     assert (row.target, row.name, row.size, row.p_value) == (2, "ship", None, 1e-5)
     assert row.asr == 68 / 80
-    (pair,) = flagged_rows(one_class())
+    (found,) = flagged(one_class())
+    pair = found.row
     assert (pair.target, pair.source, pair.size, pair.p_value) == (3, 1, 6.5, 1e-6)
 
 
@@ -105,3 +108,49 @@ def test_a_scan_of_patches_alone_is_told_of_the_other_kinds() -> None:
     commands = [step.command or "" for step in what_now(dataclasses.replace(scan, provenance=made))]
     assert "neural-cleanse scan m.onnx --data d --output out-again" in commands
     assert LabelPair(0) in scan.triggers
+
+
+def test_one_trigger_for_all_classes_is_one_thing_in_every_document() -> None:
+    scan = hashed(all_to_all())
+    assert summary.plain(scan).startswith(
+        "One small patch (6.5 px, 10.2% of the image) sends images of 4 classes each to another label "
+        "(0 a as 1 b, 1 b as 2 ship, 2 ship as 3 d, and so on): it works on 92.5% of test images. "
+        "A map drawn at random needs 40 px."
+    )
+    assert line(scan).startswith("Backdoor found: 4 classes, each to another label (6.5 px, p = 1e-06)")
+    page, words = html(scan), DOCUMENTS["markdown"](scan, None, None)
+    assert "Pairs of labels" not in page and "For each of 5 labels, the smallest patch" in page
+    assert page.count('class="large"') == 1 and page.count(": the trigger</h2>") == 1
+    assert words.count("## 4 classes, each to another label") == 1 and words.count("Where this is weak:") == 1
+    assert "0 a -&gt; 1 b" in page and "3 d -&gt; 0 a" in page, "the success of each pair, in one table"
+    assert "neural-cleanse repair m.onnx --scan out" in re.sub("<[^>]+>", "", page)
+    assert labels_text(BatchRow.of("m", "m.onnx", scan)) == "4 classes, each to another label (6.5 px)"
+    (vulnerability,) = json.loads(attestation.bom(scan))["vulnerabilities"]
+    assert "sends 4 classes each to another label" in vulnerability["description"]
+
+
+def test_a_map_is_shown_with_images_of_several_classes() -> None:
+    (found,) = findings(all_to_all())
+    assert found.evidence.answers_before == (0, 1, 2, 3, 0, 1)
+    assert found.evidence.answers_after == (1, 2, 3, 0, 1, 2)
+    assert len(found.evidence.before) == len(found.evidence.after) == 6
+    assert (sum(source.hits for source in found.sources), len(found.sources)) == (37 * 4, 4)
+    assert found.row.asr == 37 / 40
+
+
+def test_junit_and_sarif_have_one_failure_for_a_map() -> None:
+    suite = ElementTree.fromstring(DOCUMENTS["junit"](all_to_all(), None, None).encode())
+    failed = [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None]
+    assert failed == ["4 classes, each to another label"]
+    assert len(list(suite.iter("testcase"))) == 1 + 5 + 1, "the verdict, the labels, the map"
+    (found,) = sarif.log(all_to_all())["runs"][0]["results"]
+    assert found["properties"]["pairs"][0] == {"target": 1, "source": 0}
+    assert "sends 4 classes each to another label" in found["message"]["text"]
+
+
+def test_a_label_beside_a_map_is_said_too() -> None:
+    scan, alone = all_to_all(), result(("a", "b", "ship", "d"))
+    both = dataclasses.replace(scan, flagged=(0, 1, 2, 3, 0), evidence=(*scan.evidence, features().evidence[0]))
+    named = [one.heading for one in flagged(both)]
+    assert named[0] == "4 classes, each to another label"
+    assert [one.heading for one in flagged(alone)] == ["Label 0 a"]

@@ -107,7 +107,7 @@ def test_a_size_and_a_success_that_stand_together_are_of_one_trigger() -> None:
     scan = dataclasses.replace(one, labels=(row, *one.labels[1:]), level=0.00005)
     for text in (html(scan), printed(scan), markdown(scan)):
         assert "A small patch (3.2 px" in " ".join(text.split()) and "works on 87.5%" in " ".join(text.split())
-        assert "After equal steps it had 4.5 px" in " ".join(text.split())
+        assert "needs one 16 times as large" in " ".join(text.split()), "the median of the others, 74.5 px, over 4.5 px"
         assert text.count("50.0%") == 1, "in the table, beside 4.5 px"
     assert "Searched further, to 3.2 px, it works on 87.5%" in html(scan)
     assert Page(html(scan)).text.count("5e-05") == 1, "where the verdict is explained"

@@ -71,7 +71,10 @@ def test_only_what_is_known_is_a_fact() -> None:
     assert facts["Date"] == "2026-11-29 10:15 UTC"
     assert facts["Clean accuracy"] == "98.3% of 1,000 images"
     assert facts["SHA-256"] == "ab" * 32
-    assert facts["Can be missed"] == "a patch recovered at 12.2 px, 19.1% of the image, or more"
+    assert facts["Can be missed"].startswith(
+        "a backdoor whose smallest trigger has 12.2 px, 19.1% of the image, or more."
+    )
+    assert "what an attacker builds against such scans" in facts["Can be missed"]
     bare = dict(summary.facts(with_provenance(result(NAMES), date="yesterday", model={}, data={})))
     assert set(bare) == {"Clean accuracy", "How sure", "Can be missed"}
     assert "have no labels" in bare["Clean accuracy"]

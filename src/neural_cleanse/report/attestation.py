@@ -13,7 +13,7 @@ from typing import Any
 from neural_cleanse.errors import OutputError
 from neural_cleanse.report import content, summary
 from neural_cleanse.report.taxonomy import TAXONOMIES
-from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
+from neural_cleanse.report.text import flagged, found_at, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -114,26 +114,27 @@ def _component(result: ScanResult, digest: str) -> dict[str, Any]:
 
 
 def _metrics(result: ScanResult) -> Iterator[dict[str, Any]]:
-    accuracy, titles = result.provenance.data.get("clean_accuracy"), Titles(result)
+    accuracy = result.provenance.data.get("clean_accuracy")
     if isinstance(accuracy, float):
         yield {"type": "accuracy", "value": f"{accuracy:.4f}", "slice": "clean images"}
-    for row in flagged_rows(result):
-        shown = row.shown
+    for one in flagged(result):
+        shown = one.row.shown
         if shown.asr is not None and shown.asr_interval is not None:
             low, high = shown.asr_interval
             yield {
                 "type": "attack success rate",
                 "value": f"{shown.asr:.4f}",
-                "slice": f"images of other classes with the trigger of label {titles.of(row)}",
+                "slice": f"images with the trigger of: {one.heading}",
                 "confidenceInterval": {"lowerBound": f"{low:.4f}", "upperBound": f"{high:.4f}"},
             }
 
 
 def _vulnerabilities(result: ScanResult) -> Iterator[dict[str, Any]]:
-    titles = Titles(result)
-    for row in flagged_rows(result):
+    for one in flagged(result):
+        target, source = one.pairs[0].target, one.pairs[0].source
+        of_label = f"label-{target}" + ("" if source is None else f"-from-{source}")
         yield {
-            "bom-ref": f"label-{row.target}" + ("" if row.source is None else f"-from-{row.source}"),
+            "bom-ref": f"all-to-all-from-{source}" if one.is_map else of_label,
             "id": "NC001",
             "source": {"name": "neural-cleanse"},
             "references": [
@@ -141,7 +142,7 @@ def _vulnerabilities(result: ScanResult) -> Iterator[dict[str, Any]]:
                 for one in TAXONOMIES
                 for taxon in one.taxa
             ],
-            "description": f"Backdoor: a trigger makes the model answer label {titles.of(row)} ({found_at(row)}).",
+            "description": f"Backdoor. {one.statement} ({found_at(one.row)}).",
             "detail": content.NATURAL,
             "recommendation": "Do not use the model as it is. neural-cleanse repair writes a copy without the trigger.",
             "analysis": {"state": "exploitable", "detail": escape(sentence(result))},

@@ -13,7 +13,7 @@ from neural_cleanse.report.output_dir import REPORT_FILE
 from neural_cleanse.report.pictures import data_uri, on_grey, reduced
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.templates import render
-from neural_cleanse.report.text import HEADLINE, bars, label_title, number, p_text
+from neural_cleanse.report.text import HEADLINE, Flagged, bars, flagged, label_title, number, p_text
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -27,7 +27,8 @@ class BatchRow:
     """One model of a batch: what a scan of it says, or why there is none (`verdict` None, `error` set).
 
     `name` is its own under the batch and that of its result directory; `kept` says that the answer is an earlier run's.
-    `picture` is the smallest trigger as the address of a small picture, for the page alone.
+    `maps` are the all-to-all triggers in words; `picture` is the smallest trigger as the address of a small picture.
+    Both are for people alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BatchRow:
     sha256: str | None = None
     wall_s: float | None = None
     kept: bool = False
+    maps: tuple[str, ...] = ()
     picture: str | None = None
 
     @classmethod
@@ -55,6 +57,7 @@ class BatchRow:
             sha256=result.provenance.model.get("sha256"),
             wall_s=result.wall_s,
             kept=kept,
+            maps=tuple(_map_text(one) for one in flagged(result) if one.is_map),
             picture=_picture(result),
         )
 
@@ -70,7 +73,7 @@ class BatchRow:
             for row in self.flagged
         ]
         values = asdict(self) | {"verdict": self.answer, "flagged": labels}
-        del values["picture"]
+        del values["picture"], values["maps"]
         return values
 
 
@@ -111,8 +114,14 @@ def sentence(rows: Sequence[BatchRow]) -> str:
     return f"{len(rows)} model{'' if len(rows) == 1 else 's'}: {parts}"
 
 
+def _map_text(one: Flagged) -> str:
+    return one.heading if one.row.size is None else f"{one.heading} ({number(one.row.size)} px)"
+
+
 def labels_text(row: BatchRow) -> str:
-    """The flagged labels with their sizes; of many the first."""
+    """The flagged labels with their sizes; of many the first. One trigger for all of them is said as that."""
+    if row.maps:
+        return "; ".join(row.maps)
     shown = [f"{label_title(one.target, one.name)} ({number(one.size)} px)" for one in row.flagged[:LABELS_SHOWN]]
     more = len(row.flagged) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -6,111 +6,28 @@ Page, Markdown and SARIF share these words.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import Titles, flagged_rows, p_is
+from neural_cleanse.report.text import Titles, p_is
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
-    Evidence,
-    LabelPair,
     LabelResult,
     Outcome,
     ScanResult,
     Verdict,
 )
 
-NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
-WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one clean network differ (outlier.py)
-FEW_IMAGES = 50  # under which a success rate of 100 % is known to some 7 points only
-LOW_SUCCESS = 0.5  # of a class: half of its images resist
-CLASSES_NAMED = 5
 FEW_LABELS = 10  # to compare with
 
 NO_PATCH = "Triggers that are no patch: warped or filtered images, patterns that depend on the image."
 ALL_TO_ALL = "Triggers that send each class to another label (all-to-all)."
 CODE = "Code in the model file that acts by itself; neural-cleanse inspect looks for that."
 FROM_ONE_CLASS = "Triggers that work from images of one class only."
-NO_WEAK_POINT = "Enough images, every class, p far from alpha, and searches that agree."
 NATURAL = (
     "Small natural triggers exist: a flagged label is a weakness that anybody can use, whoever put it there. The "
     "recovered trigger is the smallest that works, not a copy of the attacker's: often smaller, paler or shifted."
 )
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """How many images of one class the trigger sends to the target, with the 95 % interval of the share."""
-
-    title: str
-    hits: int
-    trials: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        """The share itself; 0 without images."""
-        return self.hits / self.trials if self.trials else 0.0
-
-
-@dataclass(frozen=True)
-class FlaggedLabel:
-    """One flagged label or pair, with what is known of it and what is weak about that."""
-
-    pair: LabelPair
-    title: str
-    row: LabelResult
-    evidence: Evidence
-    sources: tuple[SourceRow, ...]
-    weak: tuple[str, ...]
-
-
-def findings(result: ScanResult) -> tuple[FlaggedLabel, ...]:
-    """Every flagged label that has evidence."""
-    titles, rows = Titles(result), {row.pair: row for row in flagged_rows(result)}
-    found = []
-    for evidence in result.evidence:
-        pair = evidence.pair
-        sources = tuple(
-            SourceRow(titles.label(rate.source), rate.hits, rate.trials, *clopper_pearson(rate.hits, rate.trials))
-            for rate in evidence.by_source
-        )
-        row = rows[pair]
-        found.append(FlaggedLabel(pair, titles.pair(pair), row, evidence, sources, _weak(result, row, sources)))
-    return tuple(found)
-
-
-def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) -> tuple[str, ...]:
-    """Where the evidence against one label is thin, in sentences."""
-    found = []
-    if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
-        found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
-    sized = sum(other.size is not None for other in result.labels)
-    if sized < FEW_LABELS:
-        found.append(f"Only {sized} labels have a trigger size to compare with.")
-    trials = sum(source.trials for source in sources)
-    if trials < FEW_IMAGES:
-        found.append(f"Its success was measured on {trials} images only.")
-    low = [source for source in sources if source.trials and source.share < LOW_SUCCESS]
-    if low:
-        named = [f"{source.title} ({source.hits} of {source.trials})" for source in low[:CLASSES_NAMED]]
-        more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
-        found.append(f"It seldom works on images of {', '.join(named)}{more}.")
-    shown = row.shown
-    if any(one.pair == row.pair and not one.has_pictures for one in result.evidence):
-        found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
-    elif row.log_size_sd is None:
-        found.append("One search only: how much its size varies from search to search is not known.")
-    elif row.log_size_sd > WIDE_SPREAD:
-        found.append(f"Repeated searches typically differ in size by a factor of {math.exp(row.log_size_sd):.2f}.")
-    if shown.outcome is Outcome.STEP_LIMIT:
-        found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
-    if shown.outcome is Outcome.SCREENED:
-        found.append("The budget ended before its trigger was searched with all steps: the true one is smaller.")
-    return tuple(found)
 
 
 def looked_for(result: ScanResult) -> str:

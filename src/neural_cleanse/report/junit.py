@@ -6,7 +6,7 @@ A flagged label fails; a scan that could not tell is an error of the case "verdi
 from xml.etree import ElementTree
 
 from neural_cleanse.report import summary
-from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
+from neural_cleanse.report.text import Flagged, Titles, flagged, found_at, sentence
 from neural_cleanse.results.records import LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -17,9 +17,13 @@ NOT_SEARCHED = (Outcome.NOT_SEARCHED, Outcome.NOT_ENOUGH_IMAGES, Outcome.SCREENE
 def dumps(result: ScanResult) -> str:
     """The XML text."""
     made = result.provenance
-    known = {row.pair for row in result.labels}
-    more = [row for row in flagged_rows(result) if row.pair not in known]
-    cases = [_verdict(result), *(_label(result, row) for row in (*result.labels, *more))]
+    found = flagged(result)
+    alone = {one.pairs[0]: one for one in found if not one.is_map}
+    rows = (*result.label_rows, *result.pair_rows)
+    known = {row.pair for row in rows}
+    more = [one for one in found if one.is_map or one.pairs[0] not in known]
+    labels = [_failed(alone[row.pair]) if row.pair in alone else _label(result, row) for row in rows]
+    cases = [_verdict(result), *labels, *map(_failed, more)]
     counts = {
         "tests": len(cases),
         **{f"{name}s": sum(case.find(name) is not None for case in cases) for name in ("failure", "error")},
@@ -61,13 +65,19 @@ def _verdict(result: ScanResult) -> ElementTree.Element:
 
 
 def _label(result: ScanResult, row: LabelResult) -> ElementTree.Element:
-    title = Titles(result).of(row)
-    case = ElementTree.Element(
-        "testcase", {"classname": f"{SUITE}.labels", "name": escape(f"label {title}"), "time": "0"}
-    )
-    if row.pair in result.flagged_pairs:
-        message = escape(f"Label {title} is reached by an unusually small trigger: {found_at(row)}.")
-        ElementTree.SubElement(case, "failure", {"type": "BackdoorTrigger", "message": message})
-    elif row.outcome in NOT_SEARCHED:
+    case = _case(f"label {Titles(result).of(row)}")
+    if row.outcome in NOT_SEARCHED:
         ElementTree.SubElement(case, "skipped", {"message": row.outcome.meaning})
     return case
+
+
+def _failed(one: Flagged) -> ElementTree.Element:
+    """A label or pair that was flagged; all pairs of a map are one case."""
+    case = _case(one.heading if one.is_map else f"label {one.title}")
+    message = escape(f"{one.statement}: {found_at(one.row)}.")
+    ElementTree.SubElement(case, "failure", {"type": "BackdoorTrigger", "message": message})
+    return case
+
+
+def _case(name: str) -> ElementTree.Element:
+    return ElementTree.Element("testcase", {"classname": f"{SUITE}.labels", "name": escape(name), "time": "0"})

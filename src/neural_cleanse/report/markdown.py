@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from neural_cleanse.report import content, summary, tables
+from neural_cleanse.report import content, findings, summary, tables
 from neural_cleanse.report.advice import Step, after_repair, what_now
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.text import (
@@ -50,7 +50,7 @@ def markdown(
         _facts(result),
         *(f"> Note: {text(note)}." for note in result.provenance.notes),
     ]
-    for finding in content.findings(result):
+    for finding in findings.findings(result):
         parts += _finding(finding, pictures)
     parts += [
         _folded(f"Trigger size of every label ({len(result.label_rows or result.labels):,})", _sizes(result)),
@@ -122,10 +122,10 @@ def _what_now(steps: Iterable[Step]) -> str:
     return "What now:\n\n" + "\n".join(lines)
 
 
-def _finding(finding: content.FlaggedLabel, pictures: bool) -> list[str]:
+def _finding(finding: findings.Finding, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
-        f"## Label {text(finding.title)}",
+        f"## {text(finding.heading)}",
         f"{text(found_at(row))}. {text(success_of(row))}",
     ]
     if pictures and finding.evidence.has_pictures:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from neural_cleanse.report import charts, content, summary, tables
+from neural_cleanse.report import charts, content, findings, summary, tables
 from neural_cleanse.report.advice import after_repair, what_now
 from neural_cleanse.report.glossary import TERMS, anchor
 from neural_cleanse.report.pictures import data_uri, on_grey, trigger_pictures
@@ -63,7 +63,9 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
         terms=TERMS,
         anchor=anchor,
         content=content,
-        flagged_pairs=[_flagged(result, finding, titles) for finding in content.findings(result)],
+        natural=content.NATURAL,
+        no_weak_point=findings.NO_WEAK_POINT,
+        flagged=[_flagged(result, finding, titles) for finding in findings.findings(result)],
         chart=charts.sizes(result),
         bars=drawn,
         without_size=sum(bar.row.size is None for bar in drawn),
@@ -110,8 +112,8 @@ def _prunings(repair: RepairResult) -> list[tuple[str, Sequence[TracePoint]]]:
     ]
 
 
-def _flagged(result: ScanResult, finding: content.FlaggedLabel, titles: Titles) -> dict[str, Any]:
-    """What the page shows of one flagged label."""
+def _flagged(result: ScanResult, finding: findings.Finding, titles: Titles) -> dict[str, Any]:
+    """What the page shows of one thing that was flagged."""
     evidence, sources = finding.evidence, sorted(finding.sources, key=lambda source: (source.share, -source.trials))
     seen = evidence.has_pictures and finding.pair in result.triggers
     after = evidence.after if len(evidence.after) else [None] * len(evidence.before)

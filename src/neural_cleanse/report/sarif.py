@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from neural_cleanse.report import content
+from neural_cleanse.report import content, findings
 from neural_cleanse.report.taxonomy import TAXONOMIES, references
-from neural_cleanse.report.text import Titles, flagged_rows, found_at, sentence
+from neural_cleanse.report.text import Flagged, flagged, found_at, sentence
 from neural_cleanse.results.codec import encode
-from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
+from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
 from neural_cleanse.text import escape
 
@@ -113,24 +113,36 @@ def _invocation(result: ScanResult) -> dict[str, Any]:
 def _results(result: ScanResult) -> list[dict[str, Any]]:
     if result.verdict is Verdict.INCONCLUSIVE:
         text = f"Could not tell whether the model has a backdoor. {sentence(result)}"
-        return [_result(result, UNCLEAR, text, None, {})]
-    titles, weak = Titles(result), {found.pair: found.weak for found in content.findings(result)}
+        return [_result(result, UNCLEAR, text, "", {})]
+    weak = {found.flagged: found.weak for found in findings.findings(result)}
     found = []
-    for row in flagged_rows(result):
-        pair, shown = row.pair, row.shown
+    for one in flagged(result):
+        row, shown = one.row, one.row.shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
-        thin = "".join(f" {line}" for line in weak.get(pair, ()))
-        text = f"Label {titles.of(row)} is reached by an unusually small trigger: {found_at(row)}.{success}{thin}"
-        found.append(_result(result, BACKDOOR, text, pair, encode(row)))
+        thin = "".join(f" {line}" for line in weak.get(one, ()))
+        text = f"{one.statement}: {found_at(row)}.{success}{thin}"
+        found.append(_result(result, BACKDOOR, text, _which(one), _values(one)))
     return found
 
 
-def _result(
-    result: ScanResult, rule: int, text: str, pair: LabelPair | None, properties: Mapping[str, Any]
-) -> dict[str, Any]:
+def _which(one: Flagged) -> str:
+    """What was flagged, as its identity holds it."""
+    pair = one.pairs[0]
+    return "all to all" if one.is_map else f"{pair.target} from {'any' if pair.source is None else pair.source}"
+
+
+def _values(one: Flagged) -> dict[str, Any]:
+    """The row; of a map its pairs stand in place of one target and source."""
+    values = dict(encode(one.row))
+    if not one.is_map:
+        return values
+    kept = ("size", "p_value", "asr", "asr_interval")
+    return {name: values[name] for name in kept} | {"pairs": [encode(pair) for pair in one.pairs]}
+
+
+def _result(result: ScanResult, rule: int, text: str, which: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     """One finding; `region` says line 1 of a file without lines, since dashboards show nothing that has no place."""
     model = result.provenance.model
-    which = "" if pair is None else f"{pair.target} from {'any' if pair.source is None else pair.source}"
     region = {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 1}
     return {
         "ruleId": RULES[rule]["id"],

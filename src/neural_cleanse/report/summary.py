@@ -6,20 +6,26 @@ what was compared.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from neural_cleanse.report.content import FEW_LABELS
-from neural_cleanse.report.text import POOR_ACCURACY, Titles, flagged_rows
+from neural_cleanse.report.text import POOR_ACCURACY, Flagged, Titles, flagged
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
 from neural_cleanse.text import by
 
 LABELS_NAMED = 3  # flagged labels in the sentence
 RARE = 1e-6  # chances below are not counted out: nothing that small was ever measured
 COMMON = 0.5
+WHOLE = 3.0  # times as large, from where on no decimals are said
 IF = ", if their trigger sizes spread as the test assumes (normally, on a log scale)"
 ANY_CHANGE = "A change that is the same for all images, and no small patch,"
+MISSED = (
+    "Also some that were looked for: triggers for one class only, natural-looking changes of the whole image, and what "
+    "an attacker builds against such scans."
+)
 FEW_IMAGES = 200  # an accuracy on fewer is known to some 7 points only
 LOW_LIMIT = 0.02  # of the image: the paper's 4x4 squares on 28x28 pixels take that
 
@@ -34,24 +40,28 @@ def plain(result: ScanResult) -> str:
 
 
 def _infected(result: ScanResult) -> str:
-    titles, flagged = Titles(result), flagged_rows(result)
-    mapped = {pair for test in result.tests for pair in test.mapped}
-    by_map = [row for row in flagged if row.pair in mapped]
-    flagged = tuple(row for row in flagged if row.pair not in mapped)
-    parts = [_sends(titles, row, result) for row in flagged[:LABELS_NAMED]]
-    parts[:0] = [_sends_all(titles, by_map, result)] if by_map else []
-    more = f" {len(flagged) - LABELS_NAMED} more labels were flagged." if len(flagged) > LABELS_NAMED else ""
+    found, titles = flagged(result), Titles(result)
+    single = [one.row for one in found if not one.is_map]
+    parts = [_sends_all(one, result) for one in found if one.is_map]
+    parts += [_sends(titles, row, result) for row in single[:LABELS_NAMED]]
+    more = f" {len(single) - LABELS_NAMED} more labels were flagged." if len(single) > LABELS_NAMED else ""
     sizes = [row.size for row in result.label_rows if row.size is not None]
-    in_pixels = [row for row in (*flagged, *by_map) if row.size is not None]
-    usual = f" {_usual(in_pixels[0], statistics.median(sizes))}" if len(sizes) > 1 and in_pixels else ""
+    in_pixels = [one.row for one in found if one.row.size is not None]
+    maps = [test.usual_size for test in result.tests if test.kind is Kind.ALL_TO_ALL and test.usual_size]
+    usual = ""
+    if maps:
+        usual = f" A map drawn at random needs {maps[0]:.0f} px."
+    elif len(sizes) > 1 and in_pixels:
+        usual = f" {_usual(in_pixels[0], statistics.median(sizes))}"
     return " ".join(parts) + more + usual
 
 
 def _usual(row: LabelResult, middle: float) -> str:
-    """What a flagged label is compared with, at equal steps."""
+    """What a flagged label is compared with. Sizes of fewer steps are a ratio: one label has one size here."""
     if row.refined is None:
         return f"A typical label of this model needs {middle:.0f} px."
-    return f"After equal steps it had {row.size:.1f} px, and a typical label {middle:.0f} px."
+    times = middle / row.size if row.size else math.inf
+    return f"A typical label of this model needs one {times:.{0 if times >= WHOLE else 1}f} times as large."
 
 
 def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
@@ -63,14 +73,12 @@ def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
     return f"{what} for {whose}{share}."
 
 
-def _sends_all(titles: Titles, rows: Sequence[LabelResult], result: ScanResult) -> str:
+def _sends_all(one: Flagged, result: ScanResult) -> str:
     """One trigger for all classes, each to a label of its own."""
-    size, tried = rows[0].size, [row.asr for row in rows if row.asr is not None]
-    trigger = ANY_CHANGE if size is None else f"One small patch ({_size(size, result)})"
-    named = [f"{titles.label(row.source)} as {titles.label(row.target)}" for row in rows if row.source is not None]
-    few = ", ".join(named[:LABELS_NAMED]) + (", and so on" if len(named) > LABELS_NAMED else "")
-    share = f": it works on {statistics.fmean(tried):.1%} of test images, mean over classes" if tried else ""
-    return f"{trigger} makes this model answer images of {len(rows)} classes each with another label ({few}){share}."
+    row = one.row
+    trigger = ANY_CHANGE if row.size is None else f"One small patch ({_size(row.size, result)})"
+    share = "" if row.asr is None else f": it works on {row.asr:.1%} of test images"
+    return f"{trigger} sends images of {len(one.pairs)} classes each to another label ({one.title}){share}."
 
 
 def _clean(result: ScanResult) -> str:
@@ -139,7 +147,7 @@ def accuracy(data: Mapping[str, Any]) -> str:
 def _missed(result: ScanResult) -> str:
     if result.detection_limit is None:
         return "any patch, however small: these sizes tell nothing apart"
-    return f"a patch recovered at {_size(result.detection_limit, result)}, or more"
+    return f"a backdoor whose smallest trigger has {_size(result.detection_limit, result)}, or more. {MISSED}"
 
 
 def doubts(result: ScanResult) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The words and numbers that terminal and page share. Label names come from hostile files and are sanitized here."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neural_cleanse.distributions import clopper_pearson
@@ -48,35 +49,82 @@ class Titles:
         return self.pair(row.pair)
 
 
-def flagged_rows(result: ScanResult) -> tuple[LabelResult, ...]:
-    """A row for everything that was flagged.
+NAMED = 3  # pairs of a map in a sentence
+MAPPED = (Kind.ALL_TO_ALL, Kind.FEATURE_ALL_TO_ALL)
 
-    The table has those of patches; of another kind a row is made of what its test and its evidence say.
+
+@dataclass(frozen=True)
+class Flagged:
+    """What was flagged: one label or pair of labels, or all pairs of a map, along which one trigger sends its classes.
+
+    `row` has its size, p-value and success; for a map the success is over the images of all its classes, and target and
+    source are those of the first pair.
     """
-    known = {row.pair: row for row in result.labels}
-    names = {row.target: row.name for row in result.labels}
+
+    row: LabelResult
+    pairs: tuple[LabelPair, ...]
+    title: str
+
+    @property
+    def is_map(self) -> bool:
+        """Whether one trigger sends every class to another label."""
+        return len(self.pairs) > 1
+
+    @property
+    def heading(self) -> str:
+        """What it is called."""
+        return f"{len(self.pairs)} classes, each to another label" if self.is_map else f"Label {self.title}"
+
+    @property
+    def statement(self) -> str:
+        """What is wrong, in a clause."""
+        if self.is_map:
+            return f"One unusually small trigger sends {len(self.pairs)} classes each to another label ({self.title})"
+        return f"Label {self.title} is reached by an unusually small trigger"
+
+
+def flagged(result: ScanResult) -> tuple[Flagged, ...]:
+    """Everything that was flagged, maps first.
+
+    The table of labels has the rows of patches; of another kind a row is made of what its test and its evidence say.
+    """
+    titles, known = Titles(result), {row.pair: row for row in result.labels}
+    found, by_map = [], set()
+    for kind in MAPPED:
+        seen = [evidence for evidence in result.evidence if evidence.kind is kind]
+        if len(seen) > 1:
+            pairs = tuple(evidence.pair for evidence in seen)
+            by_map.update(pairs)
+            found.append(Flagged(_row_of_kind(result, seen), pairs, _few(titles, pairs)))
     kinds = {evidence.pair: evidence for evidence in result.evidence if evidence.kind is not Kind.PATCH}
-    rows = []
     for pair in result.flagged_pairs:
-        evidence = kinds.get(pair)
-        if evidence is not None:
-            rows.append(_row_of_kind(result, evidence, names.get(pair.target)))
-        elif pair in known:
-            rows.append(known[pair])
-    return tuple(rows)
+        if pair in by_map:
+            continue
+        row = _row_of_kind(result, [kinds[pair]]) if pair in kinds else known.get(pair)
+        if row is not None:
+            found.append(Flagged(row, (pair,), titles.pair(pair)))
+    return tuple(found)
 
 
-def _row_of_kind(result: ScanResult, evidence: Evidence, name: str | None) -> LabelResult:
-    """Sizes in feature space are no pixels, and are left out."""
-    tested = [row for test in result.tests if test.kind is evidence.kind for row in test.rows]
-    found = next((row for row in tested if (row.target, row.source) == (evidence.target, evidence.source)), None)
-    whole = next((test.p_value for test in result.tests if test.kind is evidence.kind), None)
-    hits, trials = (sum(getattr(rate, part) for rate in evidence.by_source) for part in ("hits", "trials"))
+def _few(titles: Titles, pairs: Sequence[LabelPair]) -> str:
+    """The first pairs of a map in words."""
+    named = [f"{titles.label(pair.source)} as {titles.label(pair.target)}" for pair in pairs if pair.source is not None]
+    return ", ".join(named[:NAMED]) + (", and so on" if len(named) > NAMED else "")
+
+
+def _row_of_kind(result: ScanResult, seen: Sequence[Evidence]) -> LabelResult:
+    """Of one pair, or of all pairs of a map. Sizes in feature space are no pixels, and are left out."""
+    first = seen[0]
+    tested = [row for test in result.tests if test.kind is first.kind for row in test.rows]
+    found = next((row for row in tested if row.pair == first.pair), None)
+    whole = next((test.p_value for test in result.tests if test.kind is first.kind), None)
+    rates = [rate for evidence in seen for rate in evidence.by_source]
+    hits, trials = sum(rate.hits for rate in rates), sum(rate.trials for rate in rates)
     return LabelResult(
-        target=evidence.target,
-        source=evidence.source,
-        name=name,
-        size=None if found is None or not evidence.has_pictures else found.size,
+        target=first.target,
+        source=first.source,
+        name=next((row.name for row in result.labels if row.target == first.target), None),
+        size=None if found is None or not first.has_pictures else found.size,
         log_size_sd=None,
         anomaly_index=None,
         p_value=whole if found is None or found.p_value is None else found.p_value,
@@ -201,7 +249,7 @@ def line(result: ScanResult) -> str:
 
 
 def _answer(result: ScanResult) -> str:
-    headline, titles = HEADLINE[result.verdict], Titles(result)
+    headline = HEADLINE[result.verdict]
     if result.verdict is Verdict.INCONCLUSIVE:
         return f"{headline}: {escape(result.reason)}"
     sizes = [row.size for row in result.label_rows if row.size is not None]
@@ -209,10 +257,12 @@ def _answer(result: ScanResult) -> str:
     if result.verdict is Verdict.CLEAN:
         smallest = f"smallest trigger {min(sizes):.0f} px, " if sizes else ""
         return f"{headline}: {len(result.label_rows):,} labels, {smallest}{median}, {p_is(result.p_value)}"
-    flagged = [(titles.of(row), row) for row in flagged_rows(result)]
-    if len(flagged) == 1:
-        title, row = flagged[0]
-        found = "feature-space trigger" if row.size is None else f"{number(row.size, 0)} px, {median}"
-        return f"{headline}: label {title} ({found}, {p_is(row.p_value)})"
-    each = "; ".join(f"{title} ({found_at(row)})" for title, row in flagged)
-    return f"{headline}: labels {each}; {median}"
+    found = flagged(result)
+    if len(found) == 1 and not found[0].is_map:
+        title, row = found[0].title, found[0].row
+        how = "feature-space trigger" if row.size is None else f"{number(row.size, 0)} px, {median}"
+        return f"{headline}: label {title} ({how}, {p_is(row.p_value)})"
+    maps = [f"{one.heading} ({found_at(one.row)})" for one in found if one.is_map]
+    each = [f"{one.title} ({found_at(one.row)})" for one in found if not one.is_map]
+    named = [*maps, *([f"labels {'; '.join(each)}"] if each else [])]
+    return f"{headline}: {'; '.join(named)}; {median}"

@@ -280,5 +280,6 @@ class ScanResult:
 
     @property
     def pair_rows(self) -> tuple[LabelResult, ...]:
-        """The rows of pairs of labels."""
-        return tuple(row for row in self.labels if row.source is not None)
+        """The rows of pairs of labels, but for those of a map, which share one trigger."""
+        mapped = {pair for test in self.tests for pair in test.mapped}
+        return tuple(row for row in self.labels if row.source is not None and row.pair not in mapped)
