@@ -204,13 +204,13 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         raise UnusableOutputs(
             f"The network returns a {type(first).__name__}, a scan needs one tensor (images x classes).",
-            cure="Name an architecture function that returns the classification head alone.",
+            cure="Give a network that returns the classification head alone, images x classes.",
         )
     if not is_a_row_each(first, len(images)):
         raise UnusableOutputs(
             f"The network answers {tuple(first.shape)} to {images.shape[0]} images: a scan needs "
             f"{images.shape[0]} x the number of classes, or one value an image for two classes.",
-            cure="Name an architecture function that returns the classification head alone.",
+            cure="Give a network that returns the classification head alone, images x classes.",
         )
     if not first.is_floating_point():
         raise UnusableOutputs(

@@ -274,7 +274,7 @@ def test_too_few_images_are_told_how_many_are_needed(
     infected: Classifier, all_digits: ImageSet, recovered: Backdoor, asked: float
 ) -> None:
     few = all_digits.take(torch.arange(max(3, round(0.8 / asked))))
-    with pytest.raises(DataError, match="too few") as told:
+    with pytest.raises(DataError, match="Too few") as told:
         fit_guard(infected, [recovered], few, false_positive_rate=asked, generator=seeded())
     needed = int("".join(filter(str.isdigit, told.value.cure.split(",")[0])))
     enough = all_digits.take(torch.arange(needed))
@@ -284,8 +284,16 @@ def test_too_few_images_are_told_how_many_are_needed(
         fit_guard(infected, [recovered], fewer, false_positive_rate=asked, generator=seeded())
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_image_or_two_are_too_few(
+    infected: Classifier, all_digits: ImageSet, recovered: Backdoor, images: int
+) -> None:
+    with pytest.raises(DataError, match=rf"Too few different images .*: {images}"):
+        fit_guard(infected, [recovered], all_digits.take(torch.arange(images)), generator=seeded())
+
+
 def test_repetitions_count_once(infected: Classifier, all_digits: ImageSet, recovered: Backdoor) -> None:
-    with pytest.raises(DataError, match="20 different images"):
+    with pytest.raises(DataError, match=r"Too few different images .*: 20"):
         fit_guard(infected, [recovered], all_digits.take(torch.arange(20).repeat(50)), generator=seeded())
 
 

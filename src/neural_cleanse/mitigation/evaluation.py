@@ -32,7 +32,7 @@ def split(data: ImageSet, seed: int) -> Splits:
     """Different images only, at random. Raises DataError when they are too few."""
     different = data.distinct()
     if len(different) < LEAST_IMAGES:
-        raise DataError(f"{len(different)} different images are too few to repair with.", cure=f"Give {LEAST_IMAGES}.")
+        raise DataError(f"Too few different images to repair with: {len(different)}.", cure=f"Give {LEAST_IMAGES}.")
     order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))
     first, second = (round(share * len(different)) for share in (LEARN, LEARN + DECIDE))
     return Splits(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))

@@ -81,14 +81,14 @@ def fit_guard(
     data = data.distinct()  # no image that chose neurons or threshold also measures
     order = torch.randperm(len(data), generator=generator)
     first, second = (round(share * len(data)) for share in (RANKED, RANKED + CALIBRATED))
-    ranking, calibration, rest = (data.take(rows) for rows in (order[:first], order[first:second], order[second:]))
-    place = math.ceil((1 - false_positive_rate) * (len(calibration) + 1))
-    if place > len(calibration):
+    place = math.ceil((1 - false_positive_rate) * (second - first + 1))
+    if place > second - first:
         least = max(1 / (false_positive_rate * CALIBRATED), 2 * LEAST_RANKED / RANKED)  # half may be of the target
         raise DataError(
-            f"{len(data)} different images are too few for a false-positive rate of {false_positive_rate:g}.",
+            f"Too few different images for a false-positive rate of {false_positive_rate:g}: {len(data)}.",
             cure=f"Give at least {math.ceil(least) + 1}, or raise the rate.",
         )
+    ranking, calibration, rest = (data.take(rows) for rows in (order[:first], order[first:second], order[second:]))
     clean = activations(features, classifier, calibration.images)
     detectors = tuple(_detector(classifier, backdoor, ranking, clean, direction or fisher) for backdoor in backdoors)
     scores = torch.stack([detector.score(clean) for detector in detectors]).amax(0)
