@@ -89,7 +89,7 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
     The table of labels has the rows of patches; of another kind a row is made of what its test and its evidence say.
     """
     titles, known = Titles(result), {row.pair: row for row in result.labels}
-    found, by_map = [], set()
+    found, by_map = list[Flagged](), set[LabelPair]()
     for kind in MAPPED:
         seen = [evidence for evidence in result.evidence if evidence.kind is kind]
         if len(seen) > 1:
