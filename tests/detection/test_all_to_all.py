@@ -53,7 +53,7 @@ def test_the_whole_map_is_found_with_one_small_trigger(found: ScanResult) -> Non
 
 def test_the_first_sentence_names_the_map_and_not_ten_labels(found: ScanResult) -> None:
     said = plain(found)
-    assert said.startswith("One small patch (") and "images of 10 classes each with another label" in said
+    assert said.startswith("One small patch (") and "images of 10 classes each to another label" in said
     assert "more labels were flagged" not in plain(found)
 
 
