@@ -111,7 +111,7 @@ def test_screening_of_an_adaptive_search_can_clear() -> None:
     inversion = Inversion(restarts=1)
     found = list(Adaptive().run(inversion, PAIRS, invert, 0, lambda look: EarlyDecision(len(look) == len(PAIRS))))
     assert len(found) == len(PAIRS) and all(steps == [80] for steps in invert.steps.values())
-    assert "so the model is clear" in Adaptive().notes(found, cut_off=False)[0]
+    assert "so no label is flagged for a patch" in Adaptive().notes(found, cut_off=False)[0]
     spent = list(Adaptive().run(Inversion(restarts=1), PAIRS, Shrinking(most=5_000), 0, lambda _: EarlyDecision(True)))
     assert "the budget ended" in Adaptive().notes(spent, cut_off=True)[0]
 

@@ -94,6 +94,12 @@ def test_a_scan_from_python_is_gone_on_with_in_python() -> None:
     ]
 
 
+def test_a_second_scan_leaves_the_documents_of_the_first_alone() -> None:
+    command = "neural-cleanse scan m.onnx --data d --format sarif=out.sarif --format=junit=out.xml --output out"
+    again = next(text for text in commands(scan(Verdict.INFECTED, command)) if text.startswith("neural-cleanse scan"))
+    assert again == "neural-cleanse scan m.onnx --data d --seed 1 --plan full --output out-again"
+
+
 def test_no_word_of_a_record_becomes_shell() -> None:
     odd = scan(Verdict.INFECTED, "rm -rf / ; neural-cleanse scan x")
     made = dataclasses.replace(odd.provenance, model={"path": "-m; rm -rf ~ $(id)"})

@@ -114,11 +114,12 @@ def test_one_trigger_for_all_classes_is_one_thing_in_every_document() -> None:
     scan = hashed(all_to_all())
     assert summary.plain(scan).startswith(
         "One small patch (6.5 px, 10.2% of the image) sends images of 4 classes each to another label "
-        "(0 a as 1 b, 1 b as 2 ship, 2 ship as 3 d, and so on): it works on 92.5% of test images. "
-        "A map drawn at random needs 40 px."
+        "(0 a to 1 b, 1 b to 2 ship, 2 ship to 3 d, and so on): it works on 92.5% of test images. "
+        "For labels drawn at random that takes 40 px."
     )
     assert line(scan).startswith("Backdoor found: 4 classes, each to another label (6.5 px, p = 1e-06)")
     page, words = html(scan), DOCUMENTS["markdown"](scan, None, None)
+    assert "Diamonds" not in page and "None of these was flagged" in page and "Diamonds" in html(result())
     assert "Pairs of labels" not in page and "For each of 5 labels, the smallest patch" in page
     assert page.count('class="large"') == 1 and page.count(": the trigger</h2>") == 1
     assert words.count("## 4 classes, each to another label") == 1 and words.count("Where this is weak:") == 1
@@ -130,9 +131,11 @@ def test_one_trigger_for_all_classes_is_one_thing_in_every_document() -> None:
 
 
 def test_a_map_is_shown_with_images_of_several_classes() -> None:
-    (found,) = findings(all_to_all())
+    scan = all_to_all()
+    first = dataclasses.replace(scan.evidence[0], answers_after=(0, 1))
+    (found,) = findings(dataclasses.replace(scan, evidence=(first, *scan.evidence[1:])))
     assert found.evidence.answers_before == (0, 1, 2, 3, 0, 1)
-    assert found.evidence.answers_after == (1, 2, 3, 0, 1, 2)
+    assert found.evidence.answers_after == (1, 2, 3, 0, 0, 2), "of a class an image on which it works comes first"
     assert len(found.evidence.before) == len(found.evidence.after) == 6
     assert (sum(source.hits for source in found.sources), len(found.sources)) == (37 * 4, 4)
     assert found.row.asr == 37 / 40

@@ -15,7 +15,7 @@ from neural_cleanse.results.repair import RepairResult, RepairStatus
 
 FEW_LABELS = 6  # as where the verdict asks for a baseline (reasons.py)
 MORE_RESTARTS = 8
-PLACE, REST = ("--output",), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
+PLACE, REST = ("--output", "--format"), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
 FLAGS = frozenset(
     (*REST, "--pairs", "--patches-only", "--force", "--student", "--no-student", "--bgr", "--allow-code",
      "--no-sandbox", "--ignore-labels", "--skip-unreadable")
@@ -98,7 +98,7 @@ def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
 
 
 def _infected(scan: _Scan) -> Iterator[Step]:
-    yield Step("Do not use the model as it is.")
+    yield Step("Do not use the model as it is: whoever knows the trigger chooses its answer.")
     yield Step("See whether another start of the search says the same:", scan.again("--seed", "1", "--plan", "full"))
     yield Step("Ask whoever made it how it was trained, and on which data. Show them this page.")
     repaired = f"{scan.where}-repaired{Path(scan.model).suffix}"

@@ -82,20 +82,28 @@ def findings(result: ScanResult) -> tuple[Finding, ...]:
 
 
 def _together(seen: Sequence[Evidence]) -> Evidence:
-    """The evidence of a map as one, with images of many classes; evidence alone stays as it is."""
+    """The evidence of a map as one, with images of many classes; evidence alone stays as it is.
+
+    Of each class an image on which the trigger works comes first: a single failure would stand for its whole class.
+    """
     if len(seen) == 1:
         return seen[0]
-    most = max(len(each.before) for each in seen)
-    order = [(each, place) for place in range(most) for each in seen if place < len(each.before)][:EXAMPLES]
-    after = [each.after[place] for each, place in order if place < len(each.after)]
+    order = [(turn, each, place) for each in seen for turn, place in enumerate(_works_first(each))]
+    shown = [(each, place) for _, each, place in sorted(order, key=lambda one: one[0])[:EXAMPLES]]
+    after = [each.after[place] for each, place in shown if place < len(each.after)]
     return dataclasses.replace(
         seen[0],
-        before=torch.stack([each.before[place] for each, place in order]) if order else seen[0].before,
+        before=torch.stack([each.before[place] for each, place in shown]) if shown else seen[0].before,
         after=torch.stack(after) if after else seen[0].after,
-        answers_before=tuple(each.answers_before[place] for each, place in order),
-        answers_after=tuple(each.answers_after[place] for each, place in order),
+        answers_before=tuple(each.answers_before[place] for each, place in shown),
+        answers_after=tuple(each.answers_after[place] for each, place in shown),
         by_source=tuple(rate for each in seen for rate in each.by_source),
     )
+
+
+def _works_first(evidence: Evidence) -> list[int]:
+    """The places of its images, those on which the trigger works first."""
+    return sorted(range(len(evidence.before)), key=lambda place: evidence.answers_after[place] != evidence.target)
 
 
 def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) -> tuple[str, ...]:

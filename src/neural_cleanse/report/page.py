@@ -68,6 +68,7 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
         flagged=[_flagged(result, finding, titles) for finding in findings.findings(result)],
         chart=charts.sizes(result),
         bars=drawn,
+        marked=any(bar.flagged for bar in drawn),
         without_size=sum(bar.row.size is None for bar in drawn),
         rows_open=ROWS_OPEN,
         paper=paper_sentence(result),

@@ -50,7 +50,7 @@ def _infected(result: ScanResult) -> str:
     maps = [test.usual_size for test in result.tests if test.kind is Kind.ALL_TO_ALL and test.usual_size]
     usual = ""
     if maps:
-        usual = f" A map drawn at random needs {maps[0]:.0f} px."
+        usual = f" For labels drawn at random that takes {maps[0]:.0f} px."
     elif len(sizes) > 1 and in_pixels:
         usual = f" {_usual(in_pixels[0], statistics.median(sizes))}"
     return " ".join(parts) + more + usual

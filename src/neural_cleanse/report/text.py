@@ -89,7 +89,8 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
     The table of labels has the rows of patches; of another kind a row is made of what its test and its evidence say.
     """
     titles, known = Titles(result), {row.pair: row for row in result.labels}
-    found, by_map = list[Flagged](), set[LabelPair]()
+    found: list[Flagged] = []
+    by_map: set[LabelPair] = set()
     for kind in MAPPED:
         seen = [evidence for evidence in result.evidence if evidence.kind is kind]
         if len(seen) > 1:
@@ -108,7 +109,7 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
 
 def _few(titles: Titles, pairs: Sequence[LabelPair]) -> str:
     """The first pairs of a map in words."""
-    named = [f"{titles.label(pair.source)} as {titles.label(pair.target)}" for pair in pairs if pair.source is not None]
+    named = [f"{titles.label(pair.source)} to {titles.label(pair.target)}" for pair in pairs if pair.source is not None]
     return ", ".join(named[:NAMED]) + (", and so on" if len(named) > NAMED else "")
 
 

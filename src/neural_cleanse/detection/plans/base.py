@@ -85,7 +85,8 @@ def _why_screened(found: Sequence[Recovered], cut_off: bool) -> str:
         )
     if cut_off:
         return "the budget ended before the long search did"
-    return f"after it none stood out (p of at least {SCREEN_CLEAR_P:g}), so the model is clear; --plan full searches on"
+    none = f"after it none stood out (p of at least {SCREEN_CLEAR_P:g})"
+    return f"{none}, so no label is flagged for a patch; --plan full searches on"
 
 
 def screening_config(inversion: Inversion, steps: int) -> Inversion:
