@@ -73,10 +73,9 @@ def kind_of(rows: Float[Tensor, "n outputs"], stressed: Callable[[], Float[Tenso
 
 
 def _sums_to(rows: Tensor) -> bool:
-    """Whether all rows have the same sum: 1, or 100 for percentages. Rows that are all alike tell 1 alone."""
+    """Whether all rows sum to 1, or to 100 as percentages do."""
     sums = rows.sum(1).float()
-    whole = torch.ones_like(sums) if bool((rows == rows[:1]).all()) else sums.mean().expand_as(sums)
-    return bool(whole[0] > 0) and torch.allclose(sums / whole, torch.ones_like(sums), atol=PROBABILITY_TOLERANCE)
+    return any(torch.allclose(sums / whole, torch.ones_like(sums), atol=PROBABILITY_TOLERANCE) for whole in (1, 100))
 
 
 def _is_bounded(answers: Tensor, least: float) -> bool:

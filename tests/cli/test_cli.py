@@ -18,6 +18,7 @@ from torch import nn
 
 from neural_cleanse.cli import main
 from neural_cleanse.loading.architectures import mnist_cnn
+from neural_cleanse.results.records import SCHEMA_VERSION
 
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "level", "detection_limit", "image_passes",
@@ -71,7 +72,7 @@ def test_infected_is_exit_code_1_and_pure_json(scanned: Scanned) -> None:
     assert all(set(label) == LABEL_KEYS for label in answer["labels"])
     assert [label["target"] for label in answer["labels"]] == list(range(10))
     assert (answer["schema_version"], answer["verdict"], answer["flagged"], answer["alpha"]) == (
-        2,
+        SCHEMA_VERSION,
         "infected",
         [3],
         0.01,

@@ -121,7 +121,7 @@ def test_a_directory_in_use_needs_overwrite(demo_files: Path, scanned_infected: 
     [
         (("--fpr", "0"), "between 0 and 1"),
         (("--fpr", "nan"), "between 0 and 1"),
-        (("--fpr", "0.001", "--samples", "100"), "too few"),
+        (("--fpr", "0.001", "--samples", "100"), "Too few"),
         (("--labels", "99"), "no trigger for any of the labels 99"),
         (("--labels", "x"), "not a list of labels"),
         (("--labels", ""), ""),

@@ -20,6 +20,7 @@ from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.repair import Repaired
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
+from neural_cleanse.results.records import SCHEMA_VERSION
 from neural_cleanse.results.repair import RepairRound, RepairStatus, TracePoint
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b[2J\u202e'
@@ -94,7 +95,7 @@ def truncated(ran: Ran, words: str) -> None:
 def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     assert done.ran.code == 0, done.ran.err + done.ran.out
     told = json.loads(done.ran.out)
-    assert told["status"] == "repaired" and told["schema_version"] == 2
+    assert told["status"] == "repaired" and told["schema_version"] == SCHEMA_VERSION
     events = [json.loads(line) for line in done.ran.err.splitlines()]
     scans = sum(one["verdict"] is not None for one in told["rounds"])
     assert [event["event"] for event in events].count("started") == scans > 0, "one a scan"

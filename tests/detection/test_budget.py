@@ -142,8 +142,8 @@ def test_the_share_is_of_all_parts_and_reaches_the_end_with_the_last(clean: Clas
     scan(clean, digits, ScanSettings(), progress=seen.append)
     names = list(dict.fromkeys(progress.phase.name.split(",")[0] for progress in seen))
     assert names == [
-        "checking the input", "patches", "one-class patches", "shifts of features",
-        "shifts of features between two labels", "evidence",
+        "checking the input", "patches", "shifts of features", "all-to-all patches", "all-to-all shifts of features",
+        "one-class patches", "evidence",
     ]  # fmt: skip
     last = seen[-1]
     assert last.passes_done == last.passes_planned

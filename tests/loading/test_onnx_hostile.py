@@ -196,7 +196,6 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
         r"2 inputs \(images, mask\?\)",
     ),
     "vectors": (lambda: graph([node("Relu", ["images"], ["y"])], shape=("n", 783)), "rows of 783 values"),
-    "whole numbers": (lambda: relu_model(kind=7), "not images"),
     "huge images": (lambda: relu_model(shape=("n", 3, 10**6, 10**6)), "too large"),
     "a huge batch": (lambda: relu_model(shape=(10**9, 3, 8, 8)), "too large"),
     "an old opset": (lambda: relu_model(opset=6), "opset 6"),

@@ -367,7 +367,7 @@ def test_repetitions_are_in_one_part_alone(digits: ImageSet) -> None:
 def test_too_few_images_are_refused(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     with pytest.raises(DataError, match="Too few different images to repair with: 99"):
         repair(infected, found, digits.take(torch.arange(99)))
-    with pytest.raises(DataError, match="50 different images"):
+    with pytest.raises(DataError, match="Too few different images to repair with: 50"):
         repair(infected, found, digits.take(torch.arange(50).repeat(10)))
 
 

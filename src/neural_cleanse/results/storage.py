@@ -14,6 +14,7 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole, written_whole
 from neural_cleanse.results.codec import decode, encode
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import SCHEMA_VERSION, LabelPair, ScanResult
 from neural_cleanse.results.repair import RepairResult
 
@@ -88,6 +89,9 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     ]
     result = decode(ScanResult, {**raw, "evidence": evidence, "triggers": {}})
     pairs = [*(row.pair for row in result.labels), *(one.pair for one in result.evidence)]
+    patches = {one.pair for one in result.evidence if one.kind is Kind.PATCH}
+    if lacking := patches - {row.pair for row in result.labels}:
+        raise ValueError(f"there is evidence against {len(lacking)} labels without a row")
     return replace(result, triggers={pair: trigger for pair in pairs if (trigger := _trigger(named, pair))})
 
 
