@@ -14,7 +14,7 @@ from neural_cleanse.detection import student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
-from neural_cleanse.detection.students import ask
+from neural_cleanse.detection.students import Asked, ask
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
@@ -205,10 +205,16 @@ def test_students_that_agree_less_decide_only_together(
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(student_test, "_is_clear", lambda *_: True)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: replace(SHORT, least_agreement=0.5, alone=1.0))
-    settings = ScanSettings(patches_only=True, samples=400, plan="full")
+    settings, made = ScanSettings(patches_only=True, samples=400, plan="full"), list[Asked]()
+
+    def first_again(*given: Any) -> Asked | None:
+        made.extend([] if made else [one] if (one := ask(*given)) else [])
+        return made[0]
+
+    monkeypatch.setattr(student_test, "ask", first_again)
     record = scan(infected, digits, settings).provenance.settings["student_test"]
     assert record["decides"] and record["students"] == 3
-    monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else ask(*given))
+    monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else made[0])
     assert not scan(infected, digits, settings).provenance.settings["student_test"]["decides"]
 
 
