@@ -33,11 +33,11 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _short_repairs() -> Iterator[None]:
-    """A quarter of the batches: enough for digits, and the tests stay fast."""
+    """An eighth of the batches: enough for digits, and the tests stay fast."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("unlearn", "auto"):
             _, *others = METHODS[name]
-            patch.setitem(METHODS, name, (Unlearning(least_batches=LEAST_BATCHES // 4), *others))
+            patch.setitem(METHODS, name, (Unlearning(least_batches=LEAST_BATCHES // 8), *others))
         yield
 
 
