@@ -21,7 +21,7 @@ from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import Outcome, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
 
 QUICK = ScanSettings(samples=150, restarts=1)
 OVERRUN = 400  # images that may still be looked at: a batch, some that tell shapes, evidence on few
@@ -151,6 +151,15 @@ def test_the_share_is_of_all_parts_and_reaches_the_end_with_the_last(clean: Clas
     assert all(progress.phase.done <= progress.phase.count for progress in seen)
     pairs = [progress.phase for progress in seen if progress.phase.name == "one-class patches"]
     assert pairs[-1] == Phase("one-class patches", 90, 90, "pairs")
+
+
+def test_a_label_that_could_not_be_searched_tells_nothing_of_the_others() -> None:
+    seen = list[Progress]()
+    work = Work(seen.append)
+    part = work.begin("patches", 1000, 10)
+    part.finish(Recovered.skipped(LabelPair(0), Outcome.NOT_ENOUGH_IMAGES))
+    part.advance(100)
+    assert seen[-1].passes_planned == 1000
 
 
 def test_what_is_left_is_told_by_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:

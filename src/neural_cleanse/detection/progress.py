@@ -152,10 +152,10 @@ class Part:
         """Passes in all, as far as is known now."""
         if self.ended:
             return self.done
-        spent = sum(one.image_passes for one in self.finished.values())
-        expected = float(self.planned)
-        if self.finished and spent <= self.done:
-            expected = min(expected, spent + spent / len(self.finished) * (self.count - len(self.finished)))
+        searched = [one.image_passes for one in self.finished.values() if one.image_passes]
+        spent, expected = sum(searched), float(self.planned)
+        if searched and spent <= self.done:  # one with too few images tells nothing of the others
+            expected = min(expected, spent + spent / len(searched) * (self.count - len(self.finished)))
         return max(self.done, expected)
 
 
