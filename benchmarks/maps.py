@@ -7,7 +7,6 @@ at the first random one. A row that is there is not made again.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ import torch
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.all_to_all import LEARNT, RANDOM, classes_of
+from neural_cleanse.detection.all_to_all import LEARNT, RANDOM, classes_of, strength_of
 from neural_cleanse.detection.feature_space import feature_inversion, feature_space
 from neural_cleanse.detection.pairs import pair_inversion
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.statistics.maps import map_test, strength
+from neural_cleanse.detection.statistics.maps import map_test
 from neural_cleanse.evaluation.suite import open_case, read_suite, run_info
-from neural_cleanse.inversion.class_maps import Followed, MappedImages, MapSearch, random_maps
+from neural_cleanse.inversion.class_maps import MappedImages, MapSearch, random_maps
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
-from resumable import add
+from resumable import add, rows_in
 
 SEED = 0
 
@@ -33,20 +32,16 @@ SEED = 0
 def measure(classifier: Classifier, images: ScanImages, inversion: Inversion) -> dict[str, Any]:
     """The maps found, and how far they are above random ones."""
     mapped = MappedImages.among(images, classes_of(images, classifier.num_classes))
-    search = MapSearch.of(inversion, inversion.learning_rate, classifier.num_classes)
+    search = MapSearch.of(inversion, classifier.num_classes)
     found = search.learn(classifier, mapped, LEARNT, SEED)
     others = search.follow(classifier, mapped, random_maps(mapped.classes, RANDOM, SEED + 1), SEED)
-    test = map_test([_strength(one) for one in found], [_strength(one) for one in others])
-    best = max(found, key=_strength)
+    test = map_test([strength_of(one) for one in found], [strength_of(one) for one in others])
+    best = max(found, key=strength_of)
     return {
         "gain": round(test.gain, 3), "p_value": test.p_value, "targets": best.targets, "asr": round(best.asr, 4),
         "size": round(best.size, 2), "random_asr": [round(one.asr, 4) for one in others],
         "random_sizes": [round(one.size, 2) for one in others],
     }  # fmt: skip
-
-
-def _strength(one: Followed) -> float:
-    return strength(sum(one.hits), sum(one.trials), one.size)
 
 
 def main() -> None:
@@ -58,8 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    lines = options.rows.read_text(encoding="utf-8").splitlines() if options.rows.exists() else []
-    known = {json.loads(line)["model"] for line in lines}
+    known = {row["model"] for row in rows_in(options.rows)}
     for case in read_suite(options.suite, options.data):
         if case.name in known:
             continue

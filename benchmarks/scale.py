@@ -34,6 +34,7 @@ from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.results import storage
 from pages import filled
+from resumable import add, rows_in
 
 LABELS = (10, 43, 423, 901, 1283, 2622)  # MNIST, GTSRB; faces: 423, 901, YouTube Face, VGG-Face
 SIDES = (32, 64, 128, 224)
@@ -142,15 +143,13 @@ def main() -> None:
         text = page(given.page.read_text(encoding="utf-8"), given.rows)
         given.page.write_text(text, encoding="utf-8")
         return
-    lines = given.rows.read_text(encoding="utf-8").splitlines() if given.rows.exists() else []
-    known = {(row["network"], row["labels"], tuple(row["shape"])) for row in map(json.loads, lines)}
+    known = {(row["network"], row["labels"], tuple(row["shape"])) for row in rows_in(given.rows)}
     for job in jobs():
         if job in known or job[1] > given.most_labels or job[2][1] > given.largest_side:
             continue
         (row,) = Processes(1).map(measure, [job])  # a fresh process: its peak is its own
         print(row, flush=True)
-        with given.rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        add(row, given.rows)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.metrics import margin
 from neural_cleanse.results.records import LabelPair
-from resumable import add
+from resumable import add, rows_in
 from search_networks import NETWORKS, Published, Trained, labels_to_search
 
 SEED, IMAGES, OTHERS, MOST_LABELS = 0, 1000, 5, 100
@@ -118,8 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    lines = options.output.read_text().splitlines() if options.output.exists() else []
-    there = {json.loads(line)["network"] for line in lines}
+    there = {row["network"] for row in rows_in(options.output)}
     for name in options.only.split(","):
         if name in there:
             continue

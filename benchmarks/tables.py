@@ -6,6 +6,7 @@ fills the marked places of README.md and of the pages of docs/ named in PAGES; t
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def _by_maps(row: dict[str, Any]) -> bool:
     return any(test["kind"] == Kind.ALL_TO_ALL.value for test in row.get("tests", ()))
 
 
+@functools.cache
 def suites() -> dict[str, list[dict[str, Any]]]:
     """The recorded rows of every suite, by the name of its marked place."""
     small, sequential, standard, published, strangers, reference, triggers, architectures = (
