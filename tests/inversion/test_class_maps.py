@@ -1,5 +1,7 @@
 """One trigger and the map of classes that it follows, found together from random maps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted_networks import MapBackdoor
@@ -34,7 +36,7 @@ class Few:
 
 @pytest.fixture(scope="module")
 def search() -> MapSearch:
-    return MapSearch.of(preset("default"), 0.2, 10)
+    return MapSearch.of(replace(preset("default"), learning_rate=0.2), 10)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from neural_cleanse.deadline import OutOfTime
-from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
-from neural_cleanse.detection.kinds_found import Ended, KindFound, not_made
+from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion
+from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
 from neural_cleanse.detection.pairs import pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
@@ -20,7 +20,6 @@ from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.maps import LEAST_ASR, LEAST_GAIN, MapTest, map_test, strength
 from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
-from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.batching import Meter
 from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
@@ -50,7 +49,7 @@ class _Searched:
 
     @property
     def test(self) -> MapTest:
-        return map_test([_strength(one) for one in self.found], [_strength(one) for one in self.random])
+        return map_test([strength_of(one) for one in self.found], [strength_of(one) for one in self.random])
 
     @property
     def best(self) -> Followed:
@@ -115,12 +114,13 @@ class AllToAll:
         classes = classes_of(subject.images, self.prepared.classifier.num_classes)
         if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
             return self._left_out(kind, "too few or too many labels, or too few images of them")
-        if self.stages.batch_limit.images < self._search_of(space).inversion.batch_size:
+        search = self._search_of(space)
+        if self.stages.batch_limit.images < search.inversion.batch_size:
             return self._left_out(kind, "memory does not hold enough images at once")
-        searched = self._searched(kind, subject, self._search_of(space), classes)
+        searched = self._searched(kind, subject, search, classes)
         if isinstance(searched, Ended):
             return self._left_out(kind, searched.reason, searched)
-        return self._judged(kind, searched, space)
+        return self._judged(kind, searched, search)
 
     def _left_out(self, kind: Kind, why: str, ended: Ended | None = None) -> KindFound:
         if ended is None:
@@ -129,27 +129,25 @@ class AllToAll:
 
     def _search_of(self, space: FeatureSpace | None) -> MapSearch:
         if space is not None:
-            inversion = feature_inversion(self.prepared.inversion, space)
-            return MapSearch.of(inversion, inversion.learning_rate, self.prepared.num_labels)
+            return MapSearch.of(feature_inversion(self.prepared.inversion, space), self.prepared.num_labels)
         pair = pair_inversion(self.prepared.settings.loss)
         usual = self.prepared.inversion
         calm = replace(pair, temperature=usual.temperature, precision=usual.precision)
-        return MapSearch.of(calm, pair.learning_rate, self.prepared.num_labels)
+        return MapSearch.of(calm, self.prepared.num_labels)
 
     def _searched(
         self, kind: Kind, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""
     ) -> _Searched | Ended:
         """The maps found, and, where one of them might be planted, random ones."""
         tracker, seed = self.stages.tracker, self.prepared.settings.seed
-        if tracker.truncated or tracker.exhausted:
-            tracker.truncated = True
+        if self.stages.spent():
             return Ended()
         one = search.passes * subject.weight
         report = self.stages.report(PARTS[kind] + whose, round(LEARNT * one), LEARNT, "maps")
         meter, images = self.stages.meter(subject, report), MappedImages.among(subject.images, classes)
         try:
             found = search.learn(subject.classifier, images, LEARNT, seed, meter)
-            found = tuple(sorted(found, key=_strength, reverse=True))
+            found = tuple(sorted(found, key=strength_of, reverse=True))
             random: tuple[Followed, ...] = ()
             if len(found) == LEARNT and found[0].asr >= LEAST_ASR:
                 self.stages.work.plan(PARTS[kind] + whose, round((LEARNT + RANDOM) * one))
@@ -173,11 +171,11 @@ class AllToAll:
         seed = self.prepared.settings.seed
         first, *others = random_maps(images.classes, RANDOM, seed + 1)
         found = search.follow(subject.classifier, images, [first], seed, meter)
-        if not found or _strength(best) - _strength(found[0]) < WORTH_MORE:
+        if not found or strength_of(best) - strength_of(found[0]) < WORTH_MORE:
             return found
         return found + search.follow(subject.classifier, images, others, seed, meter)
 
-    def _judged(self, kind: Kind, searched: _Searched, space: FeatureSpace | None) -> KindFound:
+    def _judged(self, kind: Kind, searched: _Searched, search: MapSearch) -> KindFound:
         share = SHARES[kind]
         p_value = over_share(searched.test.p_value, share) if searched.stands_out else 1.0
         test = KindTest(
@@ -186,16 +184,10 @@ class AllToAll:
         )  # fmt: skip
         if p_value > self.prepared.settings.alpha:
             return KindFound(test)
-        theirs = self._in_a_student(kind, searched, space)
-        said = f"{self._named(kind, searched)} (p = {p_text(p_value)})"
-        if isinstance(theirs, _Searched):
-            test = replace(
-                test, image_passes=test.image_passes + theirs.image_passes,
-                forward_passes=test.forward_passes + theirs.forward_passes,
-            )  # fmt: skip
-        if not isinstance(theirs, _Searched):
-            why = f"{said}; but {theirs}"
-            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
+        theirs = self._in_a_student(kind, search, searched.classes)
+        test, said = charged(test, theirs), f"{self._named(kind, searched)} (p = {p_text(p_value)})"
+        if isinstance(theirs, Ended):
+            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{said}; but {theirs.reason}"))
         if theirs.stands_out:
             return KindFound(replace(test, reason=f"{said} belongs to the classes: a student network has one too"))
         rows = searched.rows
@@ -211,32 +203,20 @@ class AllToAll:
         )
         return KindFound(test, rows, searched.subject)
 
-    def _in_a_student(self, kind: Kind, searched: _Searched, space: FeatureSpace | None) -> "_Searched | str":
-        """What the same search finds in a student; why there is none to look in."""
+    def _in_a_student(self, kind: Kind, search: MapSearch, classes: Sequence[int]) -> _Searched | Ended:
+        """What the same search finds in a student, or why none was made there."""
         student = self.teaching.good_student(self.stages, least=LEAST_AGREEMENT)
         if student is None:
-            return "there is no good student network to compare it with"
+            return Ended(reason="there is no good student network to compare it with")
+        part, behind_cut = f"{name_of(0)}-{kind.value}", kind is Kind.FEATURE_ALL_TO_ALL
         try:
-            found = self._student_subject(student, kind, space)
-            if isinstance(found, str):
-                return found
-            subject, search = found
-            theirs = self._searched(kind, subject, search, searched.classes, f" of {called(0)}")
+            subject = self.teaching.subject(student, part, behind_cut=behind_cut)
         except OutOfTime:
             self.stages.tracker.truncated = True
-            return "the budget was spent before it was looked for in a student network"
-        return theirs.reason if isinstance(theirs, Ended) else theirs
-
-    def _student_subject(
-        self, student: Student, kind: Kind, space: FeatureSpace | None
-    ) -> tuple[Subject, MapSearch] | str:
-        images, part = self.teaching.images_of(student.classifier), f"{name_of(0)}-{kind.value}"
-        if space is None:
-            return Subject(student.classifier, images, part), self._search_of(None)
-        theirs = feature_space(student.classifier, images)
-        if isinstance(theirs, str):
-            return theirs
-        return Subject(theirs.classifier, theirs.images, part, theirs.share), self._search_of(theirs)
+            return Ended(reason="the budget was spent before it was looked for in a student network")
+        if isinstance(subject, str):
+            return Ended(reason=subject)
+        return self._searched(kind, subject, search, classes, f" of {called(0)}")
 
     def _named(self, kind: Kind, searched: _Searched) -> str:
         best, pairs = searched.best, [one.pair for one in searched.rows]
@@ -255,14 +235,15 @@ class AllToAll:
 
 def classes_of(images: ScanImages, num_classes: int) -> list[int]:
     """The classes that have images enough to search with."""
-    given = images.answers if images.labels is None else images.labels
     rows = images.parts[Split.OPTIMISE]
-    right = given[rows][given[rows] == images.answers[rows]].long()
+    given = images.given[rows]
+    right = given[given == images.answers[rows]].long()
     counts = torch.bincount(right, minlength=num_classes)
     return [label for label in range(num_classes) if counts[label] >= LEAST_IMAGES]
 
 
-def _strength(one: Followed) -> float:
+def strength_of(one: Followed) -> float:
+    """Of a trigger over all classes."""
     return strength(sum(one.hits), sum(one.trials), one.size)
 
 

@@ -30,7 +30,7 @@ def evidence_of(
     trigger = recovered.trigger.to(classifier.device)  # on the CPU where it was read from disk
     rows = data.eligible(recovered.pair, Split.TEST)[:most]
     answers = triggered_answers(classifier, trigger, data.images[rows])
-    classes = (data.answers if data.labels is None else data.labels)[rows]
+    classes = data.given[rows]
     by_source = []
     for source in classes.unique().tolist():
         hits = answers[classes == source] == recovered.pair.target

@@ -19,6 +19,7 @@ from neural_cleanse.detection.kinds_found import (
     KindFound,
     Searched,
     Theirs,
+    charged,
     mean_ratio,
     named,
     not_made,
@@ -178,10 +179,7 @@ class KindTests:
         single = kind is Kind.PAIRS
         theirs = Theirs() if alone else self._over_students(kind, searched, small, SINGLE_STUDENTS if single else 1)
         ratios, which = theirs.ratios, named(small, sizes, kind)
-        test = replace(
-            test, image_passes=test.image_passes + theirs.image_passes,
-            forward_passes=test.forward_passes + theirs.forward_passes,
-        )  # fmt: skip
+        test = charged(test, theirs)
         if ratios is None and not alone:
             why = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
@@ -222,15 +220,11 @@ class KindTests:
             return Theirs()
         part = f"{name_of(number)}-{kind.value}"
         try:
-            images = self.teaching.images_of(student.classifier)
-            subject = Subject(student.classifier, images, part)
-            if kind is Kind.FEATURE:
-                space = feature_space(student.classifier, images)
-                if isinstance(space, str):
-                    return Theirs()
-                subject = Subject(space.classifier, space.images, part, space.share)
+            subject = self.teaching.subject(student, part, behind_cut=kind is Kind.FEATURE)
         except OutOfTime:
             self.stages.tracker.truncated = True
+            return Theirs()
+        if isinstance(subject, str):
             return Theirs()
         theirs = self._search(kind, searched.inversion, small, subject, f" of {called(number)}")
         if isinstance(theirs, Ended):
@@ -243,8 +237,7 @@ class KindTests:
         self, kind: Kind, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, whose: str = ""
     ) -> Searched | Ended:
         """The search of all pairs, unless a budget ends it."""
-        if self.stages.tracker.truncated or self.stages.tracker.exhausted:
-            self.stages.tracker.truncated = True
+        if self.stages.spent():
             return Ended()
         planned, unit = (
             round(subject.weight * inversion.passes * len(pairs)),

@@ -1,7 +1,8 @@
 """What the tests of other kinds of trigger come to: searches, what they flagged, and how it is named."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Subject
@@ -85,6 +86,25 @@ def not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> 
     """The record of a test that could not be made, and what it took."""
     passes, forward = (0, 0) if searched is None else (searched.image_passes, searched.forward_passes)
     return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes, forward_passes=forward))
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What a search took, in passes of the whole network."""
+
+    @property
+    def image_passes(self) -> int: ...
+
+    @property
+    def forward_passes(self) -> int: ...
+
+
+def charged(test: KindTest, work: Work) -> KindTest:
+    """The test with what a student's search took."""
+    return replace(
+        test, image_passes=test.image_passes + work.image_passes,
+        forward_passes=test.forward_passes + work.forward_passes,
+    )  # fmt: skip
 
 
 def planted_pairs(small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None) -> list[LabelPair]:

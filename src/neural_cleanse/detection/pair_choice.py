@@ -19,7 +19,7 @@ def pair_candidates(
     images: ScanImages, targets: Iterable[int], num_classes: int
 ) -> tuple[list[LabelPair], tuple[int, ...]]:
     """All pairs whose source has enough images, and the classes that have too few."""
-    classes = images.answers if images.labels is None else images.labels
+    classes = images.given
     counts = torch.bincount(classes.long(), minlength=num_classes).tolist()
     sources = [label for label in range(num_classes) if counts[label] >= MIN_IMAGES]
     pairs = [LabelPair(target, source) for target in targets for source in sources if source != target]
@@ -59,7 +59,7 @@ def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "class
     rows = images.parts[Split.OPTIMISE]
     parts = [classifier(pixels(part)).double().cpu() for part in images.images[rows].split(FORWARD_BATCH)]
     under = torch.cat([part.max(1, keepdim=True).values - part for part in parts])
-    classes = (images.answers if images.labels is None else images.labels)[rows].long()
+    classes = images.given[rows].long()
     sums = torch.zeros(classifier.num_classes, classifier.num_classes, dtype=torch.float64)
     counts = torch.bincount(classes, minlength=classifier.num_classes).clamp_min(1)
     return sums.index_add(0, classes, under) / counts.unsqueeze(1)

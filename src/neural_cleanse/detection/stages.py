@@ -59,6 +59,11 @@ class Stages:
         """What is left of the budget."""
         return self.work.tracker
 
+    def spent(self) -> bool:
+        """Whether the budget lets no more searches begin; that one was left is then known."""
+        self.tracker.truncated |= self.tracker.exhausted
+        return self.tracker.truncated
+
     def report(self, name: str, planned: int, count: int, unit: str = "labels") -> Part:
         """Of a part of that name, which takes `planned` image passes for `count` of `unit`."""
         return self.work.begin(name, planned, count, unit)

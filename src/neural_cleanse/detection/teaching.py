@@ -9,9 +9,10 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.feature_space import feature_space
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.progress import Part
-from neural_cleanse.detection.stages import Stages
+from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.student import Student, StudentPlan, make_student, remembered
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
@@ -81,6 +82,17 @@ class Teaching:
         """The same; None also where it agrees with the suspect on less than `least` (None: to speak alone)."""
         student, least = self.student(stages, number), self.plan.alone if least is None else least
         return student if student is not None and student.agreement >= least else None
+
+    def subject(self, student: Student, part: str, *, behind_cut: bool) -> Subject | str:
+        """What a part searches of a student: the network, or what is behind its cut; why there is none.
+
+        Raises OutOfTime after the classifier's deadline.
+        """
+        images = self.images_of(student.classifier)
+        if not behind_cut:
+            return Subject(student.classifier, images, part)
+        space = feature_space(student.classifier, images)
+        return space if isinstance(space, str) else Subject(space.classifier, space.images, part, space.share)
 
     def images_of(self, student: Classifier) -> ScanImages:
         """The scan's images with the student's answers."""

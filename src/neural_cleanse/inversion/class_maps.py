@@ -6,7 +6,7 @@ are searched for at once: between some steps of the search each class is given t
 to most, one to one (the assignment problem, Kuhn 1955), from a random map on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,22 +41,17 @@ ClassMap = tuple[int, ...]
 
 @dataclass(frozen=True)
 class MappedImages(ScanImages):
-    """Images of which each is to become what its row's map says of its class.
-
-    `classes` are the labels that take part; `maps` has the map of every row, by the number of its pair's target and its
-    restart: rows of this search belong to no label.
-    """
+    """Images of which each is to become what the map says of its class; `classes` are the labels that take part."""
 
     classes: Int[Tensor, " classes"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    maps: Mapping[Row, ClassMap] = field(default_factory=dict)
+    followed: ClassMap = ()
 
     @classmethod
     def among(cls, images: ScanImages, classes: Sequence[int]) -> "MappedImages":
         """Those of these classes that the model answers rightly."""
-        given = images.answers if images.labels is None else images.labels
-        right = (given == images.answers) & torch.isin(given, torch.tensor(classes))
+        right = (images.given == images.answers) & torch.isin(images.given, torch.tensor(classes))
         parts = {part: rows[right[rows]] for part, rows in images.parts.items()}
-        return cls(images.images, given, images.answers, parts, images.seed, torch.tensor(classes))
+        return cls(images.images, images.labels, images.answers, parts, images.seed, torch.tensor(classes))
 
     def eligible(self, pair: LabelPair, part: Split | None) -> Int[Tensor, " m"]:
         """All of a part."""
@@ -65,13 +60,11 @@ class MappedImages(ScanImages):
 
     def places(self, rows: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
         """The place of each image's class among those that take part."""
-        assert self.labels is not None, "the model's answers stand for labels that are not there"
-        return torch.searchsorted(self.classes, self.labels[rows.cpu()].long())
+        return torch.searchsorted(self.classes, self.given[rows.cpu()].long())
 
     def targets(self, rows: Sequence[Row], drawn: Int[Tensor, "k steps batches b"]) -> Int[Tensor, "k steps batches b"]:
-        """What each drawn image is to become."""
-        each = [torch.tensor(self.maps[row])[self.places(part)] for row, part in zip(rows, drawn, strict=True)]
-        return torch.stack(each).to(drawn.device)
+        """What each drawn image is to become, whatever its row."""
+        return torch.tensor(self.followed)[self.places(drawn)].to(drawn.device)
 
 
 @dataclass(frozen=True)
@@ -101,13 +94,12 @@ class MapSearch:
     inversion: Inversion
 
     @classmethod
-    def of(cls, inversion: Inversion, learning_rate: float, num_classes: int) -> "MapSearch":
+    def of(cls, inversion: Inversion, num_classes: int) -> "MapSearch":
         """The search of a label's trigger, made for all classes at once: larger batches, for they hold many."""
         return cls(
             replace(
                 inversion, steps=STEPS, batch_size=BATCH if num_classes <= FEW_CLASSES else LARGE_BATCH, restarts=1,
                 race=(), extra_steps=0, asr_target=TRAIN_ASR,
-                learning_rate=learning_rate,
             )
         )  # fmt: skip
 
@@ -147,11 +139,11 @@ class MapSearch:
         """Map by map, so that a large network needs no more memory for many of them."""
         found = list[Followed]()
         for number, start in enumerate(maps):
-            row = Row(LabelPair(number))
+            row = Row(LabelPair(number))  # of no label: its start values and the order of its images
             state = self.inversion.start(classifier, [row.pair], seed)
             leaning, measured = torch.full((len(start), len(start)), 1 / len(start)), 0
             for done in range(0, self.inversion.steps, EVERY):
-                images = replace(images, maps={row: start})
+                images = replace(images, followed=start)
                 state = self.inversion.advance(classifier, images, state, min(EVERY, self.inversion.steps - done))
                 if learning and done < LEARN * self.inversion.steps:
                     rows = images.draw(row, images.parts[Split.OPTIMISE], done // EVERY * SEEN, SEEN)
@@ -161,8 +153,7 @@ class MapSearch:
                 if not meter.advance(EVERY * self.inversion.batch_size):
                     meter.mark_truncated()
                     return tuple(found)
-            one = self._followed(classifier, images, state, start)
-            found.append(replace(one, forward_passes=one.forward_passes + measured))
+            found.append(self._followed(classifier, images, state, start, measured))
         return tuple(found)
 
     @torch.no_grad()
@@ -185,9 +176,9 @@ class MapSearch:
 
     @torch.no_grad()
     def _followed(
-        self, classifier: Classifier, images: MappedImages, state: InversionState, targets: ClassMap
+        self, classifier: Classifier, images: MappedImages, state: InversionState, targets: ClassMap, measured: int
     ) -> Followed:
-        """The averaged trigger, tried on the test split."""
+        """The averaged trigger, tried on the test split; `measured` forward passes were taken before."""
         trigger = self.inversion.trigger.decode(state.averaged)
         rows = images.parts[Split.TEST]
         answers = [
@@ -198,7 +189,7 @@ class MapSearch:
         follows = torch.cat(answers) == torch.tensor(targets)[places]
         hits = torch.bincount(places[follows], minlength=len(targets)).tolist()
         trials = torch.bincount(places, minlength=len(targets)).tolist()
-        return Followed(targets, trigger, float(trigger.size()), tuple(hits), tuple(trials), len(rows))
+        return Followed(targets, trigger, float(trigger.size()), tuple(hits), tuple(trials), measured + len(rows))
 
 
 def random_maps(classes: Int[Tensor, " classes"], count: int, seed: int) -> tuple[ClassMap, ...]:

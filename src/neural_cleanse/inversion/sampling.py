@@ -62,10 +62,15 @@ class ScanImages:
         answers = torch.zeros(len(data), dtype=torch.long) if data.labels is None else data.labels
         return cls(data.images.to(classifier.device), data.labels, answers, split(len(data), seed), seed)
 
+    @property
+    def given(self) -> Int[Tensor, " n"]:
+        """The class of each image: its label, or the model's answer where there are no labels."""
+        return self.answers if self.labels is None else self.labels
+
     def eligible(self, pair: LabelPair, part: Split | None) -> Int[Tensor, " m"]:
         """Images of a part (None: all) neither labelled nor answered as the target; of the pair's source if any."""
         rows = torch.arange(len(self.images)) if part is None else self.parts[part]
-        labels = self.answers if self.labels is None else self.labels
+        labels = self.given
         fits = (labels[rows] != pair.target) & (self.answers[rows] != pair.target)
         if pair.source is not None:
             fits &= labels[rows] == pair.source

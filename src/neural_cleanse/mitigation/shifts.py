@@ -104,7 +104,7 @@ def _of_a_map(
     if not targets:
         return
     images = MappedImages.among(space.images, sorted(targets))
-    search = MapSearch.of(inversion, inversion.learning_rate, len(targets))
+    search = MapSearch.of(inversion, len(targets))
     (one,) = search.follow(space.classifier, images, [tuple(targets[source] for source in sorted(targets))], seed)
     yield from ((pair, one.trigger, one.size) for pair in pairs)
 
