@@ -10,8 +10,9 @@ from planted_networks import MapBackdoor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.all_to_all import classes_of
-from neural_cleanse.detection.kinds import KindTests
+from neural_cleanse.detection.feature_test import FeatureTest
 from neural_cleanse.detection.kinds_found import not_made
+from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages
@@ -34,8 +35,8 @@ NEXT = tuple(LabelPair((source + 1) % 10, source) for source in range(10))
 def _others_left_out() -> Iterator[None]:
     """The other kinds have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KindTests, "features", lambda *_: not_made(Kind.FEATURE, "left out"))
-        patch.setattr(KindTests, "patch_pairs", lambda *_: not_made(Kind.PAIRS, "left out"))
+        patch.setattr(FeatureTest, "run", lambda *_: not_made(Kind.FEATURE, "left out"))
+        patch.setattr(OneClass, "run", lambda *_: not_made(Kind.PAIRS, "left out"))
         yield
 
 

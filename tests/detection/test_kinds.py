@@ -11,18 +11,14 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection import feature_space as spaces
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
-from neural_cleanse.detection.kinds import KindTests
-from neural_cleanse.detection.kinds_found import Searched, Theirs
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.stages import Subject
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +91,3 @@ def test_images_that_the_model_cannot_read_are_not_searched_further(clean: Class
     wrong = replace(digits, labels=(digits.labels + 1) % 10) if digits.labels is not None else digits
     result = scan(clean, wrong, ScanSettings(force=True, max_passes=2000))
     assert result.verdict is Verdict.INCONCLUSIVE and [test.kind for test in result.tests] == [Kind.PATCH]
-
-
-@pytest.mark.parametrize(
-    ("ratio", "verdict"), [(0.1, Verdict.INFECTED), (0.29, Verdict.INCONCLUSIVE), (0.7, Verdict.CLEAN)]
-)
-def test_a_pair_by_itself_must_be_far_smaller_than_in_students(
-    ratio: float, verdict: Verdict, clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Digits that are near each other have a small patch between them in some clean networks and not in others."""
-    pair, asked = LabelPair(7, 1), list[int]()
-
-    def over(self: KindTests, kind: Kind, searched: Searched, small: object, count: int) -> Theirs:
-        asked.append(count)
-        return Theirs({pair: ratio})
-
-    monkeypatch.setattr(KindTests, "_over_students", over)
-    tests = object.__new__(KindTests)
-    one = replace(Recovered.skipped(pair, Outcome.CONVERGED), size=10.4)
-    searched = Searched((one,), Subject(clean, ScanImages.of(clean, digits, 0)), Inversion())
-    found = tests._judged(Kind.PAIRS, searched, 1e-5, {pair: 1e-5}, [pair])
-    assert found.test.verdict is verdict and asked == [3]
-    assert (found.test.flagged == (pair,)) is (verdict is Verdict.INFECTED)

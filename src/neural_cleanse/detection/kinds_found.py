@@ -12,9 +12,6 @@ from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
 
 CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
-# The same of a patch between two labels by itself, over the mean of so many students: digits that are near each other
-# had .29 in a clean network.
-SINGLE, SINGLE_STUDENTS = 0.2, 3
 LEAST_RATIO = 0.01
 
 

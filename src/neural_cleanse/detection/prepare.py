@@ -78,11 +78,14 @@ class PreparedScan:
         alone = not self.settings.beyond_patches and not self.settings.pairs
         return 1.0 if alone else SHARES[Kind.PATCH]
 
-    def decide(self, found: Sequence[Recovered]) -> Decision:
-        """The verdict on what was found; labels given up early make no reference, else all had the same effort."""
-        return self.decide_over(None if self.baseline_sizes is None else Baseline(self.baseline_sizes), found)
+    def decide(self, found: Sequence[Recovered], looks: int = 1) -> Decision:
+        """The verdict on what was found; labels given up early make no reference, else all had the same effort.
 
-    def decide_over(self, baseline: Baseline | None, found: Sequence[Recovered]) -> Decision:
+        `looks` is how often the labels were searched and judged, this time included.
+        """
+        return self.decide_over(None if self.baseline_sizes is None else Baseline(self.baseline_sizes), found, looks)
+
+    def decide_over(self, baseline: Baseline | None, found: Sequence[Recovered], looks: int = 1) -> Decision:
         """The verdict on sizes relative to those of a baseline, or of students."""
         given_up = any(one.outcome is Outcome.FIRST_PASS for one in found)
         decision = decide(
@@ -93,7 +96,7 @@ class PreparedScan:
             self.num_labels,
             baseline,
             self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
-            self.share,
+            self.share / looks,
         )
         screened = any(one.outcome is Outcome.SCREENED for one in found)
         if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != Preset.DEFAULT:

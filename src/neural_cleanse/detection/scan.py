@@ -9,6 +9,7 @@ from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.answer import Parts, answer
 from neural_cleanse.detection.combined import combine_kinds
 from neural_cleanse.detection.kinds import KindTests
+from neural_cleanse.detection.other_starts import search_again
 from neural_cleanse.detection.pairs import PAIRS, PairPlan, pair_inversion, planned_pairs, scan_pairs
 from neural_cleanse.detection.plans import Search
 from neural_cleanse.detection.prepare import PATCHES, PreparedScan, prepare
@@ -67,7 +68,7 @@ def scan(
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
         report.finish(recovered)
     found = _all_of(prepared.pairs, report.finished)
-    compared = _compared(prepared, found, teaching, stages)
+    found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision

@@ -71,7 +71,7 @@ def compare(
     passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        return Compared(_unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
+        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
     baseline = as_baseline(students)
     record = students[0].record | {
         "decides": True,
@@ -136,10 +136,10 @@ def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
 def no_time(prepared: PreparedScan, decision: Decision) -> Compared:
     """What is said where a budget left no time for a student."""
     said = "the budget was spent before a student network could be compared with"
-    return Compared(_unconfirmed(decision, prepared), (said,))
+    return Compared(unconfirmed(decision, prepared), (said,))
 
 
-def _unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
+def unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
     """Few labels flagged less than clearly, and no student to say whether the classes make it so: no verdict.
 
     With many labels their own sizes say how much they spread.

@@ -1,0 +1,91 @@
+"""Shifts of activations for images of every class: one that stands out must be smaller than in a student."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from neural_cleanse.detection.feature_space import STEPS, FeatureSpace, feature_inversion
+from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kinds_found import (
+    Ended,
+    KindFound,
+    Searched,
+    Theirs,
+    charged,
+    named,
+    planted_pairs,
+    record_of,
+    share_of_student,
+)
+from neural_cleanse.detection.reasons import p_text
+from neural_cleanse.detection.shares import SHARES
+from neural_cleanse.detection.stages import Subject
+from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import LabelPair, Verdict
+
+MOST_LABELS = 100  # above which shifts are not searched
+MIN_SIZED = 0.8  # share of labels that a shift must work for
+EXPECTED_SHARE = 0.8  # of the network's work that its tail takes, until it is known
+ALONE = 0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
+
+
+@dataclass(frozen=True)
+class FeatureTest:
+    """The test of one scan."""
+
+    search: KindSearch
+
+    def planned(self) -> int:
+        """Image passes, as far as is known before."""
+        prepared = self.search.prepared
+        return round(EXPECTED_SHARE * STEPS * prepared.inversion.batch_size) * len(prepared.pairs)
+
+    def run(self, space: FeatureSpace | str) -> KindFound:
+        """One shift a label, searched behind the network's cut."""
+        if isinstance(space, str):
+            return self.search.not_made(space)
+        prepared = self.search.prepared
+        subject = Subject(space.classifier, space.images, Kind.FEATURE.value, space.share)
+        searched = self.search.run(feature_inversion(prepared.inversion, space), prepared.pairs, subject)
+        if isinstance(searched, Ended):
+            return self.search.not_made(searched.reason, searched)
+        sized, count = searched.sized, len(searched.found)
+        if len(sized) < MIN_SIZED * count:
+            return self.search.not_made(f"no shift works for {count - len(sized)} of {count} labels", searched)
+        sizes = [size for _, size in sized]
+        test = outlier_test(sizes, prepared.settings.alpha * SHARES[Kind.FEATURE], FEATURES)
+        p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True)}
+        small = [sized[index][0] for index in test.flagged] if test.tail_holds is not False else []
+        least = min((dict(sized)[pair] for pair in small), default=0.0) / statistics.median(sizes)
+        return self._judged(searched, test.p_value, p_values, small, alone=least <= ALONE)
+
+    def _judged(
+        self,
+        searched: Searched,
+        p_value: float,
+        p_values: Mapping[LabelPair, float],
+        small: Sequence[LabelPair],
+        *,
+        alone: bool,
+    ) -> KindFound:
+        """The test's record, once what it flagged has been compared with a student; `alone` needs none."""
+        sizes, test = dict(searched.sized), record_of(Kind.FEATURE, searched, p_value, p_values)
+        if not small:
+            return KindFound(test)
+        theirs = Theirs() if alone else self.search.over_student(searched, small, 0)
+        ratios, test = theirs.ratios, charged(test, theirs)
+        stands_out = f"{named(small, sizes, Kind.FEATURE)} stands out (p = {p_text(test.p_value or 1.0)})"
+        if ratios is None and not alone:
+            why = f"{stands_out}, but there is no student to compare it with"
+            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
+        planted = planted_pairs(small, ratios)
+        if not planted:  # classes by themselves have none so small
+            why = f"{stands_out}, but as much in a student network"
+            return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
+        reason = f"{named(planted, sizes, Kind.FEATURE)} (p = {p_text(test.p_value or 1.0)})"
+        if ratios is not None:
+            reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
+        flagged = tuple(one for one in searched.found if one.pair in planted)
+        test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
+        return KindFound(test, flagged, searched.subject)

@@ -1,0 +1,174 @@
+"""One-class triggers: a patch that sends images of one class to one label.
+
+Classes that are near each other by nature have small patches between them, in one network more than in another after
+few steps; after more steps they are as large in students of the same classes, and a planted one is not.
+"""
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kinds_found import (
+    Ended,
+    KindFound,
+    Searched,
+    Theirs,
+    charged,
+    named,
+    record_of,
+    share_of_student,
+    shared,
+)
+from neural_cleanse.detection.pair_choice import pair_candidates
+from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
+from neural_cleanse.detection.reasons import p_text
+from neural_cleanse.detection.shares import SHARES
+from neural_cleanse.detection.stages import Subject
+from neural_cleanse.detection.statistics.one_class import combined_p
+from neural_cleanse.detection.statistics.pairs import pair_outlier_test
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, LabelPair, Verdict
+
+FEW_STEPS = 60  # of all pairs: 10 labels then take as much again as their own triggers
+MORE_STEPS = 200  # of the pairs that stand out, in the suspect and in its students
+STANDS_OUT = 0.05  # p-value among the pairs up to which a pair is compared with students
+MOST_COMPARED = 3  # pairs
+STUDENTS = 3  # the median of their ratios decides
+MIN_SIZED = 0.3  # share of pairs that must have a size: few steps reach the near ones
+# Of the size in students at most; planted triggers have up to .33, the pairs that stand out most in clean networks .75
+# and more, one of a stranger's .52.
+PLANTED, NATURAL = 0.4, 0.5
+SETTLED = 0.6  # of the size in the first student from which on no other is asked
+
+
+@dataclass(frozen=True)
+class OneClass:
+    """The test of one scan; `taken` are the labels that have a trigger for all classes already."""
+
+    search: KindSearch
+    taken: tuple[int, ...] = ()
+
+    def planned(self) -> int:
+        """Image passes, as far as is known before."""
+        pairs = self._candidates()
+        return 0 if isinstance(pairs, str) else self._inversion(FEW_STEPS).passes * len(pairs)
+
+    def run(self, explained: Collection[LabelPair] = ()) -> KindFound:
+        """Search all pairs; one that an all-to-all map explains is none of its own."""
+        prepared = self.search.prepared
+        subject = Subject(prepared.classifier, prepared.images, Kind.PAIRS.value)
+        candidates = self._candidates()
+        if isinstance(candidates, str):
+            return self.search.not_made(candidates)
+        searched = self.search.run(self._inversion(FEW_STEPS), candidates, subject)
+        if isinstance(searched, Ended):
+            return self.search.not_made(searched.reason, searched)
+        sized = searched.sized
+        if len(sized) < MIN_SIZED * len(candidates):
+            why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
+            return self.search.not_made(why, searched)
+        ends = [pair.source for pair, _ in sized if pair.source is not None], [pair.target for pair, _ in sized]
+        test = pair_outlier_test(*ends, [size for _, size in sized], STANDS_OUT, candidates=len(candidates))
+        p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True) if p is not None}
+        small = [pair for index in test.flagged if (pair := sized[index][0]) not in explained]
+        return self._judged(searched, test.p_value, p_values, small[:MOST_COMPARED])
+
+    def _inversion(self, steps: int) -> Inversion:
+        usual = self.search.prepared.inversion
+        calm = pair_inversion(self.search.prepared.settings.loss)
+        return replace(calm, steps=steps, temperature=usual.temperature, precision=usual.precision)
+
+    def _candidates(self) -> list[LabelPair] | str:
+        """The pairs that are searched, or why none are."""
+        prepared = self.search.prepared
+        targets = [pair.target for pair in prepared.pairs if pair.target not in self.taken]
+        candidates, lacking = pair_candidates(prepared.images, targets, prepared.classifier.num_classes)
+        if prepared.num_labels < LEAST_LABELS or len(targets) < LEAST_TARGETS or not candidates:
+            return "too few labels or images"
+        if lacking:
+            return f"{len(lacking)} labels have too few images to start from"
+        if len(candidates) * self._inversion(FEW_STEPS).passes > prepared.inversion.passes * len(prepared.pairs):
+            return f"{len(candidates):,} pairs of labels take too long"
+        return candidates
+
+    def _judged(
+        self, searched: Searched, p_value: float, p_values: Mapping[LabelPair, float], small: Sequence[LabelPair]
+    ) -> KindFound:
+        """The test's record, once the pairs that stand out have been compared with students."""
+        share, alpha = SHARES[Kind.PAIRS], self.search.prepared.settings.alpha
+        test = record_of(Kind.PAIRS, searched, p_value, p_values)
+        if not small:
+            return KindFound(test)
+        longer = self._longer(searched, small)
+        test = charged(test, longer)
+        theirs = Theirs() if isinstance(longer, Ended) else self._over_students(longer)
+        test = charged(test, theirs)
+        clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
+        if isinstance(longer, Ended) or theirs.ratios is None:
+            return KindFound(_left_open(test, searched, clear, "but there is no student to compare it with"))
+        ratios, sizes = theirs.ratios, dict(longer.sized)
+        both = {pair: combined_p(p_values[pair], ratio) for pair, ratio in ratios.items()}
+        planted = [pair for pair in ratios if ratios[pair] <= PLANTED and both[pair] <= alpha * share]
+        if not planted:
+            between = [pair for pair in clear if PLANTED < ratios.get(pair, 1.0) < NATURAL]
+            part = share_of_student([ratios[pair] for pair in between]) if between else ""
+            why = f"at {part} of the size in student networks: a pair alone takes {PLANTED:.0%}"
+            return KindFound(_left_open(test, searched, between, why) if between else _natural(test, searched, clear))
+        least = min(both[pair] for pair in planted)
+        part = share_of_student([ratios[pair] for pair in planted])
+        p_shared = shared(least, share)
+        test = replace(
+            test,
+            verdict=Verdict.INFECTED,
+            reason=f"{named(planted, sizes, Kind.PAIRS)} (p = {p_text(p_shared or 0.0)}), {part} of the size in "
+            "student networks",
+            flagged=tuple(planted),
+            p_value=p_shared,
+            rows=tuple(
+                replace(row, p_value=shared(both[pair], share))
+                if (pair := LabelPair(row.target, row.source)) in planted
+                else row
+                for row in test.rows
+            ),
+        )
+        return KindFound(test, tuple(one for one in longer.found if one.pair in planted), searched.subject)
+
+    def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Ended:
+        """The pairs that stand out, with more steps."""
+        subject = replace(searched.subject, part=f"{Kind.PAIRS.value}-longer")
+        return self.search.run(self._inversion(MORE_STEPS), small, subject, " that stand out")
+
+    def _over_students(self, longer: Searched) -> Theirs:
+        """The median of the ratios to the students; one is enough where it has as small ones."""
+        pairs, heard = [pair for pair, _ in longer.sized], list[Theirs]()
+        for number in range(STUDENTS if pairs else 0):
+            heard.append(self.search.over_student(longer, pairs, number))
+            ratios = heard[-1].ratios
+            if ratios is None or (number == 0 and min(ratios.values()) >= SETTLED):
+                break
+        made = [one.ratios for one in heard if one.ratios is not None]
+        alone = {pair: statistics.median(each[pair] for each in made) for pair in pairs} if made else None
+        return Theirs(
+            {} if not pairs else alone,
+            sum(one.image_passes for one in heard),
+            sum(one.forward_passes for one in heard),
+        )
+
+
+def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], why: str) -> KindTest:
+    """Nothing is decided of pairs that stand out clearly; where none does, the test found nothing."""
+    if not pairs:
+        return test
+    which = named(pairs, dict(searched.sized), Kind.PAIRS)
+    reason = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), {why}"
+    return replace(test, verdict=Verdict.INCONCLUSIVE, reason=reason)
+
+
+def _natural(test: KindTest, searched: Searched, pairs: Sequence[LabelPair]) -> KindTest:
+    """The same where students have as small ones."""
+    if not pairs:
+        return test
+    which = named(pairs, dict(searched.sized), Kind.PAIRS)
+    return replace(test, reason=f"{which} belongs to the classes: it is as small in a student")

@@ -1,0 +1,106 @@
+"""A patch between two labels: what stands out among the pairs is compared with students, after more steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kinds_found import Ended, KindFound, Searched, Theirs
+from neural_cleanse.detection.one_class import FEW_STEPS, MORE_STEPS, OneClass
+from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.stages import Subject
+from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+
+PAIR = LabelPair(7, 1)
+
+
+def recovered(pair: LabelPair, size: float | None) -> Recovered:
+    return replace(Recovered.skipped(pair, Outcome.CONVERGED), size=size, image_passes=10)
+
+
+@dataclass(frozen=True)
+class Told(KindSearch):
+    """A search that comes to what it is told, in the suspect and in each student."""
+
+    size: float | None = 8.0
+    ratios: Sequence[Mapping[LabelPair, float] | None] = ()
+    steps: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+
+    def run(
+        self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
+    ) -> Searched | Ended:
+        self.steps.append(inversion.steps)
+        return Searched(tuple(recovered(pair, self.size) for pair in pairs), subject, inversion)
+
+    def over_student(self, searched: Searched, pairs: Sequence[LabelPair], number: int) -> Theirs:
+        self.asked.append(number)
+        return Theirs(self.ratios[number], 100, 5)
+
+
+def judged(clean: Classifier, digits: ImageSet, p_value: float, told: Told) -> KindFound:
+    searched = Searched((recovered(PAIR, 10.4),), Subject(clean, ScanImages.of(clean, digits, 0)), Inversion())
+    return OneClass(told)._judged(searched, p_value, {PAIR: p_value}, [PAIR])
+
+
+def told(*ratios: float | None, size: float | None = 8.0) -> Told:
+    prepared: Any = SimpleNamespace(settings=ScanSettings(), inversion=Inversion())
+    each = [None if ratio is None else {PAIR: ratio} for ratio in ratios]
+    return Told(Kind.PAIRS, prepared, SimpleNamespace(), SimpleNamespace(), size, each)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("p_value", "ratio", "verdict"),
+    [
+        (1e-5, 0.1, Verdict.INFECTED),
+        (0.04, 0.1, Verdict.INFECTED),  # by the students
+        (1e-5, 0.45, Verdict.INCONCLUSIVE),
+        (0.04, 0.45, Verdict.CLEAN),  # stands out in neither
+        (0.2, 0.39, Verdict.CLEAN),
+        (1e-5, 0.55, Verdict.CLEAN),  # the classes have it
+    ],
+)
+def test_a_pair_must_be_far_smaller_than_in_students(
+    p_value: float, ratio: float, verdict: Verdict, clean: Classifier, digits: ImageSet
+) -> None:
+    """Digits that are near each other have a small patch between them in some clean networks and not in others."""
+    search = told(ratio, ratio, ratio)
+    found = judged(clean, digits, p_value, search)
+    assert found.test.verdict is verdict and search.asked == [0, 1, 2] and search.steps == [MORE_STEPS]
+    assert (found.test.flagged == (PAIR,)) is (verdict is Verdict.INFECTED)
+    assert found.test.image_passes == 10 + 10 + 300
+    if verdict is Verdict.INFECTED:
+        assert found.test.p_value is not None and found.test.p_value <= 0.01
+        assert found.test.rows[0].p_value == found.test.p_value
+        assert [one.size for one in found.flagged] == [8.0], "the trigger of the longer search"
+
+
+def test_one_student_is_enough_where_it_has_as_small_a_patch(clean: Classifier, digits: ImageSet) -> None:
+    search = told(0.9)
+    assert judged(clean, digits, 1e-5, search).test.verdict is Verdict.CLEAN and search.asked == [0]
+
+
+def test_a_student_without_a_trigger_does_not_decide_alone(clean: Classifier, digits: ImageSet) -> None:
+    assert judged(clean, digits, 1e-5, told(0.0, 0.9, 1.1)).test.verdict is Verdict.CLEAN
+    assert judged(clean, digits, 1e-5, told(0.0, 0.0, 1.1)).test.verdict is Verdict.INFECTED
+
+
+@pytest.mark.parametrize(("p_value", "verdict"), [(1e-5, Verdict.INCONCLUSIVE), (0.1, Verdict.CLEAN)])
+def test_without_a_student_what_stands_out_clearly_stays_open(
+    p_value: float, verdict: Verdict, clean: Classifier, digits: ImageSet
+) -> None:
+    assert judged(clean, digits, p_value, told(None)).test.verdict is verdict
+
+
+def test_a_patch_that_more_steps_do_not_keep_is_none(clean: Classifier, digits: ImageSet) -> None:
+    search = told(size=None)
+    found = judged(clean, digits, 1e-5, search)
+    assert found.test.verdict is Verdict.CLEAN and not search.asked and FEW_STEPS < MORE_STEPS
