@@ -31,8 +31,10 @@ from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, Verdict
 
-FEW_STEPS = 60  # of all pairs: 10 labels then take as much again as their own triggers
-MORE_STEPS = 200  # of the pairs that stand out, in the suspect and in its students
+# Steps and images a step of all pairs, and of those that stand out, in the suspect and in its students. For as many
+# image passes, more steps with fewer images tell far more.
+FEW_STEPS, FEW_IMAGES = 100, 2
+MORE_STEPS, MORE_IMAGES = 200, 4
 STANDS_OUT = 0.05  # p-value among the pairs up to which a pair is compared with students
 MOST_COMPARED = 3  # pairs
 STUDENTS = 3  # the median of their ratios decides
@@ -53,7 +55,7 @@ class OneClass:
     def planned(self) -> int:
         """Image passes, as far as is known before."""
         pairs = self._candidates()
-        return 0 if isinstance(pairs, str) else self._inversion(FEW_STEPS).passes * len(pairs)
+        return 0 if isinstance(pairs, str) else self._inversion(FEW_STEPS, FEW_IMAGES).passes * len(pairs)
 
     def run(self, explained: Collection[LabelPair] = ()) -> KindFound:
         """Search all pairs; one that an all-to-all map explains is none of its own."""
@@ -62,7 +64,7 @@ class OneClass:
         candidates = self._candidates()
         if isinstance(candidates, str):
             return self.search.not_made(candidates)
-        searched = self.search.run(self._inversion(FEW_STEPS), candidates, subject)
+        searched = self.search.run(self._inversion(FEW_STEPS, FEW_IMAGES), candidates, subject)
         if isinstance(searched, Ended):
             return self.search.not_made(searched.reason, searched)
         sized = searched.sized
@@ -75,10 +77,10 @@ class OneClass:
         small = [pair for index in test.flagged if (pair := sized[index][0]) not in explained]
         return self._judged(searched, test.p_value, p_values, small[:MOST_COMPARED])
 
-    def _inversion(self, steps: int) -> Inversion:
+    def _inversion(self, steps: int, images: int) -> Inversion:
         usual = self.search.prepared.inversion
         calm = pair_inversion(self.search.prepared.settings.loss)
-        return replace(calm, steps=steps, temperature=usual.temperature, precision=usual.precision)
+        return replace(calm, steps=steps, batch_size=images, temperature=usual.temperature, precision=usual.precision)
 
     def _candidates(self) -> list[LabelPair] | str:
         """The pairs that are searched, or why none are."""
@@ -89,7 +91,9 @@ class OneClass:
             return "too few labels or images"
         if lacking:
             return f"{len(lacking)} labels have too few images to start from"
-        if len(candidates) * self._inversion(FEW_STEPS).passes > prepared.inversion.passes * len(prepared.pairs):
+        if len(candidates) * self._inversion(FEW_STEPS, FEW_IMAGES).passes > prepared.inversion.passes * len(
+            prepared.pairs
+        ):
             return f"{len(candidates):,} pairs of labels take too long"
         return candidates
 
@@ -138,7 +142,7 @@ class OneClass:
     def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Ended:
         """The pairs that stand out, with more steps."""
         subject = replace(searched.subject, part=f"{Kind.PAIRS.value}-longer")
-        return self.search.run(self._inversion(MORE_STEPS), small, subject, " that stand out")
+        return self.search.run(self._inversion(MORE_STEPS, MORE_IMAGES), small, subject, " that stand out")
 
     def _over_students(self, longer: Searched) -> Theirs:
         """The median of the ratios to the students; one is enough where it has as small ones."""
