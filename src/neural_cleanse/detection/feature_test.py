@@ -13,7 +13,6 @@ from neural_cleanse.detection.kinds_found import (
     Theirs,
     charged,
     named,
-    planted_pairs,
     record_of,
     share_of_student,
 )
@@ -27,6 +26,7 @@ from neural_cleanse.results.records import LabelPair, Verdict
 MOST_LABELS = 100  # above which shifts are not searched
 MIN_SIZED = 0.8  # share of labels that a shift must work for
 EXPECTED_SHARE = 0.8  # of the network's work that its tail takes, until it is known
+CONFIRMED = 0.5  # of the size in a student at most; natural ones have .6 and more
 ALONE = 0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
 
 
@@ -79,7 +79,7 @@ class FeatureTest:
         if ratios is None and not alone:
             why = f"{stands_out}, but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
-        planted = planted_pairs(small, ratios)
+        planted = [pair for pair in small if ratios is None or ratios[pair] <= CONFIRMED]
         if not planted:  # classes by themselves have none so small
             why = f"{stands_out}, but as much in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))

@@ -1,6 +1,6 @@
 """What the tests of other kinds of trigger come to: searches, what they flagged, and how it is named."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,6 @@ from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
 
-CONFIRMED = 0.5  # of the size in a student; natural ones have .6 and more
 LEAST_RATIO = 0.01
 
 
@@ -104,26 +103,14 @@ def charged(test: KindTest, work: Work) -> KindTest:
     )  # fmt: skip
 
 
-def planted_pairs(small: Sequence[LabelPair], ratios: Mapping[LabelPair, float] | None) -> list[LabelPair]:
-    """Those that are much smaller than in the student."""
-    if ratios is None:
-        return list(small)
-    return [pair for pair in small if ratios[pair] <= CONFIRMED]
-
-
 def shared(p_value: float | None, share: float) -> float | None:
     """The p-value of a test that has that share of alpha."""
     return None if p_value is None else over_share(p_value, share)
 
 
-def mean_ratio(ratios: Iterable[float]) -> float:
-    """The geometric mean."""
-    return geometric_mean(ratios, LEAST_RATIO)
-
-
 def share_of_student(ratios: Sequence[float]) -> str:
     """The geometric mean of the ratios, in words."""
-    return f"{mean_ratio(ratios):.0%}"
+    return f"{geometric_mean(ratios, LEAST_RATIO):.0%}"
 
 
 def named(pairs: Sequence[LabelPair], sizes: Mapping[LabelPair, float], kind: Kind) -> str:
