@@ -20,7 +20,7 @@ demo: setup ## scan an infected digit classifier and its clean counterpart
 	$(BIN)/neural-cleanse demo --output out/demo --overwrite
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 test-browser: setup ## check reports in headless Chromium, which is installed where apt-get is
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'

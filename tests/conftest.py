@@ -24,6 +24,39 @@ from neural_cleanse.mitigation.unlearning import LEAST_BATCHES, Unlearning
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, ScanResult
 
+TESTS = Path(__file__).parent
+LONGEST = (  # modules by processor time: `make test` starts with them, and no process is busy long after the others
+    "mitigation/test_repair.py",
+    "test_docs.py",
+    "detection/test_student.py",
+    "detection/test_kinds.py",
+    "api/test_scan_in_python.py",
+    "cli/test_cli.py",
+    "detection/test_all_to_all.py",
+    "evaluation/test_suite.py",
+    "cli/test_repair_command.py",
+    "detection/test_scan.py",
+    "inversion/test_checkpoint.py",
+    "mitigation/test_guard.py",
+    "detection/test_budget.py",
+    "detection/statistics/test_finalists.py",
+    "detection/test_pairs.py",
+    "laws/test_inversion_laws.py",
+    "inversion/test_batching.py",
+    "cli/test_streams.py",
+    "cli/batch/test_batch_command.py",
+    "attacks/test_dynamic.py",
+    "detection/test_unused_outputs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules come first; the others stay in their order."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    if gone := [str(path) for path in places if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names modules that are not there: {', '.join(gone)}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
