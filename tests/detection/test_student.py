@@ -205,7 +205,7 @@ def test_students_that_agree_less_decide_only_together(
     monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
     monkeypatch.setattr(student_test, "_is_clear", lambda *_: True)
     monkeypatch.setattr(teaching, "StudentPlan", lambda: replace(SHORT, least_agreement=0.5, alone=1.0))
-    settings, made = ScanSettings(patches_only=True, samples=400, plan="full"), list[Asked]()
+    settings, made = ScanSettings(patches_only=True, samples=200, restarts=1, plan="full"), list[Asked]()
 
     def first_again(*given: Any) -> Asked | None:
         made.extend([] if made else [one] if (one := ask(*given)) else [])
