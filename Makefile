@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= $(NEURAL_CLEANSE_DATA)
 
-.PHONY: help setup demo test test-browser check wheel docs fix bench bench-speed bench-scale bench-gpu reproduce clean
+SHAPES := neural_cleanse,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+
+.PHONY: help setup demo test test-browser check shapes wheel docs fix bench bench-speed bench-scale bench-gpu reproduce clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,7 +30,12 @@ test-browser: setup ## check reports in headless Chromium, which is installed wh
 		|| echo 'chromium is not here and apt-get cannot install it: the tests will be skipped'
 	$(BIN)/python -m pytest tests/browser -rs
 
-check: setup wheel ## formatting, lint, types, architecture, sizes, the wheel
+shapes: setup ## tests of what computes, with types and array shapes checked at every call: a quarter slower
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope '--jaxtyping-packages=$(SHAPES)' \
+		tests/inversion tests/triggers tests/attacks tests/laws tests/detection/test_kinds.py \
+		tests/detection/test_all_to_all.py tests/mitigation/test_guard.py tests/test_classifier.py tests/test_cut.py
+
+check: setup wheel shapes ## formatting, lint, types, shapes, architecture, sizes, the wheel
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
