@@ -77,6 +77,7 @@ def test_a_pair_must_be_far_smaller_than_in_students(
     assert found.test.verdict is verdict and search.asked == [0, 1, 2] and search.steps == [MORE_STEPS]
     assert (found.test.flagged == (PAIR,)) is (verdict is Verdict.INFECTED)
     assert found.test.image_passes == 10 + 10 + 300
+    assert (found.test.p_value or 0.0) > 0.01 or verdict is not Verdict.CLEAN, "a clean test has no p-value that flags"
     if verdict is Verdict.INFECTED:
         assert found.test.p_value is not None and found.test.p_value <= 0.01
         assert found.test.rows[0].p_value == found.test.p_value

@@ -25,7 +25,7 @@ from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inv
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
-from neural_cleanse.detection.statistics.one_class import combined_p
+from neural_cleanse.detection.statistics.one_class import NATURAL, PLANTED, pair_p
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
@@ -39,9 +39,6 @@ STANDS_OUT = 0.05  # p-value among the pairs up to which a pair is compared with
 MOST_COMPARED = 3  # pairs
 STUDENTS = 3  # the median of their ratios decides
 MIN_SIZED = 0.3  # share of pairs that must have a size: few steps reach the near ones
-# Of the size in students at most; planted triggers have up to .33, the pairs that stand out most in clean networks .75
-# and more, one of a stranger's .52.
-PLANTED, NATURAL = 0.4, 0.5
 SETTLED = 0.6  # of the size in the first student from which on no other is asked
 
 
@@ -112,31 +109,22 @@ class OneClass:
         clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
         if isinstance(longer, Ended) or theirs.ratios is None:
             return KindFound(_left_open(test, searched, clear, "but there is no student to compare it with"))
-        ratios, sizes = theirs.ratios, dict(longer.sized)
-        both = {pair: combined_p(p_values[pair], ratio) for pair, ratio in ratios.items()}
-        planted = [pair for pair in ratios if ratios[pair] <= PLANTED and both[pair] <= alpha * share]
-        if not planted:
-            between = [pair for pair in clear if PLANTED < ratios.get(pair, 1.0) < NATURAL]
-            part = share_of_student([ratios[pair] for pair in between]) if between else ""
+        ratios = theirs.ratios
+        known = {pair: pair_p(p_values[pair], ratios[pair]) if pair in ratios else 1.0 for pair in small}
+        planted = [pair for pair in ratios if ratios[pair] <= PLANTED and known[pair] <= alpha * share]
+        between = [pair for pair in clear if PLANTED < ratios.get(pair, 1.0) < NATURAL]
+        if between and not planted:
+            part = share_of_student([ratios[pair] for pair in between])
             why = f"at {part} of the size in student networks: a pair alone takes {PLANTED:.0%}"
-            return KindFound(_left_open(test, searched, between, why) if between else _natural(test, searched, clear))
-        least = min(both[pair] for pair in planted)
-        part = share_of_student([ratios[pair] for pair in planted])
-        p_shared = shared(least, share)
-        test = replace(
-            test,
-            verdict=Verdict.INFECTED,
-            reason=f"{named(planted, sizes, Kind.PAIRS)} (p = {p_text(p_shared or 0.0)}), {part} of the size in "
-            "student networks",
-            flagged=tuple(planted),
-            p_value=p_shared,
-            rows=tuple(
-                replace(row, p_value=shared(both[pair], share))
-                if (pair := LabelPair(row.target, row.source)) in planted
-                else row
-                for row in test.rows
-            ),
+            return KindFound(_left_open(test, searched, between, why))
+        test = _with(test, {**p_values, **known})
+        if not planted:
+            return KindFound(_natural(test, searched, clear))
+        reason = (
+            f"{named(planted, dict(longer.sized), Kind.PAIRS)} (p = {p_text(test.p_value or 0.0)}), "
+            f"{share_of_student([ratios[pair] for pair in planted])} of the size in student networks"
         )
+        test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
         return KindFound(test, tuple(one for one in longer.found if one.pair in planted), searched.subject)
 
     def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Ended:
@@ -159,6 +147,14 @@ class OneClass:
             sum(one.image_passes for one in heard),
             sum(one.forward_passes for one in heard),
         )
+
+
+def _with(test: KindTest, p_values: Mapping[LabelPair, float]) -> KindTest:
+    """The test with those p-values of pairs."""
+    rows = tuple(
+        replace(row, p_value=shared(p_values.get(LabelPair(row.target, row.source)), test.share)) for row in test.rows
+    )
+    return replace(test, p_value=shared(min(p_values.values()), test.share), rows=rows)
 
 
 def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], why: str) -> KindTest:

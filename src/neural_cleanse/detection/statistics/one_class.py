@@ -5,6 +5,8 @@ patches between the same labels are as large where nothing was planted. p2 says 
 
     p2 = P(T > -log(ratio) / RATIO_SD),     T of Student's t with RATIO_DOF degrees of freedom
     p  = p1 p2 (1 - log(p1 p2))              (Fisher 1932: the product of two independent p-values)
+
+A patch that takes more than PLANTED of the students' size needs both to be small: p = max(p1, p2).
 """
 
 import math
@@ -14,10 +16,15 @@ from neural_cleanse.distributions import student_t_sf
 # Of log ratios to students, the pairs that stand out most in clean networks: .14 over 48 pairs, .75 the least ratio.
 RATIO_SD, RATIO_DOF = 0.15, 5
 LEAST_RATIO = 1e-3  # a pair for which students have no trigger at all has ratio 0
+# Of the size in students at most; planted triggers have up to .33, the pairs that stand out most in clean networks .75
+# and more, one of a stranger's .52.
+PLANTED, NATURAL = 0.4, 0.5
 
 
-def combined_p(p_value: float, ratio: float) -> float:
+def pair_p(p_value: float, ratio: float) -> float:
     """Of a pair with that p-value among the pairs, and that size over its size in students."""
     theirs = student_t_sf(-math.log(max(ratio, LEAST_RATIO)) / RATIO_SD, RATIO_DOF)
     product = p_value * theirs
+    if ratio > PLANTED:
+        return max(p_value, theirs)
     return min(1.0, product * (1 - math.log(product))) if product > 0 else 0.0
