@@ -247,3 +247,12 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
     assert str(guard).startswith("Guard: rejects ")
+
+
+def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digits: ImageSet) -> None:
+    named = r"With pixels in \[0, 1\] \(no mean=, std=, scale=\) it would be 9[89]\.\d% \(500 images\)"
+    with pytest.raises(InputSanityError, match=named) as refused:
+        nc.scan(infected.module, (digits.images, digits.labels), nc.ScanSettings(), mean=0.485, std=0.229)
+    assert (
+        refused.value.cure == "Give that form, or ScanSettings(force=True) if the model was trained on the one given."
+    )

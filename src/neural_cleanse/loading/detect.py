@@ -4,6 +4,7 @@ import enum
 import tarfile
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.array_weights import are_weights
 from neural_cleanse.loading.checkpoint import is_safetensors
 from neural_cleanse.loading.zip_guard import entries, is_zip
 
@@ -21,6 +22,7 @@ class Container(enum.Enum):
     ONNX = "an ONNX graph"
     TAR = "a tar archive"
     NUMPY = "a NumPy array file"
+    ARRAY_WEIGHTS = "a NumPy archive of weights"
     COMPRESSED = "a compressed file"
     ZIP = "a zip archive of no kind that we know"
     POINTER = "a pointer of git-lfs: the file itself was not fetched"
@@ -81,7 +83,9 @@ def _kind_of_zip(content: bytes) -> Container:
         return Container.CHECKPOINT
     if "config.json" in names and names & {"model.weights.h5", "metadata.json"}:
         return Container.KERAS
-    return Container.NUMPY if all(name.endswith(".npy") for name in names) else Container.ZIP
+    if not all(name.endswith(".npy") for name in names):
+        return Container.ZIP
+    return Container.ARRAY_WEIGHTS if are_weights(names) else Container.NUMPY
 
 
 def _is_tar(content: bytes) -> bool:

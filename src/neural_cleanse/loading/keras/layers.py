@@ -7,6 +7,7 @@ from torch import nn
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras import parameterless as maps
 from neural_cleanse.loading.keras.activations import ACTIVATION_LAYERS, activation_layer
+from neural_cleanse.loading.keras.attention import attention
 from neural_cleanse.loading.keras.modules import KerasOrder, SamePadding, SlopePerPixel
 from neural_cleanse.loading.keras.spec import (
     AS_IT_IS,
@@ -178,9 +179,10 @@ def _prelu(given: LayerInput) -> list[LayerSpec]:
 BUILDERS: Mapping[str, Callable[[LayerInput], list[LayerSpec]]] = {
     "Conv2D": _convolution, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "PReLU": _prelu,
-    "GroupNormalization": _group_norm, "Conv2DTranspose": _transposed,
+    "GroupNormalization": _group_norm, "Conv2DTranspose": _transposed, "MultiHeadAttention": attention,
     "MaxPooling2D": maps.pool, "AveragePooling2D": maps.pool,
     "GlobalMaxPooling2D": maps.global_pool, "GlobalAveragePooling2D": maps.global_pool,
+    "GlobalMaxPooling1D": maps.pool_tokens, "GlobalAveragePooling1D": maps.pool_tokens,
     "Flatten": maps.flatten, "Reshape": maps.reshape, "Permute": maps.permute,
     "ZeroPadding2D": maps.zero_padding, "Cropping2D": maps.cropping, "UpSampling2D": maps.upsampling,
     "Resizing": maps.resizing, "CenterCrop": maps.centre_crop,
