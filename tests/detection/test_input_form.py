@@ -7,7 +7,7 @@ import torch
 
 from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.detection.first_look import first_look
-from neural_cleanse.detection.input_form import best_form
+from neural_cleanse.detection.input_form import InputForm, best_form
 from neural_cleanse.detection.progress import Work
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -118,3 +118,12 @@ def test_the_refusal_of_a_scan_names_the_form_that_fits(clean: Classifier, digit
     wrong = replace(clean, normalize=Normalize((100.0,), (1.0,)))
     with pytest.raises(InputSanityError, match=r"With .* it would be 9\d\.\d%"):
         scan(wrong, digits, ScanSettings(patches_only=True, labels=(0,), restarts=1))
+
+
+def test_a_gain_that_is_likely_no_chance_is_worth_a_word() -> None:
+    """Under 2 points, or likely by chance: nothing. Clear: a stop. Between them: a word."""
+    form = InputForm("--scale 255", 0.868, 0.834, 500, 0.009)
+    assert form.worth_a_word and not form.is_clear
+    assert not replace(form, p=0.06).worth_a_word and not replace(form, accuracy=0.85).worth_a_word
+    assert replace(form, p=0.5, accuracy=0.94).worth_a_word
+    assert replace(form, p=1e-4, accuracy=0.88).is_clear

@@ -17,7 +17,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import Told, nobody, predict
 
 TRIED_ON = 200  # images
-MOST_IMAGES = 500  # where the answers in the declared form are known
+MOST_IMAGES = 1000  # where the answers in the declared form are known
 # Forms that go on after so many images. One that fits has half of 12 right and more, a wrong one hardly any.
 ROUNDS = ((12, 4), (48, 2))
 NO_GAIN_P = 0.01  # of as few hits as the best form has by then, were it clearly better
@@ -27,6 +27,7 @@ LEAST_GAIN = 0.1  # of accuracy, for a form to be worth a word
 # those of the training, in brightness say, let another form than the right one win a smaller share of the errors.
 CLEAR_GAIN, CLEAR_SHARE = 0.02, 0.25
 CLEAR_P = 1e-3  # of such a gain by chance, over all forms
+WORD_P = 0.05  # from which such a gain is worth a word
 # What networks are trained on most often, and how the command line says it.
 USUAL = (
     ("pixels in [0, 1] (no --mean, --std, --scale)", Normalize()),
@@ -68,7 +69,8 @@ class InputForm:
     @property
     def worth_a_word(self) -> bool:
         """Whether a user should hear of it."""
-        return self.is_clear or self.accuracy - self.declared >= LEAST_GAIN
+        gain = self.accuracy - self.declared
+        return self.is_clear or gain >= LEAST_GAIN or (gain >= CLEAR_GAIN and self.p < WORD_P)
 
 
 def best_form(
