@@ -120,7 +120,8 @@ def channels_first(images: Any, name: str, path: Path) -> Any:
     if images.ndim != 4 or images.shape[1] > MAX_CHANNELS:
         raise DataError(
             f"{name!r} in {path} have the shape {images.shape}: n h w, n h w c or n c h w is needed, "
-            f"with at most {MAX_CHANNELS} channels."
+            f"with at most {MAX_CHANNELS} channels.",
+            cure="Reshape them: rows of colour images do not say whether the channels come first or last.",
         )
     return images
 
