@@ -10,6 +10,9 @@ import pytest
 import torch
 from shell import Ran, run
 
+from neural_cleanse.errors import UnknownFormat
+from neural_cleanse.loading.load import load_model
+
 
 def said(ran: Ran) -> str:
     """What was wrong and what to do, once it is sure that there is nothing else."""
@@ -107,3 +110,17 @@ def test_text_that_is_no_table_ends_in_our_own_words(demo_files: Path, tmp_path:
 def test_an_array_of_another_shape_says_which_are_read(demo_files: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", images=np.zeros((2, 3, 4, 5, 6), np.uint8), labels=np.zeros(2, np.int64))
     assert "n h w" in said(run("scan", demo_files / "clean.safetensors", "--data", tmp_path / "odd.npz"))
+
+
+def test_a_directory_with_a_model_in_it_names_the_file(demo_files: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    shutil.copy(demo_files / "clean.safetensors", tmp_path / "model" / "model.safetensors")
+    with pytest.raises(UnknownFormat) as refused:  # `scan` takes it for a batch of models
+        load_model(tmp_path / "model")
+    assert f"Give the model file itself ({tmp_path / 'model' / 'model.safetensors'})" in refused.value.cure
+
+
+def test_a_text_given_as_the_model_is_called_so(demo_files: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}', encoding="utf-8")
+    told = said(run("scan", tmp_path / "config.json", "--data", demo_files / "digits.npz"))
+    assert "is a text file, not a model" in told and "Hugging Face" in told

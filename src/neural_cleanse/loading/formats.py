@@ -26,6 +26,7 @@ CURES = {
     Container.PAGE: "Download it again; most sites have a link to the raw file.",
     Container.TFLITE: "Its weights are rounded for phones; scan the Keras model or ONNX file that it was made from.",
     Container.PICKLED_ARRAY: "Arrays are no model, and a pickle runs code: ask for safetensors or a state_dict.",
+    Container.TEXT: "Download the model file itself, or give the directory of a Hugging Face model.",
     Container.UNKNOWN: "Give safetensors, a state_dict, ONNX, .pt2, a Keras file, or a Hugging Face directory.",
 }
 AGAIN = "Copy or download it again; if it is the same then, ask for another export."
@@ -36,7 +37,8 @@ OTHERWISE = {
     Container.KERAS: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
     Container.HDF5: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
 }
-OTHER_WEIGHTS = "Name the network with --architecture, or export the whole of it as ONNX or .pt2."
+OTHER_WEIGHTS = "Save its state_dict (torch.save(model.state_dict(), path)), or export the network as ONNX or .pt2."
+NOT_FINITE = "Ask for weights from before the training failed."
 CODE_OF_THE_FILE = (
     "Ask its author for a state_dict: a network for weights alone was named. To run the file itself, in a process of "
     "its own, leave --architecture out, or give FILE.py with the classes that it names."
@@ -119,7 +121,9 @@ def cured(container: Container) -> contextlib.AbstractContextManager[None]:
     """An error of its reader that has no cure gets one."""
 
     def cure(message: str) -> str:
-        damaged = any(word in message for word in ("damaged", "not a readable", "NaN or Inf"))
+        if "NaN or Inf" in message:
+            return NOT_FINITE
+        damaged = "damaged" in message or "not a readable" in message
         return AGAIN if damaged else OTHERWISE.get(container, OTHER_WEIGHTS)
 
     return or_cure(cure)
