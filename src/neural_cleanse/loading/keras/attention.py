@@ -49,7 +49,8 @@ class OverPositions(nn.Module):
 
     def forward(self, *maps: Float[Tensor, "n _ h w"]) -> Float[Tensor, "n d h w"]:
         tokens: Tensor = self.attention(*(one.flatten(2).transpose(1, 2) for one in maps))
-        return tokens.transpose(1, 2).unflatten(2, maps[0].shape[2:])
+        result: Tensor = tokens.transpose(1, 2).unflatten(2, maps[0].shape[2:])
+        return result
 
 
 def attention(given: LayerInput) -> list[LayerSpec]:
