@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hdf5_files import by_hand, described
+from hdf5_files import by_hand, chain, described
 from torch import Tensor
 
-from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError
 from neural_cleanse.loading.keras.reader import read, rewrite
 
 pytest.importorskip("h5py")
@@ -141,9 +141,49 @@ def of_three() -> Any:
     return keras.Model(image, kl.Dense(4)(kl.GlobalMaxPooling1D()(mixed)))
 
 
+def custom() -> dict[str, Any]:
+    """What Keras itself asks for to read a ConvNeXt again."""
+    from keras.src.applications import convnext
+
+    return {"LayerScale": convnext.LayerScale, "StochasticDepth": convnext.StochasticDepth}
+
+
+def mean_of_tokens() -> Any:
+    image = keras.Input((8, 8, 3))
+    tokens = kl.Reshape((16, 6))(kl.Conv2D(6, 2, strides=2)(image))
+    return keras.Model(image, kl.Dense(4)(keras.ops.mean(kl.MultiHeadAttention(2, 3)(tokens, tokens), axis=1)))
+
+
+def scaled() -> Any:
+    """As a block of Keras' ConvNeXt."""
+    convnext = pytest.importorskip("keras.src.applications.convnext")
+    image = keras.Input((8, 6, 3))
+    block = kl.LayerNormalization()(kl.DepthwiseConv2D(3, padding="same")(image))
+    block = convnext.StochasticDepth(0.2)(convnext.LayerScale(1e-6, 3)(block))
+    return keras.Model(image, kl.Dense(4)(kl.GlobalAveragePooling2D()(kl.Add()([image, block]))))
+
+
 @pytest.mark.skipif(keras is None, reason="needs Keras")
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-@pytest.mark.parametrize("make", [transformer, lambda: transformer(use_bias=False), over_maps, of_three])
+@pytest.mark.parametrize("name", ["LayerScale", "StochasticDepth"])
+def test_a_layer_of_somebody_elses_with_such_a_name_is_code(name: str) -> None:
+    for module in ("my_layers", None):
+        layer = {**described(name, "scale"), **({} if module is None else {"module": module})}
+        layers = [described("InputLayer", "i", batch_input_shape=[None, 6, 5, 4]), layer, described("Flatten", "f")]
+        with pytest.raises(CodeExecutionRefused, match="code of its author's"):
+            read(by_hand(chain(*layers), {}), "file")
+
+
+IN_BOTH = (transformer, lambda: transformer(use_bias=False), over_maps, of_three)
+# An .h5 file does not say whose such a layer is, and Keras itself reads no operation back from one.
+CASES = [
+    *((make, suffix) for make in IN_BOTH for suffix in (".h5", ".keras")),
+    (mean_of_tokens, ".keras"),
+    (scaled, ".keras"),
+]
+
+
+@pytest.mark.skipif(keras is None, reason="needs Keras")
+@pytest.mark.parametrize(("make", "suffix"), CASES)
 def test_networks_with_attention_answer_as_in_keras(tmp_path: Path, make: Any, suffix: str) -> None:
     model = make()
     draw = np.random.default_rng(0)
@@ -157,6 +197,6 @@ def test_networks_with_attention_answer_as_in_keras(tmp_path: Path, make: Any, s
         theirs = torch.as_tensor(model(given.permute(0, 2, 3, 1).contiguous(), training=False)).cpu()
         assert torch.allclose(network.module(given), theirs, atol=1e-5, rtol=1e-4)
     (tmp_path / f"again{suffix}").write_bytes(rewrite(content, network.module.state_dict()))
-    again = keras.models.load_model(tmp_path / f"again{suffix}")
+    again = keras.models.load_model(tmp_path / f"again{suffix}", custom_objects=custom())
     with torch.no_grad():
         assert torch.equal(torch.as_tensor(again(given.permute(0, 2, 3, 1).contiguous())).cpu(), theirs)

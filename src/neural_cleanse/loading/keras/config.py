@@ -39,6 +39,7 @@ OPERATIONS |= {"math.truediv": "Divide", "math.divide": "Divide", "TrueDivide": 
 CONSTANT = "_CONSTANT_VALUE"  # in place of a layer's name: a number
 IDLE = {"training", "mask", "name"}  # keywords of a call of no effect here
 OPERANDS = ("query", "y", "x2", "value", "key")  # those that name an operand, in its order
+OF_APPLICATIONS = {"LayerScale", "StochasticDepth"}  # layers of Keras' ConvNeXt; others have some of the same name
 CURE_CODE = "Ask its author for a model of Keras' own layers, or pass --allow-code if you trust its author."
 
 
@@ -197,6 +198,7 @@ def _refuse_code(kind: str, raw: Mapping[str, Any], file: str, known: frozenset[
     settings = raw["config"] if isinstance(raw.get("config"), Mapping) else {}
     name = quoted(str(raw.get("name") or settings.get("name") or kind))
     foreign = module is not None and str(module).split(".")[0] not in ("keras", "tensorflow", "tf_keras")
+    foreign |= kind in OF_APPLICATIONS and not str(module).startswith("keras.src.applications.")
     foreign |= registered not in (None, raw["class_name"])
     foreign |= kind not in known | OTHERS_OF_KERAS and not is_operation(raw)
     if foreign or kind in PROGRAMS:

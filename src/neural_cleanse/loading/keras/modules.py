@@ -171,6 +171,17 @@ class SlopePerPixel(nn.Module):
         return values.relu() - self.weight * (-values).relu()
 
 
+class ChannelScale(nn.Module):
+    """A factor for each channel, shaped to meet it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape, device="meta"))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.weight
+
+
 class OldHardSigmoid(nn.Module):
     """The hard sigmoid before Keras 3: 0.2 x + 0.5, kept within [0, 1]."""
 

@@ -107,6 +107,8 @@ def variables(kind: str, config: Mapping[str, Any]) -> tuple[list[str], list[str
             return scale, ["moving_mean", "moving_variance"]
         case "LayerNormalization" | "GroupNormalization":
             return scale, []
+        case "LayerScale":
+            return ["gamma"], []
         case "PReLU":
             return ["alpha"], []
         case "MultiHeadAttention":
