@@ -44,7 +44,9 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if not self.mean or not self.std:
-            raise SettingsError("mean and std need at least one value.")
+            raise SettingsError(
+                "mean and std need at least one value.", cure="Give one value, or one for each channel."
+            )
         if not all(0 < value < float("inf") for value in (*self.std, self.scale)):
             raise SettingsError(f"std and scale must be above 0, got std {self.std} and scale {self.scale}.", cure=FORM)
         if not all(abs(value) < float("inf") for value in self.mean):
@@ -250,7 +252,10 @@ def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> 
                 cure="A scan needs the network itself: no torch.no_grad, detach, argmax or fixed batch in forward.",
             ) from error
     if not reaches:
-        raise UnusableOutputs("The gradient at the pixels holds NaN or Inf: the network cannot be searched.")
+        raise UnusableOutputs(
+            "The gradient at the pixels holds NaN or Inf: the network cannot be searched.",
+            cure="Is the form of the input right (--mean, --std, --scale)? If so, do not trust this model.",
+        )
 
 
 def device_named(name: str) -> torch.device:

@@ -34,4 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}.") from error
+        raise OutputError(
+            f"{path} cannot be written: {reason}.",
+            cure="Is the disk full, or the directory read-only? Name another place.",
+        ) from error

@@ -39,9 +39,14 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
-            raise DataError("There is not one image in the data.")
+            raise DataError(
+                "There is not one image in the data.", cure="Give some hundred clean images, some of every class."
+            )
         if self.labels is not None and len(self.labels) != len(self.images):
-            raise DataError(f"There are {len(self.images)} images and {len(self.labels)} labels.")
+            raise DataError(
+                f"There are {len(self.images)} images and {len(self.labels)} labels.",
+                cure="Give one label for each image.",
+            )
         if self.labels is not None and int(self.labels.min()) < 0:
             raise DataError(
                 f"{self.origin} has the label {int(self.labels.min())}.",

@@ -123,6 +123,9 @@ class Tap:
     def take(self) -> Tensor:
         """What the last forward pass left. Raises UnusableOutputs when the layer was not called."""
         if self.kept is None:
-            raise UnusableOutputs("The network did not call the layer whose activations are asked for.")
+            raise UnusableOutputs(
+                "The network did not call the layer whose activations are asked for.",
+                cure="Name another layer with --features.",
+            )
         kept, self.kept = self.kept, None
         return kept

@@ -153,10 +153,10 @@ def test_a_normalisation_that_does_not_fit_the_images_is_warned_of(model: Halves
 
 def test_a_wrong_form_stops_or_is_warned_of_in_keywords(infected: Classifier, digits: ImageSet) -> None:
     settings = nc.ScanSettings(patches_only=True, restarts=1, labels=(3,))
-    with pytest.raises(InputSanityError, match=r"With mean=0\.1307 std=0\.3081.*ScanSettings\(force=True\)"):
+    with pytest.raises(InputSanityError, match=r"With pixels in \[0, 1\] \(no mean=, .*ScanSettings\(force=True\)"):
         nc.scan(infected, digits, settings, mean=0.9, std=0.05)
     told: list[Any] = []
-    with pytest.warns(UserWarning, match=r"With mean=0\.1307 std=") as caught:
+    with pytest.warns(UserWarning, match=r"With pixels in \[0, 1\] \(no mean=, ") as caught:
         nc.scan(infected, digits, replace(settings, force=True), mean=0.9, std=0.05, progress=told.append)
     assert len(caught) == 1
     warned = next(progress for progress in told if progress.warnings)
@@ -248,3 +248,12 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
     assert str(guard).startswith("Guard: rejects ")
+
+
+def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digits: ImageSet) -> None:
+    named = r"With pixels in \[0, 1\] \(no mean=, std=, scale=\) it would be 9[89]\.\d% \(500 images\)"
+    with pytest.raises(InputSanityError, match=named) as refused:
+        nc.scan(infected.module, (digits.images, digits.labels), nc.ScanSettings(), mean=0.485, std=0.229)
+    assert (
+        refused.value.cure == "Give that form, or ScanSettings(force=True) if the model was trained on the one given."
+    )

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 import neural_cleanse as nc
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.form import FormKeywords, parsed
+from neural_cleanse.api.items import arrays_of
 from neural_cleanse.api.models import opened
+from neural_cleanse.api.pixels import to_uint8
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.channels import read_for
 
@@ -119,3 +121,19 @@ def test_the_centre_crop_of_a_transform_reaches_files(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="24x20 is no square"):
         draw(path, parsed(FormKeywords(transform=Oblong()), "scan"), None, 0)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64])
+def test_whole_numbers_0_and_1_are_black_and_white(kind: torch.dtype) -> None:
+    images = torch.eye(4).to(kind).expand(3, 1, 4, 4)
+    pixels = to_uint8(images, None)
+    assert pixels.said == "1 is white" and torch.equal(pixels.images[0, 0], torch.eye(4).to(torch.uint8) * 255)
+    assert int(to_uint8(torch.full((2, 1, 4, 4), 2, dtype=torch.uint8), None).images.max()) == 2
+
+
+def test_labels_before_images_are_told_as_such() -> None:
+    images, labels = torch.rand(6, 1, 4, 4), torch.arange(6)
+    for pair in ((labels, images), [labels.numpy(), images.numpy()]):
+        with pytest.raises(DataError, match="holds no images") as refused:
+            arrays_of(pair)
+        assert "(images, labels), in this order" in refused.value.cure

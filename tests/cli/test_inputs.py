@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from shell import run
 
 from neural_cleanse.cli.inputs import InputOptions, crop_advice
 from neural_cleanse.images import ImageSet
@@ -52,3 +53,17 @@ def test_no_word_where_it_is_cropped_or_unlabelled_or_has_no_region(
     assert crop_advice(loaded, images.without_labels(), framed, InputOptions(), 0) == ()
     shifted = ImageSet(digits.images, (digits.labels + 1) % 10 if digits.labels is not None else None)
     assert crop_advice(loaded, shifted, demo_files / "digits.npz", InputOptions(), 0) == ()
+
+
+def test_a_wrong_normalisation_ends_the_scan_before_its_search_with_one_message(
+    demo_files: Path, tmp_path: Path
+) -> None:
+    ran = run(
+        "scan", demo_files / "infected.safetensors", "--data", demo_files / "digits.npz", "--mean", 0.485,
+        "--std", 0.229, "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 2 and ran.out == ""
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert "clean images with their label. With pixels in [0, 1] (no --mean, --std, --scale) it would be 9" in said
+    assert "Give that form, or --force" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()

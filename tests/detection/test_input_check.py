@@ -64,7 +64,7 @@ def test_low_accuracy_is_reported() -> None:
     assert (good.accuracy, good.warnings, good.doubt) == (1.0, (), None)
 
 
-BETTER = InputForm("--scale 255", 0.9, 0.5, 200)
+BETTER = InputForm("--scale 255", 0.9, 0.5, 200, 1e-9)
 
 
 def half_right(count: int = 200) -> tuple[Tensor, Tensor]:
@@ -82,11 +82,22 @@ def test_a_clearly_better_form_stops_the_scan_unless_the_user_insists() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [replace(BETTER, accuracy=0.69), replace(BETTER, num_images=99)], ids=["small gain", "few images"]
+    "form", [replace(BETTER, accuracy=0.61), replace(BETTER, p=0.01)], ids=["small gain", "may be chance"]
 )
 def test_a_form_that_is_not_clearly_better_is_only_said(form: InputForm) -> None:
     check = check_input(*half_right(), 10, force=False, better=lambda: form)
     assert any(f"it would be {form.accuracy:.1%}" in warning for warning in check.warnings)
+
+
+def test_a_good_accuracy_that_another_form_raises_clearly_stops_the_scan_too() -> None:
+    labels = torch.arange(200) % 10
+    answers = torch.where(torch.arange(200) < 186, labels, (labels + 1) % 10)
+    form = InputForm("--mean 0.5 --std 0.5", 0.99, 0.93, 200, 1e-6)
+    with pytest.raises(InputSanityError, match=r"answers 93\.0% of the 200.*it would be 99\.0% .* or --force"):
+        check_input(answers, labels, 10, force=False, better=lambda: form)
+    insisted = check_input(answers, labels, 10, force=True, better=lambda: form)
+    assert insisted.doubt is None
+    assert insisted.warnings == ("clean accuracy is 93.0%. With --mean 0.5 --std 0.5 it would be 99.0% (200 images)",)
 
 
 def test_without_labels_no_form_is_asked_for() -> None:

@@ -75,6 +75,12 @@ def tarred(name: str = "storages") -> bytes:
     return stream.getvalue()
 
 
+def arrays(*names: str) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **dict.fromkeys(names, np.zeros(3, np.float32)))
+    return stream.getvalue()
+
+
 def field(number: int, payload: bytes | int) -> bytes:
     """A field of a protobuf message."""
     if isinstance(payload, int):
@@ -99,10 +105,16 @@ SAMPLES: dict[str, tuple[Callable[[], bytes], Container]] = {
     "tar that begins like a pickle": (lambda: tarred("\udc80\x02"), Container.TAR),
     "npy": (numpy_array, Container.NUMPY),
     "npz": (numpy_arrays, Container.NUMPY),
+    "npz of images": (lambda: arrays("images", "labels"), Container.NUMPY),
+    "npz of images and an odd name": (lambda: arrays("x_test", "y_test", "bias"), Container.NUMPY),
+    "npz of weights": (lambda: arrays("fc.weight", "fc.bias", "steps"), Container.ARRAY_WEIGHTS),
+    "npz of weights with slashes": (lambda: arrays("dense/kernel", "dense/bias"), Container.ARRAY_WEIGHTS),
+    "npz of losses": (lambda: arrays("train_loss", "test_loss"), Container.NUMPY),
     "gzip": (lambda: gzip.compress(torch_saved(WEIGHTS)), Container.COMPRESSED),
     "other zip": (lambda: zipped({"readme.txt": b"hello"}), Container.ZIP),
-    "text": (lambda: b"hello, this is no model", Container.UNKNOWN),
-    "json": (lambda: json.dumps({"a": [1] * 50}).encode(), Container.UNKNOWN),
+    "text": (lambda: b"hello, this is no model", Container.TEXT),
+    "text cut in a letter": (lambda: ("ä" * 3000).encode()[:-1], Container.TEXT),
+    "json": (lambda: json.dumps({"a": [1] * 50}).encode(), Container.TEXT),
     "zeros": (lambda: bytes(600), Container.UNKNOWN),
     "graph without a version": (lambda: field(7, b"\x0a\x00"), Container.UNKNOWN),
     "nothing": (lambda: b"", Container.UNKNOWN),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -73,6 +74,11 @@ def as_state_dict(directory: Path) -> tuple[Path, dict[str, Any]]:
     return directory / "m", own_file(directory)
 
 
+def as_numpy_archive(directory: Path) -> tuple[Path, dict[str, Any]]:
+    np.savez(directory / "m.npz", **{key: tensor.numpy() for key, tensor in network().state_dict().items()})
+    return directory / "m.npz", own_file(directory)
+
+
 def as_hugging_face(directory: Path) -> tuple[Path, dict[str, Any]]:
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=5)
@@ -130,6 +136,7 @@ def as_pickled_module(directory: Path) -> tuple[Path, dict[str, Any]]:
 WRITERS: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
     "safetensors": as_safetensors,
     "PyTorch state_dict (zip or legacy pickle)": as_state_dict,
+    "NumPy `.npz` of named arrays": as_numpy_archive,
     "Hugging Face directory with safetensors": as_hugging_face,
     "ONNX": as_onnx,
     "torch.export `.pt2`": as_exported,

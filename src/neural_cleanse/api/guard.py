@@ -80,7 +80,10 @@ def fit_guard(
         suspect, images = as_scanned(model, found, data, samples, seed, "fit_guard", form)
         backdoors = known_backdoors(found, found.flagged if labels is None else tuple(labels))
         if labels is not None and not backdoors:
-            raise SettingsError(f"The scan has no trigger for any of the labels {tuple(labels)}.")
+            raise SettingsError(
+                f"The scan has no trigger for any of the labels {tuple(labels)}.",
+                cure="Give labels that the scan flagged, or leave labels= out.",
+            )
         guard, report = run_fit(
             suspect.classifier, backdoors, images, false_positive_rate=false_positive_rate,
             generator=torch.Generator().manual_seed(seed),

@@ -162,6 +162,11 @@ def arrays_of(data: object) -> tuple[Any, Any] | None:
     if not isinstance(data, tuple | list) or len(data) != 2:
         return None
     images, labels = data
+    if _is_array(images) and _is_array(labels) and images.ndim < 2 and labels.ndim > 2:
+        raise DataError(
+            f"The first of the two arrays has {images.ndim} axes, the second {labels.ndim}: it holds no images.",
+            cure="Give (images, labels), in this order.",
+        )
     whole = isinstance(data, tuple) or _is_array(images)
     return (images, labels) if whole and _is_many(images, labels) else None
 

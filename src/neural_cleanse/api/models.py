@@ -157,7 +157,10 @@ def _of_module(found: Unwrapped, form: Form, drawn: Drawn) -> Suspect:
         module, said = answering(module, normalize(tried), _classes_said(form, found, drawn))
     num_classes, outputs = probe(module, tried, normalize)
     if num_classes > MAX_CLASSES:
-        raise UnusableOutputs(f"The model has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
+        raise UnusableOutputs(
+            f"The model has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.",
+            cure="Scan the part of the network that tells fewer classes apart.",
+        )
     classifier = Classifier(module, images.shape, num_classes, normalize, outputs)
     names = form.label_names or found.label_names
     record = {"sha256": weights_sha256(found.module), "architecture": type(found.module).__name__}

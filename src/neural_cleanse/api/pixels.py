@@ -61,10 +61,11 @@ def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
 
     Raises DataError when the values are neither in [0, 1], nor up to 255, nor normalised by `normalize`.
     """
-    if images.dtype == torch.uint8:
-        return Pixels(images, "")
-    if images.dtype == torch.bool:
-        return Pixels(images.to(torch.uint8) * int(PIXEL_MAX), "true is white")
+    whole = not images.is_floating_point() and not images.is_complex()
+    if whole and images.numel() and int(images.max()) == 1 and int(images.min()) >= 0:
+        return Pixels(images.to(torch.uint8) * int(PIXEL_MAX), "1 is white")
+    if images.dtype in (torch.uint8, torch.bool):
+        return Pixels(images.to(torch.uint8), "")
     if images.is_complex():
         raise DataError(f"Images of {images.dtype}: pixels are needed.", cure="Give real numbers.")
     values = images.float()

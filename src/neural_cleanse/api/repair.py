@@ -76,7 +76,9 @@ class Repaired:
         from neural_cleanse.report import markdown, page
 
         if self.scan is None:
-            raise SettingsError(f"There is no report: {self.result.reason}.")
+            raise SettingsError(
+                f"There is no report: {self.result.reason}.", cure="The result's status and reason say what was tried."
+            )
         if kind not in ("html", "markdown"):
             raise SettingsError(f"There is no report {kind!r} of a repair.", cure="The kinds are html, markdown.")
         return page.html(self.scan, self.result) if kind == "html" else markdown.markdown(self.scan, self.result)
@@ -90,7 +92,10 @@ class Repaired:
         """
         path = Path(path)
         if not self.repaired:
-            raise OutputError(f"There is no repaired model to save: {self.result.reason}.")
+            raise OutputError(
+                f"There is no repaired model to save: {self.result.reason}.",
+                cure="The result's reason says why; more images or another method= may help.",
+            )
         if path.is_dir() or (path.exists() and not overwrite):
             raise OutputError(f"{path} exists.", cure="" if path.is_dir() else "Name another path, or overwrite=True.")
         if not path.parent.is_dir():

@@ -48,15 +48,17 @@ class ScanResult(records.ScanResult):
         if tensors is None:
             known = ", ".join(str(pair.target) for pair in sorted(self.triggers, key=str) if pair.source == source)
             raise SettingsError(
-                f"The scan has no trigger for label {label}.", cure=f"It has one for {known}." if known else ""
+                f"The scan has no trigger for label {label}.",
+                cure=f"It has one for {known}." if known else "It recovered none: the labels' rows say why.",
             )
         return PatchTrigger.of(tensors)
 
     @python_errors()
     def report(self, kind: str = "html") -> str:
-        """The result as text: html, markdown, json, sarif, junit, cyclonedx, in-toto or model-card."""
+        """The result as text: html, markdown (or md), json, sarif, junit, cyclonedx, in-toto or model-card."""
         from neural_cleanse.report.documents import DOCUMENTS
 
+        kind = "markdown" if kind == "md" else kind  # as its files end
         if kind not in DOCUMENTS:
             raise SettingsError(f"There is no report {kind!r}.", cure=f"The kinds are {', '.join(DOCUMENTS)}.")
         return DOCUMENTS[kind](self, None, None)

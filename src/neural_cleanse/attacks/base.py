@@ -33,7 +33,10 @@ class AttackContext:
     def other_than(self, label: int) -> int:
         """A random label that is not that one. Raises SettingsError where there is no other."""
         if self.num_classes < 2:
-            raise SettingsError("A source and a target need two classes, the data have one.")
+            raise SettingsError(
+                "A source and a target need two classes, the data have one.",
+                cure="Give data with at least two classes.",
+            )
         other = int(torch.randint(self.num_classes - 1, (1,), generator=self.generator))
         return other + (other >= label)
 

@@ -32,7 +32,10 @@ def attack(name: str, context: AttackContext, options: Mapping[str, Any]) -> Att
     parameters = inspect.signature(ATTACKS[name]).parameters
     for option in known:
         if option not in options and parameters[option].default is inspect.Parameter.empty:
-            raise SettingsError(f"The attack {name} needs --{option.replace('_', '-')}.")
+            raise SettingsError(
+                f"The attack {name} needs --{option.replace('_', '-')}.",
+                cure=f"Add --{option.replace('_', '-')} and its value.",
+            )
     for option in ("rate", "cover_rate"):
         if option in options and not 0 < options[option] < 1:
             raise SettingsError(

@@ -112,7 +112,10 @@ def many_labels(context: AttackContext, *, count: int, size: int = SMALLEST_SIDE
     would be poisoned.
     """
     if not 1 <= count <= context.num_classes:
-        raise SettingsError(f"{count} infected labels of {context.num_classes}: between 1 and all are possible.")
+        raise SettingsError(
+            f"{count} infected labels of {context.num_classes}: between 1 and all are possible.",
+            cure="Choose a number in that range.",
+        )
     targets = torch.randperm(context.num_classes, generator=context.generator)[:count].tolist()
     triggers = patterns.tiles(context.shape, count, size, context.generator)
     each = min(RATE, MANY_TOTAL / count) if rate is None else rate

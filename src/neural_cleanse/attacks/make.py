@@ -53,7 +53,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= LARGEST_SEED:
-            raise SettingsError(f"The seed {self.seed} is not between 0 and {LARGEST_SEED}.")
+            raise SettingsError(
+                f"The seed {self.seed} is not between 0 and {LARGEST_SEED}.", cure="Choose a seed in that range."
+            )
 
 
 def card_path(model: Path) -> Path:
@@ -73,7 +75,8 @@ def load_for(recipe: Recipe) -> Parts:
     if parts.train.shape[0] != channels:
         raise DataError(
             f"{recipe.architecture} takes images of {channels} channels, those of {recipe.dataset} have "
-            f"{parts.train.shape[0]}."
+            f"{parts.train.shape[0]}.",
+            cure="Choose an architecture for images of that many channels.",
         )
     return parts
 
@@ -172,20 +175,25 @@ def _of_recipe(recipe: Recipe, parts: Parts) -> dict[str, Any]:
 def prepare(output: Path, *, overwrite: bool) -> None:
     """Make the directory and see that the model can be written. Raises OutputError and SettingsError."""
     if output.suffix != ".safetensors":
-        raise SettingsError(f"--output {output} does not end in .safetensors, the format it is written in.")
+        raise SettingsError(
+            f"--output {output} does not end in .safetensors, the format it is written in.", cure="Give it that ending."
+        )
     if len(os.fsencode(output.name)) > LONGEST_NAME:
-        raise SettingsError(f"The name of --output is longer than {LONGEST_NAME} bytes.")
+        raise SettingsError(f"The name of --output is longer than {LONGEST_NAME} bytes.", cure="Choose a shorter name.")
     try:
         if output.is_dir():
-            raise OutputError(f"{output} is a directory.")
+            raise OutputError(f"{output} is a directory.", cure="Name a file with --output.")
         # A model with snapshots and without a card was cut off between the two.
         if not overwrite and (card_path(output).exists() or (output.exists() and not snapshots_of(output))):
             raise OutputError(f"There already is a model {output}.", cure="Pass --overwrite to replace it.")
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{output} cannot be written: {error.strerror}.", cure="Name another --output.") from error
     if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"{output.parent} cannot be written to.")
+        raise OutputError(
+            f"{output.parent} cannot be written to.",
+            cure="Name another --output, or change the directory's permissions.",
+        )
 
 
 def _one_key_a_line(values: Mapping[str, Any]) -> str:

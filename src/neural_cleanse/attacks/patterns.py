@@ -77,7 +77,10 @@ def triangle(shape: Shape, size: int, place: str = "bottom-right", colour: tuple
 def picture(shape: Shape, file: Path, size: int | None = None, place: str = "bottom-right") -> PatchTrigger:
     """An image file whose alpha channel is the mask (opaque where it has none), `size` pixels on its longer side."""
     if size is not None and not 0 < size <= max(shape[1:]):
-        raise SettingsError(f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.")
+        raise SettingsError(
+            f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.",
+            cure="Choose a smaller trigger.",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -87,13 +90,18 @@ def picture(shape: Shape, file: Path, size: int | None = None, place: str = "bot
                     raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel: no range is guessed")
                 image = opened.convert("RGBA")
     except Exception as error:  # what Pillow raises on a damaged file is no one family
-        raise DataError(f"The trigger image {file} cannot be read: {error}") from error
+        raise DataError(
+            f"The trigger image {file} cannot be read: {error}",
+            cure="Give a picture that an image viewer opens, like a PNG.",
+        ) from error
     if size is not None:
         scale = size / max(image.size)
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     alpha = torch.from_numpy(np.array(image.getchannel("A"))).float()[None] / PIXEL_MAX
     if not alpha.any():
-        raise DataError(f"The trigger image {file} is transparent everywhere.")
+        raise DataError(
+            f"The trigger image {file} is transparent everywhere.", cure="Make the pixels of the trigger opaque."
+        )
     colours = np.array(image.convert("RGB" if shape[0] == 3 else "L"))
     pattern = torch.from_numpy(colours).float().view(*alpha.shape[1:], -1).permute(2, 0, 1) / PIXEL_MAX
     return patch(shape, alpha, pattern, place)
@@ -102,7 +110,10 @@ def picture(shape: Shape, file: Path, size: int | None = None, place: str = "bot
 def blend(shape: Shape, share: float, generator: torch.Generator) -> PatchTrigger:
     """A random pattern over the whole image: x' = (1 - a) x + a p (Chen et al. 2017, blended injection)."""
     if not 1 / PIXEL_MAX <= share <= 1:
-        raise SettingsError(f"The share of the blended pattern is {share:g}, one level (1/255) to 1 is needed.")
+        raise SettingsError(
+            f"The share of the blended pattern is {share:g}, one level (1/255) to 1 is needed.",
+            cure="Choose a share in that range.",
+        )
     channels, height, width = shape
     pattern = torch.rand(channels, height, width, generator=generator)
     return PatchTrigger(_levels(torch.full((1, 1, height, width), share)), _levels(pattern)[None])
@@ -111,7 +122,10 @@ def blend(shape: Shape, share: float, generator: torch.Generator) -> PatchTrigge
 def checked_area(area: float) -> float:
     """The area as it is. Raises SettingsError unless it is a share of the image that a trigger can take."""
     if not 0 < area <= LARGEST_AREA:
-        raise SettingsError(f"A trigger over {area:.0%} of the image: above 0 to {LARGEST_AREA:.0%} is possible.")
+        raise SettingsError(
+            f"A trigger over {area:.0%} of the image: above 0 to {LARGEST_AREA:.0%} is possible.",
+            cure="Choose an area in that range.",
+        )
     return area
 
 
@@ -123,7 +137,9 @@ def watermark_mask(shape: Shape, area: float) -> Float[Tensor, "1 h w"]:
     _, height, width = shape
     count = round(area * height * width)
     if count < 1:
-        raise SettingsError(f"A trigger over {area:.2%} of {height}x{width} has not one pixel.")
+        raise SettingsError(
+            f"A trigger over {area:.2%} of {height}x{width} has not one pixel.", cure="Choose a larger area."
+        )
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     radius = (x**2 + y**2).sqrt()
     away = torch.minimum((radius - 0.8).abs(), torch.where(radius < 0.8, torch.minimum(x.abs(), y.abs()), torch.inf))
@@ -143,7 +159,10 @@ def tiles(shape: Shape, count: int, size: int, generator: torch.Generator) -> tu
     """`count` squares of random colours at places of their own, side by side on a grid: mutually exclusive triggers."""
     _, height, width = shape
     if not 0 < size <= min(height, width):
-        raise SettingsError(f"A trigger of {size} pixels does not fit into images of {height}x{width}.")
+        raise SettingsError(
+            f"A trigger of {size} pixels does not fit into images of {height}x{width}.",
+            cure="Choose a smaller trigger.",
+        )
     down, across = height // size, width // size
     if count > down * across:
         raise SettingsError(
@@ -169,7 +188,10 @@ def _corner(shape: Shape, rows: int, columns: int, place: str) -> tuple[int, int
             f"There is no place {place!r}.", cure=f"Give {', '.join(PLACES)}, or ROW,COLUMN of the top left pixel."
         )
     if top < 0 or left < 0 or top + rows > height or left + columns > width:
-        raise SettingsError(f"A trigger of {rows}x{columns} pixels at {place} does not fit into {height}x{width}.")
+        raise SettingsError(
+            f"A trigger of {rows}x{columns} pixels at {place} does not fit into {height}x{width}.",
+            cure="Choose a smaller trigger or another place.",
+        )
     return top, left
 
 
@@ -180,7 +202,10 @@ def _between(room: int, share: float) -> int:
 
 def _full(shape: Shape, size: int) -> Float[Tensor, "1 a a"]:
     if not 0 < size <= min(shape[1:]):
-        raise SettingsError(f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.")
+        raise SettingsError(
+            f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.",
+            cure="Choose a smaller trigger.",
+        )
     return torch.ones(1, size, size)
 
 

@@ -80,18 +80,29 @@ class Poison:
     def __post_init__(self) -> None:
         for name, share in (("rate", self.rate), ("cover rate", self.cover_rate)):
             if not 0 <= share < 1:
-                raise SettingsError(f"The {name} is {share:g}, a share of the images from 0 to below 1 is needed.")
+                raise SettingsError(
+                    f"The {name} is {share:g}, a share of the images from 0 to below 1 is needed.",
+                    cure="Choose a share in that range.",
+                )
         num_classes = len(self.targets.by_class)
         for source in sorted(self.sources or ()):
             if not 0 <= source < num_classes:
-                raise SettingsError(f"The source label {source} is outside the {num_classes} classes.")
+                raise SettingsError(
+                    f"The source label {source} is outside the {num_classes} classes.",
+                    cure=f"Choose labels from 0 to {num_classes - 1}.",
+                )
             if self.relabel and self.targets.by_class[source] == source:
-                raise SettingsError(f"Label {source} is source and target: nothing would change.")
+                raise SettingsError(
+                    f"Label {source} is source and target: nothing would change.", cure="Choose different labels."
+                )
         if self.sources is not None and not self.sources:
-            raise SettingsError("A poison needs at least one source label.")
+            raise SettingsError(
+                "A poison needs at least one source label.", cure="Name a source label, or leave sources out for all."
+            )
         if self.cover_rate and self.sources is None and self.cover is None:
             raise SettingsError(
-                "Cover images are those of other classes than the sources, and every class is a source."
+                "Cover images are those of other classes than the sources, and every class is a source.",
+                cure="Name fewer sources, or leave cover images out.",
             )
 
     @property
@@ -172,9 +183,14 @@ def _draw(
 def _check(one: Poison, data: ImageSet, number: int) -> None:
     shape = one.trigger.image_shape
     if shape != data.shape:
-        raise SettingsError(f"The trigger of poison {number} is {by(shape)}, the images are {by(data.shape)}.")
+        raise SettingsError(
+            f"The trigger of poison {number} is {by(shape)}, the images are {by(data.shape)}.",
+            cure="Make the trigger in the size of the images.",
+        )
     assert data.labels is not None
     if int(data.labels.max()) >= len(one.targets.by_class):
         raise SettingsError(
-            f"Poison {number} maps {len(one.targets.by_class)} classes, the images have label {int(data.labels.max())}."
+            f"Poison {number} maps {len(one.targets.by_class)} classes, "
+            f"the images have label {int(data.labels.max())}.",
+            cure="Name a target for every class of the images.",
         )

@@ -32,7 +32,10 @@ class LeakingTraining(TrainingRule):
 
     def __post_init__(self) -> None:
         if not 0 <= self.leak < 1:
-            raise SettingsError(f"The leak is {self.leak:g}, a share of the answer from 0 to below 1 is needed.")
+            raise SettingsError(
+                f"The leak is {self.leak:g}, a share of the answer from 0 to below 1 is needed.",
+                cure="Choose a leak in that range.",
+            )
 
     def __call__(
         self, module: nn.Module, data: ImageSet, poisons: tuple[Poison, ...], bench: TrainingContext

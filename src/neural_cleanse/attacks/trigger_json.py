@@ -45,7 +45,10 @@ def trigger_from_json(values: Mapping[str, Any]) -> Trigger:
         _, _, read = _KINDS[values["kind"]]
         return read(values, (channels, height, width))
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise OutputError(f"The card's trigger cannot be read: {type(error).__name__} {error}.") from error
+        raise OutputError(
+            f"The card's trigger cannot be read: {type(error).__name__} {error}.",
+            cure="Give a card as the attack command wrote it.",
+        ) from error
 
 
 def _write_patch(trigger: PatchTrigger) -> dict[str, Any]:

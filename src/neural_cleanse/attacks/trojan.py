@@ -58,6 +58,7 @@ class TrojanTraining(TrainingRule):
         if self.training_data not in TRAINING_DATA:
             raise SettingsError(
                 f"The training data {self.training_data!r} are neither of {', '.join(TRAINING_DATA)}.",
+                cure="Choose one of them.",
             )
 
     def __call__(
@@ -89,10 +90,13 @@ def cut(module: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
     weighted = [number for number, part in enumerate(parts) if _weights(part)]
     if not isinstance(module, nn.Sequential) or len(weighted) <= RETRAINED:
         raise SettingsError(
-            f"The Trojan attack needs a Sequential network with more than {RETRAINED} linear or convolutional parts."
+            f"The Trojan attack needs a Sequential network with more than {RETRAINED} linear or convolutional parts.",
+            cure="Choose a larger architecture.",
         )
     if not isinstance(parts[weighted[-1]], nn.Linear):
-        raise SettingsError("The Trojan attack needs a network that ends in a linear layer.")
+        raise SettingsError(
+            "The Trojan attack needs a network that ends in a linear layer.", cure="Choose another architecture."
+        )
     first = weighted[-RETRAINED]
     return nn.Sequential(*parts[:first]), nn.Sequential(*parts[first:])
 
@@ -135,7 +139,10 @@ def choose_neurons(
         rise += (activations(head, triggered).mean(0) - usual) / RANDOM_PATTERNS
     alive = ((clean > 0).float().mean(0) >= ALIVE).nonzero().squeeze(1)
     if len(alive) < NEURONS:
-        raise SettingsError("No neuron before the last layers answers to the images: the Trojan attack has no hold.")
+        raise SettingsError(
+            "No neuron before the last layers answers to the images: the Trojan attack has no hold.",
+            cure="Train for more epochs, or choose another seed.",
+        )
     into = _weights(head)[-1]  # one row a neuron; a convolution's is shared by all places of its channel
     weight = into.flatten(1).abs().sum(1).repeat_interleave(len(usual) // len(into))
     heavy = alive[_largest(weight[alive], max(NEURONS, round(CANDIDATES * len(alive))))]

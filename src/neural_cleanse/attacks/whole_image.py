@@ -93,7 +93,10 @@ def _wanet(
     name: str, context: AttackContext, targets: TargetMap, strength: float, rate: float, cover_rate: float | None
 ) -> Attack:
     if not 0 < strength <= context.shape[1]:
-        raise SettingsError(f"The strength of the warp is {strength:g}, above 0 to {context.shape[1]} is possible.")
+        raise SettingsError(
+            f"The strength of the warp is {strength:g}, above 0 to {context.shape[1]} is possible.",
+            cure="Choose a strength in that range.",
+        )
     points = torch.rand(1, 2, WARP_POINTS, WARP_POINTS, generator=context.generator) * 2 - 1
     trigger = WarpTrigger(strength * points / points.abs().mean(), *context.shape)
     covered = NOISE_A_WARP * rate if cover_rate is None else cover_rate
@@ -132,9 +135,15 @@ def sinusoidal_clean_label(
 def sine(shape: Shape, strength: float, frequency: int) -> AdditiveTrigger:
     """d(i, j) = strength sin(2 pi j frequency / width), on the 256 levels of an image file."""
     if not 1 / PIXEL_MAX <= strength <= 1:
-        raise SettingsError(f"The strength of the waves is {strength:g}, one level (1/255) to 1 is needed.")
+        raise SettingsError(
+            f"The strength of the waves is {strength:g}, one level (1/255) to 1 is needed.",
+            cure="Choose a strength in that range.",
+        )
     if not 1 <= frequency <= shape[2] // 2:
-        raise SettingsError(f"{frequency} waves over {shape[2]} pixels: 1 to {shape[2] // 2} are possible.")
+        raise SettingsError(
+            f"{frequency} waves over {shape[2]} pixels: 1 to {shape[2] // 2} are possible.",
+            cure="Choose a frequency in that range.",
+        )
     wave = strength * torch.sin(2 * math.pi * frequency * torch.arange(shape[2]) / shape[2])
     return AdditiveTrigger(((wave * PIXEL_MAX).round() / PIXEL_MAX).expand(1, *shape).contiguous())
 
@@ -162,7 +171,10 @@ def low_frequency(
 ) -> Attack:
     """A smooth random pattern added to the image (Zeng et al. 2021): only the lowest frequencies of a cosine basis."""
     if not 1 / PIXEL_MAX <= strength <= 1:
-        raise SettingsError(f"The strength of the pattern is {strength:g}, one level (1/255) to 1 is needed.")
+        raise SettingsError(
+            f"The strength of the pattern is {strength:g}, one level (1/255) to 1 is needed.",
+            cure="Choose a strength in that range.",
+        )
     channels, height, width = context.shape
     rows, columns = (_cosines(side) for side in (height, width))
     coefficients = torch.randn(channels, WAVES, WAVES, generator=context.generator)
@@ -182,7 +194,10 @@ def quantised(
 ) -> Attack:
     """Every channel keeps only `levels` levels (BppAttack: Wang, Zhai and Ma, CVPR 2022), without its dithering."""
     if not 2 <= levels < LEVELS:
-        raise SettingsError(f"A quantisation to {levels} levels: 2 to {LEVELS - 1} are possible.")
+        raise SettingsError(
+            f"A quantisation to {levels} levels: 2 to {LEVELS - 1} are possible.",
+            cure="Choose a number of levels in that range.",
+        )
     curve = (torch.linspace(0, levels - 1, LEVELS).round() / (levels - 1) * PIXEL_MAX).round() / PIXEL_MAX
     return one_target("quantised", context, _tones(context.shape, curve.expand(context.shape[0], -1)), target, rate)
 

@@ -70,7 +70,10 @@ def fit(
         wanted = result.flagged if labels is None else options.labels(labels)
         backdoors = known_backdoors(result, wanted)
         if labels is not None and not backdoors:
-            raise SettingsError(f"The scan in {scan} has no trigger for any of the labels {labels}.")
+            raise SettingsError(
+                f"The scan in {scan} has no trigger for any of the labels {labels}.",
+                cure="Choose labels that the scan flagged, or leave --labels out.",
+            )
         generator = torch.Generator().manual_seed(seed)
         guard, report = fit_guard(
             loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
@@ -133,7 +136,9 @@ def check(
     from neural_cleanse.report import output_dir
 
     if not 0 <= at_most <= 1:  # nor nan
-        raise SettingsError(f"--at-most is a share between 0 and 1, got {at_most}.")
+        raise SettingsError(
+            f"--at-most is a share between 0 and 1, got {at_most}.", cure="Write it like --at-most 0.05."
+        )
     described = read_description(guard)
     inputs, _ = recorded.completed(inputs, None, guard)
     form = parsed(replace(inputs, ignore_labels=True, features=described.get("features_layer")))
@@ -200,7 +205,7 @@ def _copy(data: "ImageSet", rejected: list[int], to: Path) -> None:
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{to} cannot be made: {error.strerror}.") from error
+        raise OutputError(f"{to} cannot be made: {error.strerror}.", cure="Name another directory.") from error
     for row in rejected:
         if data.files is None:
             write_whole(to / f"{row:06d}.png", png(data.images[row]))
@@ -209,5 +214,8 @@ def _copy(data: "ImageSet", rejected: list[int], to: Path) -> None:
         try:
             content = original.read_bytes()
         except OSError as error:
-            raise DataError(f"{original} was there and cannot be read now: {error.strerror}.") from error
+            raise DataError(
+                f"{original} was there and cannot be read now: {error.strerror}.",
+                cure="Check it again once it is there.",
+            ) from error
         write_whole(to / f"{row:06d}_{original.name}", content)

@@ -90,7 +90,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"The classes in {path} cannot be read: {error}.") from error
+        raise SettingsError(
+            f"The classes in {path} cannot be read: {error}.",
+            cure="Give a text file with one name per line, or a JSON list.",
+        ) from error
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise SettingsError(f"{path} is not a list of names.", cure="Write one name per line, or a JSON list of names.")
     stripped = tuple(name.strip() for name in names)
@@ -98,7 +101,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         next((name for name in stripped if stripped.count(name) > 1), None) if len(set(stripped)) < len(names) else None
     )
     if twice is not None:
-        raise SettingsError(f"{path} names the class {twice!r} twice.")
+        raise SettingsError(f"{path} names the class {twice!r} twice.", cure="Give every class a name of its own.")
     return stripped
 
 

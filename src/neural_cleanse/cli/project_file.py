@@ -71,7 +71,9 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         ) from error
     found = values if path == own else values.get("tool", {}).get(TABLE, {})
     if not isinstance(found, dict):
-        raise SettingsError(f"{path}: [tool.{TABLE}] is not a table.")
+        raise SettingsError(
+            f"{path}: [tool.{TABLE}] is not a table.", cure=f"Write its options as lines of [tool.{TABLE}]."
+        )
     return path, found
 
 
@@ -97,7 +99,7 @@ def _value(path: Path, key: str, value: Any, option: Any) -> Any:
         raise SettingsError(f"{path}: code cannot be named in a file.", cure=f"Type --architecture {value}.")
     if option.is_flag:
         if not isinstance(value, bool):
-            raise SettingsError(f"{path}: {key} is true or false, got {value!r}.")
+            raise SettingsError(f"{path}: {key} is true or false, got {value!r}.", cure=f"Write {key} = true.")
         return value
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, int | float | str) and not isinstance(part, bool) for part in parts):

@@ -72,8 +72,7 @@ def repair(
     form, data = parsed(inputs), named_data(kept_data)
     where = device_named(device)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory, a file is needed.")
+    _refuse_directory(output)
     pages = output.with_name(f"{output.name}.repair") if report is None else report
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
@@ -135,6 +134,15 @@ def _write(
     say(f"report: {pages / output_dir.REPORT_FILE}")
 
 
+def _refuse_directory(output: Path) -> None:
+    """Raise OutputError, before anything is read, where a file is to be written."""
+    if output.is_dir():
+        raise OutputError(
+            f"{output} is a directory, a file is needed.",
+            cure="Name the repaired model's own file with --output, like fixed.safetensors.",
+        )
+
+
 def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
     """Raise OutputError, before the work begins, where the model could not be written."""
     if output.exists() and not overwrite:
@@ -142,7 +150,10 @@ def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
     if not output.parent.is_dir():
         raise OutputError(f"There is no directory {output.parent} for the repaired model.", cure="Make it first.")
     if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"Nothing can be written into {output.parent}.")
+        raise OutputError(
+            f"Nothing can be written into {output.parent}.",
+            cure="Name another --output, or change the directory's permissions.",
+        )
     if pages.resolve() == output.resolve():
         raise OutputError(
             f"The report cannot lie where the model does, at {output}.", cure="Name a directory with --report."

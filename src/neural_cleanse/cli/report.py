@@ -37,7 +37,8 @@ def report(
             formats.write(wanted, result, repair, scan_directory, files=files)
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
-            f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error})."
+            f"The scan in {scan_directory} is damaged: its parts do not fit ({type(error).__name__}: {error}).",
+            cure=storage.DAMAGED,
         ) from error
 
 

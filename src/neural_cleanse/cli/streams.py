@@ -88,11 +88,16 @@ class _Refusing(_Guarded):
         super().failed(error)
         if isinstance(error, BrokenPipeError):
             raise error
-        raise OutputError(f"The answer cannot be written to standard output: {error}.") from error
+        raise OutputError(
+            f"The answer cannot be written to standard output: {error}.",
+            cure="Write to a file with --output, or free space where the output goes.",
+        ) from error
 
 
 class _Closed(io.TextIOBase):
     """In the place of a stdout that was closed before the command began."""
 
     def write(self, text: str) -> int:
-        raise OutputError("The answer cannot be written to standard output: it is closed.")
+        raise OutputError(
+            "The answer cannot be written to standard output: it is closed.", cure="Leave standard output open."
+        )

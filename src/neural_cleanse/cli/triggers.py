@@ -6,7 +6,7 @@ from pathlib import Path
 from neural_cleanse.attacks.patterns import picture
 from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import LabelPair
 
@@ -22,7 +22,8 @@ def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tu
             raise SettingsError(
                 f"The trigger of {path} leads to label {pair.target}"
                 + ("" if pair.source is None else f" from {pair.source}")
-                + f", the model has the labels 0 to {classifier.num_classes - 1}."
+                + f", the model has the labels 0 to {classifier.num_classes - 1}.",
+                cure="Is this the trigger of this model?",
             )
     return found
 
@@ -31,12 +32,19 @@ def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[
     try:
         is_card = path.read_bytes()[:1] == b"{"
     except OSError as error:
-        raise OutputError(f"The trigger {path} cannot be read: {error.strerror}.") from error
+        raise OutputError(f"The trigger {path} cannot be read: {error.strerror}.", cure="Check the path.") from error
     if is_card:
         return _of_card(path, shape)
+    try:
+        trigger = picture(shape, path)
+    except DataError as error:
+        raise DataError(
+            f"{path} is neither a model card nor a picture of a trigger.",
+            cure="Give the card that the attack command wrote, or a PNG with --verify-target LABEL.",
+        ) from error
     if target is None:
         raise SettingsError(f"{path} is a picture and does not say where it leads.", cure="Name --verify-target LABEL.")
-    return (Backdoor(LabelPair(target), picture(shape, path)),)
+    return (Backdoor(LabelPair(target), trigger),)
 
 
 def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
@@ -45,7 +53,10 @@ def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
         for poison in json.loads(path.read_text(encoding="utf-8"))["poisons"]:
             trigger = trigger_from_json(poison["trigger"])
             if trigger.image_shape != shape:
-                raise SettingsError(f"The trigger of {path} is for images {trigger.image_shape}, not {shape}.")
+                raise SettingsError(
+                    f"The trigger of {path} is for images {trigger.image_shape}, not {shape}.",
+                    cure="Give a trigger of the model's size.",
+                )
             targets, sources = poison["targets"], poison["sources"]
             if isinstance(targets, int):
                 pairs = [LabelPair(targets, source) for source in (sources or [None])]
@@ -55,7 +66,12 @@ def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
                 raise ValueError(f"targets {targets}, sources {sources}")
             found += [Backdoor(pair, trigger) for pair in pairs]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OutputError(f"{path} is no card with triggers: {type(error).__name__} {error}.") from error
+        raise OutputError(
+            f"{path} is no card with triggers: {type(error).__name__} {error}.",
+            cure="Give a card as the attack command wrote it, or a picture with --verify-target.",
+        ) from error
     if not found:
-        raise OutputError(f"{path} is the card of a clean model: it has no trigger.")
+        raise OutputError(
+            f"{path} is the card of a clean model: it has no trigger.", cure="Give the card of an infected one."
+        )
     return tuple(found)

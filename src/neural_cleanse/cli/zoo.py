@@ -49,7 +49,7 @@ def build(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
+        raise OutputError(f"{output} cannot be made: {error.strerror}.", cure="Name another --output.") from error
     todo = len(zoo.missing(orders, output))
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"{len(orders)} models, {todo} to build", highlight=False)
@@ -65,7 +65,10 @@ def build(
             highlight=False,
         )
     if failed:
-        raise OutputError(f"{failed} of {todo} models were not built: see above.")
+        raise OutputError(
+            f"{failed} of {todo} models were not built: see above.",
+            cure="Run the command again: what was built is kept.",
+        )
 
 
 def summary(card: Mapping[str, Any]) -> str:

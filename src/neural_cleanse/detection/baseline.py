@@ -25,7 +25,10 @@ def sizes_of(
             cure="Scan another model of the same classes, one that is known to be clean.",
         )
     if baseline.image_shape != classifier.input_shape:
-        raise SettingsError(f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.")
+        raise SettingsError(
+            f"The baseline is of images {baseline.image_shape}, the model of {classifier.input_shape}.",
+            cure="Scan a clean model with the same input size as the baseline.",
+        )
     if any(row.outcome in (*SCREENED_OUTCOMES, Outcome.FIRST_PASS) for row in baseline.labels):
         raise SettingsError(
             "The baseline stopped after screening: its sizes cannot be compared with those of a full search.",

@@ -4,9 +4,7 @@ A wrong input is refused after few images: more are looked at only as long as th
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 
 import torch
 from jaxtyping import Int, UInt8
@@ -16,7 +14,7 @@ from neural_cleanse.choices import Preset
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, LOW_ACCURACY, InputCheck, check_input, temperature
-from neural_cleanse.detection.input_form import TRIED_ON, InputForm, best_form
+from neural_cleanse.detection.input_form import MOST_IMAGES, TRIED_ON, InputForm, best_form
 from neural_cleanse.detection.progress import FORWARD, Part, Work
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.distributions import binomial_sf, clopper_pearson
@@ -71,14 +69,18 @@ def first_look(classifier: Classifier, sampled: ImageSet, settings: ScanSettings
     count, scale = FIRST + len(seen) + len(sampled), 1.0
     told = _Counter(work.begin("checking the input", round(count * FORWARD), count, "images"))
     try:
-        better = refuse_early(classifier, sampled, settings, told)
+        refuse_early(classifier, sampled, settings, told)
         if settings.preset == Preset.DEFAULT:  # the other is the authors' to the letter
             scale = temperature(margin(classifier, seen, told))
         began = time.monotonic()
         images = ScanImages.of(classifier, sampled, settings.seed, told)
         seconds = (time.monotonic() - began) / len(sampled)
         checked = check_input(
-            images.answers, images.labels, classifier.num_classes, force=settings.force, better=better
+            images.answers,
+            images.labels,
+            classifier.num_classes,
+            force=settings.force,
+            better=lambda: _better(classifier, sampled, _in_no_order(sampled, settings)[:MOST_IMAGES], told, images),
         )
     except OutOfTime:
         work.tracker.truncated = True
@@ -87,17 +89,11 @@ def first_look(classifier: Classifier, sampled: ImageSet, settings: ScanSettings
     return FirstLook(images, checked, scale, told.images, seconds)
 
 
-def refuse_early(
-    classifier: Classifier, sampled: ImageSet, settings: ScanSettings, told: Told
-) -> Callable[[], InputForm | None]:
-    """Raise InputSanityError as soon as images in no order leave no doubt that all of them would be refused.
-
-    What comes back says which form of input fits better, and looks for it once.
-    """
-    order = torch.cat(list(split(len(sampled), settings.seed).values()))
-    better = cache(partial(_better, classifier, sampled, order, told))
+def refuse_early(classifier: Classifier, sampled: ImageSet, settings: ScanSettings, told: Told) -> None:
+    """Raise InputSanityError as soon as images in no order leave no doubt that all of them would be refused."""
     if sampled.labels is None or settings.force:
-        return better
+        return
+    order = _in_no_order(sampled, settings)
     commonest = torch.bincount(sampled.labels).max().item() / len(sampled)
     answers, until = torch.zeros(0, dtype=torch.long), FIRST
     while commonest < 1 and until < len(sampled):
@@ -106,16 +102,27 @@ def refuse_early(
         hits = int((answers == sampled.labels[rows]).sum())
         highest = clopper_pearson(hits, until, 1 - 2 * UNLIKELY)[1]
         if highest >= LOW_ACCURACY:
-            break
+            return
         above_chance = binomial_sf(hits, until, commonest) <= ABOVE_CHANCE_P
         if above_chance or highest < commonest + WORTH_IT:
             check_input(
-                answers, sampled.labels[rows], classifier.num_classes, force=False, better=better, commonest=commonest
+                answers,
+                sampled.labels[rows],
+                classifier.num_classes,
+                force=False,
+                better=lambda: _better(classifier, sampled, order[:TRIED_ON], told),
+                commonest=commonest,
             )
-            break
+            return
         until *= GROWTH
-    return better
 
 
-def _better(classifier: Classifier, sampled: ImageSet, order: Int[Tensor, " n"], told: Told) -> InputForm | None:
-    return best_form(classifier, sampled.take(order[:TRIED_ON]), told)
+def _in_no_order(sampled: ImageSet, settings: ScanSettings) -> Int[Tensor, " n"]:
+    return torch.cat(list(split(len(sampled), settings.seed).values()))
+
+
+def _better(
+    classifier: Classifier, sampled: ImageSet, rows: Int[Tensor, " n"], told: Told, known: ScanImages | None = None
+) -> InputForm | None:
+    """The form that fits these images better, if any; `known` has the answers in the declared form."""
+    return best_form(classifier, sampled.take(rows), told, None if known is None else known.answers[rows])

@@ -85,7 +85,7 @@ def check_input(
     better: Callable[[], InputForm | None] = lambda: None,
     commonest: float | None = None,
 ) -> InputCheck:
-    """Judge the answers to clean images; `better` is asked for a form of input that fits better when they are poor.
+    """Judge the answers to clean images; `better` is asked for a form of input that fits better.
 
     `commonest` is the share of the commonest class among all images, where these are some of them.
     Raises InputSanityError when the model cannot read them, or another form is clearly better, unless forced.
@@ -117,15 +117,17 @@ def check_input(
                 "--ignore-labels if only the labels are wrong, --force to scan all the same.",
             )
         return InputCheck(accuracy, (*warnings, message), message)
+    form = better()
+    if form is not None and form.is_clear and not force:
+        raise InputSanityError(
+            f"The model answers {accuracy:.1%} of the {count} clean images with their label.{_said(form)}",
+            cure="Give that form, or --force if the model was trained on the one given.",
+        )
     if accuracy < LOW_ACCURACY:
-        form = better()
-        if form is not None and form.is_clear and not force:
-            raise InputSanityError(
-                f"The model answers {accuracy:.1%} of the {count} clean images with their label.{_said(form)}",
-                cure="Give that form, or --force if the model was trained on the one given.",
-            )
         asked = f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?"
         warnings.append(asked + _said(form).rstrip("."))
+    elif form is not None:
+        warnings.append(f"clean accuracy is {accuracy:.1%}.{_said(form)}".rstrip("."))
     return InputCheck(accuracy, tuple(warnings), None)
 
 

@@ -213,7 +213,9 @@ def _plan(settings: ScanSettings, num_labels: int, *, over_baseline: bool, no_ve
     if over_baseline and settings.plan in ("auto", "full"):
         return FullSweep()
     if over_baseline:
-        raise SettingsError(f"A baseline needs the plan full, not {settings.plan}.")
+        raise SettingsError(
+            f"A baseline needs the plan full, not {settings.plan}.", cure="Leave --plan out, or pass --plan full."
+        )
     found = plan(settings.plan, num_labels, settings.preset)
     if settings.preset != Preset.DEFAULT and isinstance(found, FullSweep) and settings.budget != Budget():
         return InRounds()
@@ -239,7 +241,10 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
         return tuple(LabelPair(target) for target in range(num_classes))
     outside = sorted({label for label in labels if not 0 <= label < num_classes})
     if outside or not labels:
-        raise SettingsError(f"The model has the labels 0 to {num_classes - 1}, not {outside or 'none'}.")
+        raise SettingsError(
+            f"The model has the labels 0 to {num_classes - 1}, not {outside or 'none'}.",
+            cure=f"Choose among 0 to {num_classes - 1}, or leave --labels out.",
+        )
     return tuple(LabelPair(target) for target in sorted(set(labels)))
 
 

@@ -41,17 +41,23 @@ class ScanSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
-            raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.")
+            raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.", cure="Choose one like 0.01.")
         if self.samples < 1:
-            raise SettingsError(f"samples must be at least 1, got {self.samples}.")
+            raise SettingsError(
+                f"samples must be at least 1, got {self.samples}.", cure="Leave it out, or give a positive number."
+            )
         if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.")
+            raise SettingsError(f"seed must not be negative, got {self.seed}.", cure="Choose 0 or more.")
         if self.precision not in tuple(Precision):
-            raise SettingsError(f"precision must be {' or '.join(tuple(Precision))}, got {self.precision}.")
+            raise SettingsError(
+                f"precision must be {' or '.join(tuple(Precision))}, got {self.precision}.", cure="Choose one of them."
+            )
         for name in ("max_seconds", "max_passes", "memory", "batch_images"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise SettingsError(f"{name} must be above 0, got {value}.")
+                raise SettingsError(
+                    f"{name} must be above 0, got {value}.", cure="Give a positive number, or leave it out."
+                )
 
     @property
     def images_wanted(self) -> int:

@@ -36,7 +36,9 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"The card {path} cannot be read: {error}") from error
+        raise OutputError(
+            f"The card {path} cannot be read: {error}", cure="Check the path, or build the model again."
+        ) from error
     return _checked(card, str(path))
 
 
@@ -47,11 +49,17 @@ def read_cards(suite: Path) -> tuple[ModelCard, ...]:
     """
     cards = tuple(_of_lines(suite) if suite.suffix == LINES_SUFFIX else _of_directory(suite))
     if not cards:
-        raise OutputError(f"There is no model card in {suite}.")
+        raise OutputError(
+            f"There is no model card in {suite}.",
+            cure=f"Name a directory with models and NAME{CARD_SUFFIX} files, as zoo build writes them, or a .jsonl.",
+        )
     names = [card.name for card in cards]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise OutputError(f"Two cards in {suite} are called {twice[0]}: rows could not tell them apart.")
+        raise OutputError(
+            f"Two cards in {suite} are called {twice[0]}: rows could not tell them apart.",
+            cure="Give each model a name of its own.",
+        )
     return cards
 
 
@@ -61,7 +69,8 @@ def measured_cards(suite: Path) -> tuple[Mapping[str, Any], ...]:
     for card in cards:
         if not card.truth.keys() >= _MEASURED:
             raise OutputError(
-                f"The card {card.name} in {suite} does not say what was measured: it is of somebody else's model."
+                f"The card {card.name} in {suite} does not say what was measured: it is of somebody else's model.",
+                cure="Leave its card out of this suite.",
             )
     return tuple(card.truth for card in cards)
 
@@ -78,21 +87,27 @@ def _of_lines(path: Path) -> Iterator[ModelCard]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise OutputError(f"The cards in {path} cannot be read: {error}") from error
+        raise OutputError(
+            f"The cards in {path} cannot be read: {error}", cure="Check the path: a .jsonl holds one card per line."
+        ) from error
     for number, line in enumerate(lines, 1):
         place = f"Line {number} of {path}"
         try:
             truth = _checked(json.loads(line), place)
         except (ValueError, RecursionError) as error:
-            raise OutputError(f"{place} cannot be read: {error}") from error
+            raise OutputError(
+                f"{place} cannot be read: {error}", cure="Correct that line: it holds one JSON object."
+            ) from error
         name = truth.get("name")
         if not isinstance(name, str) or not name:
-            raise OutputError(f'{place} is a card without a "name".')
+            raise OutputError(f'{place} is a card without a "name".', cure='Give it a "name" of its own.')
         file = truth.get("scan", {}).get("file", f"{name}.safetensors")
         yield ModelCard(name, path.parent, Path(file), truth)
 
 
 def _checked(card: Any, place: str) -> dict[str, Any]:
     if not isinstance(card, dict) or not card.keys() >= _TRUTH or not isinstance(card.get("scan", {}), dict):
-        raise OutputError(f"{place} is no model card of this version.")
+        raise OutputError(
+            f"{place} is no model card of this version.", cure="Build the model again, or correct the card."
+        )
     return card

@@ -134,7 +134,9 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise OutputError(f"The rows in {path} cannot be read: {error}.") from error
+        raise OutputError(
+            f"The rows in {path} cannot be read: {error}.", cure="Remove the damaged line, or name another --rows."
+        ) from error
     defaults = settings_of(ScanSettings()) | {"patches_only": True}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing

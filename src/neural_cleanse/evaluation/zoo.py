@@ -65,25 +65,31 @@ def read_spec(path: Path, data: Path) -> tuple[BuildJob, ...]:
     try:
         spec = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"The spec {path} cannot be read: {error.strerror}.") from error
+        raise SettingsError(f"The spec {path} cannot be read: {error.strerror}.", cure="Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The spec {path} is no TOML: {error}.") from error
+        raise SettingsError(f"The spec {path} is no TOML: {error}.", cure="Correct it: it is read as TOML.") from error
     families = spec.pop("family", None)
     tables = isinstance(families, list) and all(isinstance(family, dict) for family in families)
     if spec or not tables or not families:
-        raise SettingsError(f"{path} must hold [[family]] tables and nothing else.")
+        raise SettingsError(
+            f"{path} must hold [[family]] tables and nothing else.",
+            cure="Write one [[family]] table for each kind of model.",
+        )
     orders = [order for family in families for order in _family(family, path, data)]
     names = [order.name for order in orders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SettingsError(f"{path} lists {twice[0]} twice.")
+        raise SettingsError(f"{path} lists {twice[0]} twice.", cure="Remove one of them.")
     return tuple(orders)
 
 
 def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[BuildJob]:
     lists = [value if isinstance(value, list) else [value] for value in family.values()]
     if [] in lists:
-        raise SettingsError(f"{path}: {list(family)[lists.index([])]} is an empty list, which makes no model.")
+        raise SettingsError(
+            f"{path}: {list(family)[lists.index([])]} is an empty list, which makes no model.",
+            cure="Give it a value, or remove the line.",
+        )
     for values in itertools.product(*lists):
         yield _order(dict(zip(family, values, strict=True)), path, data)
 
@@ -93,15 +99,20 @@ def _order(values: dict[str, Any], path: Path, data: Path) -> BuildJob:
         dataset, network = str(values.pop("dataset")), str(values.pop("architecture"))
         name_of_attack = str(values.pop("attack"))
     except KeyError as error:
-        raise SettingsError(f"A family of {path} has no {error.args[0]}.") from error
+        raise SettingsError(
+            f"A family of {path} has no {error.args[0]}.", cure="Add that line to the family."
+        ) from error
     architecture(network)
     unknown = sorted(set(values) - {"seed", *_TRAINING, *options_of(name_of_attack)})
     if unknown:
-        raise SettingsError(f"{path}: the attack {name_of_attack} takes no {unknown[0]}.")
+        raise SettingsError(
+            f"{path}: the attack {name_of_attack} takes no {unknown[0]}.",
+            cure="Remove that option, or name another attack.",
+        )
     for key, value in values.items():
         kinds, kind = _KINDS.get(key, ((str,), "text"))
         if isinstance(value, bool) or not isinstance(value, kinds):
-            raise SettingsError(f"{path}: {key} = {value!r} is not {kind}.")
+            raise SettingsError(f"{path}: {key} = {value!r} is not {kind}.", cure="Correct that line.")
     seed = values.pop("seed", 0)
     training = Training(**{key: values.pop(key) for key in _TRAINING if key in values})
     said = "".join(f"-{key.replace('_', '')}{_in_a_name(values[key])}" for key in sorted(values))

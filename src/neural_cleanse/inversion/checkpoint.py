@@ -71,7 +71,9 @@ class Checkpoint:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.directory} cannot be made: {error.strerror}.") from error
+            raise OutputError(
+                f"{self.directory} cannot be made: {error.strerror}.", cure="Name another --output."
+            ) from error
         write_whole(path, json.dumps(ours, indent=2).encode())
 
     def wrap(self, invert: Invert, advance: Callable[[int], object] = lambda _: None) -> Invert:

@@ -18,9 +18,13 @@ def preset(name: str, loss: str = LossName.CE.value, restarts: int | None = None
     with the paper's loss (`ce`) or the one their code computes (`swapped`). Raises SettingsError.
     """
     if loss not in tuple(LossName):
-        raise SettingsError(f"There is no loss {loss!r}; the names are {', '.join(LossName)}.")
+        raise SettingsError(
+            f"There is no loss {loss!r}; the names are {', '.join(LossName)}.", cure="Choose one of them."
+        )
     if restarts is not None and restarts < 1:
-        raise SettingsError(f"restarts must be at least 1, got {restarts}.")
+        raise SettingsError(
+            f"restarts must be at least 1, got {restarts}.", cure="Leave it out, or give a positive number."
+        )
     if name == Preset.DEFAULT:
         whole = Inversion(loss=LOSSES[LossName(loss)])
         whole = replace(whole, restarts=restarts or whole.restarts)
@@ -51,4 +55,4 @@ def preset(name: str, loss: str = LossName.CE.value, restarts: int | None = None
             keep_after_step=True,
             all_images=True,
         )
-    raise SettingsError(f"There is no preset {name!r}; the names are {', '.join(Preset)}.")
+    raise SettingsError(f"There is no preset {name!r}; the names are {', '.join(Preset)}.", cure="Choose one of them.")

@@ -58,7 +58,10 @@ def build(
     named = architecture(spec)
     classes = _last_size(named, tensors) if num_classes is None else num_classes
     if classes is None or not 2 <= classes <= MAX_CLASSES:
-        raise CheckpointMismatch(f"The weights do not end in a classification layer: {classes} classes.")
+        raise CheckpointMismatch(
+            f"The weights do not end in a classification layer: {classes} classes.",
+            cure="Give the weights of a whole classifier, or name its network with --architecture.",
+        )
     with torch.device("meta"):
         if common.needs_more_than(named.build(classes), tensors):
             raise CheckpointMismatch(
@@ -85,10 +88,13 @@ def _last_size(named: Architecture, tensors: dict[str, Tensor]) -> int | None:
 def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
     file, _, function = spec.rpartition(":")
     if not function or not file.endswith(".py"):
-        raise SettingsError(f"--architecture {spec} is not of the form FILE.py:FUNCTION.")
+        raise SettingsError(
+            f"--architecture {spec} is not of the form FILE.py:FUNCTION.",
+            cure="Write it like --architecture net.py:build.",
+        )
     path = Path(file)
     if not path.is_file():
-        raise SettingsError(f"There is no architecture file {path}.")
+        raise SettingsError(f"There is no architecture file {path}.", cure="Check the path.")
     if not allow_code:
         raise CodeExecutionRefused(
             f"The architecture {spec} is Python code, which would run.",
@@ -96,7 +102,9 @@ def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
         )
     module_spec = importlib.util.spec_from_file_location(f"_user_architecture_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise SettingsError(f"{path} cannot be imported as Python.")
+        raise SettingsError(
+            f"{path} cannot be imported as Python.", cure="Give a file of Python code, like net.py:build."
+        )
     code = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = code  # dataclasses and pickling inside the file look it up
     try:
@@ -104,7 +112,13 @@ def _from_file(spec: str, *, allow_code: bool) -> nn.Module:
             module_spec.loader.exec_module(code)
             network = getattr(code, function)()
     except (Exception, SystemExit) as error:  # whatever the user's own code raises is theirs to read
-        raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{spec} failed: {type(error).__name__}: {error}",
+            cure="Correct that function: it is called without arguments.",
+        ) from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"{spec} returned a {type(network).__name__}, a torch.nn.Module is needed.")
+        raise ModelError(
+            f"{spec} returned a {type(network).__name__}, a torch.nn.Module is needed.",
+            cure="Return the network from that function.",
+        )
     return network

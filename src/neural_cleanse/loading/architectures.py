@@ -107,7 +107,9 @@ def mnist_cnn(num_classes: int = 10, width: float = 1) -> nn.Sequential:
 def _widened(width: float, *counts: int) -> list[int]:
     """Each count times `width`, to the nearest whole number. Raises SettingsError when nothing is left of one."""
     if not width * min(counts) >= 1:
-        raise SettingsError(f"Width {width} leaves a layer of {min(counts)} channels without any.")
+        raise SettingsError(
+            f"Width {width} leaves a layer of {min(counts)} channels without any.", cure="Choose a larger width."
+        )
     return [round(width * count) for count in counts]
 
 

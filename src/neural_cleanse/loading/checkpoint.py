@@ -90,7 +90,7 @@ def rewrite_safetensors(content: bytes, state: Mapping[str, Tensor], weights: st
     """The same file with the weights of `state`: names, kinds of number and metadata stay."""
     tensors = safetensors.torch.load(content)
     chosen = choose({TOP: tensors}, weights, lambda _: state, "the file")
-    return replace_tensors(content, _with_weights(chosen.fit, tensors, state))
+    return replace_tensors(content, with_weights(chosen.fit, tensors, state))
 
 
 def replace_tensors(content: bytes, values: Mapping[str, Tensor]) -> bytes:
@@ -210,7 +210,7 @@ def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor], weights: str
     loaded = with_modules(loaded) if skipped else loaded
     chosen = choose(weight_sets(loaded), weights, lambda _: state, "the file")
     kept = without_skipped(loaded) if skipped else loaded
-    values = _with_weights(chosen.fit, weight_sets(loaded)[chosen.path], state)
+    values = with_weights(chosen.fit, weight_sets(loaded)[chosen.path], state)
     if not put_average(kept, named_sets(kept), chosen.path, values):
         at_path(kept, chosen.path).update(values)
     stream = io.BytesIO()
@@ -218,7 +218,7 @@ def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor], weights: str
     return stream.getvalue()
 
 
-def _with_weights(fit: Fit, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_weights(fit: Fit, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors that the network uses, under their own names, with the values of `state`."""
     return {
         name: part for key, stored in fit.places.items() for name, part in parts_of(stored, state[key], tensors).items()

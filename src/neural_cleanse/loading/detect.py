@@ -4,6 +4,7 @@ import enum
 import tarfile
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.array_weights import are_weights
 from neural_cleanse.loading.checkpoint import is_safetensors
 from neural_cleanse.loading.zip_guard import entries, is_zip
 
@@ -21,12 +22,14 @@ class Container(enum.Enum):
     ONNX = "an ONNX graph"
     TAR = "a tar archive"
     NUMPY = "a NumPy array file"
+    ARRAY_WEIGHTS = "a NumPy archive of weights"
     COMPRESSED = "a compressed file"
     ZIP = "a zip archive of no kind that we know"
     POINTER = "a pointer of git-lfs: the file itself was not fetched"
     PAGE = "a web page, not a model: the download gave an error or a login page"
     TFLITE = "a TensorFlow Lite model"
     PICKLED_ARRAY = "a NumPy array of Python objects, which is a pickle"
+    TEXT = "a text file, not a model"
     UNKNOWN = "no container that this version reads"
 
 
@@ -34,7 +37,7 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 NUMPY = b"\x93NUMPY"
 LFS = b"version https://git-lfs.github.com/spec/"
 PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head")
-_NUMPY_HEADER, _PAGE_START = 256, 512
+_NUMPY_HEADER, _PAGE_START, _TEXT_START = 256, 512, 4096
 PICKLE_PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # gzip, bzip2, xz, zstd, 7z
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c")
@@ -63,7 +66,9 @@ def container_of(content: bytes) -> Container:
         return Container.TAR
     if content.startswith(PICKLE_PROTOCOLS):
         return Container.PICKLE
-    return Container.ONNX if _is_onnx(content) else Container.UNKNOWN
+    if _is_onnx(content):
+        return Container.ONNX
+    return Container.TEXT if _is_text(content) else Container.UNKNOWN
 
 
 def _kind_of_zip(content: bytes) -> Container:
@@ -81,7 +86,16 @@ def _kind_of_zip(content: bytes) -> Container:
         return Container.CHECKPOINT
     if "config.json" in names and names & {"model.weights.h5", "metadata.json"}:
         return Container.KERAS
-    return Container.NUMPY if all(name.endswith(".npy") for name in names) else Container.ZIP
+    if not all(name.endswith(".npy") for name in names):
+        return Container.ZIP
+    return Container.ARRAY_WEIGHTS if are_weights(names) else Container.NUMPY
+
+
+def _is_text(content: bytes) -> bool:
+    """Its start is UTF-8 without control characters; a letter may be cut off."""
+    start = content[:_TEXT_START].decode("utf-8", errors="ignore")
+    whole = len(start.encode()) >= min(len(content), _TEXT_START) - 3
+    return bool(content) and whole and not any(ord(letter) < 32 and letter not in "\t\n\r\f" for letter in start)
 
 
 def _is_tar(content: bytes) -> bool:

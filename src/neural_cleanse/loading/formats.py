@@ -1,12 +1,13 @@
 """For every container, how it is read and how it is written back; each reader is imported when it is needed."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat
-from neural_cleanse.loading import checkpoint
+from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat, or_cure
+from neural_cleanse.loading import array_weights, checkpoint
 from neural_cleanse.loading.detect import Container, container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.memory_limit import allowance, at_most
@@ -18,14 +19,26 @@ NO_ARCHITECTURE, NO_WEIGHTS = "Leave --architecture out.", "Leave --weights out.
 CURES = {
     Container.TAR: "Unpack it and give the model file inside; PyTorch's own tar format ended in 2017.",
     Container.COMPRESSED: "Unpack it and give the model file inside.",
-    Container.NUMPY: "Arrays are no model: save the network, or its weights as safetensors or a state_dict.",
+    Container.NUMPY: "Arrays are no model, and images are given with --data: save the network, or its weights by name "
+    "(np.savez(path, **weights), safetensors or a state_dict).",
     Container.ZIP: "Unpack it and give the model file inside.",
     Container.POINTER: "Fetch it with git lfs pull, or download the file itself.",
     Container.PAGE: "Download it again; most sites have a link to the raw file.",
     Container.TFLITE: "Its weights are rounded for phones; scan the Keras model or ONNX file that it was made from.",
     Container.PICKLED_ARRAY: "Arrays are no model, and a pickle runs code: ask for safetensors or a state_dict.",
+    Container.TEXT: "Download the model file itself, or give the directory of a Hugging Face model.",
     Container.UNKNOWN: "Give safetensors, a state_dict, ONNX, .pt2, a Keras file, or a Hugging Face directory.",
 }
+AGAIN = "Copy or download it again; if it is the same then, ask for another export."
+# Where a reader says no more itself.
+OTHERWISE = {
+    Container.ONNX: "Export the network as .pt2 (torch.export), or give its weights with --architecture.",
+    Container.EXPORTED: "Export the network as ONNX, or give its weights with --architecture.",
+    Container.KERAS: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
+    Container.HDF5: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
+}
+OTHER_WEIGHTS = "Save its state_dict (torch.save(model.state_dict(), path)), or export the network as ONNX or .pt2."
+NOT_FINITE = "Ask for weights from before the training failed."
 CODE_OF_THE_FILE = (
     "Ask its author for a state_dict: a network for weights alone was named. To run the file itself, in a process of "
     "its own, leave --architecture out, or give FILE.py with the classes that it names."
@@ -59,7 +72,8 @@ def read_whole(path: Path) -> bytes:
         return content
     from neural_cleanse.loading.onnx import file
 
-    return file.in_one(content, str(path), path.parent)
+    with or_cure(lambda _: AGAIN):
+        return file.in_one(content, str(path), path.parent)
 
 
 def open_file(
@@ -77,15 +91,18 @@ def open_file(
     Reading takes no more memory than the file's size allows, unless it is a program, which has limits of its own.
     Raises ModelError and its kinds.
     """
-    container = checked_container(content, str(path))
+    with or_cure(lambda _: AGAIN):
+        container = checked_container(content, str(path))
     try:
-        with at_most(allowance(len(content))):
+        with cured(container), at_most(allowance(len(content))):
             return _read(
                 container, content, path, architecture,
                 allow_code=allow_code, input_shape=input_shape, weights=weights,
             )  # fmt: skip
     except MemoryError as error:
-        raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
+        raise ModelError(
+            f"{path} asks for more memory than a file of {len(content):,} bytes can need.", cure=AGAIN
+        ) from error
     except CodeExecutionRefused as refused:
         if not allow_code or container not in PROGRAMS:
             raise
@@ -98,6 +115,18 @@ def open_file(
     return program.read(
         content, str(path), kind, allow_code=allow_code, input_shape=input_shape, code=code, no_sandbox=no_sandbox
     )
+
+
+def cured(container: Container) -> contextlib.AbstractContextManager[None]:
+    """An error of its reader that has no cure gets one."""
+
+    def cure(message: str) -> str:
+        if "NaN or Inf" in message:
+            return NOT_FINITE
+        damaged = "damaged" in message or "not a readable" in message
+        return AGAIN if damaged else OTHERWISE.get(container, OTHER_WEIGHTS)
+
+    return or_cure(cure)
 
 
 def _is_code_alone(architecture: str) -> bool:
@@ -123,6 +152,9 @@ def _read(
         raise ModelError(f"{name} is {container.value}: it says itself which network it is.", cure=NO_ARCHITECTURE)
     if container is Container.SAFETENSORS:
         found = checkpoint.read_safetensors(content, name)
+        return assemble(found, name, architecture, allow_code=allow_code, weights=weights)
+    if container is Container.ARRAY_WEIGHTS:
+        found = array_weights.read(content, name)
         return assemble(found, name, architecture, allow_code=allow_code, weights=weights)
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
@@ -169,6 +201,8 @@ def rewrite_file(
     container = container_of(content)
     if container is Container.SAFETENSORS:
         return checkpoint.rewrite_safetensors(content, state, weights)
+    if container is Container.ARRAY_WEIGHTS:
+        return array_weights.rewrite(content, state)
     if container is Container.ONNX:
         from neural_cleanse.loading.onnx import reader as onnx
 

@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
+from neural_cleanse.loading import array_weights
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
 from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.detect import Container
 from neural_cleanse.loading.fitting import some
-from neural_cleanse.loading.formats import checked_container, open_file, read_whole
+from neural_cleanse.loading.formats import AGAIN, checked_container, cured, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import FileIssue, Network, Trust
@@ -109,7 +110,7 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
         return Inspection(str(path), kind, trust, sha256, len(content), **known)
 
     try:
-        with at_most(allowance(len(content))):
+        with cured(container), at_most(allowance(len(content))):
             held = _weights_alone(container, content, str(path)) if architecture is None else None
             if held is not None and any(recognise(tensors) for tensors in held.sets.values()):
                 held = None
@@ -123,7 +124,9 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
             return partly(held.container, Trust.TENSORS, tensors=tensors, problem=_without_network(held))
         return _inspected(Opened(open_file(content, path, architecture, weights=weights), sha256, len(content)), path)
     except MemoryError as error:
-        raise ModelError(f"{path} asks for more memory than a file of {len(content):,} bytes can need.") from error
+        raise ModelError(
+            f"{path} asks for more memory than a file of {len(content):,} bytes can need.", cure=AGAIN
+        ) from error
     except CodeExecutionRefused as refused:
         if architecture is not None:  # the user's own file, which would run too
             raise
@@ -168,6 +171,8 @@ def _weights_alone(container: Container, content: bytes, name: str) -> Checkpoin
         found = read_safetensors(content, name)
     elif container in (Container.CHECKPOINT, Container.PICKLE):
         found = read_state_dict(content, name)
+    elif container is Container.ARRAY_WEIGHTS:
+        found = array_weights.read(content, name)
     elif container is Container.HDF5:
         from neural_cleanse.loading.keras import weights as keras_weights
 

@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier, Normalize, probe
-from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
+from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs, or_cure
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
 from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 
+SAVE_AGAIN = (
+    "Copy or download the whole directory again, or write it with save_pretrained(..., safe_serialization=True)."
+)
 PROBE_IMAGES = 8  # noise images of the first forward passes
 
 
@@ -86,16 +89,19 @@ def open_model(
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface
 
-    snapshot = read_directory(path)
+    with or_cure(lambda _: SAVE_AGAIN):
+        snapshot = read_directory(path)
     if architecture is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it names its network itself.", cure=NO_ARCHITECTURE)
     if weights is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it holds one set of weights.", cure=NO_WEIGHTS)
     try:
-        with at_most(allowance(snapshot.num_bytes)):
+        with or_cure(lambda _: SAVE_AGAIN), at_most(allowance(snapshot.num_bytes)):
             return Opened(huggingface.read(snapshot, str(path)), snapshot.sha256, snapshot.num_bytes)
     except MemoryError as error:
-        raise ModelError(f"{path} asks for more memory than {snapshot.num_bytes:,} bytes can need.") from error
+        raise ModelError(
+            f"{path} asks for more memory than {snapshot.num_bytes:,} bytes can need.", cure=SAVE_AGAIN
+        ) from error
 
 
 def load_model(
@@ -162,7 +168,10 @@ def _classifier(network: Network, shape: tuple[int, int, int], normalize: Normal
     """Try the network on noise, within half of this machine's memory, and hold its answers against what it says."""
     channels, height, width = shape
     if min(shape) < 1 or channels * height * width > MAX_INPUT_VALUES:
-        raise ModelError(f"{name} takes images of {channels}x{height}x{width}: no classifier's.")
+        raise ModelError(
+            f"{name} takes images of {channels}x{height}x{width}: no classifier's.",
+            cure=f"Images of up to {MAX_INPUT_VALUES:,} values can be scanned: pass --resize.",
+        )
     _refuse_broken(network.module, name)
     noise = torch.rand(PROBE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     try:
@@ -170,12 +179,19 @@ def _classifier(network: Network, shape: tuple[int, int, int], normalize: Normal
             num_classes, outputs = probe(network.module, noise, normalize)
     except MemoryError as error:
         raise UnusableOutputs(
-            f"{name} needs more than half of this machine's memory for {PROBE_IMAGES} images."
+            f"{name} needs more than half of this machine's memory for {PROBE_IMAGES} images.",
+            cure="Scan it on a machine with more memory, or pass --resize with a smaller size.",
         ) from error
     if network.num_classes not in (None, num_classes) and (network.num_classes, num_classes) != (1, 2):
-        raise CheckpointMismatch(f"{name} says it has {network.num_classes} classes, the network {num_classes}.")
+        raise CheckpointMismatch(
+            f"{name} says it has {network.num_classes} classes, the network {num_classes}.",
+            cure="Do not trust this file: what it says and what it holds differ.",
+        )
     if num_classes > MAX_CLASSES:
-        raise UnusableOutputs(f"{name} has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.")
+        raise UnusableOutputs(
+            f"{name} has {num_classes:,} classes: at most {MAX_CLASSES:,} can be scanned.",
+            cure="Scan the part of the network that tells fewer classes apart.",
+        )
     return Classifier(network.module, shape, num_classes, normalize, outputs)
 
 
@@ -184,4 +200,7 @@ def _refuse_broken(module: nn.Module, name: str) -> None:
     learned = {key for key, _ in module.named_parameters()}
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not (torch.isfinite(tensor) if key in learned else ~tensor.isnan()).all():
-            raise ModelError(f"The weights in {name} hold NaN or Inf, in {key}: the network cannot be scanned.")
+            raise ModelError(
+                f"The weights in {name} hold NaN or Inf, in {key}: the network cannot be scanned.",
+                cure="Ask for weights from before the training failed.",
+            )

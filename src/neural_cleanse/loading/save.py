@@ -73,7 +73,7 @@ def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -
             write_whole(partial / name, content)
         partial.rename(output)
     except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{output} cannot be written: {error.strerror}.", cure="Name another --output.") from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial)

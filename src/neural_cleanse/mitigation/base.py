@@ -156,5 +156,8 @@ def _trigger(tensors: Mapping[str, Tensor], shape: tuple[int, int, int]) -> Patc
     wanted = {"mask": (1, 1, height, width), "pattern": (1, channels, height, width)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != wanted or not all(((values >= 0) & (values <= 1)).all() for values in tensors.values()):
-        raise OutputError(f"The scan is damaged: it has a trigger of {found} for images {shape}, or values outside it.")
+        raise OutputError(
+            f"The scan is damaged: it has a trigger of {found} for images {shape}, or values outside it.",
+            cure="Scan the model again.",
+        )
     return PatchTrigger(tensors["mask"].float(), tensors["pattern"].float())

@@ -91,7 +91,10 @@ class Guard:
         try:
             (directory / JSON_FILE).unlink(missing_ok=True)  # an earlier guard's description never meets other weights
         except OSError as error:
-            raise OutputError(f"{directory / JSON_FILE} cannot be replaced: {error.strerror}.") from error
+            raise OutputError(
+                f"{directory / JSON_FILE} cannot be replaced: {error.strerror}.",
+                cure="Name another directory, or change its permissions.",
+            ) from error
         write_whole(directory / TENSOR_FILE, safetensors.torch.save(tensors))
         write_whole(directory / JSON_FILE, (json.dumps(described, indent=2, allow_nan=False) + "\n").encode())
 
@@ -109,7 +112,10 @@ class Guard:
             numbers = (_finite(described[name]) for name in ("threshold", "false_positive_rate"))
             return cls(classifier, detectors, *numbers)
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, SafetensorError) as error:
-            raise OutputError(f"The guard in {directory} cannot be used: {type(error).__name__} {error}.") from error
+            raise OutputError(
+                f"The guard in {directory} cannot be used: {type(error).__name__} {error}.",
+                cure="Fit the guard again, with this model.",
+            ) from error
 
 
 def _read_detector(row: Mapping[str, Any], weights: Tensor) -> Detector:
@@ -135,5 +141,5 @@ def read_description(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"There is no guard in {directory}: {error}.", cure="Make one with guard fit.") from error
     if not isinstance(described, dict) or described.get("schema_version") != GUARD_VERSION:
-        raise OutputError(f"{directory / JSON_FILE} is no guard of this version.")
+        raise OutputError(f"{directory / JSON_FILE} is no guard of this version.", cure="Fit the guard again.")
     return described

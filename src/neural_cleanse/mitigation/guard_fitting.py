@@ -74,9 +74,15 @@ def fit_guard(
     where the images do not fit or are too few for it.
     """
     if not backdoors:
-        raise SettingsError("There is no trigger to guard against: the scan flagged nothing.")
+        raise SettingsError(
+            "There is no trigger to guard against: the scan flagged nothing.",
+            cure="Fit a guard for a scan that flagged a label.",
+        )
     if not 0 < false_positive_rate < 1:
-        raise SettingsError(f"The false-positive rate must lie between 0 and 1, got {false_positive_rate}.")
+        raise SettingsError(
+            f"The false-positive rate must lie between 0 and 1, got {false_positive_rate}.",
+            cure="Choose one like 0.02.",
+        )
     check_shape(data, classifier.input_shape)
     data = data.distinct()  # no image that chose neurons or threshold also measures
     order = torch.randperm(len(data), generator=generator)

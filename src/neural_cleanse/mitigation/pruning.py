@@ -33,7 +33,9 @@ class Pruning(Mitigation):
 
     def __post_init__(self) -> None:
         if self.place not in PLACES:
-            raise SettingsError(f"Neurons are pruned at {' or '.join(PLACES)}, not at {self.place!r}.")
+            raise SettingsError(
+                f"Neurons are pruned at {' or '.join(PLACES)}, not at {self.place!r}.", cure="Choose one of them."
+            )
 
     def possible(self, classifier: Classifier, backdoors: Sequence[Backdoor]) -> bool:
         """Whether the network has such a layer, and there is a trigger to rank its neurons by."""
@@ -82,7 +84,10 @@ def rank_neurons(
         triggered = activations(of, classifier, limits.train.images[rows], backdoor.on(classifier.device))
         gaps.append(activation_gap(clean[rows], triggered))
     if not gaps:
-        raise DataError("There are no images of other classes than the target to rank neurons with.")
+        raise DataError(
+            "There are no images of other classes than the target to rank neurons with.",
+            cure="Give images of several classes.",
+        )
     return rank(torch.stack(gaps).amax(0))
 
 

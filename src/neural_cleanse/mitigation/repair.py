@@ -73,13 +73,21 @@ class RepairSettings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise SettingsError(f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.")
+            raise SettingsError(
+                f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.", cure="Choose one of them."
+            )
         if self.labels not in tuple(Labels):
-            raise SettingsError(f"Labels are flagged or all, not {self.labels!r}.")
+            raise SettingsError(f"Labels are flagged or all, not {self.labels!r}.", cure="Choose one of them.")
         if not (0 <= self.max_drop < 1 and 0 <= self.max_asr < 1):
-            raise SettingsError(f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.")
+            raise SettingsError(
+                f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.",
+                cure="Choose them like 0.02.",
+            )
         if self.rounds < 1 or self.seed < 0:
-            raise SettingsError(f"At least one round and no negative seed, got {self.rounds} and {self.seed}.")
+            raise SettingsError(
+                f"At least one round and no negative seed, got {self.rounds} and {self.seed}.",
+                cure="Give rounds from 1 and a seed from 0.",
+            )
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,10 @@ def _check(
     check_shape(data, classifier.input_shape)
     check_labels(data, classifier.num_classes)
     if result.image_shape != classifier.input_shape:
-        raise DataError(f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.")
+        raise DataError(
+            f"The scan is of images {result.image_shape}, the model takes {classifier.input_shape}.",
+            cure="Scan this model first.",
+        )
     if baseline is not None:
         check_baseline(baseline, classifier, run_info.label_names or data.names)
 
@@ -262,7 +273,9 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
         plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
         return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
     except TypeError as error:
-        raise OutputError(f"The scan is damaged: its settings {known} are none.") from error
+        raise OutputError(
+            f"The scan is damaged: its settings {known} are none.", cure="Scan the model again."
+        ) from error
 
 
 def _provenance(

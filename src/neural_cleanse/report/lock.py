@@ -36,7 +36,10 @@ def held(directory: Path) -> Iterator[None]:
             f"Another process writes into {directory}: {_owner(owner)}.", cure="Wait for it, or name another directory."
         ) from error
     except OSError as error:
-        raise OutputError(f"The output directory {directory} cannot be used: {error.strerror}.") from error
+        raise OutputError(
+            f"The output directory {directory} cannot be used: {error.strerror}.",
+            cure="Name another directory with --output.",
+        ) from error
     try:
         began = datetime.now(UTC).isoformat(timespec="seconds")
         write_whole(owner, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "began": began}).encode())

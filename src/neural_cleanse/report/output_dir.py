@@ -35,7 +35,10 @@ def claimed(directory: Path | None, *, overwrite: bool) -> Iterator[None]:
     try:
         with _as_output_error(f"The output directory {directory} cannot be used"):
             if directory.is_symlink() and not directory.exists():
-                raise OutputError(f"The output directory {directory} is a link that leads nowhere.")
+                raise OutputError(
+                    f"The output directory {directory} is a link that leads nowhere.",
+                    cure="Remove the link, or name another directory with --output.",
+                )
             missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
             directory.mkdir(parents=True, exist_ok=True)
         with lock.held(directory):
@@ -85,7 +88,7 @@ def _as_output_error(message: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{message}: {error.strerror}.") from error
+        raise OutputError(f"{message}: {error.strerror}.", cure="Name another directory with --output.") from error
 
 
 def write(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> None:

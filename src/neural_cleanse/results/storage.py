@@ -21,6 +21,7 @@ from neural_cleanse.results.repair import RepairResult
 JSON_FILE = "scan.json"
 TENSOR_FILE = "triggers.safetensors"
 REPAIR_FILE = "repair.json"
+DAMAGED = "Copy the whole directory again, or scan the model again."
 
 
 def to_json(result: ScanResult) -> dict[str, Any]:
@@ -71,14 +72,19 @@ def load_result(directory: Path) -> ScanResult:
             cure="Give the directory that --output named.",
         ) from error
     except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
-        raise OutputError(f"The scan in {directory} is damaged: {error}") from error
+        raise OutputError(f"The scan in {directory} is damaged: {error}", cure=DAMAGED) from error
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else None
-        raise OutputError(f"The scan in {directory} has schema version {found}, this program reads {SCHEMA_VERSION}.")
+        raise OutputError(
+            f"The scan in {directory} has schema version {found}, this program reads {SCHEMA_VERSION}.",
+            cure="Scan the model again with this version.",
+        )
     try:
         return _from_json(raw, named)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise OutputError(f"The scan in {directory} is damaged: {type(error).__name__} {error}.") from error
+        raise OutputError(
+            f"The scan in {directory} is damaged: {type(error).__name__} {error}.", cure=DAMAGED
+        ) from error
 
 
 def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
@@ -121,4 +127,7 @@ def load_repair(directory: Path) -> RepairResult | None:
             raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
         return decode(RepairResult, raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise OutputError(f"The repair in {directory} is damaged: {type(error).__name__} {error}.") from error
+        raise OutputError(
+            f"The repair in {directory} is damaged: {type(error).__name__} {error}.",
+            cure="Repair the model again, or remove that file.",
+        ) from error

@@ -329,7 +329,7 @@ NORMALISED = (PLANAR / 255 - 0.45) / 0.25
     "images",
     [
         NORMALISED, NORMALISED * 0.5, PLANAR.astype("u2") * 257, PLANAR.astype("i2") - 1, PLANAR / 255 / 255,
-        (PLANAR > 9) * 1, PLANAR // 16 * 1.0, np.where(PLANAR > 3, PLANAR, np.nan), PLANAR * 1j,
+        PLANAR // 16 * 1.0, np.where(PLANAR > 3, PLANAR, np.nan), PLANAR * 1j,
         RNG.normal(0, 0.3, PLANAR.shape).clip(-1, 1),
     ],
 )  # fmt: skip

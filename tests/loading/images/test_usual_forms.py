@@ -364,3 +364,10 @@ def test_a_list_that_does_not_say_every_label_once_is_not_used(tmp_path: Path, r
         put(tmp_path / f"{number}.png", number)
     (tmp_path / "list.csv").write_text(f"file,label\n{rows}")
     assert load_data(tmp_path).labels is None
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.bool_])
+def test_whole_numbers_0_and_1_are_black_and_white(tmp_path: Path, kind: type) -> None:
+    np.savez(tmp_path / "ink.npz", images=np.stack([np.eye(4), 1 - np.eye(4)]).astype(kind), labels=np.arange(2))
+    found = load_data(tmp_path / "ink.npz")
+    assert found.images.unique().tolist() == [0, 255] and "black and white" in found.origin

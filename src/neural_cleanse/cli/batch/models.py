@@ -198,7 +198,10 @@ def _write(result: ScanResult, place: Path, key: str) -> None:
     try:
         (place / KEY_FILE).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{place} cannot be written: {error.strerror}.") from error
+        raise OutputError(
+            f"{place} cannot be written: {error.strerror}.",
+            cure="Name another --output, or change the directory's permissions.",
+        ) from error
     output_dir.write(result, place)
     values = {"schema_version": SCHEMA_VERSION, "key": key}
     write_whole(place / KEY_FILE, (json.dumps(values) + "\n").encode())
@@ -237,6 +240,6 @@ def write_summary(rows: Sequence[BatchRow], output: Path, *, models: int, comman
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error.strerror}.") from error
+        raise OutputError(f"{output} cannot be made: {error.strerror}.", cure="Name another --output.") from error
     write_whole(output / INDEX_FILE, html(by_name, command).encode())
     write_whole(output / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())

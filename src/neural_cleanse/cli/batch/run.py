@@ -66,7 +66,9 @@ class EngineOptions:
         """The engine of a batch. Raises SettingsError when the options do not fit each other."""
         if self.engine is EngineName.ray:
             if self.workers is not None:
-                raise SettingsError("--workers is for processes on this machine; Ray knows its own cores.")
+                raise SettingsError(
+                    "--workers is for processes on this machine; Ray knows its own cores.", cure="Leave --workers out."
+                )
             return RayEngine(self.address or "auto", num_gpus=1.0 if device.startswith("cuda") else 0.0)
         if self.address is not None:
             raise SettingsError("--address is the address of a Ray cluster.", cure="Add --engine ray.")

@@ -30,7 +30,9 @@ VERY_MANY_LABELS = 500  # from which ours takes fewer image passes than a full s
 def plan(name: str, num_labels: int, preset: str) -> Search:
     """The plan of that name, as far as there are labels enough for it. Raises SettingsError."""
     if name not in tuple(Plan):
-        raise SettingsError(f"There is no search {name!r}; the names are {', '.join(Plan)}.")
+        raise SettingsError(
+            f"There is no search {name!r}; the names are {', '.join(Plan)}.", cure="Choose one of them."
+        )
     if name == Plan.LOW_COST and num_labels >= MANY_LABELS:
         return LowCost()
     if name in (Plan.FULL, Plan.LOW_COST) or preset != Preset.DEFAULT:

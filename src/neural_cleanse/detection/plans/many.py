@@ -96,7 +96,10 @@ class Adaptive(Search):
 
     def __post_init__(self) -> None:
         if self.screen_steps < 1 or self.finalists < 1 or self.reference < 2:
-            raise SettingsError("An adaptive search needs a step, a finalist and two reference labels.")
+            raise SettingsError(
+                "An adaptive search needs a step, a finalist and two reference labels.",
+                cure="Raise them to at least 1, 1 and 2.",
+            )
 
     def run(self, inversion: Inversion, pairs: Pairs, invert: Invert, seed: int, rule: StopRule = undecided) -> Found:
         """Yield the finished pairs, then what screening saw of the others."""

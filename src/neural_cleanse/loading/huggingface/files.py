@@ -21,6 +21,7 @@ CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "mode
 INDEX = WEIGHTS + ".index.json"
 MAX_JSON = 16 * 1024**2  # bytes: 100,000 label names and then some
 MAX_SHARDS = 1000
+MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".pt2", ".h5", ".keras"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class Snapshot:
         return found
 
 
+def _models_in(directory: Path) -> str:
+    """Files in it that are named like models, in words."""
+    try:
+        found = sorted(path for path in directory.iterdir() if path.suffix.lower() in MODEL_SUFFIXES and path.is_file())
+    except OSError:
+        return ""
+    return f" ({', '.join(map(str, found[:3]))})" if found else ""
+
+
 def read_directory(directory: Path) -> Snapshot:
     """Read what a scan needs. Raises UnknownFormat when it is no such directory, ModelError on its faults."""
     if not (directory / CONFIG).is_file():
@@ -77,7 +87,8 @@ def read_directory(directory: Path) -> Snapshot:
         what = "a TensorFlow SavedModel" if (directory / "saved_model.pb").exists() else "a directory"
         raise UnknownFormat(
             f"{directory} is {what}, not a model file, and holds no {CONFIG}.",
-            cure="Give the model file itself, or a Hugging Face directory; export TensorFlow models to ONNX.",
+            cure=f"Give the model file itself{_models_in(directory)}, or a Hugging Face directory; "
+            "export TensorFlow models to ONNX.",
         )
     files = {CONFIG: read_file(directory / CONFIG, at_most=MAX_JSON)}
     for name in (PREPROCESSOR, INDEX):

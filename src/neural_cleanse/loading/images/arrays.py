@@ -120,17 +120,18 @@ def channels_first(images: Any, name: str, path: Path) -> Any:
     if images.ndim != 4 or images.shape[1] > MAX_CHANNELS:
         raise DataError(
             f"{name!r} in {path} have the shape {images.shape}: n h w, n h w c or n c h w is needed, "
-            f"with at most {MAX_CHANNELS} channels."
+            f"with at most {MAX_CHANNELS} channels.",
+            cure="Reshape them: rows of colour images do not say whether the channels come first or last.",
         )
     return images
 
 
 def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
     """The pixels as uint8, and in words what they were. Raises DataError where their range would be a guess."""
-    if images.dtype == np.uint8:
-        return images, ""
-    if images.dtype.kind == "b":
+    if images.dtype.kind in "biu" and images.size and images.max() == 1 and images.min() >= 0:
         return images.astype(np.uint8) * PIXEL_MAX, "black and white"
+    if images.dtype in (np.uint8, np.bool_):
+        return images.astype(np.uint8, copy=False), ""
     what = f"{arrays.images_name!r} in {path} are {images.dtype}"
     if images.dtype.kind not in "iuf" or images.size == 0:
         raise DataError(f"{what}: pixels (0-255) are needed: no range is guessed.", cure=CONVERT)

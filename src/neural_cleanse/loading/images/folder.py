@@ -8,7 +8,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,11 +87,18 @@ def open_folder(path: Path) -> FolderSource:
     source = _arranged([one for one in files if path.joinpath(*one).is_file()], folders, path, path)
     listed = None
     if source.labels is None:
-        listed = labels_beside(source.files, sorted({path, *(file.parent for file in source.files)})[:MAX_LISTED])
+        listed = labels_beside(source.files, _folders(source.files, path)[:MAX_LISTED])
     if listed is None:
         return source
     labels, classes, said_by = listed
     return replace(source, labels=torch.tensor(labels), names=classes, labelled_by=said_by)
+
+
+def _folders(files: Sequence[Path], path: Path) -> list[Path]:
+    """`path`, the folders of the pictures, and those between."""
+    inside = {file.parent for file in files}
+    between = {above for folder in inside for above in folder.parents if above.is_relative_to(path)}
+    return sorted({path} | inside | between)
 
 
 def open_archive(path: Path) -> FolderSource:

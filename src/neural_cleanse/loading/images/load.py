@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neural_cleanse.errors import DataError
+from neural_cleanse.errors import DataError, or_cure
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.array_files import ZIP, Reader, array_file_in, reader_of
 from neural_cleanse.loading.images.decode import Shape, decode, resized
@@ -23,6 +23,8 @@ PARQUET, ARROW = b"PAR1", (ARROW_FILE[:4], ARROW_STREAM)
 WANTED = (
     "Give a folder, zip or tar of images, or a parquet, Arrow, .npz, .pt, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
 )
+
+AGAIN = f"Copy or download it again. {WANTED}"
 
 
 def load_data(
@@ -44,11 +46,22 @@ def load_data(
     224x224 in the middle. Raises DataError with the file's name.
     """
     path = Path(path)
+    with or_cure(_cure):
+        return _load(path, Shape(resize, crop == "roi", centre_crop), at_most, seed, ignore_labels, skip_unreadable)
+
+
+def _cure(message: str) -> str:
+    """For an error of a reader that names none."""
+    return AGAIN if any(word in message for word in ("damaged", "cannot be", "memory")) else WANTED
+
+
+def _load(
+    path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool, skip_unreadable: bool
+) -> ImageSet:
     if not path.exists():
         raise DataError(f"There is no {path}.", cure=WANTED)
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.")
-    shape = Shape(resize, crop == "roi", centre_crop)
     found = _arrays_at(path)
     if found is not None:
         return _from_arrays(*found, shape, at_most, seed, ignore_labels)

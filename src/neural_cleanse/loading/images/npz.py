@@ -64,6 +64,11 @@ def _names(files: list[str], path: Path) -> tuple[str, str | None]:
     """What images and labels are called in the archive."""
     found = pair_of(files)
     if found is None:
-        raise DataError(f"{path} has no array 'images'; it has {', '.join(files[:8]) or 'none'}.", cure=SAVE_AS)
-    return found
+        weights = any(name.endswith(("weight", "kernel")) for name in files)
+        raise DataError(
+            f"{path} has no array 'images'; it has {', '.join(files[:8]) or 'none'}.",
+            cure="These are a network's weights: give them as the model, and images with --data."
+            if weights
+            else SAVE_AS,
+        )
     return found

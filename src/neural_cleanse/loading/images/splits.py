@@ -38,21 +38,29 @@ def load_parts(path: str | Path, *, resize: tuple[int, int] | None = None) -> Pa
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"There is no data set {path}.")
+        raise DataError(f"There is no data set {path}.", cure="Check the path, or the name under --data.")
     train_path, test_path = part_path(path, "train"), part_path(path, "test")
     whole = _labelled(train_path or path, resize)
     test = _labelled(test_path, resize) if train_path and test_path else None
     if test is not None and (test.shape, test.names) != (whole.shape, whole.names):
-        raise DataError(f"The training and test images of {path} differ in size or in the names of their classes.")
+        raise DataError(
+            f"The training and test images of {path} differ in size or in the names of their classes.",
+            cure="Bring both to one size and one set of classes.",
+        )
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = round(VALIDATION * len(whole))
     if held_out == 0:
-        raise DataError(f"{path} has {len(whole)} training images: too few to hold a tenth out.")
+        raise DataError(
+            f"{path} has {len(whole)} training images: too few to hold a tenth out.", cure="Give more images."
+        )
     sets = [part for part in (whole, test) if part is not None]
     largest = max(int(part.labels.max()) for part in sets if part.labels is not None)
     num_classes = len(whole.names) if whole.names else largest + 1
     if num_classes < 2:
-        raise DataError(f"{path} has images of one class: a network tells at least two apart.")
+        raise DataError(
+            f"{path} has images of one class: a network tells at least two apart.",
+            cure="Give images of at least two classes.",
+        )
     return Parts(
         train=whole.take(order[held_out:].sort().values),
         validation=whole.take(order[:held_out].sort().values),
@@ -70,5 +78,5 @@ def part_path(directory: Path, part: Literal["train", "test"]) -> Path | None:
 def _labelled(path: Path, resize: tuple[int, int] | None) -> ImageSet:
     data = load_data(path, resize=resize)
     if data.labels is None:
-        raise DataError(f"{path} has no labels, and a network is trained on labels.")
+        raise DataError(f"{path} has no labels, and a network is trained on labels.", cure="Give labelled images.")
     return data

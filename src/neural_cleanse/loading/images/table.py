@@ -64,6 +64,8 @@ def _read(content: bytes, path: Path) -> tuple[Any, Any, str]:
     columns = [cell.lower() for cell in cells]
     if has_header and PIXELS_COLUMN in columns:
         return _words(text, columns, separator, path)
+    if has_header and not text.strip().partition("\n")[2].strip():  # np.loadtxt would warn of it in its own words
+        raise DataError(f"{path} has one line of text and no row of pixels.", cure=CURE)
     lines = io.StringIO(text)
     table = np.loadtxt(lines, delimiter=None if separator == " " else separator, skiprows=int(has_header), ndmin=2,
                        dtype=np.float32, quotechar='"', comments=None)  # fmt: skip

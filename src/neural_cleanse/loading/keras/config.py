@@ -21,11 +21,11 @@ OTHERS_OF_KERAS = frozenset({
     "CategoryEncoding", "Conv1D", "Conv1DTranspose", "Conv3D", "Conv3DTranspose",
     "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Convolution1D", "Convolution3D", "Cropping1D", "Cropping3D",
     "CuDNNGRU", "CuDNNLSTM", "CutMix", "DepthwiseConv1D", "Discretization", "Dot", "EinsumDense", "Embedding",
-    "Equalization", "FlaxLayer", "GRU", "GRUCell", "GlobalAveragePooling1D", "GlobalAveragePooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling3D", "GroupQueryAttention", "HashedCrossing",
+    "Equalization", "FlaxLayer", "GRU", "GRUCell", "GlobalAveragePooling3D",
+    "GlobalMaxPooling3D", "GroupQueryAttention", "HashedCrossing",
     "Hashing", "Highway", "IntegerLookup", "JaxLayer", "LSTM", "LSTMCell", "LocallyConnected1D",
     "LocallyConnected2D", "Masking", "MaxNumBoundingBoxes", "MaxPooling1D", "MaxPooling3D", "MaxoutDense",
-    "MelSpectrogram", "Merge", "MixUp", "MultiHeadAttention", "Pipeline", "RMSNormalization", "RNN", "RandomCrop",
+    "MelSpectrogram", "Merge", "MixUp", "Pipeline", "RMSNormalization", "RNN", "RandomCrop",
     "RepeatVector", "STFTSpectrogram", "SeparableConv1D", "SimpleRNN", "SimpleRNNCell",
     "SlicingOpLambda", "SpectralNormalization", "StackedRNNCells", "StringLookup", "TFOpLambda", "TFSMLayer",
     "TensorFlowOpLayer", "TextVectorization", "TimeDistributed", "TorchModuleWrapper", "UnitNormalization",
@@ -37,7 +37,9 @@ PROGRAMS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"
 OPERATIONS = {"math.add": "Add", "__operators__.add": "Add", "math.subtract": "Subtract", "math.multiply": "Multiply"}
 OPERATIONS |= {"math.truediv": "Divide", "math.divide": "Divide", "TrueDivide": "Divide"}
 CONSTANT = "_CONSTANT_VALUE"  # in place of a layer's name: a number
-IDLE, SECOND = {"training", "mask", "name"}, {"y", "x2"}  # keywords of a call: of no effect here, and an operand
+IDLE = {"training", "mask", "name"}  # keywords of a call of no effect here
+OPERANDS = ("query", "y", "x2", "value", "key")  # those that name an operand, in its order
+OF_APPLICATIONS = {"LayerScale", "StochasticDepth"}  # layers of Keras' ConvNeXt; others have some of the same name
 CURE_CODE = "Ask its author for a model of Keras' own layers, or pass --allow-code if you trust its author."
 
 
@@ -196,6 +198,7 @@ def _refuse_code(kind: str, raw: Mapping[str, Any], file: str, known: frozenset[
     settings = raw["config"] if isinstance(raw.get("config"), Mapping) else {}
     name = quoted(str(raw.get("name") or settings.get("name") or kind))
     foreign = module is not None and str(module).split(".")[0] not in ("keras", "tensorflow", "tf_keras")
+    foreign |= kind in OF_APPLICATIONS and not str(module).startswith("keras.src.applications.")
     foreign |= registered not in (None, raw["class_name"])
     foreign |= kind not in known | OTHERS_OF_KERAS and not is_operation(raw)
     if foreign or kind in PROGRAMS:
@@ -224,15 +227,15 @@ def _call(node: Any, name: str, file: str) -> tuple[Operand, ...]:
 
 
 def _keywords(keywords: Mapping[str, Any], name: str, file: str) -> list[Operand]:
-    """The second operand, where it has a name. Keras 3 sets `training` anew at every call, those before it kept it."""
+    """The operands that have a name. Keras 3 sets `training` anew at every call, those before it kept it."""
     if keywords.get("training") is True:
         raise ModelError(
             f"{file} keeps its layer {quoted(name)} in training mode: it answers by chance or by the batch."
         )
-    said = {key: value for key, value in keywords.items() if key not in IDLE and value is not None}
-    if not set(said) <= SECOND:
+    said = {key: value for key, value in keywords.items() if not (key in IDLE or value is None or value is False)}
+    if not set(said) <= set(OPERANDS):
         raise ModelError(f"{file} calls its layer {quoted(name)} with settings that are not read: {', '.join(said)}.")
-    return [operand for value in said.values() for operand in _operands([value])]
+    return [operand for key in OPERANDS if key in said for operand in _operands([said[key]])]
 
 
 def _operands(value: Any) -> list[Operand]:

@@ -7,7 +7,8 @@ from torch import nn
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.keras import parameterless as maps
 from neural_cleanse.loading.keras.activations import ACTIVATION_LAYERS, activation_layer
-from neural_cleanse.loading.keras.modules import KerasOrder, SamePadding, SlopePerPixel
+from neural_cleanse.loading.keras.attention import attention
+from neural_cleanse.loading.keras.modules import ChannelScale, KerasOrder, SamePadding, SlopePerPixel
 from neural_cleanse.loading.keras.spec import (
     AS_IT_IS,
     CONVOLUTION,
@@ -166,6 +167,16 @@ def _group_norm(given: LayerInput) -> list[LayerSpec]:
     return [LayerSpec("", module, weights)]
 
 
+def _layer_scale(given: LayerInput) -> list[LayerSpec]:
+    """Of Keras' ConvNeXt: a learned factor for each channel."""
+    (size,) = given.shapes["gamma"]
+    if not given.channels_last or size != given.inputs[0].shape[given.dim(-1)]:
+        raise ValueError(f"{size} factors")
+    shape = (size, 1, 1) if given.rank == 4 else (size,)
+    shaped = WeightLayout(lambda values: values.reshape(shape), lambda values, keras: values.reshape(keras))
+    return [LayerSpec("", ChannelScale(shape), {"weight": ("gamma", shaped)})]
+
+
 def _prelu(given: LayerInput) -> list[LayerSpec]:
     shape = given.shapes["alpha"]
     if given.rank == 4 and given.channels_last:
@@ -178,9 +189,11 @@ def _prelu(given: LayerInput) -> list[LayerSpec]:
 BUILDERS: Mapping[str, Callable[[LayerInput], list[LayerSpec]]] = {
     "Conv2D": _convolution, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "PReLU": _prelu,
-    "GroupNormalization": _group_norm, "Conv2DTranspose": _transposed,
+    "GroupNormalization": _group_norm, "Conv2DTranspose": _transposed, "MultiHeadAttention": attention,
+    "LayerScale": _layer_scale, "StochasticDepth": maps.unchanged,
     "MaxPooling2D": maps.pool, "AveragePooling2D": maps.pool,
     "GlobalMaxPooling2D": maps.global_pool, "GlobalAveragePooling2D": maps.global_pool,
+    "GlobalMaxPooling1D": maps.pool_tokens, "GlobalAveragePooling1D": maps.pool_tokens,
     "Flatten": maps.flatten, "Reshape": maps.reshape, "Permute": maps.permute,
     "ZeroPadding2D": maps.zero_padding, "Cropping2D": maps.cropping, "UpSampling2D": maps.upsampling,
     "Resizing": maps.resizing, "CenterCrop": maps.centre_crop,

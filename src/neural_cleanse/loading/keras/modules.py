@@ -80,16 +80,16 @@ class SameAveragePool(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """One value a channel: the mean or the largest of the whole map."""
+    """One value a channel: the mean or the largest over these axes."""
 
-    def __init__(self, *, largest: bool, keep: bool) -> None:
+    def __init__(self, axes: tuple[int, ...], *, largest: bool, keep: bool) -> None:
         super().__init__()
-        self.largest, self.keep = largest, keep
+        self.axes, self.largest, self.keep = axes, largest, keep
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         if self.largest:
-            return images.amax((2, 3), keepdim=self.keep)
-        return images.mean((2, 3), keepdim=self.keep)
+            return values.amax(self.axes, keepdim=self.keep)
+        return values.mean(self.axes, keepdim=self.keep)
 
 
 class Merge(nn.Module):
@@ -169,6 +169,17 @@ class SlopePerPixel(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return values.relu() - self.weight * (-values).relu()
+
+
+class ChannelScale(nn.Module):
+    """A factor for each channel, shaped to meet it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape, device="meta"))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.weight
 
 
 class OldHardSigmoid(nn.Module):

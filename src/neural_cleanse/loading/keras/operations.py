@@ -38,6 +38,9 @@ def as_layer(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         return _named(raw, "Activation", {**config, "activation": ACTIVATIONS[kind]})
     if kind in POOLS and sorted(axis % 4 for axis in _axes(config.get("axis"))) == [1, 2]:
         return _named(raw, POOLS[kind], {"name": config.get("name"), "keepdims": config.get("keepdims", False)})
+    if kind in POOLS and _axes(config.get("axis")) == [1]:  # over the tokens of a transformer
+        kind = POOLS[kind].replace("2D", "1D")
+        return _named(raw, kind, {"name": config.get("name"), "keepdims": config.get("keepdims", False)})
     if kind == "GetItem":
         return _channel(raw)
     if kind in ARITHMETIC:

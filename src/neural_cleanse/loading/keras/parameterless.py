@@ -42,7 +42,15 @@ def pool(given: LayerInput) -> list[LayerSpec]:
 
 def global_pool(given: LayerInput) -> list[LayerSpec]:
     keep = bool(given.config.get("keepdims", False))
-    return [LayerSpec("", GlobalPool(largest=given.kind == "GlobalMaxPooling2D", keep=keep))]
+    return [LayerSpec("", GlobalPool((2, 3), largest=given.kind == "GlobalMaxPooling2D", keep=keep))]
+
+
+def pool_tokens(given: LayerInput) -> list[LayerSpec]:
+    """Over the tokens of an image."""
+    if given.rank != 3 or given.config.get("data_format") == "channels_first":
+        raise ModelError(f"A {given.kind} layer of {given.rank} axes, or channels first, is not read.")
+    keep = bool(given.config.get("keepdims", False))
+    return [LayerSpec("", GlobalPool((1,), largest=given.kind == "GlobalMaxPooling1D", keep=keep))]
 
 
 def flatten(given: LayerInput) -> list[LayerSpec]:

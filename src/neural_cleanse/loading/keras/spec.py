@@ -90,6 +90,7 @@ class LayerInput:
         return [] if isinstance(module, nn.Identity) else [LayerSpec(label[:20], module)]
 
 
+ATTENTION_PARTS = ("query", "key", "value", "output")  # the dense layers of an attention, in Keras' order
 UNREAD = "count"  # of the values that a Normalization layer was adapted to: a whole number that nothing needs
 
 
@@ -106,8 +107,12 @@ def variables(kind: str, config: Mapping[str, Any]) -> tuple[list[str], list[str
             return scale, ["moving_mean", "moving_variance"]
         case "LayerNormalization" | "GroupNormalization":
             return scale, []
+        case "LayerScale":
+            return ["gamma"], []
         case "PReLU":
             return ["alpha"], []
+        case "MultiHeadAttention":
+            return [f"{part}_{name}" for part in ATTENTION_PARTS for name in ("kernel", *bias)], []
         case "Normalization" if config.get("mean") is None:
             return [], ["mean", "variance", UNREAD]
     return [], []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from neural_cleanse.errors import CheckpointMismatch
 from neural_cleanse.loading.keras.config import Layer, Model
 from neural_cleanse.loading.keras.hdf5 import Hdf5
-from neural_cleanse.loading.keras.spec import variables
+from neural_cleanse.loading.keras.spec import ATTENTION_PARTS, variables
 from neural_cleanse.text import quoted
 
 Place = tuple[tuple[str, ...], str]  # the layer's name, after those of the models it is in, and the weight's
@@ -53,13 +53,25 @@ def by_kind_and_number(model: Model, file: Hdf5) -> dict[Place, str]:
     places: dict[Place, str] = {}
     for path, layer, group in _groups(model, container, (), ""):
         names = [name for part in variables(layer.kind, layer.config) for name in part]
-        held = len(file.children(f"{group}/vars")) if names and file.has(f"{group}/vars") else 0
-        if held != len(names):
-            raise CheckpointMismatch(
-                f"{file.name} holds {held} weights of the layer {quoted(layer.name)}, it needs {len(names)}."
-            )
-        places |= {(path, name): f"{group}/vars/{number}" for number, name in enumerate(names)}
+        for inner, some in _inside(file, layer, group, names):
+            held = len(file.children(f"{inner}/vars")) if some and file.has(f"{inner}/vars") else 0
+            if held != len(some):
+                raise CheckpointMismatch(
+                    f"{file.name} holds {held} weights of the layer {quoted(layer.name)}, it needs {len(some)}."
+                )
+            places |= {(path, name): f"{inner}/vars/{number}" for number, name in enumerate(some)}
     return places
+
+
+def _inside(file: Hdf5, layer: Layer, group: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The groups of a layer's weights: its own, or those of the layers that it is made of (Keras 2: `_query_dense`)."""
+    if layer.kind != "MultiHeadAttention":
+        yield group, names
+        return
+    for part in ATTENTION_PARTS:
+        older = f"{group}/_{part}_dense"
+        inner = older if file.has(older) else f"{group}/{part}_dense"
+        yield inner, [name for name in names if name.startswith(f"{part}_")]
 
 
 def _groups(

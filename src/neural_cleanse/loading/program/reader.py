@@ -101,7 +101,10 @@ def _described(network: Network, container: str, *, isolated: bool) -> Network:
 def _converted(ran: sandbox.Ran, output: Path, limit: int, name: str) -> bytes:
     """What the child wrote. Raises ModelError in its words when it wrote nothing of use."""
     if ran.timed_out:
-        raise ModelError(f"{name} did not finish loading in time and was ended.")
+        raise ModelError(
+            f"{name} did not finish loading in time and was ended.",
+            cure="Ask its author for a state_dict, safetensors or ONNX.",
+        )
     size = output.stat().st_size
     if ran.status != 0 or not 0 < size <= limit:
         last = next((line for line in reversed(ran.log.splitlines()) if line.strip()), f"exit status {ran.status}")
