@@ -58,7 +58,8 @@ def _labels(path: Path, files: Sequence[Path]) -> Said | None:
         if said.setdefault(name, word) != word:
             return None  # one name, two labels
     words = [said.get(one.name, said.get(one.stem)) for one in files]
-    if not all(words) or (classes is None and "label" not in _header(rows) and not _repeat(words)):
+    named = classes is not None or not set(LABEL_COLUMNS).isdisjoint(_header(rows))
+    if not all(words) or not (named or _repeat(words)):
         return None
     return [word for word in words if word], classes
 
