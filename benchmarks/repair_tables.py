@@ -41,15 +41,15 @@ def rows(path: Path = ROWS) -> list[Row]:
 
 def no_patch() -> str:
     """One line a model whose trigger is no patch for all images."""
-    columns = ("attack", "repair", "success before, %", "after, %", "accuracy lost, points", "answer")
+    columns = ("data", "attack", "repair", "success before, %", "after, %", "accuracy lost, points", "answer")
     lines = []
-    for row in sorted(rows(NO_PATCH), key=lambda row: str(row["attack"])):
+    for row in sorted(rows(NO_PATCH), key=lambda row: (row["dataset"], str(row["attack"])), reverse=True):
         arm = next((arm for arm in ARMS[:2] if arm in row["arms"]), None)
         if arm is not None:
             rates = (max(row["before"]["asr"]), asr_after(row, arm) or 0.0)
             cells = [f"{100 * rate:.1f}" for rate in rates]
             done = row["arms"][arm]["status"].replace("failed", "not repaired")
-            lines.append((row["attack"], arm, *cells, f"{100 * (drop(row, arm) or 0.0):.2f}", done))
+            lines.append((row["dataset"], row["attack"], arm, *cells, f"{100 * (drop(row, arm) or 0.0):.2f}", done))
     return Table("", columns, lines).markdown()
 
 
