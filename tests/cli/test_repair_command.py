@@ -443,7 +443,10 @@ def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path:
     truncated(run(*asked, "--verify-trigger", tmp_path / "square.png"), "--verify-target")
     truncated(run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 10), "labels 0 to 9")
     (tmp_path / "text.png").write_text("no picture")
-    truncated(run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3), "neither a model card nor a picture")
+    truncated(
+        run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3),
+        "neither a model card nor a picture",
+    )
     assert calls == []
     assert run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 3).code == 0
     (backdoor,) = calls[0]["verify"]
