@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,13 @@ def test_a_label_of_thousands_of_digits_is_a_word() -> None:
     """Python refuses to read so long a number."""
     long = "9" * 5000
     assert numbered([long, "1", long], None) == ([1, 0, 1], ("1", long))
+
+
+def test_a_folder_of_an_archive_with_a_name_of_thousands_of_digits_is_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "val")
+    with zipfile.ZipFile(tmp_path / "val.zip", "w") as archive:
+        for number, name in enumerate(NAMES):
+            archive.write(tmp_path / "val" / f"{name}.png", f"{number % 2}/{name}.png")
+        archive.write(tmp_path / "val" / "p0.png", "9" * 5000 + "/p0.png")
+    found = load_data(tmp_path / "val.zip")
+    assert found.labels is not None and sorted(found.labels.tolist()) == [0, 0, 0, 1, 1, 1]
