@@ -46,6 +46,14 @@ def test_a_truncated_model_file_says_to_copy_it_again(demo_files: Path, tmp_path
         assert "again" in said(run("scan", tmp_path / name, "--data", demo_files / "digits.npz"))
 
 
+@pytest.mark.parametrize("command", ["scan", "inspect"])
+def test_a_damaged_archive_has_a_cure_in_every_command(demo_files: Path, tmp_path: Path, command: str) -> None:
+    np.savez(tmp_path / "w.npz", **{"0.weight": np.zeros(9)})
+    (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:-9])
+    data = ("--data", demo_files / "digits.npz") if command == "scan" else ()
+    assert "Copy or download it again" in said(run(command, tmp_path / "w.npz", *data))
+
+
 def test_an_output_that_is_a_file_is_refused_before_the_work(demo_files: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("words", encoding="utf-8")
     model, data = demo_files / "clean.safetensors", demo_files / "digits.npz"

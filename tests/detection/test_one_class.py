@@ -105,3 +105,22 @@ def test_a_patch_that_more_steps_do_not_keep_is_none(clean: Classifier, digits: 
     search = told(size=None)
     found = judged(clean, digits, 1e-5, search)
     assert found.test.verdict is Verdict.CLEAN and not search.asked and FEW_STEPS < MORE_STEPS
+    assert "with more steps and images none works" in found.test.reason and "student" not in found.test.reason
+
+
+@dataclass(frozen=True)
+class CutOff(Told):
+    """A search that the budget ends."""
+
+    def run(
+        self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
+    ) -> Searched | Ended:
+        return Ended(7, 3, "the budget was spent after 0 of 1 pairs")
+
+
+def test_a_budget_that_ends_the_longer_search_is_said_and_counted(clean: Classifier, digits: ImageSet) -> None:
+    search = told()
+    ended = CutOff(search.kind, search.prepared, search.stages, search.teaching)
+    test = judged(clean, digits, 1e-5, ended).test
+    assert test.verdict is Verdict.INCONCLUSIVE and test.reason.endswith("but the budget was spent after 0 of 1 pairs")
+    assert test.image_passes == 10 + 7 and test.forward_passes == 3

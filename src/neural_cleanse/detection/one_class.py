@@ -107,7 +107,9 @@ class OneClass:
         theirs = Theirs() if isinstance(longer, Ended) else self._over_students(longer)
         test = charged(test, theirs)
         clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
-        if isinstance(longer, Ended) or theirs.ratios is None:
+        if isinstance(longer, Ended):
+            return KindFound(_left_open(test, searched, clear, f"but {longer.reason}"))
+        if theirs.ratios is None:
             return KindFound(_left_open(test, searched, clear, "but there is no student to compare it with"))
         ratios = theirs.ratios
         known = {pair: pair_p(p_values[pair], ratios[pair]) if pair in ratios else 1.0 for pair in small}
@@ -119,7 +121,7 @@ class OneClass:
             return KindFound(_left_open(test, searched, between, why))
         test = _with(test, {**p_values, **known})
         if not planted:
-            return KindFound(_natural(test, searched, clear))
+            return KindFound(_natural(test, searched, clear, ratios))
         reason = (
             f"{named(planted, dict(longer.sized), Kind.PAIRS)} (p = {p_text(test.p_value or 0.0)}), "
             f"{share_of_student([ratios[pair] for pair in planted])} of the size in student networks"
@@ -166,9 +168,13 @@ def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], w
     return replace(test, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
-def _natural(test: KindTest, searched: Searched, pairs: Sequence[LabelPair]) -> KindTest:
-    """The same where students have as small ones."""
+def _natural(
+    test: KindTest, searched: Searched, pairs: Sequence[LabelPair], ratios: Mapping[LabelPair, float]
+) -> KindTest:
+    """The same where students have as small ones, or where more steps left no trigger to compare with theirs."""
     if not pairs:
         return test
     which = named(pairs, dict(searched.sized), Kind.PAIRS)
-    return replace(test, reason=f"{which} belongs to the classes: it is as small in a student")
+    if any(pair in ratios for pair in pairs):
+        return replace(test, reason=f"{which} belongs to the classes: it is as small in a student")
+    return replace(test, reason=f"{which} is no trigger: with more steps and images none works")

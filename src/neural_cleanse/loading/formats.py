@@ -58,7 +58,8 @@ SAYS_ITSELF = (Container.ONNX, Container.EXPORTED, Container.KERAS)  # which net
 def checked_container(content: bytes, name: str) -> Container:
     """The container, once it is one that holds a model and no trap. Raises UnknownFormat, ModelError."""
     if is_zip(content):
-        entries(content, name)  # a trap says so before anything is unpacked
+        with or_cure(lambda _: AGAIN):
+            entries(content, name)  # a trap says so before anything is unpacked
     container = container_of(content)
     if container in CURES:
         raise UnknownFormat(f"{name} is {container.value}.", cure=CURES[container])
@@ -91,8 +92,7 @@ def open_file(
     Reading takes no more memory than the file's size allows, unless it is a program, which has limits of its own.
     Raises ModelError and its kinds.
     """
-    with or_cure(lambda _: AGAIN):
-        container = checked_container(content, str(path))
+    container = checked_container(content, str(path))
     try:
         with cured(container), at_most(allowance(len(content))):
             return _read(

@@ -1,6 +1,8 @@
 """Lists of labels beside flat pictures, in the forms that data sets come in; what is no such list labels nothing."""
 
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from neural_cleanse.loading.images.load import load_data
+from neural_cleanse.loading.images.names import numbered
 
 NAMES = [f"p{number}" for number in range(6)]
 WORDS = ["cat", "dog", "cat", "bird", "dog", "cat"]
@@ -57,9 +60,10 @@ def test_a_list_beside_the_pictures_says_their_labels(tmp_path: Path, form: str,
     assert found.names == (("dog", "cat", "bird") if form == "one-hot" else ("bird", "cat", "dog"))
 
 
-def test_numbers_are_the_classes_themselves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["", ".0"])
+def test_numbers_are_the_classes_themselves(tmp_path: Path, ending: str) -> None:
     pictures(tmp_path / "val")
-    (tmp_path / "val" / "list.txt").write_text(lines("{name}.png {label}", labels=NUMBERS), encoding="utf-8")
+    (tmp_path / "val" / "list.txt").write_text(lines("{name}.png {label}" + ending, labels=NUMBERS), encoding="utf-8")
     found = load_data(tmp_path / "val")
     assert found.names is None and found.labels is not None
     by_red = dict(zip(found.images[:, 0, 0, 0].tolist(), found.labels.tolist(), strict=True))
@@ -72,6 +76,12 @@ OTHERS = {
     "one picture left out": "\n".join(lines("{name}.png {label}").splitlines()[1:]),
     "two labels of one picture": lines("{name}.png,{label}", "file,label") + "p0.png,bird\n",
     "two of one-hot": one_hot().replace("1.0,0.0,0.0", "1.0,1.0,0.0"),
+    "two columns of one name": one_hot().replace("dog,cat", "dog,dog"),
+    "numbers below 0": lines("{name}.png,{label}", "file,label", [-1, 0, 1, -1, 0, 1]),
+    "no numbers": lines("{name}.png,nan", "file,label"),
+    "fractions": lines("{name}.png,{label}", "file,label", [0.5, 1.5, 0.5, 1.5, 0.5, 1.5]),
+    "JSON without a label": json.dumps([{"file": f"{name}.png", "label": None} for name in NAMES]),
+    "JSON with lists": json.dumps([{"file": f"{name}.png", "label": [1]} for name in NAMES]),
     "names alone": lines("{name}.png"),
     "words": "These are pictures of animals.\nThey are free.\n",
     "nothing": "",
@@ -92,3 +102,25 @@ def test_two_lists_that_both_fit_label_nothing(tmp_path: Path) -> None:
     (tmp_path / "val" / "a.csv").write_text(lines("{name}.png,{label}", "file,label"), encoding="utf-8")
     (tmp_path / "val" / "b.txt").write_text(lines("{name}.png {label}"), encoding="utf-8")
     assert load_data(tmp_path / "val").labels is None
+
+
+def test_a_pipe_named_as_a_list_is_not_waited_for(tmp_path: Path) -> None:
+    pictures(tmp_path / "val")
+    os.mkfifo(tmp_path / "val" / "labels.csv")
+    assert load_data(tmp_path / "val").labels is None
+
+
+def test_a_label_of_thousands_of_digits_is_a_word() -> None:
+    """Python refuses to read so long a number."""
+    long = "9" * 5000
+    assert numbered([long, "1", long], None) == ([1, 0, 1], ("1", long))
+
+
+def test_a_folder_of_an_archive_with_a_name_of_thousands_of_digits_is_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "val")
+    with zipfile.ZipFile(tmp_path / "val.zip", "w") as archive:
+        for number, name in enumerate(NAMES):
+            archive.write(tmp_path / "val" / f"{name}.png", f"{number % 2}/{name}.png")
+        archive.write(tmp_path / "val" / "p0.png", "9" * 5000 + "/p0.png")
+    found = load_data(tmp_path / "val.zip")
+    assert found.labels is not None and sorted(found.labels.tolist()) == [0, 0, 0, 1, 1, 1]

@@ -18,10 +18,11 @@ from neural_cleanse.errors import DataError
 from neural_cleanse.images import ClassOrder
 from neural_cleanse.loading.images.decode import Picture
 from neural_cleanse.loading.images.listing import labels_beside
+from neural_cleanse.loading.images.names import is_number
 from neural_cleanse.loading.images.tar import entries_of, pictures_of
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-MAX_NUMBERED = 100_000  # a larger number is a name (of a synset, say), no class index
+MAX_NAME = 255  # bytes that file systems allow; archives have longer ones, for no good
 NO_CLASSES = frozenset({"__macosx", "__pycache__", "@eadir"})  # what systems leave beside the data, and hidden folders
 # Parts of a data set by the names of their folders: images that a model was not trained on come first.
 SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
@@ -192,7 +193,7 @@ def _numbered(classes: list[str], filled: set[str]) -> tuple[tuple[str, ...], di
     plain = tuple(classes)
     natural = tuple(sorted(classes, key=_natural))
     alternatives: list[tuple[str, tuple[str, ...]]] = []
-    numbered = all(name.isdecimal() and int(name) < MAX_NUMBERED for name in classes)
+    numbered = all(map(is_number, classes))
     if numbered and len({int(name) for name in classes}) == len(classes):
         # A folder 7 without a folder 6 before it is class 7 all the same, under its own spelling.
         spelled = {int(name): name for name in classes}
@@ -220,7 +221,7 @@ def is_picture(name: str) -> bool:
 
 
 def _is_class(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in NO_CLASSES
+    return not name.startswith(".") and name.lower() not in NO_CLASSES and len(name) <= MAX_NAME
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

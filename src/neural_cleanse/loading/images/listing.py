@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from neural_cleanse.loading.images.names import numbered
 
@@ -39,7 +40,7 @@ def labels_beside(
 def _labels(path: Path, files: Sequence[Path]) -> Said | None:
     """What the file says of every picture; None where it leaves one out, or is no such table."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:  # to read a pipe would never end
             return None
         text = path.read_text(encoding="utf-8-sig")
         rows = _objects(text) if path.suffix in (".json", ".jsonl") else _table(text)
@@ -59,7 +60,7 @@ def _labels(path: Path, files: Sequence[Path]) -> Said | None:
             return None  # one name, two labels
     words = [said.get(one.name, said.get(one.stem)) for one in files]
     named = classes is not None or not set(LABEL_COLUMNS).isdisjoint(_header(rows))
-    if not all(words) or not (named or _repeat(words)):
+    if not all(words) or any(map(_is_no_class, words)) or not (named or _repeat(words)):
         return None
     return [word for word in words if word], classes
 
@@ -92,6 +93,8 @@ def _columns(
         return None
     names = [cell.strip() for cell in rows[0]]
     classes = tuple(names[place] for place in others)
+    if len(set(classes)) < len(classes):
+        return None
     return file, [(row, classes[flag.index(1)]) for row, flag in zip(whole, flags, strict=True)], classes
 
 
@@ -101,13 +104,14 @@ def _flag(cell: str) -> int | None:
 
 
 def _repeat(words: Sequence[str | None]) -> bool:
-    """Whether they may be classes: some occur twice, and none is a fraction. Captions and scores are no classes."""
-    return len(set(words)) < len(words) and not any(word and _is_fraction(word) for word in words)
+    """Whether some occur twice, as classes do and captions do not."""
+    return len(set(words)) < len(words)
 
 
-def _is_fraction(word: str) -> bool:
+def _is_no_class(word: str | None) -> bool:
+    """A score, a number below 0 or no number: -1 and nan often say that a picture has no label."""
     try:
-        return not float(word).is_integer()
+        return word is not None and not (float(word).is_integer() and float(word) >= 0)
     except ValueError:
         return False
 
@@ -135,4 +139,9 @@ def _objects(text: str) -> list[list[str]]:
     if not isinstance(objects, list) or not objects or not all(isinstance(one, dict) for one in objects):
         raise ValueError("no objects")
     header = list(objects[0])
-    return [header, *([str(one.get(key, "")) for key in header] for one in objects)]
+    return [header, *([_cell(one.get(key)) for key in header] for one in objects)]
+
+
+def _cell(value: Any) -> str:
+    """A word, a number or a truth value; nothing for what is no cell of a table."""
+    return str(value) if isinstance(value, str | int | float) else ""
