@@ -21,7 +21,7 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import clean_accuracy, predict
-from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Place, known_backdoors, measure
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import Splits, split
 from neural_cleanse.mitigation.loop import MOST_ADDED
 from neural_cleanse.mitigation.pruning import Pruning
@@ -31,7 +31,6 @@ from neural_cleanse.mitigation.repair import (
     RepairSettings,
     _limits,
     _scan_settings,
-    _untried,
     repair,
 )
 from neural_cleanse.mitigation.unlearning import Unlearning
@@ -96,12 +95,6 @@ def test_the_attackers_own_square_stops_working(repaired: Repaired) -> None:
     before, after = result.accuracy
     assert before - after <= result.max_drop
     assert repaired.scan is not None and repaired.scan.flagged == () and result.rounds[-1].flagged == ()
-    assert any("faint pattern" in note and "may survive" in note for note in result.provenance.notes)
-
-
-def test_what_was_not_tried_is_said_of_patches_alone(original: Backdoor) -> None:
-    shift = replace(original, place=Place(None, 1.0, 0.0))  # type: ignore[arg-type]
-    assert len(_untried((original, shift))) == 1 and _untried((shift,)) == _untried(()) == ()
 
 
 def test_the_figures_are_those_of_images_that_decided_nothing(

@@ -132,7 +132,7 @@ def repair(
     check_eligible(found, images)
     limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, limits)
-    notes += [*idle, *(_how(settings) if known.backdoors else ()), *_untried(known.backdoors)]
+    notes += [*idle, *(_how(settings) if known.backdoors else ())]
     here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
     again = partial(
         scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
@@ -175,16 +175,6 @@ def _plan(
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
     )  # fmt: skip
-
-
-def _untried(backdoors: Sequence[Backdoor]) -> tuple[str, ...]:
-    """What may survive of a label that was flagged for its patch: only patches are recovered anew."""
-    if all(backdoor.place is not None for backdoor in backdoors):
-        return ()
-    return (
-        "what is recovered anew to try the result are patches: an attacker's trigger that is a faint pattern over the "
-        "whole image may survive; where it is known, --verify-trigger measures it",
-    )
 
 
 def _few_images(deciding: int) -> list[str]:
