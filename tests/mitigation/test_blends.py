@@ -10,7 +10,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.blends import STRENGTH, search_blends
-from neural_cleanse.mitigation.family import FRESH_PATTERNS, Renewal, fresh_triggers
+from neural_cleanse.mitigation.family import Renewal
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -40,8 +40,8 @@ def test_a_planted_pattern_is_recovered(clean: Classifier, digits: ImageSet) -> 
     model, pair = planted(clean), LabelPair(TARGET)
     assert digits.labels is not None
     few, others = digits.take(torch.arange(300)), digits.images[300:][digits.labels[300:] != TARGET]
-    found = search_blends(model, [pair], few, 0, 2)
-    assert len(found) == 2 and all(one.pair == pair and one.natural is None for one in found)
+    found = search_blends(model, [pair], few, 0)
+    assert len(found) == 1 and all(one.pair == pair and one.natural is None for one in found)
     for one in found:
         assert isinstance(one.trigger, PatchTrigger)
         assert torch.equal(one.trigger.mask, torch.full((1, 1, 28, 28), STRENGTH))
@@ -50,10 +50,10 @@ def test_a_planted_pattern_is_recovered(clean: Classifier, digits: ImageSet) -> 
 
 def test_the_same_seed_finds_the_same_and_another_other_patterns(clean: Classifier, digits: ImageSet) -> None:
     few = digits.take(torch.arange(60))
-    runs = [[one.trigger for one in search_blends(clean, [LabelPair(2)], few, seed, 2)] for seed in (0, 0, 1)]
+    runs = [[one.trigger for one in search_blends(clean, [LabelPair(2)], few, seed)] for seed in (0, 0, 1)]
     patterns = [[trigger.pattern for trigger in run if isinstance(trigger, PatchTrigger)] for run in runs]
     assert all(torch.equal(*pair) for pair in zip(patterns[0], patterns[1], strict=True))
-    assert not torch.equal(patterns[0][0], patterns[2][0]) and not torch.equal(patterns[0][0], patterns[0][1])
+    assert not torch.equal(patterns[0][0], patterns[2][0])
 
 
 def test_a_pair_without_images_has_none(clean: Classifier, digits: ImageSet) -> None:
@@ -62,18 +62,10 @@ def test_a_pair_without_images_has_none(clean: Classifier, digits: ImageSet) -> 
     assert search_blends(clean, [LabelPair(3)], alone, 0) == ()
 
 
-def test_a_repair_is_tried_on_patterns_that_it_never_saw(clean: Classifier, digits: ImageSet) -> None:
-    model, few = planted(clean), digits.take(torch.arange(200))
-    patch = PatchTrigger(torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 28, 28))
-    fresh = fresh_triggers(model, (Backdoor(LabelPair(TARGET), patch, 1.0),), few, 1)
-    whole = [one for one in fresh if one.natural is None]
-    assert len(whole) == FRESH_PATTERNS
-    pair_alone = fresh_triggers(model, (Backdoor(LabelPair(TARGET, 1), patch, 1.0),), few, 1)
-    assert all(one.natural is not None for one in pair_alone), "a trigger for one class is no pattern for all"
-
-
 def test_patterns_are_searched_for_anew_while_a_network_is_taught(clean: Classifier, digits: ImageSet) -> None:
     patch = PatchTrigger(torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 28, 28))
     renewal = Renewal(clean, (Backdoor(LabelPair(TARGET), patch, 1.0),), digits.take(torch.arange(100)), 8, 0)
     counts = [sum(one.natural is None for one in renewal.after(batch, clean)) for batch in range(8)]
     assert counts == [1, 1, 2, 2, 3, 3, 4, 4]
+    of_one_class = Renewal(clean, (Backdoor(LabelPair(TARGET, 1), patch, 1.0),), digits.take(torch.arange(100)), 8, 0)
+    assert all(one.natural is not None for one in of_one_class.after(0, clean)), "no pattern for all classes"

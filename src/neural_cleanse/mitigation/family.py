@@ -7,14 +7,16 @@ searches go beside a repair. `Renewal` searches on in the network as it changes 
 
 which is the idea of adversarial unlearning (I-BAU; Zeng et al., ICLR 2022). `fresh_triggers` recovers others from the
 model as it came, which the repair never saw, to try its result on. They are taken early in their search as well as
-late: those of the first steps are larger, and nearer to what an attacker plants. Patterns over the whole image at a
-fifth of its brightness (blends.py) belong to both: their labels are flagged for a patch that is not the trigger.
+late: those of the first steps are larger, and nearer to what an attacker plants.
+
+`Renewal` also searches patterns over the whole image at a fifth of its brightness (blends.py): their labels are flagged
+for a patch that is not the trigger. No result is tried on them, since every network has some that work.
 
 The natural size is that of a usual label. Larger patches change what an image shows, and a network that is taught to
 look past them forgets what it knows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,7 +35,6 @@ from neural_cleanse.results.records import LabelPair
 RESTARTS = 4  # searches of one pair while it is unlearned, which end at different triggers
 MOST_ROWS = 16  # that one step of them moves; with more labels they take turns
 OCCASIONS = 4  # on which shifts of activations, and patterns over the whole image, are searched for anew
-FRESH_PATTERNS = 3  # of one pair to try a repair on
 FRESH_RESTARTS = 8  # searches of one pair to try a repair on ...
 MOST_FRESH = 32  # ... and of all pairs together, but one a pair at least
 TAKEN_AT = (60, 120, 250)  # steps of them
@@ -46,11 +47,6 @@ def natural_sizes(backdoors: Sequence[Backdoor], *, shifts: bool) -> dict[LabelP
         for backdoor in backdoors
         if backdoor.natural is not None and (backdoor.place is not None) is shifts
     }
-
-
-def whole_image(pairs: Iterable[LabelPair]) -> list[LabelPair]:
-    """Those for which a faint pattern over the whole image is searched: for images of every class, and not too many."""
-    return [pair for pair in pairs if pair.source is None][:MOST_ROWS]
 
 
 @dataclass
@@ -104,7 +100,7 @@ class Renewal:
         self.blended: tuple[Backdoor, ...] = ()
         self.shift_sizes = natural_sizes(backdoors, shifts=True)
         most = natural_sizes(backdoors, shifts=False)
-        self.whole = whole_image(most)
+        self.whole = [pair for pair in most if pair.source is None][:MOST_ROWS]
         restarts = max(1, min(RESTARTS, MOST_ROWS // max(1, len(most))))
         self.searches = PatchSearch.several(classifier, most, data, seed, restarts, MOST_ROWS)
 
@@ -132,5 +128,4 @@ def fresh_triggers(
             search.advance(classifier, steps - done)
             found += search.found()
             done = steps
-    found += search_blends(classifier, whole_image(most), data, seed, FRESH_PATTERNS)
     return (*found, *search_shifts(classifier, natural_sizes(backdoors, shifts=True), data, seed))
