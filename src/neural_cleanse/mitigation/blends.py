@@ -48,7 +48,7 @@ def _pattern(
     for _ in range(STEPS):
         chosen = images[torch.randint(len(images), (BATCH,), generator=generator)]
         logits = classifier(PatchTrigger(mask, free.sigmoid())(pixels(chosen.to(device)).unsqueeze(0))[0])
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, wanted).backward()
+        loss = torch.nn.functional.cross_entropy(logits, wanted)
+        (free.grad,) = torch.autograd.grad(loss, [free])  # and none of the weights, which may be trained meanwhile
         optimizer.step()
     return PatchTrigger(mask, free.detach().sigmoid())
