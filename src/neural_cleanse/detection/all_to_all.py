@@ -130,9 +130,7 @@ class AllToAll:
     def _search_of(self, space: FeatureSpace | None) -> MapSearch:
         if space is not None:
             return MapSearch.of(feature_inversion(self.prepared.inversion, space), self.prepared.num_labels)
-        pair = pair_inversion(self.prepared.settings.loss)
-        usual = self.prepared.inversion
-        calm = replace(pair, temperature=usual.temperature, precision=usual.precision)
+        calm = pair_inversion(self.prepared.settings.loss, self.prepared.inversion)
         return MapSearch.of(calm, self.prepared.num_labels)
 
     def _searched(

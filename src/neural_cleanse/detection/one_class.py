@@ -18,7 +18,6 @@ from neural_cleanse.detection.kinds_found import (
     named,
     record_of,
     share_of_student,
-    shared,
 )
 from neural_cleanse.detection.pair_choice import pair_candidates
 from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
@@ -52,7 +51,7 @@ class OneClass:
     def planned(self) -> int:
         """Image passes, as far as is known before."""
         pairs = self._candidates()
-        return 0 if isinstance(pairs, str) else self._inversion(FEW_STEPS, FEW_IMAGES).passes * len(pairs)
+        return 0 if isinstance(pairs, str) else self._few.passes * len(pairs)
 
     def run(self, explained: Collection[LabelPair] = ()) -> KindFound:
         """Search all pairs; one that an all-to-all map explains is none of its own."""
@@ -61,7 +60,7 @@ class OneClass:
         candidates = self._candidates()
         if isinstance(candidates, str):
             return self.search.not_made(candidates)
-        searched = self.search.run(self._inversion(FEW_STEPS, FEW_IMAGES), candidates, subject)
+        searched = self.search.run(self._few, candidates, subject)
         if isinstance(searched, Ended):
             return self.search.not_made(searched.reason, searched)
         sized = searched.sized
@@ -74,10 +73,17 @@ class OneClass:
         small = [pair for index in test.flagged if (pair := sized[index][0]) not in explained]
         return self._judged(searched, test.p_value, p_values, small[:MOST_COMPARED])
 
-    def _inversion(self, steps: int, images: int) -> Inversion:
-        usual = self.search.prepared.inversion
-        calm = pair_inversion(self.search.prepared.settings.loss)
-        return replace(calm, steps=steps, batch_size=images, temperature=usual.temperature, precision=usual.precision)
+    @property
+    def _few(self) -> Inversion:
+        return replace(self._calm, steps=FEW_STEPS, batch_size=FEW_IMAGES)
+
+    @property
+    def _more(self) -> Inversion:
+        return replace(self._calm, steps=MORE_STEPS, batch_size=MORE_IMAGES)
+
+    @property
+    def _calm(self) -> Inversion:
+        return pair_inversion(self.search.prepared.settings.loss, self.search.prepared.inversion)
 
     def _candidates(self) -> list[LabelPair] | str:
         """The pairs that are searched, or why none are."""
@@ -88,9 +94,7 @@ class OneClass:
             return "too few labels or images"
         if lacking:
             return f"{len(lacking)} labels have too few images to start from"
-        if len(candidates) * self._inversion(FEW_STEPS, FEW_IMAGES).passes > prepared.inversion.passes * len(
-            prepared.pairs
-        ):
+        if len(candidates) * self._few.passes > prepared.inversion.passes * len(prepared.pairs):
             return f"{len(candidates):,} pairs of labels take too long"
         return candidates
 
@@ -103,9 +107,8 @@ class OneClass:
         if not small:
             return KindFound(test)
         longer = self._longer(searched, small)
-        test = charged(test, longer)
         theirs = Theirs() if isinstance(longer, Ended) else self._over_students(longer)
-        test = charged(test, theirs)
+        test = charged(charged(test, longer), theirs)
         clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
         if isinstance(longer, Ended):
             return KindFound(_left_open(test, searched, clear, f"but {longer.reason}"))
@@ -119,7 +122,8 @@ class OneClass:
             part = share_of_student([ratios[pair] for pair in between])
             why = f"at {part} of the size in student networks: a pair alone takes {PLANTED:.0%}"
             return KindFound(_left_open(test, searched, between, why))
-        test = _with(test, {**p_values, **known})
+        said = {**p_values, **known}
+        test = charged(charged(record_of(Kind.PAIRS, searched, min(said.values()), said), longer), theirs)
         if not planted:
             return KindFound(_natural(test, searched, clear, ratios))
         reason = (
@@ -132,7 +136,7 @@ class OneClass:
     def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Ended:
         """The pairs that stand out, with more steps."""
         subject = replace(searched.subject, part=f"{Kind.PAIRS.value}-longer")
-        return self.search.run(self._inversion(MORE_STEPS, MORE_IMAGES), small, subject, " that stand out")
+        return self.search.run(self._more, small, subject, " that stand out")
 
     def _over_students(self, longer: Searched) -> Theirs:
         """The median of the ratios to the students; one is enough where it has as small ones."""
@@ -149,14 +153,6 @@ class OneClass:
             sum(one.image_passes for one in heard),
             sum(one.forward_passes for one in heard),
         )
-
-
-def _with(test: KindTest, p_values: Mapping[LabelPair, float]) -> KindTest:
-    """The test with those p-values of pairs."""
-    rows = tuple(
-        replace(row, p_value=shared(p_values.get(LabelPair(row.target, row.source)), test.share)) for row in test.rows
-    )
-    return replace(test, p_value=shared(min(p_values.values()), test.share), rows=rows)
 
 
 def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], why: str) -> KindTest:

@@ -176,10 +176,14 @@ def planned_pairs(subject: Subject, targets: Sequence[int], inversion: Inversion
     return min(len(candidates) * inversion.passes, plan.passes_per_label * len(targets)), len(candidates)
 
 
-def pair_inversion(loss: str) -> Inversion:
-    """The search of a pair: one restart with smaller steps, since few images make sizes noisy."""
+def pair_inversion(loss: str, usual: Inversion | None = None) -> Inversion:
+    """The search of a pair: one restart with smaller steps, since few images make sizes noisy.
+
+    It sees logits as the `usual` search of the scan does, and computes with the same numbers.
+    """
     calm = replace(preset("default", loss), learning_rate=0.2, cost=BatchCost(quick_memory=0.7))
-    return replace(calm, restarts=1, race=(), spread=0, choose_asr=CHOOSE_ASR, allow_chance=False)
+    calm = replace(calm, restarts=1, race=(), spread=0, choose_asr=CHOOSE_ASR, allow_chance=False)
+    return calm if usual is None else replace(calm, temperature=usual.temperature, precision=usual.precision)
 
 
 def search_pairs(
