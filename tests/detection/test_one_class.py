@@ -1,10 +1,12 @@
 """A patch between two labels: what stands out among the pairs is compared with students, after more steps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neural_cleanse.classifier import Classifier
@@ -23,7 +25,7 @@ PAIR = LabelPair(7, 1)
 
 
 def recovered(pair: LabelPair, size: float | None) -> Recovered:
-    return replace(Recovered.skipped(pair, Outcome.CONVERGED), size=size, image_passes=10)
+    return replace(Recovered.skipped(pair, Outcome.CONVERGED), size=size, image_passes=10, last_size=size or 50.0)
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,42 @@ def test_a_budget_that_ends_the_longer_search_is_said_and_counted(clean: Classif
     test = judged(clean, digits, 1e-5, ended).test
     assert test.verdict is Verdict.INCONCLUSIVE and test.reason.endswith("but the budget was spent after 0 of 1 pairs")
     assert test.image_passes == 10 + 7 and test.forward_passes == 3
+
+
+@dataclass(frozen=True)
+class Early(Told):
+    """A search of all pairs whose masks still shrink: so many have a trigger that works, one mask is far smaller."""
+
+    working: int = 40
+
+    def run(
+        self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
+    ) -> Searched | Ended:
+        if len(pairs) == 1:
+            return super().run(inversion, pairs, subject, said)
+        self.steps.append(inversion.steps)
+        noise = np.random.default_rng(0).normal(0, 0.2, len(pairs))
+        masks = [5.0 if pair == PAIR else 50.0 * math.exp(error) for pair, error in zip(pairs, noise, strict=True)]
+        found = [
+            replace(recovered(pair, 60.0 if number < self.working and pair != PAIR else None), last_size=mask)
+            for number, (pair, mask) in enumerate(zip(pairs, masks, strict=True))
+        ]
+        return Searched(tuple(found), subject, inversion)
+
+
+@pytest.mark.parametrize(("working", "verdict"), [(40, Verdict.INFECTED), (20, None)])
+def test_pairs_are_told_apart_by_the_masks_that_few_steps_end_at(
+    working: int, verdict: Verdict | None, clean: Classifier, digits: ImageSet
+) -> None:
+    """The planted pair has no trigger yet that works: its mask is far smaller than the others' all the same."""
+    pairs = [LabelPair(target) for target in range(10)]
+    prepared: Any = SimpleNamespace(
+        settings=ScanSettings(), inversion=Inversion(), images=ScanImages.of(clean, digits, 0), classifier=clean,
+        pairs=pairs, num_labels=10,
+    )  # fmt: skip
+    nothing: Any = SimpleNamespace()
+    search = Early(Kind.PAIRS, prepared, nothing, nothing, ratios=[{PAIR: 0.1}] * 3, working=working)
+    found = OneClass(search).run()
+    assert found.test.verdict is verdict
+    assert search.steps == ([FEW_STEPS, MORE_STEPS] if verdict else [FEW_STEPS])
+    assert found.test.flagged == ((PAIR,) if verdict else ())

@@ -28,6 +28,11 @@ class Searched:
         return [(one.pair, one.size) for one in self.found if one.size is not None]
 
     @property
+    def ended_at(self) -> list[tuple[LabelPair, float]]:
+        """Pairs with the size that the search ended at, whether or not a trigger works."""
+        return [(one.pair, one.last_size) for one in self.found if one.last_size is not None]
+
+    @property
     def image_passes(self) -> int:
         """In passes of the whole network."""
         return round(self.subject.weight * sum(one.image_passes for one in self.found))

@@ -32,12 +32,12 @@ from neural_cleanse.results.records import KindTest, LabelPair, Verdict
 
 # Steps and images a step of all pairs, and of those that stand out, in the suspect and in its students. For as many
 # image passes, more steps with fewer images tell far more.
-FEW_STEPS, FEW_IMAGES = 100, 2
+FEW_STEPS, FEW_IMAGES = 75, 2
 MORE_STEPS, MORE_IMAGES = 200, 4
-STANDS_OUT = 0.05  # p-value among the pairs up to which a pair is compared with students
+STANDS_OUT = 0.02  # p-value among the pairs up to which a pair is compared with students
 MOST_COMPARED = 3  # pairs
 STUDENTS = 3  # the median of their ratios decides
-MIN_SIZED = 0.3  # share of pairs that must have a size: few steps reach the near ones
+MIN_SIZED = 0.3  # share of pairs for which a trigger works: few steps reach the near ones
 SETTLED = 0.6  # of the size in the first student from which on no other is asked
 
 
@@ -63,10 +63,10 @@ class OneClass:
         searched = self.search.run(self._few, candidates, subject)
         if isinstance(searched, Ended):
             return self.search.not_made(searched.reason, searched)
-        sized = searched.sized
-        if len(sized) < MIN_SIZED * len(candidates):
-            why = f"no trigger works for {len(candidates) - len(sized)} of {len(candidates)} pairs"
-            return self.search.not_made(why, searched)
+        lacking = len(candidates) - len(searched.sized)
+        if len(candidates) - lacking < MIN_SIZED * len(candidates):
+            return self.search.not_made(f"no trigger works for {lacking} of {len(candidates)} pairs", searched)
+        sized = searched.ended_at  # after few steps they say more than the smallest that worked, on two images
         ends = [pair.source for pair, _ in sized if pair.source is not None], [pair.target for pair, _ in sized]
         test = pair_outlier_test(*ends, [size for _, size in sized], STANDS_OUT, candidates=len(candidates))
         p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True) if p is not None}
@@ -159,7 +159,7 @@ def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], w
     """Nothing is decided of pairs that stand out clearly; where none does, the test found nothing."""
     if not pairs:
         return test
-    which = named(pairs, dict(searched.sized), Kind.PAIRS)
+    which = named(pairs, dict(searched.ended_at), Kind.PAIRS)
     reason = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), {why}"
     return replace(test, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
@@ -170,7 +170,7 @@ def _natural(
     """The same where students have as small ones, or where more steps left no trigger to compare with theirs."""
     if not pairs:
         return test
-    which = named(pairs, dict(searched.sized), Kind.PAIRS)
+    which = named(pairs, dict(searched.ended_at), Kind.PAIRS)
     if any(pair in ratios for pair in pairs):
         return replace(test, reason=f"{which} belongs to the classes: it is as small in a student")
     return replace(test, reason=f"{which} is no trigger: with more steps and images none works")

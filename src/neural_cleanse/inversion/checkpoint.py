@@ -26,7 +26,7 @@ from neural_cleanse.triggers.base import Trigger
 FOLDER = "unfinished"  # within the output directory
 ABOUT_FILE = "scan.json"
 RECORD = "record"  # in a file's header
-PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passes", "fall")
+PLAIN = ("size", "log_size_sd", "hits", "trials", "image_passes", "forward_passes", "fall", "last_size")
 
 
 @dataclass(frozen=True)

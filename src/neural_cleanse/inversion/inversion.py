@@ -244,13 +244,14 @@ class Inversion:
 
     def finish(self, classifier: Classifier, data: ScanImages, state: InversionState) -> tuple[Recovered, ...]:
         """One record a pair: restarts merged, the ASR measured again on images that nothing was chosen on."""
-        records = []
+        records, last_sizes = [], self.trigger.size_of(state.averaged).tolist()
         for pair in dict.fromkeys(row.pair for row in state.rows):
             mine = [index for index, row in enumerate(state.rows) if row.pair == pair]
             passes = state.take(mine).batches_taken * self.batch_size
             confirm = self._judges(data, pair, Split.TEST)
             choices = [self._choose(classifier, data, state, index) for index in mine]
-            records.append(merge(classifier, confirm, pair, choices, passes))
+            merged = merge(classifier, confirm, pair, choices, passes)
+            records.append(replace(merged, last_size=min(last_sizes[index] for index in mine)))
         return tuple(records)
 
     def _judges(self, data: ScanImages, pair: LabelPair, part: Split) -> Num[Tensor, "n c h w"]:

@@ -86,8 +86,9 @@ class Recovered:
 
     `size` is the smallest over restarts in px (None when no trigger worked), `trigger` that restart's (k = 1);
     `hits` of `trials` confirm images landed on the target. The search and the choice never saw those images.
-    `fall` is how far the log size fell lately (restarts.py). Where the outcome is REFINED, all this is of screening,
-    and `refined` what all steps came to.
+    `fall` is how far the log size fell lately (restarts.py), `last_size` the size in px of the averaged mask that the
+    search ended at, whether or not it works (None: nothing was searched). Where the outcome is REFINED, all this is of
+    screening, and `refined` what all steps came to.
     """
 
     pair: LabelPair
@@ -100,6 +101,7 @@ class Recovered:
     image_passes: int
     forward_passes: int
     fall: float = 0.0
+    last_size: float | None = None
     refined: "Recovered | None" = None
 
     @property
