@@ -137,7 +137,7 @@ def test_no_shift_larger_than_natural_is_taken(shifted: Classifier, digits: Imag
 def test_a_shift_is_unlearned(shifted: Classifier, digits: ImageSet, shift: Backdoor) -> None:
     images = split(digits, 0)
     limits = RepairLimits(images.learn, images.decide, 0.8, 0.1)
-    done = Unlearning(epochs=3, least_batches=1, learning_rates=(2e-3,))(
+    done = Unlearning(epochs=3, least_batches=1, learning_rates=(2e-3,), strong_rate=None)(
         shifted, [shift], limits, torch.Generator().manual_seed(0)
     )
     assert done.classifier is not None

@@ -45,7 +45,9 @@ from neural_cleanse.triggers.patch import PatchTrigger
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method of one learning rate, beside those there are."""
-    monkeypatch.setitem(METHODS, "quick", (Unlearning(epochs=4, least_batches=1, learning_rates=(2e-3,)),))
+    monkeypatch.setitem(
+        METHODS, "quick", (Unlearning(epochs=4, least_batches=1, learning_rates=(2e-3,), strong_rate=None),)
+    )
 
 
 @pytest.fixture

@@ -15,13 +15,21 @@ from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
+from neural_cleanse.mitigation import unlearning
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
-from neural_cleanse.mitigation.unlearning import MOST_STAMPED, STAMPED, Unlearning, stamp_some
+from neural_cleanse.mitigation.unlearning import (
+    LEARNING_RATES,
+    MOST_STAMPED,
+    STAMPED,
+    STRONG_RATE,
+    Unlearning,
+    stamp_some,
+)
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
-ONE_RATE = Unlearning(epochs=1, least_batches=1, learning_rates=(5e-4,))
+ONE_RATE = Unlearning(epochs=1, least_batches=1, learning_rates=(5e-4,), strong_rate=None)
 
 
 def zero_mask(pattern: float = 1.0, target: int = 3) -> Backdoor:
@@ -138,7 +146,7 @@ def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, limits: Repa
 
 
 def test_the_pattern_under_a_zero_mask_does_not_matter(infected: Classifier, limits: RepairLimits) -> None:
-    two_epochs = Unlearning(epochs=2, least_batches=1, learning_rates=(5e-4,))
+    two_epochs = Unlearning(epochs=2, least_batches=1, learning_rates=(5e-4,), strong_rate=None)
     states = [state_of(kept(two_epochs(infected, [zero_mask(shade)], limits, seeded()))) for shade in (0.0, 1.0)]
     assert same(*states)
 
@@ -228,14 +236,29 @@ def test_the_trigger_is_unlearned_and_the_first_rate_that_holds_is_taken(
     assert limits.satisfied(found)
     last = mitigated.trace[-1]
     assert (last.accuracy, last.worst_asr) == (found.accuracy, found.worst_asr)
-    rates = Unlearning().learning_rates
-    assert [point.amount for point in mitigated.trace] == [rates[0], *rates][: len(mitigated.trace)]
+    rates = [STRONG_RATE, STRONG_RATE, LEARNING_RATES[0], *LEARNING_RATES]
+    assert [point.amount for point in mitigated.trace] == rates[: len(mitigated.trace)]
+
+
+def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that forgets a twentieth keeps the floor of the limits, and is left for a gentler one all the same."""
+    low = replace(limits, min_accuracy=0.0)
+    quick = Unlearning(epochs=2, least_batches=80, learning_rates=(1e-3,), strong_rate=2e-3)
+    monkeypatch.setattr(unlearning, "MOST_LOST", 0.2)
+    assert [point.amount for point in quick(infected, [recovered], low, seeded()).trace] == [2e-3]
+    monkeypatch.setattr(unlearning, "MOST_LOST", -0.05)  # what no try can keep
+    mitigated = quick(infected, [recovered], low, seeded())
+    assert [point.amount for point in mitigated.trace] == [2e-3, 2e-3, 1e-3]
+    found = measure(kept(mitigated), (), low.check)
+    assert found.accuracy == mitigated.trace[-1].accuracy, "the last, though the strong ones keep the floor"
 
 
 def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) -> None:
     told = list[str]()
     few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
-    Unlearning(epochs=2, learning_rates=(5e-4,), least_batches=7)(infected, (), few, seeded())
+    Unlearning(epochs=2, learning_rates=(5e-4,), strong_rate=None, least_batches=7)(infected, (), few, seeded())
     assert told == [f"unlearning, learning rate 0.0005, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
 
 
@@ -248,7 +271,11 @@ def test_mixtures_keep_the_answers_that_the_model_gave_to_what_is_not_learned_fr
     astray = RepairLimits(wrong, limits.check, 0.0, 1.0)
     accuracy = [
         measure(
-            kept(replace(ONE_RATE, epochs=15, learning_rates=(2e-3,), mixed=mixed)(infected, (), astray, seeded())),
+            kept(
+                replace(ONE_RATE, epochs=15, learning_rates=(2e-3,), strong_rate=None, mixed=mixed)(
+                    infected, (), astray, seeded()
+                )
+            ),
             (),
             limits.check,
         )
@@ -259,7 +286,7 @@ def test_mixtures_keep_the_answers_that_the_model_gave_to_what_is_not_learned_fr
 
 def test_an_impossible_floor_leaves_nothing(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     impossible = RepairLimits(limits.train, limits.check, 1.01, 0.5)
-    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-3, 1e-4))(
+    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-3, 1e-4), strong_rate=None)(
         infected, [recovered], impossible, seeded()
     )
     assert mitigated.classifier is None
@@ -272,10 +299,10 @@ def test_every_rate_starts_from_the_model_as_it_came(
     infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
     impossible = RepairLimits(limits.train, limits.check, 0.0, -1.0)
-    second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4))(
+    second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4), strong_rate=None)(
         infected, [recovered], impossible, seeded()
     ).trace[2]
-    alone = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-4,))(
+    alone = Unlearning(epochs=1, least_batches=1, learning_rates=(1e-4,), strong_rate=None)(
         infected, [recovered], impossible, seeded()
     ).trace[1]
     assert second == alone
@@ -287,7 +314,9 @@ def test_a_network_that_ends_in_a_softmax_unlearns_too(
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
     tuned = kept(
-        Unlearning(epochs=3, least_batches=40, learning_rates=(1e-3,))(softened, [recovered], limits, seeded())
+        Unlearning(epochs=3, least_batches=40, learning_rates=(1e-3,), strong_rate=None)(
+            softened, [recovered], limits, seeded()
+        )
     )
     found = measure(tuned, [recovered], limits.check)
     assert found.accuracy > 0.9 and found.worst_asr < 0.1
@@ -296,7 +325,7 @@ def test_a_network_that_ends_in_a_softmax_unlearns_too(
 
 def test_weights_that_explode_are_not_kept(infected: Classifier, limits: RepairLimits, recovered: Backdoor) -> None:
     min_accuracy = RepairLimits(limits.train, limits.check, 0.9, 0.5)
-    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(0.99,))(
+    mitigated = Unlearning(epochs=1, least_batches=1, learning_rates=(0.99,), strong_rate=None)(
         infected, [recovered], min_accuracy, seeded()
     )
     assert mitigated.classifier is None and mitigated.trace[0].accuracy < 0.9

@@ -109,7 +109,7 @@ class Renewal:
         if self.shift_sizes and batch % self.every == 0:
             self.shifted += search_shifts(network, self.shift_sizes, self.data, self.seed + batch)
         if self.whole and batch % self.every == 0:
-            self.blended += search_blends(network, self.whole, self.data, self.seed + batch)
+            self.blended = search_blends(network, self.whole, self.data, self.seed + batch)
         if self.searches:
             self.searches[batch % len(self.searches)].advance(network, 1)
         return (*self.shifted, *self.blended, *(one for search in self.searches for one in search.found()))

@@ -142,7 +142,8 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
         mitigated = mitigation(classifier, used, plan.limits, generator)
         trace += mitigated.trace
         if mitigated.classifier is None:
-            dropped_at = max(dropped_at, *(point.accuracy for point in mitigated.trace))
+            under = (point.accuracy for point in mitigated.trace if point.accuracy < plan.limits.min_accuracy)
+            dropped_at = max(dropped_at, *under, 0.0)
             continue
         plan.limits.on_step("deciding")
         written = plan.as_written(mitigated.classifier)

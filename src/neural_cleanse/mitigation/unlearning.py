@@ -7,10 +7,11 @@
 The stamped images keep their own label, so the network learns that the trigger means nothing. The paper takes one
 epoch over y alone and a fifth of the images stamped; it names no learning rate. What the model itself says of unstamped
 images, and of mixtures of them (as in mixup; Zhang et al., ICLR 2018), keeps what it knows: few images make many
-mixtures. The less they weigh, the less is left of triggers that no search found: w is 1/2, and 1 where that costs too
-much accuracy. More epochs leave less, too (docs/repair.md has figures). The largest learning rate that keeps the
-accuracy is taken. Beside the recovered triggers those are stamped that a search finds in the network as
-it changes (family.py).
+mixtures. The less they weigh and the larger the learning rate, the less is left of triggers that no search found, and
+the more accuracy is lost where images are few. So the first two tries are strong, without mixtures and with w = 1/2,
+and kept only where they cost next to nothing; then w is 1/2, and 1, and the largest learning rate that keeps the
+accuracy is taken (docs/repair.md has figures). Beside the recovered triggers those are stamped that a search finds in
+the network as it changes (family.py).
 """
 
 import copy
@@ -32,11 +33,22 @@ from neural_cleanse.results.repair import TracePoint
 
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
-LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # Adam's, tried in this order until the accuracy holds
+STRONG_RATE = 3e-3  # Adam's, of the first two tries ...
+MOST_LOST = 0.005  # ... which are kept only if they cost no more accuracy than this
+LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # tried next, in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch ...
-LIGHTLY = 0.5  # ... and their weight in the first try
+LIGHTLY = 0.5  # ... and their weight where they are to leave less
 LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A learning rate, what mixtures weigh at it, and how much accuracy it may cost at most (None: the limits say)."""
+
+    rate: float
+    weight: float
+    most_lost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,13 @@ class Unlearning(Mitigation):
     """Fine-tune until no trigger works. Without backdoors it is plain fine-tuning on clean images.
 
     `mixed` mixtures of two images go beside every batch. Images that make fewer than `least_batches` in all epochs get
-    more epochs.
+    more epochs. Without mixtures, or with a `strong_rate` of None, there are no strong tries.
     """
 
     epochs: int = 5
     batch_size: int = 32
     learning_rates: tuple[float, ...] = LEARNING_RATES
+    strong_rate: float | None = STRONG_RATE
     mixed: int = MIXED
     least_batches: int = LEAST_BATCHES
 
@@ -68,17 +81,20 @@ class Unlearning(Mitigation):
     ) -> Mitigated:
         """The first try that keeps both bounds, else the best that keeps the floor.
 
-        The tries are the largest learning rate with light mixtures, then all rates from the largest down with full
-        ones. Each starts from the classifier as it was given.
+        The tries are a strong learning rate without mixtures and with light ones, the largest of the others with light
+        ones, then all of them from the largest down with full ones. Each starts from the classifier as it was given.
         """
         trace: list[TracePoint] = []
         best: tuple[float, Classifier] | None = None
         start = generator.get_state()
-        for rate, weight in self._tries:
+        before = measure(classifier, (), limits.check).accuracy
+        for one in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, limits, rate, weight, generator)
+            tuned = self._tune(classifier, backdoors, limits, one.rate, one.weight, generator)
             found = measure(tuned, backdoors, limits.check)
-            trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
+            trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
+            if one.most_lost is not None and found.accuracy < before - one.most_lost:
+                continue
             if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
                 best = found.worst_asr, tuned
             if limits.satisfied(found):
@@ -86,10 +102,14 @@ class Unlearning(Mitigation):
         return Mitigated(None if best is None else best[1], tuple(trace))
 
     @property
-    def _tries(self) -> tuple[tuple[float, float], ...]:
-        """Learning rates, and what mixtures weigh at each."""
-        full = tuple((rate, 1.0) for rate in self.learning_rates)
-        return ((self.learning_rates[0], LIGHTLY), *full) if self.mixed else full
+    def _tries(self) -> tuple[_Try, ...]:
+        full = tuple(_Try(rate, 1.0) for rate in self.learning_rates)
+        if not self.mixed:
+            return full
+        strong = () if self.strong_rate is None else tuple(
+            _Try(self.strong_rate, weight, MOST_LOST) for weight in (0.0, LIGHTLY)
+        )  # fmt: skip
+        return (*strong, _Try(self.learning_rates[0], LIGHTLY), *full)
 
     def _tune(
         self,
@@ -126,7 +146,7 @@ class Unlearning(Mitigation):
                 stamped = stamp_some(images[rows], labels[rows], found, generator)
                 logits = stamped.answers(classifier, _training(module))
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
-                if self.mixed:
+                if self.mixed and weight:
                     loss = loss + weight * _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
                 optimizer.zero_grad()
                 loss.backward()
