@@ -246,9 +246,9 @@ def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
     """One that forgets a twentieth keeps the floor of the limits, and is left for a gentler one all the same."""
     low = replace(limits, min_accuracy=0.0)
     quick = Unlearning(epochs=2, least_batches=80, learning_rates=(1e-3,), strong_rate=2e-3)
-    monkeypatch.setattr(unlearning, "MOST_LOST", 0.2)
+    monkeypatch.setattr(unlearning, "MOST_LOST", (0.2, 0.2))
     assert [point.amount for point in quick(infected, [recovered], low, seeded()).trace] == [2e-3]
-    monkeypatch.setattr(unlearning, "MOST_LOST", -0.05)  # what no try can keep
+    monkeypatch.setattr(unlearning, "MOST_LOST", (-0.05, -0.05))  # what no try can keep
     mitigated = quick(infected, [recovered], low, seeded())
     assert [point.amount for point in mitigated.trace] == [2e-3, 2e-3, 1e-3]
     found = measure(kept(mitigated), (), low.check)
