@@ -8,10 +8,10 @@ The stamped images keep their own label, so the network learns that the trigger 
 epoch over y alone and a fifth of the images stamped; it names no learning rate. What the model itself says of unstamped
 images, and of mixtures of them (as in mixup; Zhang et al., ICLR 2018), keeps what it knows: few images make many
 mixtures. The less they weigh and the larger the learning rate, the less is left of triggers that no search found, and
-the more accuracy is lost where images are few. So the first two tries are strong, without mixtures and with w = 1/2,
-and kept only where they cost nothing, or next to nothing; then w is 1/2, and 1, and the largest learning rate that
-keeps the accuracy is taken (docs/repair.md has figures). Beside the recovered triggers those are stamped that a search
-finds in the network as it changes (family.py).
+the more accuracy is lost where images are few. So the first two tries are strong, with w = 1/10 and 1/2, and
+kept only where they cost nothing, or next to nothing; then w is 1/2, and 1, and the largest learning rate that keeps
+the accuracy is taken (docs/repair.md has figures). Beside the recovered triggers those are stamped that a search finds
+in the network as it changes (family.py).
 """
 
 import copy
@@ -34,13 +34,13 @@ from neural_cleanse.results.repair import TracePoint
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
 STRONG_RATE = 3e-3  # Adam's, of the first two tries ...
-# ... which are kept only if they cost no more accuracy than this, without mixtures and with light ones: the images that
-# decide are few, so that of two tries that lose a point one may seem to lose nothing.
+# ... which are kept only if they cost no more accuracy than this: the images that decide are few, so that a try which
+# loses a point may seem to lose nothing.
 MOST_LOST = (0.0, 0.005)
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # tried next, in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch ...
-LIGHTLY = 0.5  # ... and their weight where they are to leave less
+LIGHTLY, BARELY = 0.5, 0.1  # ... and their weight where they are to leave less, and in the first try
 LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
 
 
@@ -83,8 +83,9 @@ class Unlearning(Mitigation):
     ) -> Mitigated:
         """The first try that keeps both bounds, else the best that keeps the floor.
 
-        The tries are a strong learning rate without mixtures and with light ones, the largest of the others with light
-        ones, then all of them from the largest down with full ones. Each starts from the classifier as it was given.
+        The tries are a strong learning rate with barely any mixtures and with light ones, the largest of the others
+        with light ones, then all of them from the largest down with full ones. Each starts from the classifier as it
+        was given.
         """
         trace: list[TracePoint] = []
         best: tuple[float, Classifier] | None = None
@@ -110,7 +111,7 @@ class Unlearning(Mitigation):
             return full
         strong = () if self.strong_rate is None else tuple(
             _Try(self.strong_rate, weight, most)
-            for weight, most in zip((0.0, LIGHTLY), MOST_LOST, strict=True)
+            for weight, most in zip((BARELY, LIGHTLY), MOST_LOST, strict=True)
         )  # fmt: skip
         return (*strong, _Try(self.learning_rates[0], LIGHTLY), *full)
 
@@ -149,7 +150,7 @@ class Unlearning(Mitigation):
                 stamped = stamp_some(images[rows], labels[rows], found, generator)
                 logits = stamped.answers(classifier, _training(module))
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
-                if self.mixed and weight:
+                if self.mixed:
                     loss = loss + weight * _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
                 optimizer.zero_grad()
                 loss.backward()
