@@ -100,9 +100,8 @@ def test_fewer_students_than_wanted_are_said(clean: Classifier, digits: ImageSet
     found = judged(clean, digits, 1e-5, told(0.1, None, truncated=truncated))
     assert found.test.verdict is Verdict.INFECTED
     assert [note for note in found.notes if "1 of 3 student networks decided" in note and why in note]
-    assert (
-        not judged(clean, digits, 1e-5, told(0.1, 0.1, 0.1)).notes and not judged(clean, digits, 1e-5, told(0.9)).notes
-    )
+    for enough in (told(0.1, 0.1, 0.1), told(0.9)):
+        assert not judged(clean, digits, 1e-5, enough).notes
 
 
 @pytest.mark.parametrize(("p_value", "verdict"), [(1e-5, Verdict.INCONCLUSIVE), (0.1, Verdict.CLEAN)])

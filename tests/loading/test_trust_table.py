@@ -198,7 +198,7 @@ def test_a_row_is_what_happens(tmp_path: Path, row: Row) -> None:
             save_like(loaded.origin, module.state_dict(), output)
         return
     assert row.save_back == "yes"
-    wrong = "r.safetensors" if path.suffix == ".onnx" else "r.onnx"
+    wrong = "r.safetensors" if row.container == "ONNX" else "r.onnx"
     with pytest.raises(OutputError, match="written back"):
         refuse_suffix(loaded.origin, tmp_path / wrong)
     refuse_suffix(loaded.origin, tmp_path / f"r{path.suffix}")
