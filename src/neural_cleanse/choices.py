@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+DOCUMENT_NAMES = {"md": "markdown"}  # of reports that are called by the ending of their files
+
 
 class Preset(StrEnum):
     """Optimiser schedules: ours, and the authors' (inversion/presets.py)."""

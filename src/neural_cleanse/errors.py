@@ -13,9 +13,6 @@ NeuralCleanseError
 └── WorkerLost               a process or machine that worked for us died
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-
 
 class NeuralCleanseError(Exception):
     """A fault that a user can cause: says what, got and why, and in `cure` what to do about it."""
@@ -68,13 +65,3 @@ class OutputError(NeuralCleanseError):
 
 class WorkerLost(NeuralCleanseError):
     """A process or machine that worked for us died, with the job that it had."""
-
-
-@contextlib.contextmanager
-def or_cure(cure: Callable[[str], str]) -> Iterator[None]:
-    """What is raised inside without a cure gets the one that `cure` has for its message."""
-    try:
-        yield
-    except NeuralCleanseError as error:
-        error.cure = error.cure or cure(error.message)
-        raise

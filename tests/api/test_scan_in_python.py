@@ -203,7 +203,9 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
     assert repaired.module.training and next(repaired.module.parameters()).requires_grad
     assert nc.scan(own, normalised, QUICK, mean=0.5, std=0.5).flagged == ()
-    assert "<h" in repaired.report() and repaired.report("markdown")
+    assert "<h" in repaired.report() and repaired.report("markdown") == repaired.report("md") != ""
+    with pytest.raises(SettingsError, match="no report 'json' of a repair"):
+        repaired.report("json")
     with pytest.raises(OutputError, match=r"overwrite=True"):
         repaired.save(tmp_path / "fixed.safetensors")
     with pytest.raises(SettingsError, match="does not end in"):
@@ -224,6 +226,9 @@ def test_a_repaired_file_is_saved_in_the_container_it_came_in(
     assert nc.load(tmp_path / "fixed.safetensors").origin.container == nc.load(path).origin.container
     with pytest.raises(OutputError, match="original is never overwritten"):
         repaired.save(path, overwrite=True)
+    with pytest.raises(OutputError, match=r"would hold a safetensors file.*Name it .*fixed\.safetensors"):
+        repaired.save(tmp_path / "fixed.onnx")
+    assert not (tmp_path / "fixed.onnx").exists()
 
 
 def test_a_model_with_nothing_to_repair_is_not_saved(clean: Classifier, digits: ImageSet, tmp_path: Path) -> None:

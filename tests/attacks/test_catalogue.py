@@ -297,8 +297,9 @@ def test_a_cover_rate_that_is_no_share_is_refused(name: str, rate: float) -> Non
 @pytest.mark.parametrize("name", sorted(name for name in ATTACKS if "size" in options_of(name)))
 @pytest.mark.parametrize("size", [0, -1, 29, 10**9])
 def test_a_size_that_does_not_fit_is_refused(name: str, size: int, accessory: Path) -> None:
-    with pytest.raises(SettingsError, match=rf"{size} pixels does not fit into images of 28x28"):
+    with pytest.raises(SettingsError, match=rf"{size} pixels does not fit into images of 28x28") as refused:
         made(name, context(), accessory, size=size)
+    assert refused.value.cure == "Choose a size from 1 to 28."
 
 
 @pytest.mark.parametrize("name", ["picture", "badnets"])

@@ -157,6 +157,15 @@ def test_bad_options_end_in_one_message_and_leave_nothing(quick: tuple[object, .
     assert list(tmp_path.rglob("*")) == [tmp_path / "work"]
 
 
+@pytest.mark.parametrize("name", ["alexnet", "net.py:make"])
+def test_a_network_that_is_only_read_is_not_offered_for_training(
+    quick: tuple[object, ...], tmp_path: Path, name: str
+) -> None:
+    ran = run(*quick, "--architecture", name, "--output", tmp_path / "m.safetensors")
+    assert ran.code == 2 and one_message(ran)
+    assert "vgg16" in ran.err and "densenet121" not in ran.err and "--allow-code" not in ran.err
+
+
 def images(count: int, **arrays: Any) -> dict[str, Any]:
     return {"images": np.zeros((count, 28, 28), dtype=np.uint8), **arrays}
 

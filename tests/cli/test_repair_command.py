@@ -209,6 +209,15 @@ def test_a_scan_that_flagged_nothing(demo_files: Path, scanned_infected: Path, t
 # --- where it is written ---
 
 
+def test_a_name_of_another_container_is_refused_before_the_work(
+    asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", None)
+    ran = run(*asked, "--output", tmp_path / "out" / "better.onnx")
+    assert ran.code == 2 and "would hold a safetensors file" in ran.err and "better.safetensors" in ran.err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_the_original_is_never_overwritten(
     asked: list[object], demo_files: Path, scanned_infected: Path, tmp_path: Path
 ) -> None:

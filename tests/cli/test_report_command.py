@@ -35,6 +35,10 @@ def test_every_document_has_a_name_that_the_command_takes() -> None:
     assert set(BEGINNINGS) == set(DOCUMENTS)
 
 
+def test_markdown_may_be_called_by_the_ending_of_its_files(written: Path) -> None:
+    assert run("report", written, "--format", "md").out == run("report", written, "--format", "markdown").out != ""
+
+
 @pytest.mark.parametrize("form", BEGINNINGS)
 def test_a_document_goes_to_stdout_or_to_a_file_and_the_scan_stays_as_it_is(written: Path, form: str) -> None:
     before = files_under(written)

@@ -9,6 +9,7 @@ from planted_networks import SOURCE, TARGET, PairBackdoor, ShiftBackdoor
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import feature_space as spaces
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.scan import scan
@@ -67,7 +68,21 @@ def test_patches_alone_have_all_of_alpha(clean: Classifier, digits: ImageSet) ->
 
 def test_a_spent_budget_says_what_was_not_looked_for(clean: Classifier, digits: ImageSet) -> None:
     result = scan(clean, digits, ScanSettings(max_passes=14_000))
+    assert result.tests[1].forward_passes > 500, "all images went through to the cut"
     assert result.tests[1].verdict is None and "not for: feature-space triggers" in result.reason
+
+
+def test_the_passes_of_cutting_a_network_are_counted(clean: Classifier, digits: ImageSet) -> None:
+    images, calls, spent = ScanImages.of(clean, digits, 0), list[int](), list[int]()
+    handle = clean.module.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    try:
+        feature_space(clean, images, spent.append)
+    finally:
+        handle.remove()
+    assert spent == [sum(calls)] and spent[0] > len(images.images)
+    with pytest.raises(OutOfTime):
+        feature_space(clean.changed(deadline=Deadline(-1)), images, spent.append)
+    assert len(spent) == 2, "also where time ends it"
 
 
 def test_a_network_without_a_cut_and_activations_that_do_not_fit_say_so(

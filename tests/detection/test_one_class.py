@@ -53,10 +53,11 @@ def judged(clean: Classifier, digits: ImageSet, p_value: float, told: Told) -> K
     return OneClass(told)._judged(searched, p_value, {PAIR: p_value}, [PAIR])
 
 
-def told(*ratios: float | None, size: float | None = 8.0) -> Told:
+def told(*ratios: float | None, size: float | None = 8.0, truncated: bool = False) -> Told:
+    stages: Any = SimpleNamespace(tracker=SimpleNamespace(truncated=truncated))
     prepared: Any = SimpleNamespace(settings=ScanSettings(), inversion=Inversion())
     each = [None if ratio is None else {PAIR: ratio} for ratio in ratios]
-    return Told(Kind.PAIRS, prepared, SimpleNamespace(), SimpleNamespace(), size, each)  # type: ignore[arg-type]
+    return Told(Kind.PAIRS, prepared, stages, SimpleNamespace(), size, each)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,15 @@ def test_one_student_is_enough_where_it_has_as_small_a_patch(clean: Classifier, 
 def test_a_student_without_a_trigger_does_not_decide_alone(clean: Classifier, digits: ImageSet) -> None:
     assert judged(clean, digits, 1e-5, told(0.0, 0.9, 1.1)).test.verdict is Verdict.CLEAN
     assert judged(clean, digits, 1e-5, told(0.0, 0.0, 1.1)).test.verdict is Verdict.INFECTED
+
+
+@pytest.mark.parametrize(("truncated", "why"), [(True, "the budget was spent"), (False, "no other could be")])
+def test_fewer_students_than_wanted_are_said(clean: Classifier, digits: ImageSet, truncated: bool, why: str) -> None:
+    found = judged(clean, digits, 1e-5, told(0.1, None, truncated=truncated))
+    assert found.test.verdict is Verdict.INFECTED
+    assert [note for note in found.notes if "1 of 3 student networks decided" in note and why in note]
+    for enough in (told(0.1, 0.1, 0.1), told(0.9)):
+        assert not judged(clean, digits, 1e-5, enough).notes
 
 
 @pytest.mark.parametrize(("p_value", "verdict"), [(1e-5, Verdict.INCONCLUSIVE), (0.1, Verdict.CLEAN)])

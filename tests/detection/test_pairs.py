@@ -205,6 +205,22 @@ def test_the_search_of_a_pair_is_the_default_one_whatever_the_labels_get() -> No
     assert pair_inversion("swapped").restarts == 1 and pair_inversion("ce").passes == 1000
 
 
+def test_pairs_are_searched_with_the_numbers_that_the_scan_computes_with(
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Searched(Exception):
+        """Ends the scan where pairs are searched, with how they would have been."""
+
+    def stop(inversion: Inversion, *_: object) -> None:
+        raise Searched(inversion.precision)
+
+    monkeypatch.setattr("neural_cleanse.detection.pairs.search_pairs", stop)
+    settings = ScanSettings(pairs=True, patches_only=True, samples=200, max_passes=1, precision="bf16")
+    with pytest.raises(Searched) as found:
+        scan(clean, digits, settings)
+    assert found.value.args == ("bf16",)
+
+
 def test_the_command_says_what_it_searched(demo_files: Path) -> None:
     ran = run("scan", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--labels", "3", "--pairs")
     assert ran.code == 2 and "needs 4 labels" in ran.err

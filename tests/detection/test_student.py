@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection import other_starts, student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -216,6 +217,33 @@ def test_students_that_agree_less_decide_only_together(
     assert record["decides"] and record["students"] == 3
     monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else made[0])
     assert not scan(infected, digits, settings).provenance.settings["student_test"]["decides"]
+
+
+def test_fewer_students_than_wanted_are_said(
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    monkeypatch.setattr(student_test, "_is_clear", lambda *_: False)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+
+    def late(*given: Any) -> Asked | None:
+        if given[-1]:
+            raise OutOfTime
+        return ask(*given)
+
+    for second, why in ((late, student_test.NO_TIME_FOR_ANOTHER), (lambda *given: None, student_test.NO_OTHER)):
+        monkeypatch.setattr(student_test, "ask", lambda *given, second=second: (second if given[-1] else ask)(*given))
+        found = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path / why[:9]))
+        assert found.flagged == (3,) and found.provenance.settings["student_test"]["students"] == 1
+        assert f"{why}; 1 of up to 3 decided" in found.provenance.notes
+    assert not any("of up to" in note for note in confirmed.result.provenance.notes)
+
+
+def test_a_student_whose_labels_the_budget_cut_off_says_so(confirmed: Confirmed) -> None:
+    student = Student(None, 99, 100)  # type: ignore[arg-type]
+    begun = Asked(student, None, {LabelPair(0): Recovered.skipped(LabelPair(0), Outcome.NOT_SEARCHED)}, SHORT)  # type: ignore[arg-type]
+    assert "the budget was spent after 0 of 10 labels" in (begun.lacking(10) or "")
+    assert "the budget was spent after 0 of 10 labels" in (replace(begun, found={}).lacking(10) or "")
 
 
 def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(

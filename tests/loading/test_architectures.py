@@ -276,4 +276,7 @@ def test_an_unknown_name_is_answered_with_the_names() -> None:
         architecture("resnet")
     assert "'resnet'" in str(error.value)
     assert all(name in str(error.value) for name in ARCHITECTURES)
-    assert "FILE.py:FUNCTION" in error.value.cure
+    assert "FILE.py" not in str(error.value) and "densenet121" not in str(error.value), "none that cannot be trained"
+    with pytest.raises(SettingsError) as error:
+        build_for("resnet", {}, 10, allow_code=False)
+    assert "densenet121" in error.value.message and "FILE.py:FUNCTION" in error.value.cure

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from shell import run
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import NeuralCleanseError, UnknownFormat
+from neural_cleanse.errors import DataError, NeuralCleanseError, UnknownFormat
 from neural_cleanse.loading import array_weights
 from neural_cleanse.loading.architectures import mnist_cnn
+from neural_cleanse.loading.detect import Container, container_of
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.loading.save import save_like
@@ -74,6 +75,21 @@ def test_images_are_no_model_and_weights_no_images(tmp_path: Path, demo_files: P
     with pytest.raises(NeuralCleanseError, match="no array 'images'") as other:
         load_data(tmp_path / "w.npz")
     assert "as the model" in other.value.cure
+
+
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [(("a.bias",), True), (("dense/kernel", "n"), True), (("lightweight", "n"), False), (("weight", "images"), False)],
+)
+def test_readers_of_models_and_of_images_agree_on_what_are_weights(
+    tmp_path: Path, names: tuple[str, ...], weights: bool
+) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **{name: np.zeros(4, np.float32) for name in names})
+    assert (container_of(path.read_bytes()) is Container.ARRAY_WEIGHTS) is weights
+    with pytest.raises(DataError) as refused:
+        load_data(path)
+    assert ("as the model" in refused.value.cure) is weights
 
 
 def test_inspect_lists_the_arrays(tmp_path: Path) -> None:

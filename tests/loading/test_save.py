@@ -11,7 +11,7 @@ from neural_cleanse.errors import OutputError
 from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.loading.save import save_like
+from neural_cleanse.loading.save import refuse_suffix, save_like
 
 
 def changed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -61,6 +61,18 @@ def test_the_original_is_never_overwritten(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="never overwritten"):
             save_like(loaded.origin, loaded.classifier.module.state_dict(), output)
     assert path.read_bytes() == before
+
+
+def test_a_name_that_ends_like_another_container_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.weights"
+    write_checkpoint(path, mnist_cnn(10), Description("mnist_cnn", (1, 28, 28), 10))
+    origin = load_model(path).origin
+    for name in ("r.safetensors", "r.weights", "r"):
+        refuse_suffix(origin, tmp_path / name)
+    for name in ("r.onnx", "r.pt", "r.txt", "R.KERAS"):
+        with pytest.raises(OutputError, match="would hold a safetensors file") as refused:
+            refuse_suffix(origin, tmp_path / name)
+        assert refused.value.cure == f"Name it {(tmp_path / name).with_suffix('.safetensors')}."
 
 
 def test_a_file_that_changed_since_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neural_cleanse.errors import CodeExecutionRefused, OutputError
 from neural_cleanse.loading.inspection import layers_of
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.loading.save import save_like
+from neural_cleanse.loading.save import refuse_suffix, save_like
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 SHAPE = (3, 8, 8)
@@ -198,6 +198,10 @@ def test_a_row_is_what_happens(tmp_path: Path, row: Row) -> None:
             save_like(loaded.origin, module.state_dict(), output)
         return
     assert row.save_back == "yes"
+    wrong = "r.safetensors" if row.container == "ONNX" else "r.onnx"
+    with pytest.raises(OutputError, match="written back"):
+        refuse_suffix(loaded.origin, tmp_path / wrong)
+    refuse_suffix(loaded.origin, tmp_path / f"r{path.suffix}")
     digest = save_like(loaded.origin, module.state_dict(), output)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -349,6 +349,13 @@ def test_an_unfinished_scan_is_not_taken_for_a_result(tmp_path: Path, monkeypatc
         storage.load_result(tmp_path)
 
 
+def test_a_file_in_the_place_of_the_directory_is_told_as_such(tmp_path: Path) -> None:
+    storage.save_result(result(), tmp_path)
+    with pytest.raises(OutputError, match="it is a file") as refused:
+        storage.load_result(tmp_path / "scan.json")
+    assert refused.value.cure == f"Give the directory that --output named, {tmp_path}."
+
+
 # --- pictures ---
 
 

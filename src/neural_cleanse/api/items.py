@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neural_cleanse.api.form import Form
 from neural_cleanse.errors import DataError
-from neural_cleanse.loading.images.arrays import pair_of
+from neural_cleanse.loading.array_names import pair_of
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "input", "inputs", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "y", "class")

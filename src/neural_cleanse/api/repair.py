@@ -18,12 +18,13 @@ from neural_cleanse.api.models import Suspect, normalize_record, opened
 from neural_cleanse.api.progress import Report, reporting
 from neural_cleanse.api.results import ScanResult, as_result, notes_in_python
 from neural_cleanse.api.scan import with_declared
+from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.files import written_whole
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.save import as_written, save_like
+from neural_cleanse.loading.save import as_written, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
 from neural_cleanse.mitigation.repair import repair as run_repair
 from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
@@ -72,13 +73,14 @@ class Repaired:
 
     @python_errors()
     def report(self, kind: str = "html") -> str:
-        """The report as text: a page (html) or Markdown (md). Raises SettingsError on another kind."""
+        """The report as text: html, or markdown (or md). Raises SettingsError on another kind."""
         from neural_cleanse.report import markdown, page
 
         if self.scan is None:
             raise SettingsError(
                 f"There is no report: {self.result.reason}.", cure="The result's status and reason say what was tried."
             )
+        kind = DOCUMENT_NAMES.get(kind, kind)
         if kind not in ("html", "markdown"):
             raise SettingsError(f"There is no report {kind!r} of a repair.", cure="The kinds are html, markdown.")
         return page.html(self.scan, self.result) if kind == "html" else markdown.markdown(self.scan, self.result)
@@ -87,8 +89,8 @@ class Repaired:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the repaired model: a file in the container it came in, a module's weights as .safetensors or .pt.
 
-        Raises OutputError where the model was not repaired, where the path exists (unless `overwrite`), or where it is
-        the original.
+        Raises OutputError where the model was not repaired, where the path exists (unless `overwrite`), where it is
+        the original, or where its name ends like that of another container.
         """
         path = Path(path)
         if not self.repaired:
@@ -101,6 +103,7 @@ class Repaired:
         if not path.parent.is_dir():
             raise OutputError(f"There is no directory {path.parent} for the repaired model.", cure="Make it first.")
         if self.suspect.file is not None:
+            refuse_suffix(self.suspect.file.origin, path)
             save_like(self.suspect.file.origin, self.classifier.module.state_dict(), path)
         else:
             _save_weights(self.module.state_dict(), path)

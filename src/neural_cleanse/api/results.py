@@ -5,6 +5,7 @@ from pathlib import Path
 
 from neural_cleanse.api.arguments import expect_result
 from neural_cleanse.api.errors import in_python, python_errors
+from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.report import text
 from neural_cleanse.results import records, storage
@@ -58,7 +59,7 @@ class ScanResult(records.ScanResult):
         """The result as text: html, markdown (or md), json, sarif, junit, cyclonedx, in-toto or model-card."""
         from neural_cleanse.report.documents import DOCUMENTS
 
-        kind = "markdown" if kind == "md" else kind  # as its files end
+        kind = DOCUMENT_NAMES.get(kind, kind)
         if kind not in DOCUMENTS:
             raise SettingsError(f"There is no report {kind!r}.", cure=f"The kinds are {', '.join(DOCUMENTS)}.")
         return DOCUMENTS[kind](self, None, None)

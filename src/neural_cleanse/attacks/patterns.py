@@ -79,7 +79,7 @@ def picture(shape: Shape, file: Path, size: int | None = None, place: str = "bot
     if size is not None and not 0 < size <= max(shape[1:]):
         raise SettingsError(
             f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.",
-            cure="Choose a smaller trigger.",
+            cure=f"Choose a size from 1 to {max(shape[1:])}.",
         )
     try:
         with warnings.catch_warnings():
@@ -161,7 +161,7 @@ def tiles(shape: Shape, count: int, size: int, generator: torch.Generator) -> tu
     if not 0 < size <= min(height, width):
         raise SettingsError(
             f"A trigger of {size} pixels does not fit into images of {height}x{width}.",
-            cure="Choose a smaller trigger.",
+            cure=f"Choose a size from 1 to {min(height, width)}.",
         )
     down, across = height // size, width // size
     if count > down * across:
@@ -204,7 +204,7 @@ def _full(shape: Shape, size: int) -> Float[Tensor, "1 a a"]:
     if not 0 < size <= min(shape[1:]):
         raise SettingsError(
             f"A trigger of {size} pixels does not fit into images of {shape[1]}x{shape[2]}.",
-            cure="Choose a smaller trigger.",
+            cure=f"Choose a size from 1 to {min(shape[1:])}.",
         )
     return torch.ones(1, size, size)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def parsed(texts: list[str] | None, *, as_json: bool = False) -> tuple[Wanted, .
 
 def _wanted(text: str) -> Wanted:
     name, equals, file = text.partition("=")
+    name = DOCUMENT_NAMES.get(name, name)
     if name not in NAMES or (equals and not file):
         raise SettingsError(f"--format {text} is no document.", cure=f"Write NAME or NAME=FILE: {', '.join(NAMES)}.")
     return Wanted(name, Path(file) if equals else None)

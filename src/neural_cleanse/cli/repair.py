@@ -62,7 +62,7 @@ def repair(
     from neural_cleanse.cli.progress import watching
     from neural_cleanse.cli.triggers import read_backdoors
     from neural_cleanse.loading.load import load_model
-    from neural_cleanse.loading.save import as_written, refuse_original
+    from neural_cleanse.loading.save import as_written, refuse_original, refuse_suffix
     from neural_cleanse.mitigation import repair as repairs
     from neural_cleanse.report import output_dir, terminal
     from neural_cleanse.results import storage
@@ -77,6 +77,7 @@ def repair(
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
+    refuse_suffix(loaded.origin, output)
     _refuse_place(output, pages, overwrite=overwrite)
 
     verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)

@@ -58,7 +58,7 @@ def build(
     for done, built in enumerate(zoo.build(orders, output, engine, device=where), 1):
         failed += built.card is None
         left = (time.monotonic() - began) / done * (todo - done)
-        text = built.error if built.card is None else summary(built.card)
+        text = (built.error or "").rstrip(".") if built.card is None else summary(built.card)
         console.print(
             f"{done} of {todo}  {escape(f'{built.name}: {text}')}; about {left / 60:.0f} min left",
             markup=False,
@@ -67,7 +67,7 @@ def build(
     if failed:
         raise OutputError(
             f"{failed} of {todo} models were not built: see above.",
-            cure="Run the command again: what was built is kept.",
+            cure="Mend what is said there and run the command again: what was built is kept.",
         )
 
 

@@ -70,6 +70,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
     of_kinds = [one for one in parts.kinds if one.flagged]
     shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind.of_pixels for one in kind.flagged)]
     evidence, notes = _evidence(parts, of_kinds, flagged)
+    notes += tuple(note for one in parts.kinds for note in one.notes)
     notes += budget_notes(parts.prepared, parts.tracker, parts.found)
     return ScanResult(
         verdict=parts.decision.verdict,

@@ -3,6 +3,8 @@
 The activations of all images are kept, in units of their own spread, so that only the tail runs in the search.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,11 +53,30 @@ class FeatureSpace:
     least: float
 
 
-def feature_space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
+def feature_space(
+    classifier: Classifier, images: ScanImages, spent: Callable[[int], None] = lambda _: None
+) -> FeatureSpace | str:
     """The space behind the first cut, or why there is none: no cut, or activations that take too much memory.
 
-    Raises OutOfTime after the classifier's deadline.
+    `spent` is told how many forward passes that took. Raises OutOfTime after the classifier's deadline.
     """
+    with _counted(classifier.module, spent):
+        return _space(classifier, images)
+
+
+@contextmanager
+def _counted(network: nn.Module, spent: Callable[[int], None]) -> Iterator[None]:
+    """Context whose images through the network are told to `spent` at its end, however it ends."""
+    counts: list[int] = []
+    handle = network.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
+    try:
+        yield
+    finally:
+        handle.remove()
+        spent(sum(counts))
+
+
+def _space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
     two = _normalised(classifier, images.images[:2])
     found = find_cut(classifier.module, two, classifier.check_time) if len(two) == 2 else None
     if found is None:

@@ -5,14 +5,15 @@ pairs of labels (one_class.py); triggers of maps of all classes (all_to_all.py).
 nature have small triggers between them, so what a test flags must be much smaller than in a student of those classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.all_to_all import AllToAll
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.feature_test import EXPECTED_SHARE, MOST_LABELS, FeatureTest
 from neural_cleanse.detection.kind_search import PARTS, KindSearch
-from neural_cleanse.detection.kinds_found import Ended, KindFound
+from neural_cleanse.detection.kinds_found import Ended, KindFound, charged
 from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages
@@ -45,8 +46,10 @@ class KindTests:
         """All of them; one that cannot be made says why."""
         if not self._wanted:
             return ()
-        space = self._space()
+        spent: list[int] = []
+        space = self._space(spent.append)
         shifts, maps = self._features.run(space), self._maps.run(space)
+        shifts = replace(shifts, test=charged(shifts.test, Ended(forward_passes=sum(spent))))
         if self.prepared.settings.pairs:  # searched with all steps
             return shifts, *maps
         explained = frozenset(pair for one in maps for pair in one.test.mapped)
@@ -68,11 +71,11 @@ class KindTests:
     def _maps(self) -> AllToAll:
         return AllToAll(self.prepared, self.stages, self.teaching)
 
-    def _space(self) -> FeatureSpace | str:
+    def _space(self, spent: Callable[[int], None]) -> FeatureSpace | str:
         if self.prepared.num_labels > MOST_LABELS:
             return f"over {MOST_LABELS} labels"
         try:
-            return feature_space(self.prepared.classifier, self.prepared.images)
+            return feature_space(self.prepared.classifier, self.prepared.images, spent)
         except OutOfTime:
             self.stages.tracker.truncated = True
             return Ended().reason

@@ -63,11 +63,12 @@ class Theirs:
 
 @dataclass(frozen=True)
 class KindFound:
-    """A test, and the triggers of what it flagged, with what they are triggers of."""
+    """A test, and the triggers of what it flagged, with what they are triggers of; `notes` are for the report."""
 
     test: KindTest
     flagged: tuple[Recovered, ...] = ()
     subject: Subject | None = None
+    notes: tuple[str, ...] = ()
 
 
 def record_of(kind: Kind, searched: Searched, p_value: float, p_values: Mapping[LabelPair, float]) -> KindTest:
@@ -101,7 +102,7 @@ class Work(Protocol):
 
 
 def charged(test: KindTest, work: Work) -> KindTest:
-    """The test with what a student's search took."""
+    """The test with what more work for it took."""
     return replace(
         test, image_passes=test.image_passes + work.image_passes,
         forward_passes=test.forward_passes + work.forward_passes,

@@ -102,13 +102,25 @@ class OneClass:
         self, searched: Searched, p_value: float, p_values: Mapping[LabelPair, float], small: Sequence[LabelPair]
     ) -> KindFound:
         """The test's record, once the pairs that stand out have been compared with students."""
-        share, alpha = SHARES[Kind.PAIRS], self.search.prepared.settings.alpha
         test = record_of(Kind.PAIRS, searched, p_value, p_values)
         if not small:
             return KindFound(test)
         longer = self._longer(searched, small)
-        theirs = Theirs() if isinstance(longer, Ended) else self._over_students(longer)
+        theirs, notes = (Theirs(), ()) if isinstance(longer, Ended) else self._over_students(longer)
         test = charged(charged(test, longer), theirs)
+        return replace(self._compared(test, searched, p_values, small, longer, theirs), notes=notes)
+
+    def _compared(
+        self,
+        test: KindTest,
+        searched: Searched,
+        p_values: Mapping[LabelPair, float],
+        small: Sequence[LabelPair],
+        longer: Searched | Ended,
+        theirs: Theirs,
+    ) -> KindFound:
+        """What stands out, beside students."""
+        share, alpha = SHARES[Kind.PAIRS], self.search.prepared.settings.alpha
         clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
         if isinstance(longer, Ended):
             return KindFound(_left_open(test, searched, clear, f"but {longer.reason}"))
@@ -138,8 +150,11 @@ class OneClass:
         subject = replace(searched.subject, part=f"{Kind.PAIRS.value}-longer")
         return self.search.run(self._more, small, subject, " that stand out")
 
-    def _over_students(self, longer: Searched) -> Theirs:
-        """The median of the ratios to the students; one is enough where it has as small ones."""
+    def _over_students(self, longer: Searched) -> tuple[Theirs, tuple[str, ...]]:
+        """The median of the ratios to the students; one is enough where it has as small ones.
+
+        The notes say where some were wanted and not there.
+        """
         pairs, heard = [pair for pair, _ in longer.sized], list[Theirs]()
         for number in range(STUDENTS if pairs else 0):
             heard.append(self.search.over_student(longer, pairs, number))
@@ -148,11 +163,15 @@ class OneClass:
                 break
         made = [one.ratios for one in heard if one.ratios is not None]
         alone = {pair: statistics.median(each[pair] for each in made) for pair in pairs} if made else None
-        return Theirs(
+        theirs = Theirs(
             {} if not pairs else alone,
             sum(one.image_passes for one in heard),
             sum(one.forward_passes for one in heard),
         )
+        if not made or len(made) == len(heard):
+            return theirs, ()
+        why = "the budget was spent" if self.search.stages.tracker.truncated else "no other could be compared with"
+        return theirs, (f"{Kind.PAIRS.meaning}: {len(made)} of {STUDENTS} student networks decided, {why}",)
 
 
 def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], why: str) -> KindTest:

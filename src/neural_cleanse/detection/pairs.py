@@ -102,17 +102,18 @@ def scan_pairs(
     doubt: str | None,
     stages: Stages,
     *,
-    temperature: float = 1.0,
+    usual: Inversion | None = None,
     plan: PairPlan = PairPlan(),
 ) -> PairScan:
     """Search pairs of labels and judge them beside the labels' own verdict.
 
     A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
+    `usual` is how the scan searches a label.
     """
 
     classifier, images = subject.classifier, subject.images
     open_targets = [target for target in targets if target not in labels.flagged]
-    inversion = replace(pair_inversion(settings.loss), temperature=temperature)
+    inversion = pair_inversion(settings.loss, usual)
     planned, count = planned_pairs(subject, open_targets, inversion, plan)
     report = stages.report(PAIRS, planned, count, "pairs")
     searched = search_pairs(

@@ -76,7 +76,7 @@ def scan(
     if settings.pairs:
         across = scan_pairs(
             subject, decision, targets, prepared.settings, prepared.doubt, stages,
-            temperature=prepared.inversion.temperature, plan=pair_plan,
+            usual=prepared.inversion, plan=pair_plan,
         )  # fmt: skip
         found, decision = found + across.found, across.decision
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
@@ -91,9 +91,10 @@ def scan(
 def _announce(tests: KindTests, subject: Subject, targets: Sequence[int], plan: PairPlan) -> None:
     """What will be searched beside patches, as far as that is known before they are."""
     tests.plan()
-    settings = tests.prepared.settings
-    if settings.pairs:
-        passes, _ = planned_pairs(subject, targets, pair_inversion(settings.loss), plan)
+    prepared = tests.prepared
+    if prepared.settings.pairs:
+        inversion = pair_inversion(prepared.settings.loss, prepared.inversion)
+        passes, _ = planned_pairs(subject, targets, inversion, plan)
         tests.stages.work.plan(PAIRS, passes)
 
 

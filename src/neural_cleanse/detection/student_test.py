@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
@@ -24,6 +25,9 @@ CLEARLY = 0.05
 MOST_STUDENTS = 3
 LARGE = 0.75  # of the median label: planted triggers had at most .59
 NO_STUDENT = "no student network could be made of this model, to compare it with"
+NO_TIME = "the budget was spent before a student network could be compared with"
+NO_OTHER = "no other student network could be made of this model"
+NO_TIME_FOR_ANOTHER = "the budget was spent before another student network could be compared with"
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def compare(
         f"the sizes alone left doubt (p = {p_text(decision.p_value or 1.0)}), so they were compared with those of "
         f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
         f"{students[0].agreement} of others",
+        *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
         *_tried(students[0], found, heard.over),
     )
     return Compared(heard.over, notes, *passes, {"student_test": record})
@@ -93,7 +98,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Heard:
-    """The students that were asked, the good ones among them, the decision by these, or what a student lacks."""
+    """The students that were asked, the good ones among them, the decision by these, and what the last one lacks."""
 
     asked: tuple[Asked, ...]
     students: tuple[Asked, ...]
@@ -112,8 +117,8 @@ def _hear(
     asked, students = list[Asked](), list[Asked]()
     over, lacking = None, None
     for number in range(MOST_STUDENTS):
-        one = ask(prepared, teaching, stages, number)
-        lacking = NO_STUDENT if one is None else one.lacking(len(found))
+        one = _ask(prepared, teaching, stages, number)
+        lacking = _why_none(stages, number) if one is None else one.lacking(len(found))
         asked += [] if one is None else [one]
         if one is None or lacking is not None:
             break
@@ -126,6 +131,21 @@ def _hear(
     return _Heard(tuple(asked), tuple(students), over, lacking)
 
 
+def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> Asked | None:
+    """The student of that number; None also where time ended while it was asked."""
+    try:
+        return ask(prepared, teaching, stages, number)
+    except OutOfTime:
+        stages.tracker.truncated = True
+        return None
+
+
+def _why_none(stages: Stages, number: int) -> str:
+    if stages.tracker.truncated:
+        return NO_TIME_FOR_ANOTHER if number else NO_TIME
+    return NO_OTHER if number else NO_STUDENT
+
+
 def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
     """Whether more students would be for nothing: each flagged label's p-value, or the model's, is far from alpha."""
     if decision.verdict is Verdict.INFECTED:
@@ -135,8 +155,7 @@ def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
 
 def no_time(prepared: PreparedScan, decision: Decision) -> Compared:
     """What is said where a budget left no time for a student."""
-    said = "the budget was spent before a student network could be compared with"
-    return Compared(unconfirmed(decision, prepared), (said,))
+    return Compared(unconfirmed(decision, prepared), (NO_TIME,))
 
 
 def unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:

@@ -55,12 +55,17 @@ class Asked:
 
     def lacking(self, num_labels: int) -> str | None:
         """Why it decides nothing; None for a good one."""
-        if not self.found:
+        if self.student.agreement < self.plan.least_agreement:
             return (
                 f"a student network answers as the model does on only {self.agreement} of the images: it takes "
                 f"{self.plan.least_agreement:.0%} to be compared with"
             )
-        if len(self.sizes) < num_labels or any(one.outcome is Outcome.NOT_SEARCHED for one in self.found.values()):
+        searched = sum(one.outcome is not Outcome.NOT_SEARCHED for one in self.found.values())
+        if searched < num_labels:
+            return (
+                f"the budget was spent after {searched} of {num_labels} labels of a student network: it decided nothing"
+            )
+        if len(self.sizes) < num_labels:
             return (
                 f"a student network has a trigger for only {len(self.sizes)} of {num_labels} labels: it decided nothing"
             )

@@ -91,8 +91,11 @@ class Teaching:
         images = self.images_of(student.classifier)
         if not behind_cut:
             return Subject(student.classifier, images, part)
-        space = feature_space(student.classifier, images)
+        space = feature_space(student.classifier, images, self._spent)
         return space if isinstance(space, str) else Subject(space.classifier, space.images, part, space.share)
+
+    def _spent(self, forward_passes: int) -> None:
+        self.forward_passes += forward_passes
 
     def images_of(self, student: Classifier) -> ScanImages:
         """The scan's images with the student's answers."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, SettingsError
-from neural_cleanse.loading.architectures import ARCHITECTURES, Architecture, architecture
+from neural_cleanse.loading.architectures import ARCHITECTURES, Architecture
 from neural_cleanse.loading.common import recognise as common
 
 NAMES = tuple(sorted({*ARCHITECTURES, *common.NAMES}))
@@ -55,7 +55,12 @@ def build(
             f"The names and shapes of the weights are those of {found}, not of {spec} in torchvision or timm.",
             cure="Leave --architecture out." if usual else "Give FILE.py:FUNCTION and --allow-code.",
         )
-    named = architecture(spec)
+    if spec not in ARCHITECTURES:
+        raise SettingsError(
+            f"There is no architecture {spec!r}; the names are {', '.join(sorted({*ARCHITECTURES, *common.NAMES}))}.",
+            cure="For a network of your own pass FILE.py:FUNCTION and --allow-code.",
+        )
+    named = ARCHITECTURES[spec]
     classes = _last_size(named, tensors) if num_classes is None else num_classes
     if classes is None or not 2 <= classes <= MAX_CLASSES:
         raise CheckpointMismatch(

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.loading.common.recognise import NAMES as USUAL
 
 
 @dataclass(frozen=True)
@@ -187,10 +186,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of that name. Raises SettingsError with the names there are."""
+    """The architecture of ours of that name, which can be trained. Raises SettingsError with the names there are."""
     if name not in ARCHITECTURES:
         raise SettingsError(
-            f"There is no architecture {name!r}; the names are {', '.join(sorted({*ARCHITECTURES, *USUAL}))}.",
-            cure="For a network of your own pass FILE.py:FUNCTION and --allow-code.",
+            f"There is no architecture {name!r} to train; the names are {', '.join(ARCHITECTURES)}.",
+            cure="Choose one of them.",
         )
     return ARCHITECTURES[name]

@@ -1,6 +1,6 @@
 """Weights that NumPy saved: an .npz whose arrays have the names of a network's tensors. Nothing is unpickled.
 
-An archive of images is never taken for one: its arrays have other names (loading/images/arrays.py).
+An archive of images is never taken for one: its arrays have other names (loading/array_names.py).
 """
 
 import io
@@ -8,7 +8,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,18 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.array_names import SUFFIX, dotted
 from neural_cleanse.loading.checkpoint import Checkpoint, with_weights
-from neural_cleanse.loading.images.arrays import pair_of
+from neural_cleanse.loading.cures import AGAIN
 from neural_cleanse.loading.weight_sets import TOP, choose
 from neural_cleanse.loading.zip_guard import entries
 
 CONTAINER = "NumPy archive of weights"
-SUFFIX = ".npy"
-WEIGHTS = ("weight", "bias", "kernel")  # last parts of names that say so
 KINDS = "fiub"  # of numbers that torch has too: floats, whole numbers, truth values
 UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, KeyError, TypeError, OverflowError, zipfile.BadZipFile, zlib.error,
     NotImplementedError, tokenize.TokenError, SyntaxError,
 )  # fmt: skip
-
-
-def are_weights(entry_names: Iterable[str]) -> bool:
-    """Whether an archive of these entries holds weights, and no images."""
-    names = [name.removesuffix(SUFFIX) for name in entry_names if name.endswith(SUFFIX)]
-    return pair_of(names) is None and any(_dotted(name).rpartition(".")[2] in WEIGHTS for name in names)
 
 
 def read(content: bytes, name: str) -> Checkpoint:
@@ -51,12 +44,12 @@ def rewrite(content: bytes, state: Mapping[str, Tensor]) -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         for key, array in arrays.items():
             with archive.open(key + SUFFIX, "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, _as_before(array, changed.get(_dotted(key))), allow_pickle=False)
+                np.lib.format.write_array(entry, _as_before(array, changed.get(dotted(key))), allow_pickle=False)
     return stream.getvalue()
 
 
 def _tensors(arrays: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    tensors = {_dotted(key): torch.from_numpy(array) for key, array in arrays.items()}
+    tensors = {dotted(key): torch.from_numpy(array) for key, array in arrays.items()}
     if len(tensors) < len(arrays):
         raise ModelError(f"{name} holds two arrays of one name.", cure="Save each under a name of its own.")
     return tensors
@@ -64,11 +57,6 @@ def _tensors(arrays: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 def _as_before(array: Any, tensor: Tensor | None) -> Any:
     return array if tensor is None else tensor.detach().cpu().numpy().astype(array.dtype)
-
-
-def _dotted(name: str) -> str:
-    """Some join the parts of a name with slashes."""
-    return name.replace("/", ".")
 
 
 def _arrays(content: bytes, name: str) -> dict[str, Any]:
@@ -83,7 +71,7 @@ def _arrays(content: bytes, name: str) -> dict[str, Any]:
                 array = _array(archive.read(info))
             except UNREADABLE as error:
                 why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                raise ModelError(f"{name} is damaged: {entry!r:.80} cannot be read ({why}).") from error
+                raise ModelError(f"{name} is damaged: {entry!r:.80} cannot be read ({why}).", cure=AGAIN) from error
             if array is None:
                 raise ModelError(
                     f"{name} holds {entry!r:.80}, which is no array of plain numbers. Nothing was unpickled.",

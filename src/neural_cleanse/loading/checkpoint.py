@@ -23,6 +23,7 @@ from neural_cleanse.errors import CodeExecutionRefused, ModelError, SettingsErro
 from neural_cleanse.files import write_whole
 from neural_cleanse.loading.averages import lists_of_tensors, put_average
 from neural_cleanse.loading.bare_pickle import load_bare
+from neural_cleanse.loading.cures import AGAIN, OTHER_WEIGHTS
 from neural_cleanse.loading.fitting import Fit, some
 from neural_cleanse.loading.reparametrised import parts_of
 from neural_cleanse.loading.tensor_pickle import load_skipping, with_modules, without_skipped
@@ -81,7 +82,7 @@ def read_safetensors(content: bytes, name: str) -> Checkpoint:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{name} is damaged: not a readable safetensors file ({error}).") from error
+        raise ModelError(f"{name} is damaged: not a readable safetensors file ({error}).", cure=AGAIN) from error
     metadata = header.get("__metadata__") or {}
     return Checkpoint({TOP: tensors}, "safetensors", _description(metadata.get(METADATA_KEY), name))
 
@@ -122,7 +123,7 @@ def _description(text: str | None, name: str) -> Description | None:
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, SettingsError) as error:
         raise ModelError(
-            f"{name} describes itself in a way that cannot be read: {type(error).__name__} {error}."
+            f"{name} describes itself in a way that cannot be read: {type(error).__name__} {error}.", cure=OTHER_WEIGHTS
         ) from error
 
 
@@ -141,7 +142,9 @@ def read_state_dict(content: bytes, name: str, *, modules: bool = False) -> Chec
     if not sets:
         if skipped:
             raise CodeExecutionRefused(MORE_THAN_TENSORS.format(name), cure=ASK_FOR_TENSORS)
-        raise UnknownFormat(f"{name} holds a {type(loaded).__name__} without a dictionary of tensors.")
+        raise UnknownFormat(
+            f"{name} holds a {type(loaded).__name__} without a dictionary of tensors.", cure=OTHER_WEIGHTS
+        )
     for tensors in sets.values():
         _refuse_unheld(tensors, len(content), name)
     nameless = [path for path, _ in lists_of_tensors(loaded) if path not in sets]
@@ -169,7 +172,7 @@ def _unpickled(content: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
     except pickle.UnpicklingError as error:
         if _needs_more(error):
             raise CodeExecutionRefused(MORE_THAN_TENSORS.format(name), cure=ASK_FOR_TENSORS) from error
-        raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}") from error
+        raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}", cure=AGAIN) from error
     except MemoryError:  # the reader's limit, not the file's damage
         raise
     except Exception as error:  # what a damaged pickle makes the unpickler raise is no one family
@@ -178,7 +181,7 @@ def _unpickled(content: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
                 f"{name} is a TorchScript archive: a program, which would run. Nothing of it was run.",
                 cure=ASK_FOR_TENSORS,
             ) from error
-        raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}") from error
+        raise UnknownFormat(f"{name} is not a readable PyTorch checkpoint: {_first_line(error)}", cure=AGAIN) from error
 
 
 def _needs_more(error: pickle.UnpicklingError) -> bool:
@@ -194,11 +197,16 @@ def _as_plain(tensor: Tensor) -> Tensor:
 def _refuse_unheld(tensors: Mapping[str, Tensor], num_bytes: int, name: str) -> None:
     """Raise ModelError when the tensors reserve more memory than a file of this size can fill, or have no one shape."""
     if nested := [key for key, tensor in tensors.items() if tensor.is_nested]:
-        raise ModelError(f"{name} holds tensors of several sizes in one ({some(nested)}): no network has such weights.")
+        raise ModelError(
+            f"{name} holds tensors of several sizes in one ({some(nested)}): no network has such weights.",
+            cure=OTHER_WEIGHTS,
+        )
     plain = [tensor for tensor in tensors.values() if tensor.layout is torch.strided and not tensor.is_meta]
     reserved = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in plain}.values())
     if reserved > MAX_GROWTH * num_bytes:
-        raise ModelError(f"{name} is damaged: of {num_bytes:,} bytes, it declares {reserved:,} bytes of weights.")
+        raise ModelError(
+            f"{name} is damaged: of {num_bytes:,} bytes, it declares {reserved:,} bytes of weights.", cure=AGAIN
+        )
 
 
 def rewrite_state_dict(content: bytes, state: Mapping[str, Tensor], weights: str | None = None) -> bytes:

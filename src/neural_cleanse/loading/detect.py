@@ -4,7 +4,7 @@ import enum
 import tarfile
 
 from neural_cleanse.errors import ModelError
-from neural_cleanse.loading.array_weights import are_weights
+from neural_cleanse.loading.array_names import SUFFIX, are_weights
 from neural_cleanse.loading.checkpoint import is_safetensors
 from neural_cleanse.loading.zip_guard import entries, is_zip
 
@@ -86,9 +86,10 @@ def _kind_of_zip(content: bytes) -> Container:
         return Container.CHECKPOINT
     if "config.json" in names and names & {"model.weights.h5", "metadata.json"}:
         return Container.KERAS
-    if not all(name.endswith(".npy") for name in names):
+    if not all(name.endswith(SUFFIX) for name in names):
         return Container.ZIP
-    return Container.ARRAY_WEIGHTS if are_weights(names) else Container.NUMPY
+    arrays = [name.removesuffix(SUFFIX) for name in names]
+    return Container.ARRAY_WEIGHTS if are_weights(arrays) else Container.NUMPY
 
 
 def _is_text(content: bytes) -> bool:

@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.byte_pixels import MAX_UNIT_MEAN, PIXEL_MAX
+from neural_cleanse.loading.cures import NOT_FINITE, OTHER_WEIGHTS
 from neural_cleanse.loading.reparametrised import PLAIN, Stored, stored_tensors, value_of
 from neural_cleanse.text import by
 
@@ -236,7 +237,10 @@ def _normalization(left: Mapping[str, Stored], tensors: Mapping[str, Tensor]) ->
         return None, []
     mean, std = (tensors[left[found[what]].parts[0]].float().flatten().tolist() for what in ("mean", "std"))
     if not all(0 < value < float("inf") for value in std) or not all(abs(value) < float("inf") for value in mean):
-        raise ModelError(f"The normalisation in the file ({some(list(found.values()))}) is not usable.")
+        raise ModelError(
+            f"The normalisation in the file ({some(list(found.values()))}) is not usable.",
+            cure="Ask for weights with deviations above 0, or with no normalisation.",
+        )
     scale = PIXEL_MAX if max(*mean, *std) > MAX_UNIT_MEAN else 1.0
     return Normalize(tuple(mean), tuple(std), scale), list(found.values())
 
@@ -249,7 +253,8 @@ def fill(module: nn.Module, fit: Fit, tensors: Mapping[str, Tensor], name: str) 
         if odd is not None:
             raise ModelError(
                 f"The weights in {name} are sparse, complex or without values, in {odd[:MAX_NAME]}: "
-                "plain ones are needed."
+                "plain ones are needed.",
+                cure=OTHER_WEIGHTS,
             )
         values[key] = value_of(stored, tensors)
         if expected[key].is_floating_point() and expected[key].dim() > 1 and not values[key].is_floating_point():
@@ -260,7 +265,9 @@ def fill(module: nn.Module, fit: Fit, tensors: Mapping[str, Tensor], name: str) 
             )
     broken = sorted(key for key, tensor in values.items() if not torch.isfinite(tensor.float()).all())
     if broken:
-        raise ModelError(f"The weights in {name} hold NaN or Inf, in {some(broken)}: the network cannot be scanned.")
+        raise ModelError(
+            f"The weights in {name} hold NaN or Inf, in {some(broken)}: the network cannot be scanned.", cure=NOT_FINITE
+        )
     module.load_state_dict(
         {key: tensor.to(expected[key].dtype) for key, tensor in values.items()},
         strict=False,  # only for num_batches_tracked: everything else was compared before

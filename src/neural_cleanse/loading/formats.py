@@ -1,13 +1,13 @@
 """For every container, how it is read and how it is written back; each reader is imported when it is needed."""
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat, or_cure
+from neural_cleanse.errors import CodeExecutionRefused, ModelError, OutputError, UnknownFormat
 from neural_cleanse.loading import array_weights, checkpoint
+from neural_cleanse.loading.cures import AGAIN
 from neural_cleanse.loading.detect import Container, container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.memory_limit import allowance, at_most
@@ -29,16 +29,6 @@ CURES = {
     Container.TEXT: "Download the model file itself, or give the directory of a Hugging Face model.",
     Container.UNKNOWN: "Give safetensors, a state_dict, ONNX, .pt2, a Keras file, or a Hugging Face directory.",
 }
-AGAIN = "Copy or download it again; if it is the same then, ask for another export."
-# Where a reader says no more itself.
-OTHERWISE = {
-    Container.ONNX: "Export the network as .pt2 (torch.export), or give its weights with --architecture.",
-    Container.EXPORTED: "Export the network as ONNX, or give its weights with --architecture.",
-    Container.KERAS: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
-    Container.HDF5: "Save the model with Keras 3 from its own layers, or export it as ONNX.",
-}
-OTHER_WEIGHTS = "Save its state_dict (torch.save(model.state_dict(), path)), or export the network as ONNX or .pt2."
-NOT_FINITE = "Ask for weights from before the training failed."
 CODE_OF_THE_FILE = (
     "Ask its author for a state_dict: a network for weights alone was named. To run the file itself, in a process of "
     "its own, leave --architecture out, or give FILE.py with the classes that it names."
@@ -51,6 +41,17 @@ PROGRAMS = {
     Container.KERAS: "keras",
     Container.HDF5: "keras h5",
 }
+# How the names of files that are written back may end, beside the ending that the original has.
+SUFFIXES = {
+    Container.SAFETENSORS: (".safetensors",),
+    Container.CHECKPOINT: (".pt", ".pth", ".bin", ".ckpt", ".pkl"),
+    Container.PICKLE: (".pt", ".pth", ".bin", ".ckpt", ".pkl"),
+    Container.ARRAY_WEIGHTS: (".npz",),
+    Container.ONNX: (".onnx",),
+    Container.EXPORTED: (".pt2", ".pt"),
+    Container.KERAS: (".keras",),
+    Container.HDF5: (".h5", ".hdf5"),
+}
 HOLDS_SETS = (Container.SAFETENSORS, Container.CHECKPOINT, Container.PICKLE)
 SAYS_ITSELF = (Container.ONNX, Container.EXPORTED, Container.KERAS)  # which network it is
 
@@ -58,8 +59,7 @@ SAYS_ITSELF = (Container.ONNX, Container.EXPORTED, Container.KERAS)  # which net
 def checked_container(content: bytes, name: str) -> Container:
     """The container, once it is one that holds a model and no trap. Raises UnknownFormat, ModelError."""
     if is_zip(content):
-        with or_cure(lambda _: AGAIN):
-            entries(content, name)  # a trap says so before anything is unpacked
+        entries(content, name)  # a trap says so before anything is unpacked
     container = container_of(content)
     if container in CURES:
         raise UnknownFormat(f"{name} is {container.value}.", cure=CURES[container])
@@ -73,8 +73,7 @@ def read_whole(path: Path) -> bytes:
         return content
     from neural_cleanse.loading.onnx import file
 
-    with or_cure(lambda _: AGAIN):
-        return file.in_one(content, str(path), path.parent)
+    return file.in_one(content, str(path), path.parent)
 
 
 def open_file(
@@ -94,7 +93,7 @@ def open_file(
     """
     container = checked_container(content, str(path))
     try:
-        with cured(container), at_most(allowance(len(content))):
+        with at_most(allowance(len(content))):
             return _read(
                 container, content, path, architecture,
                 allow_code=allow_code, input_shape=input_shape, weights=weights,
@@ -115,18 +114,6 @@ def open_file(
     return program.read(
         content, str(path), kind, allow_code=allow_code, input_shape=input_shape, code=code, no_sandbox=no_sandbox
     )
-
-
-def cured(container: Container) -> contextlib.AbstractContextManager[None]:
-    """An error of its reader that has no cure gets one."""
-
-    def cure(message: str) -> str:
-        if "NaN or Inf" in message:
-            return NOT_FINITE
-        damaged = "damaged" in message or "not a readable" in message
-        return AGAIN if damaged else OTHERWISE.get(container, OTHER_WEIGHTS)
-
-    return or_cure(cure)
 
 
 def _is_code_alone(architecture: str) -> bool:

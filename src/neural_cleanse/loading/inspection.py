@@ -14,9 +14,10 @@ from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading import array_weights
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
 from neural_cleanse.loading.common.recognise import recognise
+from neural_cleanse.loading.cures import AGAIN
 from neural_cleanse.loading.detect import Container
 from neural_cleanse.loading.fitting import some
-from neural_cleanse.loading.formats import AGAIN, checked_container, cured, open_file, read_whole
+from neural_cleanse.loading.formats import checked_container, open_file, read_whole
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import FileIssue, Network, Trust
@@ -110,7 +111,7 @@ def inspect_model(path: Path, architecture: str | None = None, weights: str | No
         return Inspection(str(path), kind, trust, sha256, len(content), **known)
 
     try:
-        with cured(container), at_most(allowance(len(content))):
+        with at_most(allowance(len(content))):
             held = _weights_alone(container, content, str(path)) if architecture is None else None
             if held is not None and any(recognise(tensors) for tensors in held.sets.values()):
                 held = None

@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier, Normalize, probe
-from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs, or_cure
+from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
+from neural_cleanse.loading.cures import AGAIN_DIRECTORY
 from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_file, read_whole
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 
-SAVE_AGAIN = (
-    "Copy or download the whole directory again, or write it with save_pretrained(..., safe_serialization=True)."
-)
 PROBE_IMAGES = 8  # noise images of the first forward passes
 
 
@@ -89,18 +87,17 @@ def open_model(
         return Opened(network, hashlib.sha256(content).hexdigest(), len(content))
     from neural_cleanse.loading.huggingface import reader as huggingface
 
-    with or_cure(lambda _: SAVE_AGAIN):
-        snapshot = read_directory(path)
+    snapshot = read_directory(path)
     if architecture is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it names its network itself.", cure=NO_ARCHITECTURE)
     if weights is not None:
         raise ModelError(f"{path} is a {huggingface.CONTAINER}: it holds one set of weights.", cure=NO_WEIGHTS)
     try:
-        with or_cure(lambda _: SAVE_AGAIN), at_most(allowance(snapshot.num_bytes)):
+        with at_most(allowance(snapshot.num_bytes)):
             return Opened(huggingface.read(snapshot, str(path)), snapshot.sha256, snapshot.num_bytes)
     except MemoryError as error:
         raise ModelError(
-            f"{path} asks for more memory than {snapshot.num_bytes:,} bytes can need.", cure=SAVE_AGAIN
+            f"{path} asks for more memory than {snapshot.num_bytes:,} bytes can need.", cure=AGAIN_DIRECTORY
         ) from error
 
 

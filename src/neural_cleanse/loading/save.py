@@ -12,7 +12,9 @@ from torch import Tensor
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole
-from neural_cleanse.loading.formats import read_whole, rewrite_file
+from neural_cleanse.loading.detect import container_of
+from neural_cleanse.loading.files import read_file
+from neural_cleanse.loading.formats import SUFFIXES, read_whole, rewrite_file
 from neural_cleanse.loading.huggingface.files import MAX_JSON, Snapshot, read_directory
 from neural_cleanse.loading.load import LoadedModel, Origin
 
@@ -91,3 +93,26 @@ def refuse_original(origin: Origin, output: Path) -> None:
     same = output.exists() and original.exists() and output.samefile(original)
     if same or original in (output.resolve(), *output.resolve().parents):
         raise OutputError(f"{output} is the model itself: the original is never overwritten.", cure="Name another.")
+
+
+def refuse_suffix(origin: Origin, output: Path) -> None:
+    """Raise OutputError when `output` is named like another container than the one that will be written.
+
+    A name without an ending says nothing, and the original's own ending is always right.
+    """
+    original, suffix = Path(origin.path), output.suffix.lower()
+    if original.is_dir():
+        if any(suffix in endings for endings in SUFFIXES.values()):
+            raise OutputError(
+                f"{output} is named like a file, and {origin.path} is written back as it came: as a directory.",
+                cure=f"Name it {output.with_suffix('')}.",
+            )
+        return
+    container = container_of(read_file(original))
+    endings = SUFFIXES.get(container)  # none of a program, which is not written back at all
+    if endings is not None and suffix not in ("", original.suffix.lower(), *endings):
+        raise OutputError(
+            f"{output} does not end in {', '.join(endings)}, and would hold {container.value}: a model is written back "
+            "in the format that it came in.",
+            cure=f"Name it {output.with_suffix(endings[0])}.",
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError, SettingsError
 from neural_cleanse.loading.averages import averaged_sets
+from neural_cleanse.loading.cures import OTHER_WEIGHTS
 from neural_cleanse.loading.fitting import Fit, fits
 from neural_cleanse.loading.reparametrised import value_of
 
@@ -114,7 +115,9 @@ def choose(
     where none does.
     """
     if len(sets) > MAX_SETS:
-        raise ModelError(f"{name} holds {len(sets)} sets of weights: at most {MAX_SETS} are looked through.")
+        raise ModelError(
+            f"{name} holds {len(sets)} sets of weights: at most {MAX_SETS} are looked through.", cure=OTHER_WEIGHTS
+        )
     found: list[tuple[str, Fit]] = []
     faults: dict[str, CheckpointMismatch] = {}
     for path, tensors in sets.items():

@@ -7,6 +7,7 @@ from torch import Tensor
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.architecture import Blueprint, build
 from neural_cleanse.loading.checkpoint import Checkpoint
+from neural_cleanse.loading.cures import ITS_ARCHITECTURE
 from neural_cleanse.loading.fitting import fill
 from neural_cleanse.loading.network import Network, Trust
 from neural_cleanse.loading.weight_sets import choose
@@ -44,7 +45,8 @@ def assemble(
     shape = (described.input_shape if described else None) or blueprint.input_shape
     if shape is not None and blueprint.input_shape not in (None, shape):
         raise CheckpointMismatch(
-            f"{name} says it takes {shape} images, {blueprint.name} takes {blueprint.input_shape}."
+            f"{name} says it takes {shape} images, {blueprint.name} takes {blueprint.input_shape}.",
+            cure=ITS_ARCHITECTURE,
         )
     return Network(
         module=blueprint.module,

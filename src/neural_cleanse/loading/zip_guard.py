@@ -9,6 +9,7 @@ import struct
 import zipfile
 
 from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.loading.cures import AGAIN
 
 MAX_ENTRIES = 100_000  # a network has an entry a tensor
 MAX_GROWTH = 10  # times the file, unpacked: formats of weights store them as they are
@@ -25,23 +26,29 @@ def is_zip(content: bytes) -> bool:
 def entries(content: bytes, name: str) -> dict[str, zipfile.ZipInfo]:
     """What the archive holds, by name. Raises UnknownFormat when it is damaged, ModelError when it is a trap."""
     if content.count(ENTRY) > MAX_ENTRIES:
-        raise ModelError(f"{name} is a zip archive of more than {MAX_ENTRIES:,} entries: no model has so many.")
+        raise ModelError(
+            f"{name} is a zip archive of more than {MAX_ENTRIES:,} entries: no model has so many.", cure=AGAIN
+        )
     if not _ends_with_directory(content):
-        raise UnknownFormat(f"{name} is a damaged zip archive: it does not end with its directory.")
+        raise UnknownFormat(f"{name} is a damaged zip archive: it does not end with its directory.", cure=AGAIN)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error, OSError) as error:
-        raise UnknownFormat(f"{name} is a damaged zip archive: {error}.") from error
+        raise UnknownFormat(f"{name} is a damaged zip archive: {error}.", cure=AGAIN) from error
     named = {info.filename: info for info in found}
     if not found or len(named) != len(found):
-        raise ModelError(f"{name} is a zip archive {'with two entries of one name' if found else 'without entries'}.")
+        raise ModelError(
+            f"{name} is a zip archive {'with two entries of one name' if found else 'without entries'}.", cure=AGAIN
+        )
     if min(info.header_offset for info in found) != 0:
-        raise ModelError(f"{name} is a zip archive with something before its first entry.")
+        raise ModelError(f"{name} is a zip archive with something before its first entry.", cure=AGAIN)
     for info in found:
         unpacked = info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size
         if unpacked or info.header_offset + info.compress_size > len(content):
-            raise ModelError(f"{name} is a zip archive whose entry {info.filename!r} declares more than it holds.")
+            raise ModelError(
+                f"{name} is a zip archive whose entry {info.filename!r} declares more than it holds.", cure=AGAIN
+            )
         if info.flag_bits & _ENCRYPTED:
             raise ModelError(
                 f"{name} is an encrypted zip archive.", cure="Unpack it, or ask its author for a plain one."

@@ -63,6 +63,12 @@ def save_result(result: ScanResult, directory: Path) -> None:
 
 def load_result(directory: Path) -> ScanResult:
     """Read a result back. Raises OutputError when files are missing, damaged or of another schema."""
+    if directory.is_file():
+        where = f", {directory.parent}" if directory.name == JSON_FILE else ""
+        raise OutputError(
+            f"{directory} holds no finished scan: it is a file, a directory is needed.",
+            cure=f"Give the directory that --output named{where}.",
+        )
     try:
         raw = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
         named = safetensors.torch.load((directory / TENSOR_FILE).read_bytes())

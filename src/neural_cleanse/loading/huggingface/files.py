@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, UnknownFormat
 from neural_cleanse.loading.checkpoint import read_safetensors
+from neural_cleanse.loading.cures import AGAIN_DIRECTORY
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.weight_sets import TOP
 
@@ -47,9 +48,9 @@ class Snapshot:
         try:
             value = json.loads(self.files[name])
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{name} is damaged: {error}.") from error
+            raise ModelError(f"{name} is damaged: {error}.", cure=AGAIN_DIRECTORY) from error
         if not isinstance(value, dict):
-            raise ModelError(f"{name} is damaged: it holds a {type(value).__name__}.")
+            raise ModelError(f"{name} is damaged: it holds a {type(value).__name__}.", cure=AGAIN_DIRECTORY)
         return value
 
     def weight_files(self) -> list[str]:
@@ -62,7 +63,7 @@ class Snapshot:
         for name in self.weight_files():
             shard = read_safetensors(self.files[name], name).sets[TOP]
             if twice := found.keys() & shard.keys():
-                raise ModelError(f"{min(twice)} is in two of the safetensors files.")
+                raise ModelError(f"{min(twice)} is in two of the safetensors files.", cure=AGAIN_DIRECTORY)
             found |= shard
         return found
 
@@ -111,10 +112,12 @@ def _shards(index: dict[str, Any]) -> list[str]:
     weight_map = index.get("weight_map")
     names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
     if not 1 <= len(names) <= MAX_SHARDS:
-        raise ModelError(f"{INDEX} is damaged: it names {len(names)} files.")
+        raise ModelError(f"{INDEX} is damaged: it names {len(names)} files.", cure=AGAIN_DIRECTORY)
     for name in names:
         if not name.endswith(".safetensors") or Path(name).name != name or "\\" in name or "\0" in name:
-            raise ModelError(f"{INDEX} names {name!r}, which is no safetensors file of this directory.")
+            raise ModelError(
+                f"{INDEX} names {name!r}, which is no safetensors file of this directory.", cure=AGAIN_DIRECTORY
+            )
     return names
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError, SettingsError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES, MAX_LABEL_NAME
+from neural_cleanse.loading.cures import OTHER_DIRECTORY
 
 WHITE = 255.0  # of the pixels that the processor gets
 
@@ -49,7 +50,7 @@ def input_shape(config: dict[str, Any], preprocessing: dict[str, Any], name: str
         return None
     channels = config.get("num_channels", 3)
     if not isinstance(channels, int) or min(channels, *size) < 1 or channels * size[0] * size[1] > MAX_INPUT_VALUES:
-        raise ModelError(f"{name} says it takes images of {channels}x{size[0]}x{size[1]}.")
+        raise ModelError(f"{name} says it takes images of {channels}x{size[0]}x{size[1]}.", cure=OTHER_DIRECTORY)
     return channels, *size
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, CodeExecutionRefused, ModelError, NeuralCleanseError, OutputError
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, replace_tensors
+from neural_cleanse.loading.cures import AGAIN_DIRECTORY, OTHER_DIRECTORY
 from neural_cleanse.loading.huggingface.files import CONFIG, PREPROCESSOR, Snapshot
 from neural_cleanse.loading.huggingface.preprocessing import input_shape, label_names, normalization
 from neural_cleanse.loading.network import Network, Trust
@@ -95,10 +96,12 @@ def _load(config: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Any:
             cure="pip install 'neural-cleanse[huggingface]'",
         ) from error
     except RecursionError as error:
-        raise ModelError(f"{CONFIG} of {name} is nested too deep.") from error
+        raise ModelError(f"{CONFIG} of {name} is nested too deep.", cure=AGAIN_DIRECTORY) from error
     model_type = checked.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        raise ModelError(f"{CONFIG} of {name} names no model type that transformers knows: {model_type!r}.")
+        raise ModelError(
+            f"{CONFIG} of {name} names no model type that transformers knows: {model_type!r}.", cure=OTHER_DIRECTORY
+        )
     try:
         with _quiet():
             settings = transformers.CONFIG_MAPPING[model_type].from_dict(checked)
@@ -113,11 +116,12 @@ def _load(config: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Any:
         raise
     except Exception as error:  # what a wrong config makes transformers raise is no one family
         raise ModelError(
-            f"transformers cannot build the {model_type} of {name} ({type(error).__name__}: {first_line(error, 300)})."
+            f"transformers cannot build the {model_type} of {name} ({type(error).__name__}: {first_line(error, 300)}).",
+            cure=OTHER_DIRECTORY,
         ) from error
     wrong = {key: sorted(map(str, names))[:6] for key, names in info.items() if names}
     if wrong:
-        raise CheckpointMismatch(f"The weights of {name} do not fit its {CONFIG}: {wrong}.")
+        raise CheckpointMismatch(f"The weights of {name} do not fit its {CONFIG}: {wrong}.", cure=AGAIN_DIRECTORY)
     return network.eval()
 
 
@@ -128,7 +132,9 @@ def _checked(config: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -
     labels = config.get("id2label")
     classes = len(labels) if isinstance(labels, dict) else config.get("num_labels", 0)
     if not isinstance(classes, int) or classes > MAX_CLASSES:
-        raise ModelError(f"{CONFIG} of {name} has {classes} classes: at most {MAX_CLASSES:,} can be scanned.")
+        raise ModelError(
+            f"{CONFIG} of {name} has {classes} classes: at most {MAX_CLASSES:,} can be scanned.", cure=OTHER_DIRECTORY
+        )
     checked = _without_private(config, len(tensors), name)
     assert isinstance(checked, dict)
     return checked
@@ -143,7 +149,7 @@ def _without_private(value: Any, num_tensors: int, name: str, key: str = "") -> 
                 cure="Use a network that transformers itself knows, or export it to ONNX or .pt2.",
             )
         if refused := sorted(inner for inner in keys if inner in REFUSED_KEYS and value[inner]):
-            raise ModelError(f"{CONFIG} of {name} sets {refused[0]}, which is not read.")
+            raise ModelError(f"{CONFIG} of {name} sets {refused[0]}, which is not read.", cure=OTHER_DIRECTORY)
         return {
             inner: _without_private(part, num_tensors, name, str(inner))
             for inner, part in value.items()
@@ -153,7 +159,9 @@ def _without_private(value: Any, num_tensors: int, name: str, key: str = "") -> 
         return [_without_private(part, num_tensors, name, key) for part in value]
     counts = any(part in key for part in LAYER_COUNTS) and isinstance(value, int)
     if counts and value > max(num_tensors, 1000) and key not in ("label2id", "id2label"):
-        raise ModelError(f"{CONFIG} of {name} has {key} {value:,}, the files hold {num_tensors:,} tensors.")
+        raise ModelError(
+            f"{CONFIG} of {name} has {key} {value:,}, the files hold {num_tensors:,} tensors.", cure=AGAIN_DIRECTORY
+        )
     return value
 
 
@@ -162,7 +170,9 @@ def _refuse_growth(empty: nn.Module, tensors: Mapping[str, Tensor], name: str) -
     needed = sum(parameter.numel() for parameter in empty.parameters())
     held = sum(tensor.numel() for tensor in tensors.values())
     if needed > held:
-        raise CheckpointMismatch(f"{CONFIG} of {name} needs {needed:,} weights, the files hold {held:,}.")
+        raise CheckpointMismatch(
+            f"{CONFIG} of {name} needs {needed:,} weights, the files hold {held:,}.", cure=AGAIN_DIRECTORY
+        )
 
 
 @contextlib.contextmanager

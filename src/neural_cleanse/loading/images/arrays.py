@@ -14,21 +14,13 @@ import torch
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.cures import RIGHTS
 from neural_cleanse.loading.images.names import numbered
 from neural_cleanse.loading.memory_limit import physical_memory
 
 MAX_CHANNELS = 64
 PIXEL_MAX = 255
 SURELY_BYTES = 16.0  # a highest value above it is of 0-255: 16 is the ink of the 8 x 8 digits of scikit-learn
-# Names of images and of their labels, images that a model was not trained on first; case does not count.
-PAIRS = (
-    ("images", "labels"), ("x_test", "y_test"), ("test_images", "test_labels"), ("test_x", "test_y"),
-    ("test_set_x", "test_set_y"), ("x_val", "y_val"), ("val_images", "val_labels"), ("x_valid", "y_valid"),
-    ("image", "label"), ("imgs", "labels"), ("x", "y"), ("features", "labels"), ("data", "labels"), ("data", "target"),
-    ("x_train", "y_train"), ("train_images", "train_labels"), ("train_set_x", "train_set_y"), ("arr_0", "arr_1"),
-)  # fmt: skip
-OTHER_LABELS = ("label", "labels", "y", "target", "targets", "fine_labels")
-ANY_LABELS = ("images", "image", "imgs", "data", "x", "features")  # names that say nothing of their labels' name
 NEARLY_WHOLE = {2: 0.1, 4: 0.02, 8: 0.02}  # by the bytes of a float: how far from a whole number rounding leaves it
 MOST = 0.999  # share of the pixels that must be whole bytes
 CONVERT = "Convert them, for example (images * 255).round().astype('uint8')."
@@ -45,16 +37,6 @@ class Arrays:
     labels_name: str = "labels"
 
 
-def pair_of(files: list[str]) -> tuple[str, str | None] | None:
-    """What images and labels are called among these names; None where nothing has a name of images."""
-    lower = {name.lower().removesuffix("_orig"): name for name in files}
-    for images, labels in PAIRS:
-        if images in lower:
-            others = OTHER_LABELS if images in ANY_LABELS else ()
-            return lower[images], next((lower[name] for name in (labels, *others) if name in lower), None)
-    return None
-
-
 def content_of(path: Path) -> bytes:
     """The whole file. Raises DataError where it cannot be read, or is larger than half of the memory."""
     limit = physical_memory() // 2
@@ -62,7 +44,9 @@ def content_of(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except (OSError, MemoryError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no memory'}.") from error
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no memory'}.", cure=RIGHTS
+        ) from error
     if len(content) > limit:
         raise DataError(f"{path} is too large: over {limit:,} bytes.", cure="Give a part of the images.")
     return content

@@ -139,7 +139,9 @@ def resized(images: UInt8[Tensor, "n c h w"], shape: Shape) -> UInt8[Tensor, "n 
             try:
                 image = _centre(image, *shape.centre_crop)
             except ValueError as error:
-                raise DataError(f"The images cannot be brought to size: {error}.") from error
+                raise DataError(
+                    f"The images cannot be brought to size: {error}.", cure="Pass --resize HxW instead."
+                ) from error
         array = np.asarray(image)
         arrays.append(array[..., None] if array.ndim == 2 else array)
     return _stack(arrays)
@@ -169,7 +171,9 @@ def _box(picture: Picture, width: int, height: int) -> Box:
         )
     left, top, right, bottom = picture.roi
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise DataError(f"The region of interest of {picture.name} lies outside the picture.")
+        raise DataError(
+            f"The region of interest of {picture.name} lies outside the picture.", cure="Leave out --crop roi."
+        )
     return left * width, top * height, right * width, bottom * height
 
 

@@ -16,6 +16,7 @@ import torch
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ClassOrder
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.decode import Picture
 from neural_cleanse.loading.images.listing import labels_beside
 from neural_cleanse.loading.images.names import is_number
@@ -108,7 +109,7 @@ def open_archive(path: Path) -> FolderSource:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+        raise DataError(f"{path} cannot be read as a zip archive: {error}", cure=PICTURES_AGAIN) from error
     return _from_names(names, path)
 
 

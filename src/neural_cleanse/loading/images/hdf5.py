@@ -7,7 +7,9 @@ import numpy as np
 
 from neural_cleanse.errors import DataError, ModelError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set, pair_of
+from neural_cleanse.loading.array_names import pair_of
+from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.memory_limit import allowance, at_most
 
@@ -22,7 +24,9 @@ def read_hdf5(path: Path, *, ignore_labels: bool = False) -> ImageSet:
         with at_most(allowance(len(content))):
             return image_set(_arrays(content, path, ignore_labels=ignore_labels), path)
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than {len(content):,} bytes can need.") from error
+        raise DataError(
+            f"{path} asks for more memory than {len(content):,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
     except ModelError as error:
         raise DataError(error.message, cure=CURE) from error
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.cures import PICTURES, PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 
 GZIP = b"\x1f\x8b"
@@ -51,10 +52,12 @@ def _array(path: Path, magic: tuple[bytes, ...]) -> Any:
     if content.startswith(GZIP):
         content = _unpacked(content, path)
     if not content.startswith(magic):
-        raise DataError(f"{path} is no IDX file of bytes in {magic[0][3]} dimensions.")
+        raise DataError(f"{path} is no IDX file of bytes in {magic[0][3]} dimensions.", cure=PICTURES)
     shape, start = _shape(content)
     if len(content) - start != math.prod(shape):
-        raise DataError(f"{path} is damaged: its header says {shape}, it holds {len(content) - start:,} bytes.")
+        raise DataError(
+            f"{path} is damaged: its header says {shape}, it holds {len(content) - start:,} bytes.", cure=PICTURES_AGAIN
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -72,7 +75,10 @@ def _unpacked(content: bytes, path: Path) -> bytes:
         shape, start = _shape(head)
         size = start + math.prod(shape)
         if size > MAX_RATIO * len(content):
-            raise DataError(f"{path} is damaged: its header says {shape}, more than {len(content):,} bytes can hold.")
+            raise DataError(
+                f"{path} is damaged: its header says {shape}, more than {len(content):,} bytes can hold.",
+                cure=PICTURES_AGAIN,
+            )
         return zlib.decompressobj(31).decompress(content, size + 1)
     except (zlib.error, MemoryError) as error:
-        raise DataError(f"{path} cannot be unpacked: {error}") from error
+        raise DataError(f"{path} cannot be unpacked: {error}", cure=PICTURES_AGAIN) from error

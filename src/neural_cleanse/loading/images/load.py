@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neural_cleanse.errors import DataError, or_cure
+from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
+from neural_cleanse.loading.cures import PICTURES, RIGHTS
 from neural_cleanse.loading.images.array_files import ZIP, Reader, array_file_in, reader_of
 from neural_cleanse.loading.images.decode import Shape, decode, resized
 from neural_cleanse.loading.images.folder import FolderSource, open_archive, open_folder, open_tar
@@ -20,11 +21,6 @@ from neural_cleanse.loading.images.tar import is_tar
 # Without labels more images are read than asked for, so that the model's own answers can balance them.
 UNLABELLED_RESERVE = 4
 PARQUET, ARROW = b"PAR1", (ARROW_FILE[:4], ARROW_STREAM)
-WANTED = (
-    "Give a folder, zip or tar of images, or a parquet, Arrow, .npz, .pt, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
-)
-
-AGAIN = f"Copy or download it again. {WANTED}"
 
 
 def load_data(
@@ -46,22 +42,11 @@ def load_data(
     224x224 in the middle. Raises DataError with the file's name.
     """
     path = Path(path)
-    with or_cure(_cure):
-        return _load(path, Shape(resize, crop == "roi", centre_crop), at_most, seed, ignore_labels, skip_unreadable)
-
-
-def _cure(message: str) -> str:
-    """For an error of a reader that names none."""
-    return AGAIN if any(word in message for word in ("damaged", "cannot be", "memory")) else WANTED
-
-
-def _load(
-    path: Path, shape: Shape, at_most: int | None, seed: int, ignore_labels: bool, skip_unreadable: bool
-) -> ImageSet:
+    shape = Shape(resize, crop == "roi", centre_crop)
     if not path.exists():
-        raise DataError(f"There is no {path}.", cure=WANTED)
+        raise DataError(f"There is no {path}.", cure=PICTURES)
     if not path.is_file() and not path.is_dir():
-        raise DataError(f"{path} is neither a file nor a folder.")
+        raise DataError(f"{path} is neither a file nor a folder.", cure=PICTURES)
     found = _arrays_at(path)
     if found is not None:
         return _from_arrays(*found, shape, at_most, seed, ignore_labels)
@@ -95,7 +80,7 @@ def _arrays_at(path: Path) -> tuple[Path, Reader] | None:
             return None if inside is None else _arrays_at(inside)
         reader = reader_of(path)
     except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     return None if reader is None else (path, reader)
 
 
@@ -112,7 +97,7 @@ def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
             files = parquet_files(path)
             return open_parquet(files, ignore_labels=ignore_labels) if files else open_folder(path)
     except OSError as error:  # a folder went away while it was listed, or cannot be
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     magic = _magic(path)
     if magic == ZIP:
         return open_archive(path)
@@ -121,7 +106,7 @@ def _open(path: Path, ignore_labels: bool) -> FolderSource | ParquetSource:
     if is_tar(path):
         return open_tar(path)
     what = "is empty" if not magic else "is no file of images that we know"
-    raise DataError(f"{path} {what}.", cure=WANTED)
+    raise DataError(f"{path} {what}.", cure=PICTURES)
 
 
 def _magic(path: Path) -> bytes:
@@ -129,7 +114,7 @@ def _magic(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.", cure=RIGHTS) from error
 
 
 def _from_arrays(

@@ -8,6 +8,7 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 
@@ -20,12 +21,14 @@ def read_matlab(path: Path, *, ignore_labels: bool = False) -> ImageSet:
     """The images X and labels y of a .mat file. Raises DataError where it has none, or is damaged."""
     num_bytes = path.stat().st_size
     if num_bytes > physical_memory() // 2:
-        raise DataError(f"{path} is too large: {num_bytes:,} bytes.")
+        raise DataError(f"{path} is too large: {num_bytes:,} bytes.", cure="Give a part of the images.")
     try:
         with at_most(allowance(num_bytes)):
             held = _loaded(path)
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than {num_bytes:,} bytes can need.") from error
+        raise DataError(
+            f"{path} asks for more memory than {num_bytes:,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
     images = held.get("X")
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype.kind not in "iuf":
         raise DataError(

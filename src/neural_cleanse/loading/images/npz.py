@@ -10,7 +10,8 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.images.arrays import PAIRS, Arrays, image_set, pair_of
+from neural_cleanse.loading.array_names import PAIRS, are_weights, pair_of
+from neural_cleanse.loading.images.arrays import Arrays, image_set
 
 SAVE_AS = "Save it with np.savez(file, images=..., labels=...)."
 UNREADABLE = (
@@ -64,11 +65,10 @@ def _names(files: list[str], path: Path) -> tuple[str, str | None]:
     """What images and labels are called in the archive."""
     found = pair_of(files)
     if found is None:
-        weights = any(name.endswith(("weight", "kernel")) for name in files)
         raise DataError(
             f"{path} has no array 'images'; it has {', '.join(files[:8]) or 'none'}.",
             cure="These are a network's weights: give them as the model, and images with --data."
-            if weights
+            if are_weights(files)
             else SAVE_AS,
         )
     return found

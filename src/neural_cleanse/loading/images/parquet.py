@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.loading.cures import PICTURES, PICTURES_AGAIN
 from neural_cleanse.loading.images.decode import Box, Picture
 from neural_cleanse.loading.images.names import numbered
 
@@ -55,10 +56,10 @@ def open_parquet(files: list[Path], *, ignore_labels: bool = False) -> ParquetSo
         table = pa.concat_tables([_arrow(file, pa) or pq.read_table(file) for file in files])
         columns = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{files[0]} cannot be read as parquet or Arrow: {error}") from error
+        raise DataError(f"{files[0]} cannot be read as parquet or Arrow: {error}", cure=PICTURES_AGAIN) from error
     images = _column(table, IMAGE_COLUMNS)
     if images is None:
-        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(columns)}.")
+        raise DataError(f"{files[0]} has no column 'image'; its columns are {', '.join(columns)}.", cure=PICTURES)
     labels, label_name = None, _column(table, LABEL_COLUMNS)
     names = _names(table.schema.metadata or {}, label_name)
     if label_name is not None and not ignore_labels:

@@ -11,7 +11,9 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set, pair_of
+from neural_cleanse.loading.array_names import pair_of
+from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.plain_pickle import load_plain
 
@@ -52,7 +54,9 @@ def _plain(path: Path) -> Any:
         with at_most(allowance(len(content))):
             return load_plain(content)
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than {len(content):,} bytes can need.") from error
+        raise DataError(
+            f"{path} asks for more memory than {len(content):,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} is a pickle that cannot be read as plain arrays: {error}. Nothing of it was run.", cure=CURE

@@ -13,6 +13,7 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most
 
@@ -48,7 +49,9 @@ def read_table(path: Path, *, ignore_labels: bool = False) -> ImageSet:
         with at_most(allowance(len(content))):
             images, labels, said = _read(content, path)
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than {len(content):,} bytes can need.") from error
+        raise DataError(
+            f"{path} asks for more memory than {len(content):,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
     except (ValueError, csv.Error, OverflowError) as error:  # UnicodeDecodeError is one
         raise DataError(f"{path} cannot be read as a table of pixels: {str(error)[:200]}.", cure=CURE) from error
     found = image_set(Arrays(images, None if ignore_labels else labels), path)

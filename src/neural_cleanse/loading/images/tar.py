@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.decode import Picture
 from neural_cleanse.loading.memory_limit import physical_memory
 
@@ -70,7 +71,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path) as archive:
             yield archive
     except DAMAGE as error:
-        raise DataError(f"{path} cannot be read as a tar archive: {error}") from error
+        raise DataError(f"{path} cannot be read as a tar archive: {error}", cure=PICTURES_AGAIN) from error
 
 
 def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:

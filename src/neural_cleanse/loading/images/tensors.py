@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neural_cleanse.errors import DataError, ModelError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import content_of
 from neural_cleanse.loading.images.pickled import CURE, of_values
 from neural_cleanse.loading.memory_limit import allowance, at_most
@@ -37,9 +38,11 @@ def read_tensors(path: Path, *, ignore_labels: bool = False) -> ImageSet:
         with at_most(allowance(len(content))):
             held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than {len(content):,} bytes can need.") from error
+        raise DataError(
+            f"{path} asks for more memory than {len(content):,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
     except ModelError as error:
-        raise DataError(error.message) from error
+        raise DataError(error.message, cure=PICTURES_AGAIN) from error
     except Exception as error:  # what a damaged file makes the unpickler raise is no one family
         raise DataError(
             f"{path} holds more than tensors and plain values, or is damaged. Nothing of it was run.", cure=CURE

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.config import CURE_CODE
 from neural_cleanse.loading.keras.modules import Exponential, OldHardSigmoid, PiecewiseReLU
 from neural_cleanse.text import quoted
@@ -76,7 +77,7 @@ def activation_layer(kind: str, config: Mapping[str, Any], dim: Callable[[int], 
     if kind == "Softmax":
         axis = config.get("axis", -1)
         if not isinstance(axis, int):
-            raise ModelError(f"A softmax over the axes {axis} is not read; only over one.")
+            raise ModelError(f"A softmax over the axes {axis} is not read; only over one.", cure=OTHER_KERAS)
         return nn.Softmax(dim(axis))
     if kind == "ELU":
         return nn.ELU(_number(config.get("alpha", 1.0)))

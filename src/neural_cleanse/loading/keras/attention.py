@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.spec import ATTENTION_PARTS, FLAT, LayerInput, LayerSpec, WeightLayout
 
 MAX_HEADS, MAX_WIDTH = 4096, 2**20
@@ -59,18 +60,24 @@ def attention(given: LayerInput) -> list[LayerSpec]:
     axes = config.get("attention_axes")
     axes = [axes] if isinstance(axes, int) else axes
     if given.rank not in (3, 4) or (given.rank == 4 and not given.channels_last):
-        raise ModelError(f"Attention over values of {given.rank} axes, or channels first, is not read.")
+        raise ModelError(
+            f"Attention over values of {given.rank} axes, or channels first, is not read.", cure=OTHER_KERAS
+        )
     if axes is not None and sorted(axis % given.rank for axis in axes) != list(range(1, given.rank - 1)):
-        raise ModelError(f"Attention over the axes {axes} of {given.rank} is not read; only over all between.")
+        raise ModelError(
+            f"Attention over the axes {axes} of {given.rank} is not read; only over all between.", cure=OTHER_KERAS
+        )
     if config.get("use_gate") or config.get("sliding_window"):
-        raise ModelError("Attention with a gate or over a window of neighbours is not read.")
+        raise ModelError("Attention with a gate or over a window of neighbours is not read.", cure=OTHER_KERAS)
     heads, width = int(config["num_heads"]), int(config["key_dim"])
     of_values = int(config.get("value_dim") or width)
     if not 1 <= heads <= MAX_HEADS or not all(1 <= size <= MAX_WIDTH for size in (width, of_values)):
         raise ValueError(f"{heads} heads of {width} and {of_values} values")
     tokens = [math.prod(tensor.shape[2:] if given.rank == 4 else tensor.shape[1:-1]) for tensor in inputs]
     if heads * tokens[0] * tokens[1] > MAX_SCORES:
-        raise ModelError(f"{heads} heads over {tokens[0]:,} and {tokens[1]:,} tokens: more than is read.")
+        raise ModelError(
+            f"{heads} heads over {tokens[0]:,} and {tokens[1]:,} tokens: more than is read.", cure=OTHER_KERAS
+        )
     channels = [tensor.shape[1 if given.rank == 4 else -1] for tensor in inputs]
     query, value, key = channels[0], channels[1], channels[-1]
     output = given.shapes["output_kernel"][-1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.dry_run import DryRun, TooLarge
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value
 from neural_cleanse.loading.keras.config import Layer, Model, Reference
@@ -79,7 +80,9 @@ def _stand_in(model: Model, file: Hdf5, *, channels_last: bool) -> tuple[int, in
     shape = model.input_shape
     channels = None if shape is None or len(shape) != 3 else shape[-1 if channels_last else 0]
     if channels is None:
-        raise ModelError(f"{file.name} takes {shape or 'inputs of a shape it does not say'}: images are needed.")
+        raise ModelError(
+            f"{file.name} takes {shape or 'inputs of a shape it does not say'}: images are needed.", cure=OTHER_KERAS
+        )
     return channels, STAND_IN, STAND_IN
 
 
@@ -131,7 +134,8 @@ class _Builder:
             except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, AttributeError) as error:
                 raise CheckpointMismatch(
                     f"{self.file.name}: the layer {quoted(layer.name)} ({layer.kind}) does not fit its weights or what "
-                    f"goes into it: {type(error).__name__} {first_line(error)}"
+                    f"goes into it: {type(error).__name__} {first_line(error)}",
+                    cure=OTHER_KERAS,
                 ) from error
         return results[model.output]
 
@@ -145,14 +149,18 @@ class _Builder:
             call = stack[-1]
             layer = by_name.get(call.layer)
             if layer is None or (call not in done and not 0 <= call.node < len(layer.calls)):
-                raise ModelError(f"{self.file.name} needs a layer {quoted(call.layer)} that it does not describe.")
+                raise ModelError(
+                    f"{self.file.name} needs a layer {quoted(call.layer)} that it does not describe.", cure=OTHER_KERAS
+                )
             needed = () if call in done else layer.calls[call.node]
             missing = [operand for operand in needed if isinstance(operand, Reference) and operand not in done]
             if not missing:
                 done[call] = None
                 stack.pop()
             elif call in open_calls:
-                raise ModelError(f"{self.file.name} describes layers in a circle, at {quoted(call.layer)}.")
+                raise ModelError(
+                    f"{self.file.name} describes layers in a circle, at {quoted(call.layer)}.", cure=OTHER_KERAS
+                )
             else:
                 open_calls.add(call)
                 stack += missing
@@ -183,13 +191,16 @@ class _Builder:
 
     def _keep(self, name: str, value: Tensor, layer: Layer) -> None:
         if value.numel() == 0:
-            raise ModelError(f"{self.file.name}: the layer {quoted(layer.name)} makes nothing of an image.")
+            raise ModelError(
+                f"{self.file.name}: the layer {quoted(layer.name)} makes nothing of an image.", cure=OTHER_KERAS
+            )
         try:
             self.dry.keep((name,), (value,))
         except TooLarge as error:
             raise ModelError(
                 f"{self.file.name}: the layer {quoted(layer.name)} makes {error.values:,} values of one image, "
-                f"{error.total:,} with those before it. Nothing that large is built."
+                f"{error.total:,} with those before it. Nothing that large is built.",
+                cure=OTHER_KERAS,
             ) from error
 
     def _key(self, path: tuple[str, ...], piece: LayerSpec) -> str:
@@ -236,6 +247,6 @@ class _Builder:
                 except RuntimeError as error:
                     reason = " ".join(str(error).split())
                     raise CheckpointMismatch(
-                        f"{self.file.name}: the weights of {quoted(path[-1])} do not fit: {reason}"
+                        f"{self.file.name}: the weights of {quoted(path[-1])} do not fit: {reason}", cure=OTHER_KERAS
                     ) from error
         return sources

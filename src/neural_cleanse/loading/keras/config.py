@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.keras1 import modern
 from neural_cleanse.loading.keras.operations import as_layer, is_operation
 from neural_cleanse.text import quoted
@@ -87,15 +88,16 @@ def parse(text: str, file: str, known: frozenset[str]) -> Model:
     Raises ModelError when it is none that can be read, CodeExecutionRefused when it holds code.
     """
     if len(text) > MAX_CONFIG:
-        raise ModelError(f"{file} describes its layers in {len(text):,} characters.")
+        raise ModelError(f"{file} describes its layers in {len(text):,} characters.", cure=OTHER_KERAS)
     try:
         raw = json.loads(text)
         model = _model(raw, file, known, 0)
     except RecursionError as error:
-        raise ModelError(f"{file} nests its description too deep to be read.") from error
+        raise ModelError(f"{file} nests its description too deep to be read.", cure=OTHER_KERAS) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ModelError(
-            f"{file} describes its layers in a way that cannot be read: {type(error).__name__} {error}."
+            f"{file} describes its layers in a way that cannot be read: {type(error).__name__} {error}.",
+            cure=OTHER_KERAS,
         ) from error
     return model
 
@@ -104,7 +106,9 @@ def channels_last(model: Model, file: str) -> bool:
     """How the model lays out its feature maps. Raises ModelError when its layers disagree."""
     said = set(_data_formats(model))
     if len(said) > 1:
-        raise ModelError(f"{file} lays out feature maps in several ways: {', '.join(sorted(map(quoted, said)))}.")
+        raise ModelError(
+            f"{file} lays out feature maps in several ways: {', '.join(sorted(map(quoted, said)))}.", cure=OTHER_KERAS
+        )
     return said != {"channels_first"}
 
 
@@ -120,18 +124,18 @@ def _model(raw: Mapping[str, Any], file: str, known: frozenset[str], depth: int)
     kind = raw["class_name"]
     _refuse_code(str(kind), raw, file, MODELS)
     if depth > MAX_DEPTH:
-        raise ModelError(f"{file} nests models {MAX_DEPTH} deep.")
+        raise ModelError(f"{file} nests models {MAX_DEPTH} deep.", cure=OTHER_KERAS)
     config = raw["config"]
     listed = config if isinstance(config, list) else config["layers"]
     if len(listed) > MAX_LAYERS:
-        raise ModelError(f"{file} has {len(listed):,} layers.")
+        raise ModelError(f"{file} has {len(listed):,} layers.", cure=OTHER_KERAS)
     settings = {} if isinstance(config, list) else config
     name = str(settings.get("name", kind.lower()))
     layers = [_layer(part, file, known, depth) for part in listed]
     if kind == "Sequential":
         return _sequential(name, layers, settings)
     if len({layer.name for layer in layers}) < len(layers):
-        raise ModelError(f"{file} has two layers of one name.")
+        raise ModelError(f"{file} has two layers of one name.", cure=OTHER_KERAS)
     inputs, outputs = (_references(settings[key]) for key in ("input_layers", "output_layers"))
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelError(
@@ -188,7 +192,7 @@ def _layer(raw: Mapping[str, Any], file: str, known: frozenset[str], depth: int)
     name = str(raw.get("name") or settings.get("name") or (model.name if model else kind.lower()))
     calls = tuple(_call(node, name, file) for node in raw.get("inbound_nodes") or [])
     if nested and len(calls) > 1:
-        raise ModelError(f"{file} uses the model {quoted(name)} inside it in several places.")
+        raise ModelError(f"{file} uses the model {quoted(name)} inside it in several places.", cure=OTHER_KERAS)
     return Layer(kind, name, settings, calls, model)
 
 
@@ -230,11 +234,15 @@ def _keywords(keywords: Mapping[str, Any], name: str, file: str) -> list[Operand
     """The operands that have a name. Keras 3 sets `training` anew at every call, those before it kept it."""
     if keywords.get("training") is True:
         raise ModelError(
-            f"{file} keeps its layer {quoted(name)} in training mode: it answers by chance or by the batch."
+            f"{file} keeps its layer {quoted(name)} in training mode: it answers by chance or by the batch.",
+            cure=OTHER_KERAS,
         )
     said = {key: value for key, value in keywords.items() if not (key in IDLE or value is None or value is False)}
     if not set(said) <= set(OPERANDS):
-        raise ModelError(f"{file} calls its layer {quoted(name)} with settings that are not read: {', '.join(said)}.")
+        raise ModelError(
+            f"{file} calls its layer {quoted(name)} with settings that are not read: {', '.join(said)}.",
+            cure=OTHER_KERAS,
+        )
     return [operand for key in OPERANDS if key in said for operand in _operands([said[key]])]
 
 

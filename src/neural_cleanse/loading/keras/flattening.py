@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
+from neural_cleanse.loading.cures import ITS_ARCHITECTURE, OTHER_KERAS
 
 Sizes = tuple[int, int, int]  # channels, height, width
 MOVES_AXES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
@@ -27,14 +28,17 @@ def flattened_maps(module: nn.Module, shape: Sizes | None, name: str) -> dict[st
         with torch.no_grad(), watch:
             module.eval()(torch.zeros(1, *shape))
     except Exception as error:  # whatever a user's own forward raises is theirs to read
-        raise CheckpointMismatch(f"The architecture fails on images of {shape}: {error}") from error
+        raise CheckpointMismatch(
+            f"The architecture fails on images of {shape}: {error}", cure=ITS_ARCHITECTURE
+        ) from error
     linear = {id(part.weight): place for place, part in module.named_modules() if isinstance(part, nn.Linear)}
     found = {linear[weight]: sizes for weight, sizes in watch.inputs.items() if weight in linear}
     lost = [place for place, sizes in found.items() if sizes is None]
     if lost or watch.normalized:
         raise CheckpointMismatch(
             f"How the architecture flattens its feature maps cannot be followed ({(lost or ['batch norm'])[0]}), and "
-            "Keras' order of the values is another."
+            "Keras' order of the values is another.",
+            cure=OTHER_KERAS,
         )
     return {place: sizes for place, sizes in found.items() if sizes is not None}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import NOT_FINITE, OTHER_KERAS
 from neural_cleanse.loading.keras.hdf5_objects import CURE, EXTERNAL, NOWHERE, Objects
 
 DATASPACE, DATATYPE, LAYOUT, FILTERS, ATTRIBUTE = 0x01, 0x03, 0x08, 0x0B, 0x0C  # kinds of message
@@ -82,7 +83,7 @@ class Hdf5:
         held = np.frombuffer(self._objects.content, array.kind, math.prod(array.shape), array.start)
         tensor = torch.from_numpy(held.astype(np.float32)).reshape(array.shape)
         if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{self.name} holds NaN or Inf in {path!r}.")
+            raise ModelError(f"{self.name} holds NaN or Inf in {path!r}.", cure=NOT_FINITE)
         return tensor
 
     def numbers(self, path: str) -> Any:
@@ -101,14 +102,14 @@ class Hdf5:
         where = {kind: None if address is None else self._objects.body(address, kind) for kind in _DESCRIBED}
         space, kind, layout = where[DATASPACE], where[DATATYPE], where[LAYOUT]
         if space is None or kind is None or layout is None:
-            raise ModelError(f"{self.name} has no array {path!r}.")
+            raise ModelError(f"{self.name} has no array {path!r}.", cure=OTHER_KERAS)
         if where[EXTERNAL] is not None:
             raise ModelError(f"{self.name} keeps {path!r} in another file. It was not read.", cure=CURE)
         shape, number = self._shape(space), self._number_kind(kind)
         if number is None and whole_too:
             number = self._whole_kind(kind)
         if number is None or shape is None or len(shape) > MAX_RANK:
-            raise ModelError(f"{self.name} holds no floating point numbers in {path!r}.")
+            raise ModelError(f"{self.name} holds no floating point numbers in {path!r}.", cure=OTHER_KERAS)
         version, form = (self._objects.number(layout + at, 1) for at in (0, 1))
         if where[FILTERS] is not None or version != 3 or form not in (COMPACT, CONTIGUOUS):
             raise ModelError(f"{self.name} cuts {path!r} into pieces or packs it, as Keras does not.", cure=CURE)
@@ -116,7 +117,7 @@ class Hdf5:
         size = self._objects.number(*((layout + 2, 2) if form == COMPACT else (layout + 10, 8)))
         array = Array(start, shape, number)
         if start == NOWHERE or size != array.num_bytes or start + size > self.num_bytes:
-            raise ModelError(f"{self.name} declares more values of {path!r}, {shape}, than it holds.")
+            raise ModelError(f"{self.name} declares more values of {path!r}, {shape}, than it holds.", cure=OTHER_KERAS)
         return array
 
     def _find(self, path: str) -> int | None:
@@ -138,7 +139,7 @@ class Hdf5:
     def _group(self, path: str) -> int:
         address = self._find(path)
         if address is None or self._inside(address) is None:
-            raise ModelError(f"{self.name} has no group {path!r} of weights.")
+            raise ModelError(f"{self.name} has no group {path!r} of weights.", cure=OTHER_KERAS)
         return address
 
     def _inside(self, address: int) -> dict[str, int] | None:
@@ -183,7 +184,7 @@ class Hdf5:
             form == VARIABLE and width == 16 and self._objects.number(kind + 1, 1) & 15 == STRINGS
         )
         if not text:
-            raise ModelError(f"{self.name} holds no text in {attribute!r}.")
+            raise ModelError(f"{self.name} holds no text in {attribute!r}.", cure=OTHER_KERAS)
         self._objects.spend(count * max(width, 64))  # 64: what the smallest string takes in Python
         places = range(values, values + count * width, width) if width else ()
         strings = (self._objects.string(at) if form == VARIABLE else self._objects.bytes_at(at, width) for at in places)

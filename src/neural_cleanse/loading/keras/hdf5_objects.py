@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import AGAIN
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_GROWTH, ALWAYS_ALLOWED = 32, 64 * 1024**2  # times the file, or bytes: whichever is more
@@ -50,14 +51,15 @@ class Objects:
 
     def refuse(self, what: str) -> NoReturn:
         """Raise the error of a damaged file."""
-        raise ModelError(f"{self.name} is damaged: {what}.")
+        raise ModelError(f"{self.name} is damaged: {what}.", cure=AGAIN)
 
     def spend(self, num_bytes: int) -> None:
         """Count what is about to be made of the file. Raises ModelError when it becomes too much."""
         self._left -= num_bytes
         if self._left < 0:
             raise ModelError(
-                f"{self.name} declares far more than it holds: it would grow to over {MAX_GROWTH} times its size."
+                f"{self.name} declares far more than it holds: it would grow to over {MAX_GROWTH} times its size.",
+                cure=AGAIN,
             )
 
     def bytes_at(self, start: int, size: int) -> bytes:

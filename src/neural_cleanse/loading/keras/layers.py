@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras import parameterless as maps
 from neural_cleanse.loading.keras.activations import ACTIVATION_LAYERS, activation_layer
 from neural_cleanse.loading.keras.attention import attention
@@ -95,7 +96,9 @@ def _transposed(given: LayerInput) -> list[LayerSpec]:
         raise ValueError(f"a kernel of {given.shapes['kernel']}")
     plain = given.pair("dilation_rate") == (1, 1) and given.config.get("output_padding") is None
     if not plain or given.config.get("groups", 1) != 1:
-        raise ModelError("A Conv2DTranspose with groups, dilation or an output padding of its own is not read.")
+        raise ModelError(
+            "A Conv2DTranspose with groups, dilation or an output padding of its own is not read.", cure=OTHER_KERAS
+        )
     bias = given.config.get("use_bias", True)
     rows, columns = (max(step - size, 0) for size, step in zip(kernel, stride, strict=True))
     module = nn.ConvTranspose2d(channels, filters, kernel, stride, 0, (rows, columns), bias=bias, device="meta")
@@ -121,7 +124,7 @@ def _batch_norm(given: LayerInput) -> list[LayerSpec]:
     axis = given.config.get("axis", -1)
     axes = [axis] if isinstance(axis, int) else list(axis)
     if len(axes) != 1 or given.dim(axes[0]) != 1 or given.rank == 3 or given.config.get("mode", 0) != 0:
-        raise ModelError(f"Batch normalisation over the axes {axes} of {given.rank} is not read.")
+        raise ModelError(f"Batch normalisation over the axes {axes} of {given.rank} is not read.", cure=OTHER_KERAS)
     kind = nn.BatchNorm2d if given.rank == 4 else nn.BatchNorm1d
     epsilon, momentum = (float(given.config.get(key, value)) for key, value in (("epsilon", 1e-3), ("momentum", 0.99)))
     module = kind(given.shapes["moving_mean"][0], epsilon, 1 - momentum, device="meta")
@@ -137,7 +140,7 @@ def _layer_norm(given: LayerInput) -> list[LayerSpec]:
     axis = given.config.get("axis", -1)
     axes = [axis] if isinstance(axis, int) else list(axis)
     if axes not in ([-1], [given.rank - 1]) or not given.channels_last or given.config.get("rms_scaling"):
-        raise ModelError(f"Layer normalisation over the axes {axes} is not read; only over the last.")
+        raise ModelError(f"Layer normalisation over the axes {axes} is not read; only over the last.", cure=OTHER_KERAS)
     size = given.inputs[0].shape[1 if given.rank == 4 else -1]
     module: nn.Module = nn.LayerNorm(size, float(given.config.get("epsilon", 1e-3)), device="meta")
     inner = "operation." if given.rank == 4 else ""
@@ -154,7 +157,7 @@ def _group_norm(given: LayerInput) -> list[LayerSpec]:
     axis, channels = given.config.get("axis", -1), given.inputs[0].shape[1]
     groups = int(given.config.get("groups", 32))
     if not isinstance(axis, int) or given.dim(axis) != 1 or given.rank == 3:
-        raise ModelError(f"Group normalisation over the axes {axis} of {given.rank} is not read.")
+        raise ModelError(f"Group normalisation over the axes {axis} of {given.rank} is not read.", cure=OTHER_KERAS)
     groups = channels if groups == -1 else groups
     if groups < 1 or channels % groups:
         raise ValueError(f"{groups} groups of {channels} channels")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.modules import (
     Affine,
     CentreCrop,
@@ -48,7 +49,9 @@ def global_pool(given: LayerInput) -> list[LayerSpec]:
 def pool_tokens(given: LayerInput) -> list[LayerSpec]:
     """Over the tokens of an image."""
     if given.rank != 3 or given.config.get("data_format") == "channels_first":
-        raise ModelError(f"A {given.kind} layer of {given.rank} axes, or channels first, is not read.")
+        raise ModelError(
+            f"A {given.kind} layer of {given.rank} axes, or channels first, is not read.", cure=OTHER_KERAS
+        )
     keep = bool(given.config.get("keepdims", False))
     return [LayerSpec("", GlobalPool((1,), largest=given.kind == "GlobalMaxPooling1D", keep=keep))]
 
@@ -100,7 +103,7 @@ def resizing(given: LayerInput) -> list[LayerSpec]:
     """Bilinear alone: of the others, Keras' backends make different pixels."""
     config = given.config
     if config.get("interpolation", "bilinear") != "bilinear" or config.get("fill_mode", "constant") != "constant":
-        raise ModelError("Of Resizing layers, only bilinear ones that pad with one value are read.")
+        raise ModelError("Of Resizing layers, only bilinear ones that pad with one value are read.", cure=OTHER_KERAS)
     crop, pad = (bool(config.get(f"{way}_to_aspect_ratio", False)) for way in ("crop", "pad"))
     fit = "crop" if crop else "pad" if pad else "stretch"
     fill = float(config.get("fill_value", 0))
@@ -116,7 +119,9 @@ def _size(given: LayerInput) -> tuple[int, int]:
     """Rows and columns of a layer that makes images of one size."""
     own = "channels_last" if given.channels_last else "channels_first"
     if given.rank != 4 or given.config.get("data_format", own) not in (own, None):
-        raise ModelError(f"A {given.kind} layer of {given.rank} axes, or with a layout of its own, is not read.")
+        raise ModelError(
+            f"A {given.kind} layer of {given.rank} axes, or with a layout of its own, is not read.", cure=OTHER_KERAS
+        )
     height, width = (given.config[key] for key in ("height", "width"))
     if not all(type(size) is int and size > 0 for size in (height, width)):
         raise ValueError(f"a size of {height} x {width}")
@@ -126,20 +131,20 @@ def _size(given: LayerInput) -> tuple[int, int]:
 def channel(given: LayerInput) -> list[LayerSpec]:
     """`images[..., index]` of keras.ops."""
     if given.rank != 4 or not given.channels_last or "index" not in given.config:
-        raise ModelError("Of indexing, only images[..., channel] is read.")
+        raise ModelError("Of indexing, only images[..., channel] is read.", cure=OTHER_KERAS)
     return [LayerSpec("", Channel(int(given.config["index"])))]
 
 
 def stack(given: LayerInput) -> list[LayerSpec]:
     """`stack` of keras.ops, of planes into an image."""
     if given.rank != 3 or not given.channels_last or given.config.get("axis") not in (-1, 3):
-        raise ModelError("Of stacking, only that of planes into the last axis is read.")
+        raise ModelError("Of stacking, only that of planes into the last axis is read.", cure=OTHER_KERAS)
     return [LayerSpec("", StackPlanes())]
 
 
 def merge(given: LayerInput) -> list[LayerSpec]:
     if len({value.dim() for value in given.inputs}) != 1:
-        raise ModelError(f"{given.kind} of values of different rank is not read.")
+        raise ModelError(f"{given.kind} of values of different rank is not read.", cure=OTHER_KERAS)
     return [LayerSpec("", Merge(given.kind, given.dim(int(given.config.get("axis", -1)))))]
 
 
@@ -163,14 +168,14 @@ def rescaling(given: LayerInput) -> list[LayerSpec]:
 
 def normalization(given: LayerInput) -> list[LayerSpec]:
     if given.config.get("invert") or not given.channels_last:
-        raise ModelError("A Normalization layer that is inverted, or channels first, is not read.")
+        raise ModelError("A Normalization layer that is inverted, or channels first, is not read.", cure=OTHER_KERAS)
     if "mean" not in given.shapes:
         mean, variance = (_per_channel(given, given.config[key]) for key in ("mean", "variance"))
         module = Standardize(torch.empty_like(mean, device="meta"), torch.empty_like(variance, device="meta"))
         return [LayerSpec("", module, constants={"mean": mean, "variance": variance})]
     axis = given.config.get("axis", -1)
     if axis not in (-1, [-1], [given.rank - 1], given.rank - 1, None, []):
-        raise ModelError(f"Normalisation over the axes {axis} is not read; only over the last.")
+        raise ModelError(f"Normalisation over the axes {axis} is not read; only over the last.", cure=OTHER_KERAS)
     size = given.shapes["mean"]
     shape = (*size, 1, 1) if given.rank == 4 and size else size
     shaped = WeightLayout(lambda values: values.reshape(shape), lambda values, keras: values.reshape(keras))

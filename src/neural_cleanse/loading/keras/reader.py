@@ -14,6 +14,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import AGAIN, OTHER_KERAS
 from neural_cleanse.loading.keras.build import Built, build, input_shape
 from neural_cleanse.loading.keras.config import Model, channels_last, parse
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
@@ -78,7 +79,9 @@ def _read(content: bytes, name: str) -> tuple[Model, Built]:
             )
         version = file.text("keras_version") or file.text("keras_version", MODEL_WEIGHTS) or "1"
         if (file.text("backend") or file.text("backend", MODEL_WEIGHTS)) == "theano":
-            raise ModelError(f"{name} was written with Theano, which keeps its kernels mirrored: not read.")
+            raise ModelError(
+                f"{name} was written with Theano, which keeps its kernels mirrored: not read.", cure=OTHER_KERAS
+            )
         model = parse(text, name, KINDS)
         return model, _built(model, file, by_layer_name(model, file, MODEL_WEIGHTS), version)
     with _archive(content, name) as archive:
@@ -107,7 +110,7 @@ def _entry(archive: zipfile.ZipFile, entry: str, name: str) -> bytes:
     except KeyError as error:
         raise ModelError(f"{name} has no {entry}.", cure="Save it again: model.save('model.keras').") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{name} is damaged: {entry} cannot be read ({error}).") from error
+        raise ModelError(f"{name} is damaged: {entry} cannot be read ({error}).", cure=AGAIN) from error
 
 
 def _version(metadata: bytes) -> str:

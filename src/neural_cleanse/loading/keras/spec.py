@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.activations import activation
 from neural_cleanse.text import quoted
 
@@ -80,7 +81,7 @@ class LayerInput:
     def same(self) -> bool:
         padding = self.config.get("padding", "valid")
         if padding not in ("same", "valid"):
-            raise ModelError(f"The padding {quoted(str(padding))} is not read.")
+            raise ModelError(f"The padding {quoted(str(padding))} is not read.", cure=OTHER_KERAS)
         return bool(padding == "same")
 
     def activation(self) -> list[LayerSpec]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from neural_cleanse.errors import CheckpointMismatch
+from neural_cleanse.loading.cures import OTHER_KERAS
 from neural_cleanse.loading.keras.config import Layer, Model
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.keras.spec import ATTENTION_PARTS, variables
@@ -27,7 +28,8 @@ def by_layer_name(model: Model, file: Hdf5, root: str) -> dict[Place, str]:
         names = file.names("weight_names", group)
         if len(names) != len(wanted):
             raise CheckpointMismatch(
-                f"{file.name} holds {len(names)} weights of the layer {quoted(layer.name)}, it needs {len(wanted)}."
+                f"{file.name} holds {len(names)} weights of the layer {quoted(layer.name)}, it needs {len(wanted)}.",
+                cure=OTHER_KERAS,
             )
         places |= {place: f"{group}/{name}" for place, name in zip(wanted, names, strict=True)}
     return places
@@ -57,7 +59,8 @@ def by_kind_and_number(model: Model, file: Hdf5) -> dict[Place, str]:
             held = len(file.children(f"{inner}/vars")) if some and file.has(f"{inner}/vars") else 0
             if held != len(some):
                 raise CheckpointMismatch(
-                    f"{file.name} holds {held} weights of the layer {quoted(layer.name)}, it needs {len(some)}."
+                    f"{file.name} holds {held} weights of the layer {quoted(layer.name)}, it needs {len(some)}.",
+                    cure=OTHER_KERAS,
                 )
             places |= {(path, name): f"{inner}/vars/{number}" for number, name in enumerate(some)}
     return places

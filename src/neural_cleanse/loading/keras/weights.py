@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError
 from neural_cleanse.loading.architecture import Blueprint, build
+from neural_cleanse.loading.cures import ITS_ARCHITECTURE, OTHER_KERAS
 from neural_cleanse.loading.keras.flattening import flattened_maps
 from neural_cleanse.loading.keras.hdf5 import Hdf5, rewritten
 from neural_cleanse.loading.keras.spec import AS_IT_IS, CONVOLUTION, DENSE, DEPTHWISE, WeightLayout
@@ -123,7 +124,7 @@ def _stored(file: Hdf5) -> list[_Stored]:
             )
         found.append(_Stored(kind, name, tuple(paths), shapes))
     if not found:
-        raise ModelError(f"{file.name} holds no layers with weights.")
+        raise ModelError(f"{file.name} holds no layers with weights.", cure=OTHER_KERAS)
     return found
 
 
@@ -157,17 +158,24 @@ def _matched(
         kind = _kind(module)
         if kind is None:
             if next(module.parameters(recurse=False), None) is not None:
-                raise CheckpointMismatch(f"The layer {place} ({type(module).__name__}) has no like in Keras files.")
+                raise CheckpointMismatch(
+                    f"The layer {place} ({type(module).__name__}) has no like in Keras files.", cure=ITS_ARCHITECTURE
+                )
             continue
         if not waiting[kind]:
-            raise CheckpointMismatch(f"{name} has fewer {kind} layers than the architecture: none is left for {place}.")
+            raise CheckpointMismatch(
+                f"{name} has fewer {kind} layers than the architecture: none is left for {place}.",
+                cure=ITS_ARCHITECTURE,
+            )
         layer = waiting[kind].pop(0)
         if kind == "linear" and maps is None:
             maps = flattened_maps(blueprint.module, shape, name)
         sources |= _sources(module, place, layer, (maps or {}).get(place), name)
     left = [layer for layers in waiting.values() for layer in layers]
     if left:
-        raise CheckpointMismatch(f"{name} has more layers than the architecture: {quoted(left[0].name)} is left over.")
+        raise CheckpointMismatch(
+            f"{name} has more layers than the architecture: {quoted(left[0].name)} is left over.", cure=ITS_ARCHITECTURE
+        )
     return sources
 
 
@@ -202,7 +210,9 @@ def _sources(
                 cure="Name the network they were trained in with --architecture.",
             )
     if len(held) != len(layer.paths):
-        raise CheckpointMismatch(f"{quoted(layer.name)} of {name} has {len(layer.paths)} arrays, {place} {len(held)}.")
+        raise CheckpointMismatch(
+            f"{quoted(layer.name)} of {name} has {len(layer.paths)} arrays, {place} {len(held)}.", cure=ITS_ARCHITECTURE
+        )
     return sources
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError, UnusableOutputs
+from neural_cleanse.loading.cures import NOT_FINITE, OTHER_THAN_ONNX
 from neural_cleanse.loading.dry_run import DryRun, TooLarge
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value, filled, names_in
 from neural_cleanse.loading.onnx.file import FLOATS, place, tensor_of
@@ -100,7 +101,9 @@ class Builder:
     def bind(self, name: str, result: Any, data_type: int = 0) -> None:
         """Give a result of a step, or a constant, its name in the graph. Raises ModelError when it has one twice."""
         if not name or name in self.entries:
-            raise ModelError(f"A value of the graph has no name, or one that is taken: {plain(name)!r}.")
+            raise ModelError(
+                f"A value of the graph has no name, or one that is taken: {plain(name)!r}.", cure=OTHER_THAN_ONNX
+            )
         if isinstance(result, Value):
             entry = self._by_step_name[result.name]
             if entry.bound:  # by this name others may use it too, so that it can take no bias
@@ -128,11 +131,11 @@ class Builder:
             return self._folded(function, arguments)
         foreseen = [filled(argument, self._dry[1].values) for argument in arguments] if kind is Kind.SHAPE else []
         if kind is Kind.SHAPE and _num_results(function, foreseen) > MAX_SHAPE_PRODUCT:
-            raise ModelError("The graph computes too much with the sizes of the image alone.")
+            raise ModelError("The graph computes too much with the sizes of the image alone.", cure=OTHER_THAN_ONNX)
         made = [dry.call(function, arguments) for dry in self._dry]
         pairs = list(zip(*made, strict=True)) if results is not None else [tuple(made)]
         if results is not None and len(pairs) != results:
-            raise ModelError(f"An operator with {results} results makes {len(pairs)}.")
+            raise ModelError(f"An operator with {results} results makes {len(pairs)}.", cure=OTHER_THAN_ONNX)
         names = tuple(f"v{len(self._by_step_name) + number}" for number in range(len(pairs)))
         for step_name, (first, second) in zip(names, pairs, strict=True):
             self._admit(step_name, first, second, kind)
@@ -160,7 +163,8 @@ class Builder:
         """Put a tensor of the file into a layer. Raises ModelError when it is not finite."""
         if weight.tensor.numel() == 0 or not torch.isfinite(weight.tensor).all():
             raise ModelError(
-                f"The weights of {place(proto)} hold NaN or Inf, or nothing: the network cannot be scanned."
+                f"The weights of {place(proto)} hold NaN or Inf, or nothing: the network cannot be scanned.",
+                cure=NOT_FINITE,
             )
         layer = self._layers[key]
         if part in layer._buffers:
@@ -191,7 +195,7 @@ class Builder:
     def network(self, output: Entry) -> GraphNetwork:
         """The finished network, without the steps that its output does not need."""
         if output.kind is not Kind.DATA:
-            raise UnusableOutputs("The output does not depend on the image.")
+            raise UnusableOutputs("The output does not depend on the image.", cure=OTHER_THAN_ONNX)
         if tuple(shape[:1] for shape in self.shapes(output)) != tuple((number,) for number in DRY_RUN):
             raise ModelError(
                 "The graph mixes the images of a batch, or works for one number of them alone.",
@@ -213,22 +217,27 @@ class Builder:
         """The result on constants, computed now, once its size is known to be small enough."""
         self.allowance -= _num_results(function, arguments)
         if self.allowance < 0:
-            raise ModelError("The graph's constants are far larger than the file that holds them.")
+            raise ModelError(
+                "The graph's constants are far larger than the file that holds them.", cure=OTHER_THAN_ONNX
+            )
         with torch.no_grad():
             return function(*arguments)
 
     def _admit(self, name: str, first: Tensor, second: Tensor, kind: Kind) -> None:
         """Keep a result. Raises ModelError when it takes more memory than an image classifier's."""
         if second.numel() * DRY_RUN[0] > first.numel() * DRY_RUN[1]:
-            raise ModelError("A result grows faster than the number of images.")
+            raise ModelError("A result grows faster than the number of images.", cure=OTHER_THAN_ONNX)
         if kind is Kind.SHAPE and second.numel() > MAX_SHAPE_VALUES:
-            raise ModelError(f"The sizes of the image alone make a result of {second.numel():,} values.")
+            raise ModelError(
+                f"The sizes of the image alone make a result of {second.numel():,} values.", cure=OTHER_THAN_ONNX
+            )
         try:
             for dry, result in zip(self._dry, (first, second), strict=True):
                 dry.keep((name,), (result,))
         except TooLarge as error:
             raise ModelError(
-                f"For one image the graph makes a result of {error.values:,} values and {error.total:,} in all."
+                f"For one image the graph makes a result of {error.values:,} values and {error.total:,} in all.",
+                cure=OTHER_THAN_ONNX,
             ) from error
 
 

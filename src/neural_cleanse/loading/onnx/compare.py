@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.onnx.file import BFLOAT16, DATA_TYPES, DOUBLE, FLOAT, FLOAT16, WHOLE_NUMBERS
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput
 from neural_cleanse.text import plain
@@ -39,14 +40,17 @@ def compare(
         with torch.no_grad():
             ours = network(images)
     except Exception as error:  # whatever torch says of values that only real images bring
-        raise ModelError(f"{name} fails on images of {list(shape)}: {plain(error)}.") from error
+        raise ModelError(f"{name} fails on images of {list(shape)}: {plain(error)}.", cure=OTHER_THAN_ONNX) from error
     ours = ours.softmax(1) if softmax else ours
     narrow = any(tensor.data_type in (FLOAT16, BFLOAT16) for tensor in model.graph.initializer)
     room = TOLERANCE_16_BIT if narrow or image.data_type == FLOAT16 else TOLERANCE
     if theirs.shape != ours.shape:
-        raise ModelError(f"{name} gives {list(theirs.shape)} in onnxruntime and {list(ours.shape)} as we read it.")
+        raise ModelError(
+            f"{name} gives {list(theirs.shape)} in onnxruntime and {list(ours.shape)} as we read it.",
+            cure=OTHER_THAN_ONNX,
+        )
     if not torch.equal(ours.isnan(), theirs.isnan()):
-        raise ModelError(f"{name} gives NaN in onnxruntime or as we read it, not in both.")
+        raise ModelError(f"{name} gives NaN in onnxruntime or as we read it, not in both.", cure=OTHER_THAN_ONNX)
     difference = float((ours.float() - theirs).abs().nan_to_num(0).max()) if ours.numel() else 0.0
     if difference > room * max(1.0, float(theirs.abs().nan_to_num(0).max())):
         raise ModelError(

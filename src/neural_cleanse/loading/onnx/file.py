@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.loading.cures import AGAIN, OTHER_THAN_ONNX
+from neural_cleanse.loading.onnx.external import EXTERNAL, take_in, tensors
 from neural_cleanse.loading.onnx.order import sort_nodes
 from neural_cleanse.text import plain
 
@@ -21,7 +23,6 @@ OLDEST_OPSET, NEWEST_OPSET = 7, 24
 OUR_DOMAINS = ("", "ai.onnx")
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 STRING_FIELD = 9  # FieldDescriptor.TYPE_STRING
-EXTERNAL = 1  # TensorProto.DataLocation
 GRAPH, GRAPHS = 5, 10  # AttributeProto.AttributeType
 FLOAT, UINT8, FLOAT16, DOUBLE, BFLOAT16 = 1, 2, 10, 11, 16  # TensorProto.DataType
 INT16, UINT16, INT32, INT64 = 5, 4, 6, 7
@@ -52,7 +53,7 @@ def parse(content: bytes, name: str, folder: Path | None = None) -> Any:
     """
     model = parse_only(content, name)
     if not model.graph.node:
-        raise UnknownFormat(f"{name} is an ONNX file without a graph.")
+        raise UnknownFormat(f"{name} is an ONNX file without a graph.", cure=AGAIN)
     model = _inlined(model, name)
     for node in model.graph.node:
         if node.op_type in CONTROL_FLOW or any(item.type in (GRAPH, GRAPHS) for item in node.attribute):
@@ -66,8 +67,8 @@ def parse(content: bytes, name: str, folder: Path | None = None) -> Any:
                 cure="Export with the standard ONNX operators alone.",
             )
     if model.graph.sparse_initializer:
-        raise ModelError(f"{name} holds sparse weights: plain ones are needed.")
-    _take_in(model, name, folder)
+        raise ModelError(f"{name} holds sparse weights: plain ones are needed.", cure=OTHER_THAN_ONNX)
+    take_in(model, name, folder)
     sort_nodes(model.graph)
     return model
 
@@ -84,11 +85,16 @@ def parse_only(content: bytes, name: str) -> Any:
         few = _few_messages(memoryview(content), onnx.ModelProto.DESCRIPTOR)
         model = onnx.ModelProto.FromString(content) if few else None
     except Exception as error:  # protobuf's own kind of error, and ours for what is cut off
-        raise ModelError(f"{name} is damaged: not a readable ONNX file.") from error
+        raise ModelError(f"{name} is damaged: not a readable ONNX file.", cure=AGAIN) from error
     if model is None:
-        raise ModelError(f"{name} has more than {MAX_MESSAGES:,} parts or nests them too deeply: it is not read.")
+        raise ModelError(
+            f"{name} has more than {MAX_MESSAGES:,} parts or nests them too deeply: it is not read.",
+            cure=OTHER_THAN_ONNX,
+        )
     if len(model.graph.node) > MAX_NODES:
-        raise ModelError(f"{name} has {len(model.graph.node):,} nodes, at most {MAX_NODES:,} are read.")
+        raise ModelError(
+            f"{name} has {len(model.graph.node):,} nodes, at most {MAX_NODES:,} are read.", cure=OTHER_THAN_ONNX
+        )
     return model
 
 
@@ -107,7 +113,7 @@ def tensor_of(proto: Any) -> Tensor:
     """The values of a TensorProto, floats as float32. Raises ModelError when they do not fill its shape exactly."""
     label = f"The tensor {plain(proto.name) or 'of a constant'}"
     if proto.data_type not in DATA_TYPES:
-        raise ModelError(f"{label} has the ONNX type {proto.data_type}, which is not read.")
+        raise ModelError(f"{label} has the ONNX type {proto.data_type}, which is not read.", cure=OTHER_THAN_ONNX)
     layout, field, dtype = DATA_TYPES[proto.data_type]
     shape = tuple(proto.dims)
     held = proto.raw_data if proto.HasField("raw_data") else getattr(proto, field)
@@ -115,7 +121,8 @@ def tensor_of(proto: Any) -> Tensor:
     large = len(shape) > MAX_DEPTH or math.prod(size or 1 for size in shape) > MAX_SHAPE  # also where one size is 0
     if min(shape, default=1) < 0 or large or math.prod(shape) * unit != len(held):
         raise ModelError(
-            f"{label} is damaged: it says its shape is {list(shape)[:8]} and holds {len(held) // unit} values."
+            f"{label} is damaged: it says its shape is {list(shape)[:8]} and holds {len(held) // unit} values.",
+            cure=AGAIN,
         )
     if unit == 1 and not proto.HasField("raw_data"):
         wide = np.array(
@@ -211,7 +218,7 @@ def _inlined(model: Any, name: str) -> Any:
 
     def size(nodes: Any, depth: int) -> int:
         if depth > MAX_DEPTH:
-            raise ModelError(f"{name} has functions that call themselves, or nest too deeply.")
+            raise ModelError(f"{name} has functions that call themselves, or nest too deeply.", cure=OTHER_THAN_ONNX)
         total = 0
         for node in nodes:
             key = (node.domain, node.op_type)
@@ -221,13 +228,15 @@ def _inlined(model: Any, name: str) -> Any:
         return total
 
     if size(model.graph.node, 0) > MAX_NODES:
-        raise ModelError(f"{name} has functions that unfold into more than {MAX_NODES:,} nodes.")
+        raise ModelError(f"{name} has functions that unfold into more than {MAX_NODES:,} nodes.", cure=OTHER_THAN_ONNX)
     try:
         from onnx import inliner
 
         return inliner.inline_local_functions(model)
     except Exception as error:  # the inliner's own kinds of error differ from version to version
-        raise ModelError(f"{name} has functions that cannot be inlined: {plain(error)}.") from error
+        raise ModelError(
+            f"{name} has functions that cannot be inlined: {plain(error)}.", cure=OTHER_THAN_ONNX
+        ) from error
 
 
 def in_one(content: bytes, name: str, folder: Path) -> bytes:
@@ -236,57 +245,13 @@ def in_one(content: bytes, name: str, folder: Path) -> bytes:
     Raises ModelError as `parse` does for data that cannot be read.
     """
     model = parse_only(content, name)
-    if all(proto.data_location != EXTERNAL for proto in _tensors(model)):
+    if all(proto.data_location != EXTERNAL for proto in tensors(model)):
         return content
-    _take_in(model, name, folder)
+    take_in(model, name, folder)
     try:
         whole: bytes = model.SerializeToString(deterministic=True)
     except Exception as error:  # protobuf's own kind of error, above 2 GiB
-        raise ModelError(f"{name} and the weights beside it are too large for one ONNX file.") from error
-    return whole
-
-
-def _tensors(model: Any) -> list[Any]:
-    constants = [item.t for node in model.graph.node for item in node.attribute if item.HasField("t")]
-    return [*model.graph.initializer, *constants]
-
-
-def _take_in(model: Any, name: str, folder: Path | None) -> None:
-    """Read external data into the model, from inside `folder` only and no more of it than is there."""
-    sizes: dict[Path, int] = {}
-    taken = 0
-    for proto in _tensors(model):
-        if proto.data_location != EXTERNAL:
-            continue
-        where = {entry.key: entry.value for entry in proto.external_data}
-        path = _inside(where.get("location", ""), name, folder)
-        try:
-            sizes[path] = path.stat().st_size
-            offset, length = int(where.get("offset", 0)), int(where.get("length", sizes[path]))
-            taken += length
-            if min(offset, length) < 0 or offset + length > sizes[path] or taken > 2 * sum(sizes.values()):
-                raise ModelError(f"{name} asks for more than {plain(path.name)} holds.")
-            with path.open("rb") as stream:
-                stream.seek(offset)
-                proto.raw_data = stream.read(length)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{name} keeps weights in {plain(path.name)}, which cannot be read.") from error
-        proto.data_location = 0
-        del proto.external_data[:]
-
-
-def _inside(location: str, name: str, folder: Path | None) -> Path:
-    """The file of external data. Raises ModelError unless it lies in the model's folder by every link."""
-    relative = Path(location)
-    if not location or relative.is_absolute() or ".." in relative.parts or "\\" in location or "\0" in location:
-        raise ModelError(f"{name} asks for a file outside its folder ({plain(location)}): refused, nothing was opened.")
-    if folder is None:
         raise ModelError(
-            f"{name} keeps its weights in another file ({plain(location)}).",
-            cure="Save it into one: onnx.save(model, path, save_as_external_data=False).",
-        )
-    root = folder.resolve()
-    path = (root / relative).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        raise ModelError(f"{name} keeps weights in {plain(location)}, which is no file in its folder.")
-    return path
+            f"{name} and the weights beside it are too large for one ONNX file.", cure=OTHER_THAN_ONNX
+        ) from error
+    return whole

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from neural_cleanse.loading.network import MAX_FINDINGS, FileIssue
-from neural_cleanse.loading.onnx.file import CONTROL_FLOW, EXTERNAL, OUR_DOMAINS, place
+from neural_cleanse.loading.onnx.external import EXTERNAL
+from neural_cleanse.loading.onnx.file import CONTROL_FLOW, OUR_DOMAINS, place
 from neural_cleanse.text import plain
 
 # Constant almost everywhere: what stands behind them gets no gradient from the image.

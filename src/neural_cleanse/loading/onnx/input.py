@@ -7,6 +7,7 @@ from typing import Any
 
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.onnx.file import DOUBLE, FLOAT, FLOAT16, WHOLE_NUMBERS
 from neural_cleanse.loading.planes import CHANNELS, NO_CHANNELS, square_planes
 from neural_cleanse.text import plain
@@ -74,7 +75,8 @@ def image_input(graph: Any, name: str) -> ImageInput:
     size = (channels or 1) * (height or 1) * (width or 1)
     if size > MAX_INPUT_VALUES or (dims[0] or 1) > MAX_BATCH:
         raise ModelError(
-            f"{name} takes {dims[0] or 'any number of'} images of {size:,} values: too large to be scanned."
+            f"{name} takes {dims[0] or 'any number of'} images of {size:,} values: too large to be scanned.",
+            cure=OTHER_THAN_ONNX,
         )
     return ImageInput(inputs[0].name, layout, channels, height, width, dims[0], kind.elem_type, assumed)
 

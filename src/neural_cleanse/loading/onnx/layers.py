@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.onnx.builder import Kind, Weight
 from neural_cleanse.loading.onnx.file import place
 from neural_cleanse.loading.onnx.node import Node, weight
@@ -32,7 +33,7 @@ def conv(node: Node) -> Any:
     shape = node.shape(1)
     kernel = shape[2:]
     if len(shape) not in CONVOLUTIONS or (node.integers("kernel_shape", kernel) or kernel) != kernel:
-        raise ModelError(f"{place(node.proto)} has a kernel that does not fit its weights.")
+        raise ModelError(f"{place(node.proto)} has a kernel that does not fit its weights.", cure=OTHER_THAN_ONNX)
     groups = node.integer("group", 1)
     pads, strides, dilations = windows(node, kernel)
     image = node.data(0)
@@ -65,7 +66,7 @@ def transposed(node: Node) -> Any:
     shape = node.shape(1)
     kernel = shape[2:]
     if len(shape) not in TRANSPOSED or (node.integers("kernel_shape", kernel) or kernel) != kernel:
-        raise ModelError(f"{place(node.proto)} has a kernel that does not fit its weights.")
+        raise ModelError(f"{place(node.proto)} has a kernel that does not fit its weights.", cure=OTHER_THAN_ONNX)
     pads, strides, dilations = windows(node, kernel)
     extra = node.integers("output_padding", (0,) * len(kernel)) or (0,) * len(kernel)
     if isinstance(pads, str) or node.has("output_shape") or len(extra) != len(kernel):
@@ -218,7 +219,7 @@ def layer_norm(node: Node) -> Any:
     node.integer("stash_type", 1)  # computed in float32 here in any case
     scale, bias = node.known(1), node.known(2)
     if node.uses_extras:
-        raise ModelError(f"{place(node.proto)} hands out its mean, which is not read.")
+        raise ModelError(f"{place(node.proto)} hands out its mean, which is not read.", cure=OTHER_THAN_ONNX)
     axes = len(node.shape(0)) - axis if axis >= 0 else -axis
     whole = scale is not None and tuple(scale.shape) == node.shape(0)[-axes:]
     biased = node.entry(2) is None or (scale is not None and bias is not None and bias.shape == scale.shape)
@@ -242,7 +243,7 @@ def attention(node: Node) -> Any:
     modes = node.real("softcap"), node.integer("qk_matmul_output_mode")
     node.integer("softmax_precision")  # computed in float32 here in any case
     if extras or any(modes) or node.uses_extras:
-        raise ModelError(f"{place(node.proto)} is not an attention that is read.")
+        raise ModelError(f"{place(node.proto)} is not an attention that is read.", cure=OTHER_THAN_ONNX)
     return node.call(_attention, *(node.data(index) for index in range(3)), node.optional(3), causal, scale, heads)
 
 

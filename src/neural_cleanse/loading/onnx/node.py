@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.graph import Value
 from neural_cleanse.loading.onnx.builder import FEW, IMAGE, Builder, Entry, Kind, Weight
 from neural_cleanse.loading.onnx.file import place
@@ -27,7 +28,7 @@ class Node:
         self._asked: set[str] = set()
         missing = [name for name in proto.input if name and name not in builder.entries]
         if missing:
-            raise ModelError(f"{place(proto)} needs a value that nothing before it makes.")
+            raise ModelError(f"{place(proto)} needs a value that nothing before it makes.", cure=OTHER_THAN_ONNX)
         self.kind = self._kind()
 
     def _kind(self) -> Kind:
@@ -67,7 +68,7 @@ class Node:
         """An input to compute with: a tensor while all inputs are known, else what stands for it in a step."""
         entry = self.entry(index)
         if entry is None:
-            raise ModelError(f"{place(self.proto)} lacks its input number {index + 1}.")
+            raise ModelError(f"{place(self.proto)} lacks its input number {index + 1}.", cure=OTHER_THAN_ONNX)
         if entry.kind is Kind.KNOWN:
             return self.builder.constant(self.proto, index) if self.kind is Kind.DATA else entry.tensor
         if entry.kind is Kind.SHAPE and self.kind is Kind.DATA:
@@ -105,18 +106,18 @@ class Node:
         if entry is None:
             return None
         if entry.kind is Kind.DATA:
-            raise ModelError(f"{place(self.proto)} takes a shape that depends on the pixels.")
+            raise ModelError(f"{place(self.proto)} takes a shape that depends on the pixels.", cure=OTHER_THAN_ONNX)
         if entry.tensor is None:
             return Value(entry.step_name)
         if entry.tensor.is_floating_point():
-            raise ModelError(f"{place(self.proto)} needs whole numbers.")
+            raise ModelError(f"{place(self.proto)} needs whole numbers.", cure=OTHER_THAN_ONNX)
         return tuple(int(value) for value in entry.tensor.reshape(-1).tolist())
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The shape of an input with 2 images."""
         entry = self.entry(index)
         if entry is None:
-            raise ModelError(f"{place(self.proto)} lacks its input number {index + 1}.")
+            raise ModelError(f"{place(self.proto)} lacks its input number {index + 1}.", cure=OTHER_THAN_ONNX)
         return self.builder.shapes(entry)[0]
 
     def batch_axis(self, index: int) -> int | None:
@@ -133,7 +134,7 @@ class Node:
         if item is None:
             return default
         if item.type != kind or item.ref_attr_name:
-            raise ModelError(f"{place(self.proto)} has an attribute {name} of the wrong type.")
+            raise ModelError(f"{place(self.proto)} has an attribute {name} of the wrong type.", cure=OTHER_THAN_ONNX)
         return getattr(item, FIELDS[kind])
 
     def has(self, name: str) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.onnx import layers, pools, shapes, sizes
 from neural_cleanse.loading.onnx import resize as resizing
 from neural_cleanse.loading.onnx.file import place
@@ -149,7 +150,7 @@ def _reduction(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> O
             axes = tuple(range(len(node.shape(0))))
         node.integer("noop_with_empty_axes")
         if not isinstance(axes, tuple):
-            raise ModelError(f"{place(node.proto)} takes its axes from the image.")
+            raise ModelError(f"{place(node.proto)} takes its axes from the image.", cure=OTHER_THAN_ONNX)
         return node.call(function, node.data(0), axes, keep)
 
     return operator
@@ -196,7 +197,7 @@ def _global_pool(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) ->
 def _einsum(node: Node) -> Any:
     equation = node.text("equation", "")
     if not re.fullmatch(r"[A-Za-z,.> -]{1,100}", equation):
-        raise ModelError(f"{place(node.proto)} has an equation that is not read.")
+        raise ModelError(f"{place(node.proto)} has an equation that is not read.", cure=OTHER_THAN_ONNX)
     return node.call(torch.einsum, equation, node.all_data())
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.onnx.file import place
 from neural_cleanse.loading.onnx.node import Node
 
@@ -23,9 +24,9 @@ def windows(node: Node, kernel: tuple[int, ...]) -> tuple[Any, tuple[int, ...], 
     auto = node.text("auto_pad", "NOTSET")
     pads = node.integers("pads", (0,) * 2 * len(kernel)) or (0,) * 2 * len(kernel)
     if not len(strides) == len(dilations) == len(kernel) == len(pads) / 2 or min(*strides, *dilations, *kernel) < 1:
-        raise ModelError(f"{place(node.proto)} has windows that do not fit its kernel.")
+        raise ModelError(f"{place(node.proto)} has windows that do not fit its kernel.", cure=OTHER_THAN_ONNX)
     if min(pads) < 0:
-        raise ModelError(f"{place(node.proto)} crops where it should pad.")
+        raise ModelError(f"{place(node.proto)} crops where it should pad.", cure=OTHER_THAN_ONNX)
     if auto == "VALID":
         pads = (0,) * 2 * len(kernel)
     return (auto if auto.startswith("SAME") else pads), strides, dilations
@@ -61,7 +62,7 @@ def max_pool(node: Node) -> Any:
     kernel = node.integers("kernel_shape") or ()
     node.integer("storage_order")  # speaks of the indices
     if len(kernel) not in MAX_POOLS or node.uses_extras:
-        raise ModelError(f"{place(node.proto)} is not a pooling that is read.")
+        raise ModelError(f"{place(node.proto)} is not a pooling that is read.", cure=OTHER_THAN_ONNX)
     pads, strides, dilations = windows(node, kernel)
     image, margin = node.data(0), 0
     if even(pads) and all(2 * pad <= window for pad, window in zip(pads, kernel, strict=False)):
@@ -78,7 +79,7 @@ def average_pool(node: Node) -> Any:
     pads, strides, dilations = windows(node, kernel)
     count, ceil = bool(node.integer("count_include_pad")), bool(node.integer("ceil_mode"))
     if len(kernel) not in AVERAGE_POOLS or set(dilations) != {1}:
-        raise ModelError(f"{place(node.proto)} is not a pooling that is read.")
+        raise ModelError(f"{place(node.proto)} is not a pooling that is read.", cure=OTHER_THAN_ONNX)
     if even(pads) and all(2 * pad <= window for pad, window in zip(pads, kernel, strict=False)):
         return node.call(AVERAGE_POOLS[len(kernel)], node.data(0), kernel, strides, pads[: len(kernel)], ceil, count)
     return node.call(_average_pool, node.data(0), pads, kernel, strides, ceil, count)

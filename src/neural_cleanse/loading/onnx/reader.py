@@ -18,6 +18,7 @@ from torch import Tensor
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_LABEL_NAME
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.graph import GraphNetwork, Value
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.onnx.builder import IMAGE, Builder, Entry, Kind, Slot, add_initializers
@@ -108,7 +109,7 @@ def rewrite(content: bytes, state: Mapping[str, Tensor], folder: Path | None = N
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # protobuf has no more than 2 GiB in one message
-        raise ModelError("The changed network is too large for one ONNX file.") from error
+        raise ModelError("The changed network is too large for one ONNX file.", cure=OTHER_THAN_ONNX) from error
 
 
 def _write(model: Any, slot: Slot, tensor: Tensor, wanted: str) -> None:
@@ -208,7 +209,10 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
         node = Node(builder, proto)
         results = operator(node)
         if node.leftover():
-            raise ModelError(f"{place(proto)} has attributes that are not read: {plain(', '.join(node.leftover()))}.")
+            raise ModelError(
+                f"{place(proto)} has attributes that are not read: {plain(', '.join(node.leftover()))}.",
+                cure=OTHER_THAN_ONNX,
+            )
         results = results if isinstance(results, list | tuple) else [results]
         for output, result in zip(proto.output, results, strict=False):
             builder.bind(output, result, _result_type(node))
@@ -217,7 +221,7 @@ def _add_node(builder: Builder, proto: Any, name: str, outputs: set[str]) -> Non
     except Exception as error:  # whatever torch says of shapes that do not fit
         first_line = next(iter(str(error).splitlines()), "")
         raise ModelError(
-            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {plain(first_line)}."
+            f"{name}: {place(proto)} cannot be built: {type(error).__name__} {plain(first_line)}.", cure=OTHER_THAN_ONNX
         ) from error
 
 
@@ -240,7 +244,7 @@ def _logits(model: Any, builder: Builder) -> tuple[Entry, bool]:
         name = makers[name].input[0]
     maker = makers.get(name)
     if entry is None:
-        raise ModelError("The graph's output is made by none of its nodes.")
+        raise ModelError("The graph's output is made by none of its nodes.", cure=OTHER_THAN_ONNX)
     if maker is None or maker.op_type != "Softmax" or entry.kind is not Kind.DATA:
         return entry, False
     axis = next((item.i for item in maker.attribute if item.name == "axis"), -1)

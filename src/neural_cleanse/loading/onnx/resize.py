@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.graph import Value
 from neural_cleanse.loading.onnx.file import place
 from neural_cleanse.loading.onnx.node import Node
@@ -32,7 +33,7 @@ def resize(node: Node) -> Any:
     smooth = bool(node.integer("antialias"))
     inside = bool(node.integer("exclude_outside"))
     if not known or not stretched or ((smooth or inside) and (mode == "nearest" or coordinates not in HALF_PIXEL)):
-        raise ModelError(f"{place(node.proto)} resizes in a way that is not read.")
+        raise ModelError(f"{place(node.proto)} resizes in a way that is not read.", cure=OTHER_THAN_ONNX)
     scales = _numbers_of(node, 2 if modern else 1)
     sizes = node.whole(3) if modern else None
     axes = node.integers("axes")
@@ -49,7 +50,7 @@ def upsample(node: Node) -> Any:
     mode = node.text("mode", "nearest")
     scales = node.reals("scales") if node.has("scales") else _numbers_of(node, 1)
     if mode not in ("nearest", "linear"):
-        raise ModelError(f"{place(node.proto)} resizes in a way that is not read.")
+        raise ModelError(f"{place(node.proto)} resizes in a way that is not read.", cure=OTHER_THAN_ONNX)
     return node.call(_resize, node.data(0), None, scales, None, mode, ("asymmetric", "floor", 0.0, False, False))
 
 

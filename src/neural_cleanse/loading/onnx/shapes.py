@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.graph import Value
 from neural_cleanse.loading.onnx.builder import Kind
 from neural_cleanse.loading.onnx.file import place
@@ -21,7 +22,7 @@ from neural_cleanse.loading.onnx.sizes import whole_numbers
 def _of_pixels(node: Node) -> Any:
     """The first input of an operator that has no place in the arithmetic of sizes."""
     if node.kind is Kind.SHAPE:
-        raise ModelError(f"{place(node.proto)} computes with sizes, which is not read.")
+        raise ModelError(f"{place(node.proto)} computes with sizes, which is not read.", cure=OTHER_THAN_ONNX)
     return node.data(0)
 
 
@@ -59,7 +60,9 @@ def _lifted(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
         number for number in range(len(target)) if math.prod(target[:number]) == before and target[number] % static == 0
     ]
     if not fits:
-        raise ModelError(f"{place(node.proto)} mixes the images of the batch that the file was exported for.")
+        raise ModelError(
+            f"{place(node.proto)} mixes the images of the batch that the file was exported for.", cure=OTHER_THAN_ONNX
+        )
     if axis in fits and target[axis] == sizes[axis]:
         return (*shape[:axis], 0, *shape[axis + 1 :])  # 0 keeps the input's size
     chosen = fits[0]
@@ -95,7 +98,9 @@ def squeeze(node: Node) -> Any:
 def _squeeze(values: Tensor, axes: Any) -> Tensor:
     numbers = tuple(whole_numbers(axes))
     if any(values.shape[axis] != 1 for axis in numbers):
-        raise ModelError("An axis is dropped that has more than one value, perhaps a fixed batch of one.")
+        raise ModelError(
+            "An axis is dropped that has more than one value, perhaps a fixed batch of one.", cure=OTHER_THAN_ONNX
+        )
     return values.squeeze(numbers)
 
 
@@ -146,7 +151,9 @@ def concat(node: Node) -> Any:
 
 def _for_each_image(part: Tensor, other: Tensor, axis: int) -> Tensor:
     if part.shape[axis] != 1:
-        raise ModelError("A constant differs between the images of the batch that the file was exported for.")
+        raise ModelError(
+            "A constant differs between the images of the batch that the file was exported for.", cure=OTHER_THAN_ONNX
+        )
     return part.expand([other.shape[number] if number == axis else size for number, size in enumerate(part.shape)])
 
 
@@ -220,7 +227,7 @@ def _gather_elements(values: Tensor, indices: Tensor, axis: int) -> Tensor:
 def gather_nd(node: Node) -> Any:
     """GatherND without batch axes."""
     if node.integer("batch_dims"):
-        raise ModelError(f"{place(node.proto)} gathers by image, which is not read.")
+        raise ModelError(f"{place(node.proto)} gathers by image, which is not read.", cure=OTHER_THAN_ONNX)
     return node.call(_gather_nd, node.data(0), node.data(1))
 
 
@@ -231,7 +238,7 @@ def _gather_nd(values: Tensor, indices: Tensor) -> Tensor:
 def scatter_nd(node: Node) -> Any:
     """ScatterND without a reduction."""
     if node.text("reduction", "none") != "none":
-        raise ModelError(f"{place(node.proto)} adds up what it scatters, which is not read.")
+        raise ModelError(f"{place(node.proto)} adds up what it scatters, which is not read.", cure=OTHER_THAN_ONNX)
     return node.call(_scatter_nd, node.data(0), node.data(1), node.data(2))
 
 
@@ -257,7 +264,7 @@ def pad(node: Node) -> Any:
     mode, value = node.text("mode", "constant"), node.real("value") if node.has("value") else node.number(2, 0.0)
     pads = node.whole(1, "pads")
     if mode not in PAD_MODES or isinstance(value, Value):
-        raise ModelError(f"{place(node.proto)} is not a padding that is read.")
+        raise ModelError(f"{place(node.proto)} is not a padding that is read.", cure=OTHER_THAN_ONNX)
     return node.call(_pad, _of_pixels(node), pads, node.whole(3), PAD_MODES[mode], value)
 
 

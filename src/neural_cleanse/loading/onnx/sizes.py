@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_ONNX
 from neural_cleanse.loading.graph import Value
 from neural_cleanse.loading.onnx.builder import IMAGE, MAX_SHAPE_PRODUCT, Kind
 from neural_cleanse.loading.onnx.file import DATA_TYPES, FLOATS, place, tensor_of
@@ -20,7 +21,7 @@ def whole_numbers(values: Any) -> list[int]:
 
 def _bounded(shape: list[int]) -> list[int]:
     if min(shape, default=0) < 0 or math.prod(shape) > MAX_SHAPE_PRODUCT:
-        raise ModelError(f"The graph asks for a tensor of shape {shape[:8]}.")
+        raise ModelError(f"The graph asks for a tensor of shape {shape[:8]}.", cure=OTHER_THAN_ONNX)
     return shape
 
 
@@ -55,7 +56,7 @@ def constant(node: Node) -> Any:
         return torch.tensor(node.integers("value_ints"), dtype=torch.int64)
     if node.has("value_floats"):
         return torch.tensor(node.reals("value_floats"), dtype=torch.float32)
-    raise ModelError(f"{place(node.proto)} holds neither numbers nor a tensor.")
+    raise ModelError(f"{place(node.proto)} holds neither numbers nor a tensor.", cure=OTHER_THAN_ONNX)
 
 
 def constant_of_shape(node: Node) -> Any:
@@ -92,7 +93,7 @@ def cast(node: Node) -> Any:
     node.integer("saturate", 1)  # speaks of 8-bit floats
     node.text("round_mode", "up")  # the same
     if to not in DATA_TYPES:
-        raise ModelError(f"{place(node.proto)} casts to the ONNX type {to}, which is not read.")
+        raise ModelError(f"{place(node.proto)} casts to the ONNX type {to}, which is not read.", cure=OTHER_THAN_ONNX)
     return node.call(Tensor.to, node.data(0), torch.float32 if to in FLOATS else DATA_TYPES[to][2])
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.loading.cures import AGAIN, OTHER_THAN_EXPORTED
 from neural_cleanse.loading.zip_guard import entries
 
 ARCHIVE_VERSION, SCHEMA_MAJOR = b"0", 8
@@ -119,7 +120,7 @@ def open_archive(content: bytes, name: str) -> Archive:
             f"{name} holds compressed entries, which torch does not write.", cure="Unpack it, and pack it uncompressed."
         )
     if sum(info.file_size for info in found.values()) > len(content):
-        raise ModelError(f"{name} is damaged: its entries are said to be larger than the file.")
+        raise ModelError(f"{name} is damaged: its entries are said to be larger than the file.", cure=AGAIN)
     return Archive(content, inside)
 
 
@@ -130,7 +131,7 @@ def program_of(archive: Archive, name: str) -> tuple[str, dict[str, Any]]:
     """
     kind = archive.read("archive_format") if "archive_format" in archive.entries else b""
     if kind != b"pt2":
-        raise UnknownFormat(f"{name} is a zip archive, but not one of torch.export.")
+        raise UnknownFormat(f"{name} is a zip archive, but not one of torch.export.", cure=OTHER_THAN_EXPORTED)
     version = archive.read("archive_version")
     if version != ARCHIVE_VERSION or archive.read("byteorder") != b"little":
         raise ModelError(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, UnusableOutputs
+from neural_cleanse.loading.cures import OTHER_THAN_EXPORTED
 from neural_cleanse.loading.graph import GraphNetwork, Step, Value, names_in
 from neural_cleanse.loading.pt2 import layers as pt2_layers
 from neural_cleanse.loading.pt2.archive import DTYPES
@@ -61,7 +62,9 @@ def parts_of(program: Mapping[str, Any], weights: Weights, name: str) -> Parts:
     reading.take_inputs(module["signature"]["input_specs"])
     nodes = module["graph"]["nodes"]
     if len(nodes) > MAX_NODES:
-        raise ModelError(f"{name} has {len(nodes)} operators: more than {MAX_NODES} are not read.")
+        raise ModelError(
+            f"{name} has {len(nodes)} operators: more than {MAX_NODES} are not read.", cure=OTHER_THAN_EXPORTED
+        )
     for node in nodes:
         reading.take(node)
     output = reading.output(module["signature"]["output_specs"])
@@ -90,10 +93,14 @@ class _Reading:
             elif kind in ("parameter", "buffer", "tensor_constant"):
                 self.weights.names[given["arg"]["name"]] = given[f"{kind}_name"]
             elif kind not in ("constant_input", "token"):  # the first is written into the graph as well
-                raise CodeExecutionRefused(f"{self.name} needs a pickled object ({kind[:40]}). Nothing of it was run.")
+                raise CodeExecutionRefused(
+                    f"{self.name} needs a pickled object ({kind[:40]}). Nothing of it was run.",
+                    cure=OTHER_THAN_EXPORTED,
+                )
         if len(images) != 1:
             raise UnusableOutputs(
-                f"The network of {self.name} takes {len(images)} inputs: a scan gives it images alone."
+                f"The network of {self.name} takes {len(images)} inputs: a scan gives it images alone.",
+                cure=OTHER_THAN_EXPORTED,
             )
         self.image = images[0]
         self.values.given = {self.image, *self.weights.names}
@@ -176,7 +183,10 @@ class _Reading:
             if type(given) is not {"as_int": int, "as_bool": bool, "as_string": str}[kind]:
                 raise TypeError(f"{kind} is {type(given).__name__}")
             return given
-        raise ModelError(f"{self.name} gives an operator an argument of kind {kind[:40]!r}, which is not read.")
+        raise ModelError(
+            f"{self.name} gives an operator an argument of kind {kind[:40]!r}, which is not read.",
+            cure=OTHER_THAN_EXPORTED,
+        )
 
     def output(self, specs: Sequence[Mapping[str, Any]]) -> str:
         """The name of the logits: the one output, a softmax that nothing follows left out."""
@@ -202,7 +212,10 @@ class _Reading:
         steps = kept[::-1]
         made = {name for step in steps for name in step.results}
         if missing := needed - made - self.values.given:
-            raise ModelError(f"{self.name} uses {min(missing)[:60]!r}, a by-product that is not computed here.")
+            raise ModelError(
+                f"{self.name} uses {min(missing)[:60]!r}, a by-product that is not computed here.",
+                cure=OTHER_THAN_EXPORTED,
+            )
         called = {step.call for step in steps if isinstance(step.call, str)}
         layers = {layer_name: layer for layer_name, layer in self.layers.values() if layer_name in called}
         constants = {name: tensor.detach() for name, tensor in self.constants(needed)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES
+from neural_cleanse.loading.cures import AGAIN, NOT_FINITE, OTHER_THAN_EXPORTED
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 from neural_cleanse.loading.pt2.archive import (
     Archive,
@@ -102,7 +103,9 @@ def _opened(content: bytes, name: str) -> tuple[Archive, str, dict[str, Any]]:
 
 
 def _damaged(name: str, error: Exception) -> ModelError:
-    return ModelError(f"{name} is damaged: its graph cannot be decoded ({type(error).__name__}: {first_line(error)}).")
+    return ModelError(
+        f"{name} is damaged: its graph cannot be decoded ({type(error).__name__}: {first_line(error)}).", cure=AGAIN
+    )
 
 
 def _weights(archive: Archive, payloads: Mapping[str, Payload], name: str) -> Weights:
@@ -145,7 +148,7 @@ class _Tensors:
         if not tensor.is_floating_point():
             return tensor
         if not torch.isfinite(tensor).all():
-            raise ModelError(f"The weights in {self._name} hold NaN or Inf, in {tensor_name[:80]!r}.")
+            raise ModelError(f"The weights in {self._name} hold NaN or Inf, in {tensor_name[:80]!r}.", cure=NOT_FINITE)
         return tensor.float()
 
 
@@ -156,12 +159,15 @@ def _for_any_batch(
     fixed = whole(sizes[0]["as_int"]) if "as_int" in sizes[0] else None
     found = [hint(size) for size in sizes[1:]]
     if fixed == 0 or any(size == 0 for size in found):
-        raise ModelError(f"The network of {name} takes images of no size.")
+        raise ModelError(f"The network of {name} takes images of no size.", cure=OTHER_THAN_EXPORTED)
     if None in found:
         return parts.network(), None, ()
     shape = (found[0] or 0, found[1] or 0, found[2] or 0)
     if math.prod(shape) > MAX_INPUT_VALUES or math.prod(shape) * (fixed or 1) > MAX_VALUES:
-        raise ModelError(f"The network of {name} takes {fixed or 1} images of shape {shape}: that is too much.")
+        raise ModelError(
+            f"The network of {name} takes {fixed or 1} images of shape {shape}: that is too much.",
+            cure=OTHER_THAN_EXPORTED,
+        )
     sized = any("as_int" not in size for size in sizes[1:])
     assumed: tuple[str, ...] = (f"input {shape[0]}x{shape[1]}x{shape[2]}, as its example was",) if sized else ()
     if fixed is None:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.errors import ModelError
+from neural_cleanse.loading.cures import OTHER_THAN_EXPORTED
 from neural_cleanse.loading.dry_run import DryRun, TooLarge, without_memory
 from neural_cleanse.loading.graph import Step, Value, filled
 from neural_cleanse.loading.pt2.graph import Parts
@@ -159,9 +160,12 @@ def _run(
             seen.append(_Seen(*shapes) if tensors else _Seen(None, None))
     except TooLarge as error:
         raise ModelError(
-            f"{name} makes a tensor of {error.values} values for one image: more than {MAX_VALUES}."
+            f"{name} makes a tensor of {error.values} values for one image: more than {MAX_VALUES}.",
+            cure=OTHER_THAN_EXPORTED,
         ) from error
     except Exception as error:  # whatever a broken graph makes torch raise
         first = first_line(error) or type(error).__name__
-        raise ModelError(f"The graph of {name} fails on images of its own shape {shape}: {first}") from error
+        raise ModelError(
+            f"The graph of {name} fails on images of its own shape {shape}: {first}", cure=OTHER_THAN_EXPORTED
+        ) from error
     return seen
