@@ -247,12 +247,17 @@ def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
     low = replace(limits, min_accuracy=0.0)
     quick = Unlearning(epochs=2, least_batches=80, learning_rates=(1e-3,), strong_rate=2e-3)
     monkeypatch.setattr(unlearning, "MOST_LOST", (0.2, 0.2))
+    monkeypatch.setattr(unlearning, "MOST_CHANGED", 0.9)
     assert [point.amount for point in quick(infected, [recovered], low, seeded()).trace] == [2e-3]
     monkeypatch.setattr(unlearning, "MOST_LOST", (-0.05, -0.05))  # what no try can keep
     mitigated = quick(infected, [recovered], low, seeded())
     assert [point.amount for point in mitigated.trace] == [2e-3, 2e-3, 1e-3]
     found = measure(kept(mitigated), (), low.check)
     assert found.accuracy == mitigated.trace[-1].accuracy, "the last, though the strong ones keep the floor"
+    monkeypatch.setattr(unlearning, "MOST_LOST", (0.2, 0.2))
+    monkeypatch.setattr(unlearning, "MOST_CHANGED", 0.0)
+    trace = quick(infected, [recovered], low, seeded()).trace
+    assert [point.amount for point in trace] == [2e-3, 2e-3], "the first changes some answers to mixtures, as all do"
 
 
 def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) -> None:

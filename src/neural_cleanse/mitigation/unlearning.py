@@ -34,9 +34,11 @@ from neural_cleanse.results.repair import TracePoint
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
 MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
 STRONG_RATE = 3e-3  # Adam's, of the first two tries ...
-# ... which are kept only if they cost no more accuracy than this: the images that decide are few, so that a try which
-# loses a point may seem to lose nothing.
-MOST_LOST = (0.0, 0.005)
+MOST_LOST = (0.0, 0.005)  # ... which are kept only if they cost no more accuracy than this, and the first ...
+# ... if no more of its answers to mixtures of the images that decide are others than before. Accuracy alone does not
+# tell where those images are nearly the same as some that were learned from, like the frames of a film.
+MOST_CHANGED = 0.1
+COMPARED = 2048  # mixtures
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # tried next, in this order until the accuracy holds
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch ...
@@ -46,11 +48,13 @@ LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
 
 @dataclass(frozen=True)
 class _Try:
-    """A learning rate, what mixtures weigh at it, and how much accuracy it may cost at most (None: the limits say)."""
+    """A learning rate, what mixtures weigh at it, how much accuracy it may cost and how many answers it may change at
+    most, as shares (1: the limits alone say)."""
 
     rate: float
     weight: float
-    most_lost: float | None = None
+    most_lost: float = 1.0
+    most_changed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Unlearning(Mitigation):
             tuned = self._tune(classifier, backdoors, limits, one.rate, one.weight, generator)
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
-            if one.most_lost is not None and found.accuracy < before - one.most_lost:
+            if found.accuracy < before - one.most_lost:
+                continue
+            if one.most_changed < 1 and _changed(classifier, tuned, limits.check.images) > one.most_changed:
                 continue
             if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
                 best = found.worst_asr, tuned
@@ -109,11 +115,15 @@ class Unlearning(Mitigation):
         full = tuple(_Try(rate, 1.0) for rate in self.learning_rates)
         if not self.mixed:
             return full
-        strong = () if self.strong_rate is None else tuple(
-            _Try(self.strong_rate, weight, most)
-            for weight, most in zip((BARELY, LIGHTLY), MOST_LOST, strict=True)
-        )  # fmt: skip
-        return (*strong, _Try(self.learning_rates[0], LIGHTLY), *full)
+        calm = (_Try(self.learning_rates[0], LIGHTLY), *full)
+        if self.strong_rate is None:
+            return calm
+        barely, lightly = MOST_LOST
+        return (
+            _Try(self.strong_rate, BARELY, barely, MOST_CHANGED),
+            _Try(self.strong_rate, LIGHTLY, lightly),
+            *calm,
+        )
 
     def _tune(
         self,
@@ -195,6 +205,14 @@ def _on_mixtures(classifier: Classifier, module: nn.Module, mixed: Float[Tensor,
     with torch.no_grad():
         told = classifier(mixed.to(classifier.device)).softmax(1)
     return nn.functional.cross_entropy(Stamped(mixed).answers(classifier, module), told)
+
+
+@torch.no_grad()
+def _changed(before: Classifier, after: Classifier, images: UInt8[Tensor, "n c h w"]) -> float:
+    """The share of mixtures of the images to which the two say different classes."""
+    mixed = _mixtures(images, COMPARED, torch.Generator().manual_seed(0)).split(FORWARD_BATCH)
+    differing = [before(part.to(before.device)).argmax(1) != after(part.to(after.device)).argmax(1) for part in mixed]
+    return torch.cat(differing).float().mean().item()
 
 
 @torch.no_grad()
