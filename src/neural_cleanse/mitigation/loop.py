@@ -67,6 +67,11 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits))
+        if tried.gives_up:  # neither more triggers nor a scan would change that
+            rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, ()))
+            assert tried.measured is not None
+            reason = _working(tried.measured, known, limits)
+            return Outcome(tuple(rounds), tried.classifier, known, None, RepairStatus.FAILED, reason)
         limits.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), limits)
         done = RepairRound(
@@ -116,13 +121,17 @@ def _told(limits: RepairLimits, number: int) -> RepairLimits:
 
 @dataclass(frozen=True)
 class _Tried:
-    """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor."""
+    """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor.
+
+    `gives_up`: a known trigger still works, and more triggers would not help.
+    """
 
     classifier: Classifier | None
     method: str | None
     measured: Measurement | None
     trace: tuple[TracePoint, ...]
     dropped_at: float = 0.0
+    gives_up: bool = False
 
 
 def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: int) -> _Tried:
@@ -131,7 +140,7 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
     possible = [one for one in plan.mitigations if not isinstance(one, Pruning) or one.possible(classifier, used)]
     if not possible:
         raise SettingsError(
-            "There is nothing to prune: no linear layer has features, or no trigger ranks its neurons.",
+            "There is nothing to prune: no linear layer has features, or there is no trigger to rank neurons by.",
             cure="Unlearn.",
         )
     best = _Tried(None, None, None, ())
@@ -142,7 +151,7 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
         mitigated = mitigation(classifier, used, plan.limits, generator)
         trace += mitigated.trace
         if mitigated.classifier is None:
-            dropped_at = max(dropped_at, *(point.accuracy for point in mitigated.trace))
+            dropped_at = max([dropped_at, *(point.accuracy for point in mitigated.trace if point.amount)])
             continue
         plan.limits.on_step("deciding")
         written = plan.as_written(mitigated.classifier)
@@ -156,7 +165,9 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
             best = _Tried(written, last.method, measured, trace)
         if plan.limits.satisfied(measured):
             break
-    return replace(best, trace=trace, dropped_at=dropped_at)
+    works = best.measured is not None and best.measured.worst_asr > plan.limits.max_asr
+    gives_up = works and not any(one.gains_from_more for one in possible)
+    return replace(best, trace=trace, dropped_at=dropped_at, gives_up=gives_up)
 
 
 def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:

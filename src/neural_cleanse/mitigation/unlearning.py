@@ -15,7 +15,7 @@ it changes (family.py).
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.cut import Shifted
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Place, RepairLimits, measure
 from neural_cleanse.mitigation.family import Renewal
@@ -37,6 +38,15 @@ TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch ...
 LIGHTLY = 0.5  # ... and their weight in the first try
 LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network that a fine-tuning starts from, what it is called, and what is done to it after every step."""
+
+    module: nn.Module
+    name: str = "unlearning"
+    after_step: Callable[[nn.Module], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Unlearning(Mitigation):
         start = generator.get_state()
         for rate, weight in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, limits, rate, weight, generator)
+            tuned = self.tuned(classifier, Start(classifier.module), backdoors, limits, rate, weight, generator)
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", rate, found.accuracy, found.worst_asr))
             if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
@@ -91,21 +101,23 @@ class Unlearning(Mitigation):
         full = tuple((rate, 1.0) for rate in self.learning_rates)
         return ((self.learning_rates[0], LIGHTLY), *full) if self.mixed else full
 
-    def _tune(
+    def tuned(
         self,
         classifier: Classifier,
+        start: Start,
         backdoors: Sequence[Backdoor],
         limits: RepairLimits,
         rate: float,
         weight: float,
         generator: torch.Generator,
     ) -> Classifier:
-        module = _trainable(classifier.module)
+        """Fine-tuned at that learning rate, mixtures weighing `weight`; the answers of `classifier` are kept."""
+        module = _trainable(start.module)
         parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
         optimizer = torch.optim.Adam(parameters, lr=rate)
         images, labels = limits.train.images, limits.train.labels
         assert labels is not None
-        wanted = torch.lerp(_one_hot(labels, classifier.num_classes), _answers(classifier, images), TAUGHT)
+        wanted = soft_labels(classifier, limits.train)
         a_round = math.ceil(len(images) / self.batch_size)
         epochs = max(self.epochs, math.ceil(self.least_batches / a_round))
         batches = epochs * a_round
@@ -118,7 +130,7 @@ class Unlearning(Mitigation):
             for number, rows in enumerate(self._batches(len(images), epochs, generator)):
                 if number % a_round == 0:
                     epoch = number // a_round + 1
-                    limits.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {epochs}")
+                    limits.on_step(f"{start.name}, learning rate {rate:g}, epoch {epoch} of {epochs}")
                 for group in optimizer.param_groups:
                     group["lr"] = rate * (1 + math.cos(math.pi * number / batches)) / 2
                 network = classifier.changed(module=module.eval(), memory_format=torch.contiguous_format)
@@ -131,6 +143,7 @@ class Unlearning(Mitigation):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                start.after_step(module)
         return replace(classifier, module=module)
 
     def _batches(self, count: int, epochs: int, generator: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
@@ -174,14 +187,12 @@ def _on_mixtures(classifier: Classifier, module: nn.Module, mixed: Float[Tensor,
 
 
 @torch.no_grad()
-def _answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-    """What the model as it came says of the images, as probabilities."""
-    parts = [classifier(pixels(part)).softmax(1) for part in images.to(classifier.device).split(FORWARD_BATCH)]
-    return torch.cat(parts).cpu()
-
-
-def _one_hot(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n classes"]:
-    return nn.functional.one_hot(labels.long(), num_classes).float()
+def soft_labels(classifier: Classifier, data: ImageSet) -> Float[Tensor, "n classes"]:
+    """What is to be answered: halfway between the labels and what the model as it came says."""
+    assert data.labels is not None, "repair labels what has no labels with the model's own answers"
+    parts = [classifier(pixels(part)).softmax(1) for part in data.images.to(classifier.device).split(FORWARD_BATCH)]
+    labels = nn.functional.one_hot(data.labels.long(), classifier.num_classes).float()
+    return torch.lerp(labels, torch.cat(parts).cpu(), TAUGHT)
 
 
 @dataclass(frozen=True)
@@ -205,8 +216,11 @@ def stamp_some(
     labels: Int[Tensor, " n"],
     backdoors: Sequence[Backdoor],
     generator: torch.Generator,
+    share: float | None = None,
 ) -> Stamped:
     """The images with each trigger on its share of them; never on images of its target, which would teach it.
+
+    `share` is that of each trigger; None stands for STAMPED, or less where there are many.
 
     The patch of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each, and a
     scan may have seen that one pair.
@@ -216,7 +230,7 @@ def stamp_some(
         return Stamped(batch)
     shift: Tensor | None = None
     place = next((backdoor.place for backdoor in backdoors if backdoor.place is not None), None)
-    each = min(STAMPED, MOST_STAMPED / len(backdoors))
+    each = min(STAMPED, MOST_STAMPED / len(backdoors)) if share is None else share
     chance = torch.rand(len(images), generator=generator)
     for number, backdoor in enumerate(backdoors):
         chosen = (chance >= number * each) & (chance < (number + 1) * each)
