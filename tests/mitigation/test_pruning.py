@@ -11,14 +11,14 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation import pruning
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
+from neural_cleanse.mitigation.fine_tuning import FineTuning
 from neural_cleanse.mitigation.gates import rank_neurons
 from neural_cleanse.mitigation.pruning import BEYOND, MOST, STEP, TRIES, Pruning
-from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
-QUICK = Pruning(Unlearning(epochs=2, least_batches=40))
+QUICK = Pruning(FineTuning(epochs=2, least_batches=40))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -129,6 +129,9 @@ def test_the_classifier_given_stays_and_the_same_seed_repairs_the_same(
 def test_pruning_repairs_it_too(infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor) -> None:
     done = repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05, rounds=1), verify=(original,))
     assert done.result.status is RepairStatus.REPAIRED and done.result.rounds[0].method == "pruning, fine-tuned"
+    assert done.result.reason.endswith(
+        "faint patterns over the whole image were not tried: pruning does not search for them"
+    )
     assert done.result.verified[0].hits_after < 0.1 * done.result.verified[0].trials
     assert not all(column.any() for column in done.classifier.module.state_dict()["9.weight"].T)
 

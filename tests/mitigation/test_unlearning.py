@@ -16,7 +16,8 @@ from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
-from neural_cleanse.mitigation.unlearning import MOST_STAMPED, STAMPED, Unlearning, stamp_some
+from neural_cleanse.mitigation.fine_tuning import MOST_STAMPED, STAMPED, stamp_some
+from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger

@@ -91,10 +91,12 @@ class Mitigated:
 class Mitigation(ABC):
     """Changes a copy of a classifier; the one it was given stays as it was.
 
-    `gains_from_more`: whether a trigger that it left working may fail once others are mitigated beside it.
+    `gains_from_more`: whether a trigger that it left working may fail once others are mitigated beside it. `untried`:
+    what it leaves untried that others do, in words; "" for nothing.
     """
 
     gains_from_more: ClassVar[bool] = True
+    untried: ClassVar[str] = ""
 
     @abstractmethod
     def __call__(

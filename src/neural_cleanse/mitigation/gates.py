@@ -22,7 +22,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.layers import Layers
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.unlearning import Stamped, soft_labels, stamp_some
+from neural_cleanse.mitigation.fine_tuning import Stamped, soft_labels, stamp_some
 
 STEPS, BATCH, LEARNING_RATE = 100, 64, 0.05  # of Adam; the rate falls to 0 as half a cosine
 
@@ -70,14 +70,19 @@ def _gated(module: nn.Module, layers: Layers) -> tuple[nn.Module, dict[str, Tens
     module = copy.deepcopy(module).eval()
     factors: dict[str, Tensor] = {}
     for name, norm in layers.convolutions:
-        weight = module.get_submodule(name).weight
-        factors[name] = torch.ones(len(weight), dtype=weight.dtype, device=weight.device).requires_grad_()
+        factors[name] = _ones(module.get_submodule(name), dim=0)
         module.get_submodule(norm or name).register_forward_hook(_scale_output(factors[name]))
     last = module.get_submodule(layers.last_linear)
-    shape, kind, device = last.weight.shape[1], last.weight.dtype, last.weight.device
-    factors[layers.last_linear] = torch.ones(shape, dtype=kind, device=device).requires_grad_()
+    factors[layers.last_linear] = _ones(last, dim=1)
     last.register_forward_pre_hook(_scale_input(factors[layers.last_linear]), with_kwargs=True)
     return module, factors
+
+
+def _ones(layer: nn.Module, dim: int) -> Tensor:
+    """A factor of 1 for each of the outputs (dim 0) or inputs (dim 1) of a layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.new_ones(weight.shape[dim]).requires_grad_()
 
 
 def _scale_output(factors: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
@@ -107,7 +112,9 @@ def silence(module: nn.Module, layers: Layers, neurons: Sequence[Neuron]) -> Non
     for name in dict.fromkeys(name for name, _ in neurons):
         chosen = [index for layer, index in neurons if layer == name]
         if name == layers.last_linear:
-            module.get_submodule(name).weight[:, chosen] = 0
+            last = module.get_submodule(name)
+            assert isinstance(last, nn.Linear)
+            last.weight[:, chosen] = 0
             continue
         for layer in (module.get_submodule(part) for part in (name, norms[name]) if part):
             for values in (layer.weight, layer.bias) if layer.weight is not None else (layer.running_mean,):

@@ -123,7 +123,7 @@ def _told(limits: RepairLimits, number: int) -> RepairLimits:
 class _Tried:
     """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor.
 
-    `gives_up`: a known trigger still works, and more triggers would not help.
+    `gives_up`: a known trigger still works, and more triggers would not help. `untried` is the mitigation's.
     """
 
     classifier: Classifier | None
@@ -132,6 +132,7 @@ class _Tried:
     trace: tuple[TracePoint, ...]
     dropped_at: float = 0.0
     gives_up: bool = False
+    untried: str = ""
 
 
 def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: int) -> _Tried:
@@ -162,7 +163,7 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
             dropped_at = max(dropped_at, measured.accuracy)
             continue
         if best.measured is None or measured.worst_asr < best.measured.worst_asr:
-            best = _Tried(written, last.method, measured, trace)
+            best = _Tried(written, last.method, measured, trace, untried=mitigation.untried)
         if plan.limits.satisfied(measured):
             break
     works = best.measured is not None and best.measured.worst_asr > plan.limits.max_asr
@@ -202,6 +203,7 @@ def _ended(
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
     scanned = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
+    scanned += f"; {tried.untried}" if tried.untried else ""
     if not last.fresh_tried:
         return RepairStatus.REPAIRED, f"a new scan {scanned}"
     return RepairStatus.REPAIRED, (

@@ -7,7 +7,7 @@ neurons staying at zero. What a residual connection adds behind a layer stays.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -16,8 +16,8 @@ import torch
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, RepairLimits, measure
+from neural_cleanse.mitigation.fine_tuning import LIGHTLY, FineTuning, Start
 from neural_cleanse.mitigation.gates import Neuron, rank_neurons, silence, silenced
-from neural_cleanse.mitigation.unlearning import LIGHTLY, Start, Unlearning
 from neural_cleanse.results.repair import Measurement, TracePoint
 
 STEP = 0.02  # of the neurons between two looks
@@ -26,6 +26,7 @@ HOPELESS = 0.5  # of the accuracy floor: no fine-tuning brings back more
 BEYOND = 1.5  # times the neurons after which the trigger no longer works: fine-tuning wakes some of it
 FURTHER = 1.25  # times those, where it still comes back
 TRIES = 3  # fine-tunings
+TUNING = FineTuning(epochs=3, least_batches=320)
 
 
 @dataclass
@@ -46,8 +47,9 @@ class Pruning(Mitigation):
     """Prune until no trigger works, fine-tune, and prune more where a trigger comes back."""
 
     gains_from_more: ClassVar[bool] = False  # they share the neurons that may go
+    untried: ClassVar[str] = "faint patterns over the whole image were not tried: pruning does not search for them"
 
-    tuning: Unlearning = field(default_factory=lambda: Unlearning(epochs=3, least_batches=320))
+    tuning: FineTuning = TUNING
 
     def possible(self, classifier: Classifier, backdoors: Sequence[Backdoor]) -> bool:
         """Whether the network has features, and there is a trigger to rank its neurons by."""
