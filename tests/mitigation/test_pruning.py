@@ -57,16 +57,14 @@ def test_the_backdoor_is_pruned_and_the_classifier_given_stays(
     assert hits < 0.1 * trials, "the attacker's own square, which nothing was ranked or decided with"
 
 
-def test_the_trace_holds_looks_at_ever_more_neurons_and_then_the_fine_tuning(
-    pruned: Mitigated, limits: RepairLimits
-) -> None:
-    *looks, tuned = pruned.trace
-    assert {point.method for point in looks} == {"pruning"} and tuned.method == "pruning, fine-tuned"
-    shares = [point.amount for point in looks]
+def test_the_trace_holds_ever_more_neurons_and_then_the_fine_tuning(pruned: Mitigated, limits: RepairLimits) -> None:
+    *curve, tuned = pruned.trace
+    assert {point.method for point in curve} == {"pruning"} and tuned.method == "pruning, fine-tuned"
+    shares = [point.amount for point in curve]
     assert shares[0] == 0 and shares == sorted(set(shares)) and shares[-1] <= MOST
     assert shares[1] == pytest.approx(STEP, rel=0.2)
-    assert all(point.worst_asr > limits.max_asr for point in looks[:-1]), "no more than needed"
-    assert tuned.amount == pytest.approx(BEYOND * shares[-1], rel=0.02) and tuned.accuracy > looks[-1].accuracy
+    assert all(point.worst_asr > limits.max_asr for point in curve[:-1]), "no more than needed"
+    assert tuned.amount == pytest.approx(BEYOND * shares[-1], rel=0.02) and tuned.accuracy > curve[-1].accuracy
 
 
 def test_pruned_neurons_are_zero_after_the_fine_tuning(
@@ -108,7 +106,7 @@ def test_a_bound_that_pruning_cannot_reach_is_told_before_any_fine_tuning(
 ) -> None:
     unreachable = RepairLimits(limits.train, limits.check, 0.9, -1.0)
     mitigated = QUICK(infected, [recovered], unreachable, seeded())
-    assert {point.method for point in mitigated.trace} == {"pruning"}, "a look costs little"
+    assert {point.method for point in mitigated.trace} == {"pruning"}, "the curve costs little"
     assert mitigated.classifier is not None
     above = [point for point in mitigated.trace if point.accuracy >= 0.9]
     found = measure(mitigated.classifier, [recovered], limits.check)

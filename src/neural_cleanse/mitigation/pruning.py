@@ -20,9 +20,9 @@ from neural_cleanse.mitigation.fine_tuning import LIGHTLY, FineTuning, Start
 from neural_cleanse.mitigation.gates import Neuron, rank_neurons, silence, silenced
 from neural_cleanse.results.repair import Measurement, TracePoint
 
-STEP = 0.02  # of the neurons between two looks
+STEP = 0.02  # of the neurons between two measurements
 MOST = 0.5  # of the neurons
-HOPELESS = 0.5  # of the accuracy floor: no fine-tuning brings back more
+LEAST_ACCURACY = 0.5  # of the accuracy floor: no fine-tuning brings back more
 BEYOND = 1.5  # times the neurons after which the trigger no longer works: fine-tuning wakes some of it
 FURTHER = 1.25  # times those, where it still comes back
 TRIES = 3  # fine-tunings
@@ -67,11 +67,11 @@ class Pruning(Mitigation):
         limits.on_step("pruning, learning which neurons the trigger needs")
         order = rank_neurons(classifier, backdoors, limits.train, generator)
         best, trace = _Best(limits), []
-        for count, pruned, found in self._looks(classifier, order, backdoors, limits):
+        for count, pruned, found in self._curve(classifier, order, backdoors, limits):
             trace.append(TracePoint("pruning", count / len(order), found.accuracy, found.worst_asr))
             if count or limits.satisfied(found):
                 best.consider(pruned, found)
-            if found.worst_asr <= limits.max_asr or found.accuracy < HOPELESS * limits.min_accuracy:
+            if found.worst_asr <= limits.max_asr or found.accuracy < LEAST_ACCURACY * limits.min_accuracy:
                 break
         if found.worst_asr > limits.max_asr or (count == 0 and limits.satisfied(found)):
             return Mitigated(best.classifier, tuple(trace))
@@ -88,7 +88,7 @@ class Pruning(Mitigation):
                 break
         return Mitigated(best.classifier, tuple(trace))
 
-    def _looks(
+    def _curve(
         self, classifier: Classifier, order: Sequence[Neuron], backdoors: Sequence[Backdoor], limits: RepairLimits
     ) -> Iterator[tuple[int, Classifier, Measurement]]:
         """More and more neurons silenced, without fine-tuning: how many, the network, and what is left."""
