@@ -25,6 +25,7 @@ ARMS = (
     "one epoch",
     "original trigger",
     "clean images",
+    "pruning",
     "pruning, convolution",
     "pruning, features",
 )

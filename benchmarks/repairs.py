@@ -6,8 +6,8 @@ A suite is what `neural-cleanse benchmark` takes. Every model is scanned with th
 `--share` of the training images (or `--images` of them), of which a half is learned from, and measured on the test
 images that the scan did not see. One JSON row a model and number of images; what is there already is not done again.
 The arms: the repair as a user has it (unlearning, with a new scan); the paper's two others, fine-tuning on the
-original trigger and on clean images alone; pruning at the last convolution and at the features; the input filter.
-`--repair-alone` leaves out all but the first, which is most of the time where models are many.
+original trigger and on clean images alone; the repair by pruning; the input filter. `--repair-alone` leaves out all but
+the first, which is most of the time where models are many; `--prune-alone` all but that by pruning.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, k
 from neural_cleanse.mitigation.evaluation import LEARN
 from neural_cleanse.mitigation.guard import Guard
 from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
-from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import RepairSettings, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results.records import LabelPair, ScanResult
@@ -65,7 +64,7 @@ def originals(case: Case) -> tuple[Backdoor, ...]:
     return tuple(found)
 
 
-def row(case: Case, *, data: Path, budget: Budget, alone: bool, around: dict[str, Any]) -> dict[str, Any]:
+def row(case: Case, *, data: Path, budget: Budget, alone: str | None, around: dict[str, Any]) -> dict[str, Any]:
     """Scan, repair and measure one model."""
     loaded, test = open_case(case, at_most=None)
     classifier, original = loaded.classifier, originals(case)
@@ -126,21 +125,22 @@ def _arms(
     fresh: ImageSet,
     original: Sequence[Backdoor],
     *,
-    alone: bool,
+    alone: str | None,
 ) -> dict[str, Any]:
-    """What every arm leaves of the original triggers, and what it costs."""
-    began = time.monotonic()
-    repaired = repair(classifier, result, train, RepairSettings(method="unlearn"))
-    arms: dict[str, Any] = {
-        "repair": {
-            "status": repaired.result.status.value,
-            "rounds": len(repaired.result.rounds),
-            "rates": [point.amount for done in repaired.result.rounds for point in done.trace],
-            "fresh": [round(done.fresh_worst, 4) for done in repaired.result.rounds],
-            "wall_s": round(time.monotonic() - began, 1),
-            **_measured(repaired.classifier, original, fresh),
-        }
-    }
+    """What every arm leaves of the original triggers, and what it costs; `alone` names the one that is wanted."""
+    arms: dict[str, Any] = {}
+    for name, method in (("repair", "unlearn"), ("pruning", "prune")):
+        if alone in (None, name) and (original or name == "repair"):
+            began = time.monotonic()
+            repaired = repair(classifier, result, train, RepairSettings(method=method))
+            arms[name] = {
+                "status": repaired.result.status.value,
+                "rounds": len(repaired.result.rounds),
+                "rates": [point.amount for done in repaired.result.rounds for point in done.trace],
+                "fresh": [round(done.fresh_worst, 4) for done in repaired.result.rounds],
+                "wall_s": round(time.monotonic() - began, 1),
+                **_measured(repaired.classifier, original, fresh),
+            }
     if alone or not original:
         return arms
     found = known_backdoors(result, result.flagged)
@@ -151,8 +151,6 @@ def _arms(
         "original trigger": (Unlearning(), original),
         "clean images": (Unlearning(), ()),
         "one epoch": (Unlearning(epochs=1, mixed=0, least_batches=1), found),
-        "pruning, convolution": (Pruning("convolution"), found),
-        "pruning, features": (Pruning("features"), found),
     }
     for name, (mitigation, used) in tried.items():
         mitigated = mitigation(classifier, used, limits, torch.Generator().manual_seed(SEED))
@@ -206,7 +204,7 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
 
 
 def run(
-    cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int, *, alone: bool
+    cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int, *, alone: str | None
 ) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
     budget_name = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
@@ -229,14 +227,16 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--only", default="", help="part of the models' names")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repair-alone", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--repair-alone", dest="alone", action="store_const", const="repair")
+    which.add_argument("--prune-alone", dest="alone", action="store_const", const="pruning")
     parser.add_argument("--allow-code", action="store_true")
     given = parser.parse_args()
     cases = read_suite(given.suite, given.data, models=given.models, allow_code=given.allow_code)
     chosen = [case for case in cases if given.only in case.name]
     budget = Budget(given.share, given.images)
-    for done in run(chosen, given.data, budget, given.rows, given.workers, alone=given.repair_alone):
-        repaired = done.get("arms", {}).get("repair", {})
+    for done in run(chosen, given.data, budget, given.rows, given.workers, alone=given.alone):
+        repaired = done.get("arms", {}).get(given.alone or "repair", {})
         print(done["model"], done["verdict"], done["flagged"], done["before"], repaired, done.get("guard"), flush=True)
 
 

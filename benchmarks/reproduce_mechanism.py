@@ -4,8 +4,7 @@ All is fitted with the recovered trigger on images that no search saw, and measu
 original trigger on others.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
+from neural_cleanse.layers import Tap
 from neural_cleanse.metrics import eligible_rows
-from neural_cleanse.mitigation.base import Backdoor, RepairLimits, measure
+from neural_cleanse.mitigation.base import Backdoor, measure
+from neural_cleanse.mitigation.gates import silenced
 from neural_cleanse.mitigation.guard_fitting import TOP, fisher, fit_guard, measure_guard, top
-from neural_cleanse.mitigation.pruning import rank_neurons, zeroed
-from neural_cleanse.mitigation.ranking import Activations, activations, channels, features, rank
+from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, features, rank
 from repairs import SEED
 
 RATES = (0.05, 0.10)  # of clean images that the filter may reject
@@ -27,6 +27,15 @@ MEASURED = 0.5  # of the fresh images, for each point of a pruning curve
 SHOWN = 1000  # images of Table III
 
 Vectors = Float[Tensor, "n d"]
+
+
+def channels(classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Vectors:
+    """The channels of the last convolution, batch norm included, each as the mean of its positive values."""
+    convolution, norm = classifier.layers.convolutions[-1]
+    layer = classifier.module.get_submodule(norm or convolution)
+    with Tap(layer, output=True) as tap:
+        classifier(images)
+        return tap.take().relu().mean((2, 3))
 
 
 def by_difference(clean: Vectors, triggered: Vectors) -> Int[Tensor, " d"]:
@@ -99,19 +108,19 @@ def curves(
     classifier: Classifier, recovered: Backdoor, original: Backdoor, calm: ImageSet, fresh: ImageSet
 ) -> list[dict[str, Any]]:
     """Accuracy and success of both triggers against the share of neurons pruned, for each layer and ranking."""
-    limits = RepairLimits(calm, fresh, 0.0, 1.0)
-    places: Sequence[tuple[str, Activations]] = (("features", features), ("convolution", channels))
+    layers = classifier.layers
+    places: Sequence[tuple[str, str, Activations]] = (
+        ("features", layers.last_linear, features),
+        ("convolution", layers.convolutions[-1][0], channels),
+    )
     found = []
-    for place, of in places:
-        rankings: dict[str, Callable[[], Tensor]] = {
-            "difference": lambda of=of: by_difference(*_both(of, classifier, calm, recovered)),  # type: ignore[misc]
-            "spread": partial(rank_neurons, classifier, [recovered], limits, of),
-        }
-        for ranking, make in rankings.items():
-            order = make()
+    for place, layer, of in places:
+        both = _both(of, classifier, calm, recovered)
+        for ranking, order in (("difference", by_difference(*both)), ("spread", rank(activation_gap(*both)))):
             points = []
             for count in dict.fromkeys(round(share * len(order)) for share in SHARES):
-                pruned = classifier.changed(module=zeroed(classifier, order[:count], place))
+                neurons = [(layer, index) for index in order[:count].tolist()]
+                pruned = classifier.changed(module=silenced(classifier, neurons))
                 got = measure(pruned, [recovered, original], fresh)
                 rates = [hits / trials for hits, trials in zip(got.hits, got.trials, strict=True)]
                 values = (count / len(order), got.accuracy, *rates)

@@ -19,8 +19,9 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
+from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES
 from neural_cleanse.mitigation.repair import METHODS
-from neural_cleanse.mitigation.unlearning import LEAST_BATCHES, Unlearning
+from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, ScanResult
 

@@ -57,21 +57,40 @@ def num_hooks(module: nn.Module) -> int:
     return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in module.modules())
 
 
+def convolutions(module: nn.Module, images: Tensor) -> list[tuple[str, str | None]]:
+    return list(find_layers(module.eval(), images).convolutions)
+
+
 def test_the_order_of_execution_counts_and_not_that_of_the_names() -> None:
-    assert find_layers(Backwards().eval(), IMAGES) == Layers("head", "last", "norm")
+    layers = find_layers(Backwards().eval(), IMAGES)
+    assert layers.last_linear == "head" and layers.convolutions[-1] == ("last", "norm")
 
 
-def test_of_a_residual_block_the_branch_called_last_counts() -> None:
-    assert find_layers(Residual(shortcut_last=False).eval(), IMAGES) == Layers("head", "branch.0", "branch.1")
-    assert find_layers(Residual(shortcut_last=True).eval(), IMAGES) == Layers("head", "shortcut", None)
+def test_of_a_residual_block_the_branch_called_last_comes_last() -> None:
+    assert convolutions(Residual(shortcut_last=False), IMAGES) == [("shortcut", None), ("branch.0", "branch.1")]
+    assert convolutions(Residual(shortcut_last=True), IMAGES) == [("branch.0", "branch.1"), ("shortcut", None)]
+
+
+def test_a_convolution_called_twice_has_the_place_of_its_last_call() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again, self.between, self.norm = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.head = nn.Linear(3, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            answers: Tensor = self.head(self.norm(self.again(self.between(self.again(images)))).mean((2, 3)))
+            return answers
+
+    assert convolutions(Twice(), IMAGES) == [("between", None), ("again", "norm")]
 
 
 EXPECTED = {
-    "mnist_cnn": Layers("9", "3", None),
-    "gtsrb_cnn_half": Layers("22", "14", None),
-    "cifar_cnn": Layers("22", "17", "18"),
-    "deepid": Layers("11", "9.conv4", None),
-    "resnet18": Layers("13", "10.residual.3", "10.residual.4"),
+    "mnist_cnn": ("9", 2, ("3", None)),
+    "gtsrb_cnn_half": ("22", 6, ("14", None)),
+    "cifar_cnn": ("22", 6, ("17", "18")),
+    "deepid": ("11", 4, ("9.conv4", None)),
+    "resnet18": ("13", 20, ("10.residual.3", "10.residual.4")),
 }
 
 
@@ -80,7 +99,8 @@ def test_the_layers_of_the_papers_networks(name: str) -> None:
     torch.manual_seed(0)
     known = ARCHITECTURES[name]
     module = known.build(10).eval()
-    assert find_layers(module, torch.zeros(1, *known.input_shape)) == EXPECTED[name]
+    layers = find_layers(module, torch.zeros(1, *known.input_shape))
+    assert (layers.last_linear, len(layers.convolutions), layers.convolutions[-1]) == EXPECTED[name]
     assert num_hooks(module) == 0
 
 
@@ -95,12 +115,12 @@ def test_a_norm_of_other_channels_belongs_to_another_layer() -> None:
             answers: Tensor = self.head(self.norm(joined).mean((2, 3)))
             return answers
 
-    assert find_layers(Joined().eval(), IMAGES) == Layers("head", "convolution", None)
+    assert convolutions(Joined(), IMAGES) == [("convolution", None)]
 
 
 def test_a_network_without_convolution_has_features_all_the_same() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 3))
-    assert find_layers(module, IMAGES) == Layers("3", None, None)
+    assert find_layers(module, IMAGES) == Layers("3", ())
 
 
 def test_without_a_linear_layer_nothing_says_which_activations_are_features() -> None:

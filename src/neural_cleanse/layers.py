@@ -1,7 +1,7 @@
 """Which layers of a network see features, told by running it: names say little, order of execution says it.
 
 The features are the input of the last linear layer ("second to last layer" of Wang et al. 2019, section VI); neurons
-are pruned there or in the last convolution. Where that layer sees several vectors an image (the tokens of a
+are pruned there and in the convolutions. Where that layer sees several vectors an image (the tokens of a
 transformer) the features are their mean, which gives the very logits if the answers are averaged afterwards.
 """
 
@@ -22,13 +22,12 @@ WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
 class Layers:
     """Names of modules, as `get_submodule` takes them.
 
-    `last_linear` is the layer whose input are the features; `last_convolution` is None in a network without one,
-    `its_norm` the batch norm right behind it, None where there is none.
+    `last_linear` is the layer whose input are the features; `convolutions` come as they are called, each with the batch
+    norm right behind it, None where there is none.
     """
 
     last_linear: str
-    last_convolution: str | None
-    its_norm: str | None
+    convolutions: tuple[tuple[str, str | None], ...]
 
 
 @torch.no_grad()
@@ -66,13 +65,9 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
             f"The linear layer {chosen!r} sees {rows[chosen]} rows for {len(images)} images: no features of an image.",
             cure="Name another linear layer with --features.",
         )
-    convolutions = [place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)]
-    last = convolutions[-1] if convolutions else None
-    return Layers(
-        last_linear=chosen,
-        last_convolution=None if last is None else order[last],
-        its_norm=None if last is None else _norm_behind(order, named, last),
-    )
+    last_call = {name: place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)}
+    by_call = sorted(last_call.items(), key=lambda one: one[1])
+    return Layers(chosen, tuple((name, _norm_behind(order, named, place)) for name, place in by_call))
 
 
 def _noting(order: list[str], rows: dict[str, int], name: str) -> Callable[[nn.Module, Any, Any, Any], None]:

@@ -18,6 +18,7 @@ from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import LabelPair
 
@@ -74,6 +75,14 @@ def test_the_papers_ranking_takes_bare_differences_and_its_filter_their_mean() -
     assert reproduce_mechanism.by_difference(clean, triggered)[:3].tolist() == [0, 7, 9]
     weights = reproduce_mechanism.paper_top(clean, triggered)
     assert weights.nonzero().flatten().tolist() == [0, 7] and weights.sum() == 1
+
+
+def test_channels_are_positive_means_behind_the_norm(infected: Classifier, digits: ImageSet) -> None:
+    found = reproduce_mechanism.channels(infected, pixels(digits.images[:5]))
+    layer = infected.module.get_submodule("3")
+    before = infected.module[:3](pixels(digits.images[:5]))  # type: ignore[index]
+    assert torch.allclose(found, layer(before).relu().mean((2, 3)), atol=1e-6)
+    assert (found >= 0).all()
 
 
 def test_a_backdoor_shows_in_activations_filter_and_pruning(

@@ -8,7 +8,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, stamped
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.ranking import activation_gap, activations, channels, features, rank
+from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -59,18 +59,16 @@ def test_a_zero_mask_leaves_images_and_activations_bit_equal(infected: Classifie
     images = digits.images[:40]
     assert torch.equal(stamped(ZERO, images), images)
     assert torch.equal(ZERO(pixels(images).unsqueeze(0)).squeeze(0), pixels(images))
-    for of in (features, channels):
-        plain = activations(of, infected, images)
-        assert torch.equal(activations(of, infected, images, ZERO), plain)
-        assert not activation_gap(plain, plain).any()
+    plain = activations(features, infected, images)
+    assert torch.equal(activations(features, infected, images, ZERO), plain)
+    assert not activation_gap(plain, plain).any()
 
 
 def test_activations_do_not_depend_on_the_batch(infected: Classifier, digits: ImageSet) -> None:
     images = digits.images[: FORWARD_BATCH + 3]
-    for of, width in ((features, 512), (channels, 32)):
-        whole = activations(of, infected, images)
-        assert whole.shape == (FORWARD_BATCH + 3, width)
-        assert torch.allclose(whole[-1:], activations(of, infected, images[-1:]), atol=1e-5)
+    whole = activations(features, infected, images)
+    assert whole.shape == (FORWARD_BATCH + 3, 512)
+    assert torch.allclose(whole[-1:], activations(features, infected, images[-1:]), atol=1e-5)
 
 
 def test_a_planted_channel_is_ranked_first() -> None:
@@ -86,17 +84,8 @@ def test_a_planted_channel_is_ranked_first() -> None:
     mask[..., 8:11, 8:11] = 1
     trigger = PatchTrigger(mask, torch.ones(1, 1, 12, 12))
     images = torch.randint(0, 120, (60, 1, 12, 12), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    for of in (features, channels):
-        gap = activation_gap(activations(of, classifier, images), activations(of, classifier, images, trigger))
-        assert rank(gap)[0] == 4
-
-
-def test_channels_are_positive_means_behind_the_norm(infected: Classifier, digits: ImageSet) -> None:
-    found = channels(infected, pixels(digits.images[:5]))
-    layer = infected.module.get_submodule("3")
-    before = infected.module[:3](pixels(digits.images[:5]))  # type: ignore[index]
-    assert torch.allclose(found, layer(before).relu().mean((2, 3)), atol=1e-6)
-    assert (found >= 0).all()
+    gap = activation_gap(activations(features, classifier, images), activations(features, classifier, images, trigger))
+    assert rank(gap)[0] == 4
 
 
 def test_a_backdoor_moves_its_trigger_where_the_images_are(recovered: Backdoor) -> None:

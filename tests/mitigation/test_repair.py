@@ -24,7 +24,6 @@ from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import Splits, split
 from neural_cleanse.mitigation.loop import MOST_ADDED
-from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import (
     METHODS,
     Repaired,
@@ -131,9 +130,12 @@ def test_the_classifier_given_stays_and_the_same_seed_repairs_the_same(
 
 def test_pruning_repairs_it_too(infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor) -> None:
     done = repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05, rounds=1), verify=(original,))
-    assert done.result.status is RepairStatus.REPAIRED and done.result.rounds[0].method == "pruning, convolution"
+    assert done.result.status is RepairStatus.REPAIRED and done.result.rounds[0].method == "pruning, fine-tuned"
+    assert done.result.reason.endswith(
+        "faint patterns over the whole image were not tried: pruning does not search for them"
+    )
     assert done.result.verified[0].hits_after < 0.1 * done.result.verified[0].trials
-    assert not all(filter.any() for filter in done.classifier.module.state_dict()["3.weight"])
+    assert not all(column.any() for column in done.classifier.module.state_dict()["9.weight"].T)
 
 
 @pytest.mark.usefixtures("_all_clear")
@@ -350,7 +352,11 @@ def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: Ima
     assert steps[-3:] == ["round 1: deciding", recovering, "round 1: scanning again"] and len(steps) == 7
     steps.clear()
     repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), on_step=steps.append)
-    assert "round 1: pruning, convolution, 0 of 32 neurons" in steps
+    assert "round 1: pruning, learning which neurons the trigger needs" in steps
+    assert any(
+        re.fullmatch(r"round 1: pruning, 11 of 560 neurons: the trigger works on [\d.]+%.*", step) for step in steps
+    )
+    assert any(step.startswith("round 1: fine-tuning without") for step in steps)
 
 
 # --- the split ---
@@ -460,6 +466,36 @@ def test_rounds_stop_and_each_knows_every_trigger_so_far(
     assert "recovered anew" in done.result.reason and done.result.rounds[-1].fresh_working > MOST_ADDED
     assert stubborn.seen == [(3,), (3,) * (1 + MOST_ADDED)][:rounds], "the strongest that the network answers to join"
     assert [change.found_in for change in done.result.triggers] == [1, *[2] * (MOST_ADDED * (rounds - 1))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Powerless(Stubborn):
+    """As stubborn, and no more triggers would help it."""
+
+    gains_from_more = False
+
+
+def test_what_no_more_triggers_can_help_ends_at_once(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither other triggers are recovered nor a scan is done: both cost minutes and change nothing."""
+    monkeypatch.setitem(METHODS, "prune", (Powerless([]),))
+    steps: list[str] = []
+    done = repair(infected, found, digits, RepairSettings(method="prune"), on_step=steps.append)
+    assert steps == ["round 1: deciding"]
+    assert done.result.status is RepairStatus.FAILED and done.scan is None and len(done.result.rounds) == 1
+    assert "the trigger of label 3 still works on" in done.result.reason
+    one = done.result.rounds[0]
+    assert (one.method, one.verdict, one.fresh_tried) == ("nothing", None, 0)
+
+
+def test_beside_a_mitigation_that_more_triggers_help_rounds_go_on(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, _still_flagged: None
+) -> None:
+    stubborn = Stubborn([])
+    monkeypatch.setitem(METHODS, "auto", (stubborn, Powerless([])))
+    done = repair(infected, found, digits, RepairSettings(rounds=2))
+    assert len(done.result.rounds) == 2 and len(stubborn.seen) == 2
 
 
 @pytest.mark.usefixtures("_all_clear")
@@ -573,8 +609,3 @@ def test_a_record_comes_back_as_it_was(repaired: Repaired, tmp_path: Path) -> No
     told = json.loads(text)
     assert told["status"] == "repaired" and told["clean_accuracy"]["before"] == repaired.result.accuracy[0]
     assert told["rounds"][0]["verdict"] in ("clean", "inconclusive")
-
-
-def test_pruning_is_possible_where_there_is_a_layer(infected: Classifier, recovered: Backdoor) -> None:
-    assert Pruning("convolution").possible(infected, [recovered])
-    assert not Pruning("convolution").possible(infected, [])

@@ -17,14 +17,8 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation import unlearning
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
-from neural_cleanse.mitigation.unlearning import (
-    LEARNING_RATES,
-    MOST_STAMPED,
-    STAMPED,
-    STRONG_RATE,
-    Unlearning,
-    stamp_some,
-)
+from neural_cleanse.mitigation.fine_tuning import LEARNING_RATES, MOST_STAMPED, STAMPED, stamp_some
+from neural_cleanse.mitigation.unlearning import STRONG_RATE, Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger

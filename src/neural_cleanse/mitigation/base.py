@@ -4,6 +4,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import UInt8
@@ -88,7 +89,14 @@ class Mitigated:
 
 
 class Mitigation(ABC):
-    """Changes a copy of a classifier; the one it was given stays as it was."""
+    """Changes a copy of a classifier; the one it was given stays as it was.
+
+    `gains_from_more`: whether a trigger that it left working may fail once others are mitigated beside it. `untried`:
+    what it leaves untried that others do, in words; "" for nothing.
+    """
+
+    gains_from_more: ClassVar[bool] = True
+    untried: ClassVar[str] = ""
 
     @abstractmethod
     def __call__(

@@ -67,6 +67,11 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
             return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits))
+        if tried.gives_up:  # neither more triggers nor a scan would change that
+            rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, ()))
+            assert tried.measured is not None
+            reason = _working(tried.measured, known, limits)
+            return Outcome(tuple(rounds), tried.classifier, known, None, RepairStatus.FAILED, reason)
         limits.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), limits)
         done = RepairRound(
@@ -116,13 +121,18 @@ def _told(limits: RepairLimits, number: int) -> RepairLimits:
 
 @dataclass(frozen=True)
 class _Tried:
-    """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor."""
+    """The best of what was tried; `dropped_at` is the highest accuracy of what broke the floor.
+
+    `gives_up`: a known trigger still works, and more triggers would not help. `untried` is the mitigation's.
+    """
 
     classifier: Classifier | None
     method: str | None
     measured: Measurement | None
     trace: tuple[TracePoint, ...]
     dropped_at: float = 0.0
+    gives_up: bool = False
+    untried: str = ""
 
 
 def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: int) -> _Tried:
@@ -131,7 +141,7 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
     possible = [one for one in plan.mitigations if not isinstance(one, Pruning) or one.possible(classifier, used)]
     if not possible:
         raise SettingsError(
-            "There is nothing to prune: no linear layer has features, or no trigger ranks its neurons.",
+            "There is nothing to prune: no linear layer has features, or there is no trigger to rank neurons by.",
             cure="Unlearn.",
         )
     best = _Tried(None, None, None, ())
@@ -142,8 +152,8 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
         mitigated = mitigation(classifier, used, plan.limits, generator)
         trace += mitigated.trace
         if mitigated.classifier is None:
-            under = (point.accuracy for point in mitigated.trace if point.accuracy < plan.limits.min_accuracy)
-            dropped_at = max(dropped_at, *under, 0.0)
+            under = [p.accuracy for p in mitigated.trace if p.amount and p.accuracy < plan.limits.min_accuracy]
+            dropped_at = max([dropped_at, *under])
             continue
         plan.limits.on_step("deciding")
         written = plan.as_written(mitigated.classifier)
@@ -154,10 +164,12 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: 
             dropped_at = max(dropped_at, measured.accuracy)
             continue
         if best.measured is None or measured.worst_asr < best.measured.worst_asr:
-            best = _Tried(written, last.method, measured, trace)
+            best = _Tried(written, last.method, measured, trace, untried=mitigation.untried)
         if plan.limits.satisfied(measured):
             break
-    return replace(best, trace=trace, dropped_at=dropped_at)
+    works = best.measured is not None and best.measured.worst_asr > plan.limits.max_asr
+    gives_up = works and not any(one.gains_from_more for one in possible)
+    return replace(best, trace=trace, dropped_at=dropped_at, gives_up=gives_up)
 
 
 def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
@@ -192,6 +204,7 @@ def _ended(
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
     scanned = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
+    scanned += f"; {tried.untried}" if tried.untried else ""
     if not last.fresh_tried:
         return RepairStatus.REPAIRED, f"a new scan {scanned}"
     return RepairStatus.REPAIRED, (

@@ -1,109 +1,114 @@
-"""Pruning (Wang et al., S&P 2019, section VI-B): silence the neurons that the trigger excites, most excited first.
+"""Pruning (Wang et al., S&P 2019, VI-B), and fine-tuning of what is left (Fine-Pruning; Liu et al., RAID 2018).
 
-Neurons really are zeroed in the weights: at the features their column in the last linear layer, at the last
-convolution the filter, its bias, and weight and bias of the batch norm behind it. What a residual connection adds
-behind the layer stays.
+The neurons that the trigger needs are silenced in the weights, in all layers together, until it no longer works;
+gates.py ranks them. The accuracy may then be under its floor: fine-tuning on clean images brings it back, the silenced
+neurons staying at zero. What a residual connection adds behind a layer stays.
 """
 
-import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import DataError, SettingsError, UnusableOutputs
-from neural_cleanse.metrics import eligible_rows
+from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, RepairLimits, measure
-from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, channels, features, rank
-from neural_cleanse.results.repair import TracePoint
+from neural_cleanse.mitigation.fine_tuning import LIGHTLY, FineTuning, Start
+from neural_cleanse.mitigation.gates import Neuron, rank_neurons, silence, silenced
+from neural_cleanse.results.repair import Measurement, TracePoint
 
-PLACES = ("convolution", "features")
-STEP = 0.01  # of the layer's neurons between two measurements
-MOST = 0.5  # of the neurons: the paper's curves end at 30 %
+STEP = 0.02  # of the neurons between two measurements
+MOST = 0.5  # of the neurons
+LEAST_ACCURACY = 0.5  # of the accuracy floor: no fine-tuning brings back more
+BEYOND = 1.5  # times the neurons after which the trigger no longer works: fine-tuning wakes some of it
+FURTHER = 1.25  # times those, where it still comes back
+TRIES = 3  # fine-tunings
+TUNING = FineTuning(epochs=3, least_batches=320)
+
+
+@dataclass
+class _Best:
+    """Of what keeps the accuracy floor, that under which the triggers work least."""
+
+    limits: RepairLimits
+    classifier: Classifier | None = None
+    worst_asr: float = math.inf
+
+    def consider(self, classifier: Classifier, found: Measurement) -> None:
+        if found.accuracy >= self.limits.min_accuracy and found.worst_asr < self.worst_asr:
+            self.classifier, self.worst_asr = classifier, found.worst_asr
 
 
 @dataclass(frozen=True)
 class Pruning(Mitigation):
-    """Prune at `place` until no trigger works, or one step more would break the accuracy floor."""
+    """Prune until no trigger works, fine-tune, and prune more where a trigger comes back."""
 
-    place: str = "convolution"
+    gains_from_more: ClassVar[bool] = False  # they share the neurons that may go
+    untried: ClassVar[str] = "faint patterns over the whole image were not tried: pruning does not search for them"
 
-    def __post_init__(self) -> None:
-        if self.place not in PLACES:
-            raise SettingsError(
-                f"Neurons are pruned at {' or '.join(PLACES)}, not at {self.place!r}.", cure="Choose one of them."
-            )
+    tuning: FineTuning = TUNING
 
     def possible(self, classifier: Classifier, backdoors: Sequence[Backdoor]) -> bool:
-        """Whether the network has such a layer, and there is a trigger to rank its neurons by."""
+        """Whether the network has features, and there is a trigger to rank its neurons by."""
         try:
-            layers = classifier.layers
+            return bool(classifier.layers and backdoors)
         except UnusableOutputs:  # no linear layer
             return False
-        ranking = any(backdoor.place is None for backdoor in backdoors)  # by what a trigger on images excites
-        return ranking and (self.place == "features" or layers.last_convolution is not None)
 
     def __call__(
         self, classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, generator: torch.Generator
     ) -> Mitigated:
-        """The least pruned classifier that keeps both bounds; else the most pruned one that keeps the floor."""
+        """The first try that keeps both bounds, else the best that keeps the floor."""
         if not self.possible(classifier, backdoors):
-            raise SettingsError(f"There is nothing to prune at the {self.place}.", cure="Prune elsewhere, or unlearn.")
-        order = rank_neurons(classifier, backdoors, limits, features if self.place == "features" else channels)
-        step = max(1, round(STEP * len(order)))
-        trace: list[TracePoint] = []
-        kept: Classifier | None = None
-        for count in range(0, int(MOST * len(order)) + 1, step):
-            limits.on_step(f"pruning, {self.place}, {count} of {len(order)} neurons")
-            pruned = classifier.changed(module=zeroed(classifier, order[:count], self.place))
-            found = measure(pruned, backdoors, limits.check)
-            trace.append(TracePoint(f"pruning, {self.place}", count / len(order), found.accuracy, found.worst_asr))
-            if found.accuracy < limits.min_accuracy:
+            raise SettingsError("There is nothing to prune.", cure="Unlearn.")
+        limits.on_step("pruning, learning which neurons the trigger needs")
+        order = rank_neurons(classifier, backdoors, limits.train, generator)
+        best, trace = _Best(limits), []
+        for count, pruned, found in self._curve(classifier, order, backdoors, limits):
+            trace.append(TracePoint("pruning", count / len(order), found.accuracy, found.worst_asr))
+            if count or limits.satisfied(found):
+                best.consider(pruned, found)
+            if found.worst_asr <= limits.max_asr or found.accuracy < LEAST_ACCURACY * limits.min_accuracy:
                 break
+        if found.worst_asr > limits.max_asr or (count == 0 and limits.satisfied(found)):
+            return Mitigated(best.classifier, tuple(trace))
+        for attempt in range(TRIES):
+            chosen = order[: min(len(order) - 1, round(count * BEYOND * FURTHER**attempt))]
+            tuned = self._tuned(classifier, chosen, limits, generator)
+            found = measure(tuned, backdoors, limits.check)
+            share = len(chosen) / len(order)
+            trace.append(TracePoint("pruning, fine-tuned", share, found.accuracy, found.worst_asr))
             if limits.satisfied(found):
-                kept = pruned
+                return Mitigated(tuned, tuple(trace))
+            best.consider(tuned, found)
+            if found.accuracy < limits.min_accuracy:  # more neurons would cost more
                 break
-            kept = pruned if count else None
-        return Mitigated(kept, tuple(trace))
+        return Mitigated(best.classifier, tuple(trace))
 
+    def _curve(
+        self, classifier: Classifier, order: Sequence[Neuron], backdoors: Sequence[Backdoor], limits: RepairLimits
+    ) -> Iterator[tuple[int, Classifier, Measurement]]:
+        """More and more neurons silenced, without fine-tuning: how many, the network, and what is left."""
+        step = max(1, round(STEP * len(order)))
+        for count in range(0, int(MOST * len(order)) + 1, step):
+            pruned = classifier.changed(module=silenced(classifier, order[:count]))
+            found = measure(pruned, backdoors, limits.check)
+            limits.on_step(
+                f"pruning, {count} of {len(order)} neurons: the trigger works on {found.worst_asr:.1%}, clean accuracy "
+                f"{found.accuracy:.1%}"
+            )
+            yield count, pruned, found
 
-def rank_neurons(
-    classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, of: Activations
-) -> Int[Tensor, " d"]:
-    """The neurons by their largest gap over all backdoors that there are images for."""
-    assert limits.train.labels is not None
-    clean = activations(of, classifier, limits.train.images)
-    gaps: list[Float[Tensor, " d"]] = []
-    for backdoor in backdoors:
-        rows = eligible_rows(limits.train.labels, backdoor.pair)
-        if len(rows) == 0 or backdoor.place is not None:
-            continue
-        triggered = activations(of, classifier, limits.train.images[rows], backdoor.on(classifier.device))
-        gaps.append(activation_gap(clean[rows], triggered))
-    if not gaps:
-        raise DataError(
-            "There are no images of other classes than the target to rank neurons with.",
-            cure="Give images of several classes.",
+    def _tuned(
+        self, classifier: Classifier, chosen: Sequence[Neuron], limits: RepairLimits, generator: torch.Generator
+    ) -> Classifier:
+        """Fine-tuned on clean images without these neurons."""
+        start = Start(
+            silenced(classifier, chosen),
+            f"fine-tuning without {len(chosen)} neurons",
+            partial(silence, layers=classifier.layers, neurons=chosen),
         )
-    return rank(torch.stack(gaps).amax(0))
-
-
-def zeroed(classifier: Classifier, neurons: Int[Tensor, " m"], place: str) -> nn.Module:
-    """A copy of the network in which the neurons say nothing."""
-    module, layers = copy.deepcopy(classifier.module), classifier.layers
-    with torch.no_grad():
-        if place == "features":
-            last = module.get_submodule(layers.last_linear)
-            assert isinstance(last, nn.Linear)
-            last.weight[:, neurons] = 0
-            return module
-        assert layers.last_convolution is not None
-        silenced = [module.get_submodule(name) for name in (layers.last_convolution, layers.its_norm) if name]
-        for layer in silenced:
-            for parameter in (layer.weight, layer.bias):
-                if isinstance(parameter, Tensor):
-                    parameter[neurons] = 0
-    return module
+        return self.tuning.tuned(classifier, start, (), limits, self.tuning.learning_rates[0], LIGHTLY, generator)

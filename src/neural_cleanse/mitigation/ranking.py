@@ -2,8 +2,7 @@
 
     gap_j = mean over images x of ( a_j(A(x, m, p)) - a_j(x) ) / sd over x of a_j(x)
 
-at the features (input of the last linear layer) or at the last convolution, where a neuron is a channel and its
-activation the mean over the image after the ReLU. The paper ranks by the bare difference; in units of the neuron's
+at the features (input of the last linear layer). The paper ranks by the bare difference; in units of the neuron's
 own spread on clean images the same share of neurons tells triggered images apart better (docs/repair.md has figures).
 """
 
@@ -14,7 +13,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.layers import Tap
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.triggers.base import Trigger
 
@@ -26,16 +24,6 @@ Activations = Callable[[Classifier, Float[Tensor, "n c h w"]], Float[Tensor, "n 
 def features(classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
     """What goes into the last linear layer."""
     return classifier.with_features(images)[1]
-
-
-def channels(classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-    """The channels of the last convolution, batch norm included, each as the mean of its positive values."""
-    layers = classifier.layers
-    assert layers.last_convolution is not None, "whoever prunes convolutions asks whether there is one"
-    layer = classifier.module.get_submodule(layers.its_norm or layers.last_convolution)
-    with Tap(layer, output=True) as tap:
-        classifier(images)
-        return tap.take().relu().mean((2, 3))
 
 
 @torch.no_grad()

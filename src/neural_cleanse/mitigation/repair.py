@@ -50,8 +50,8 @@ from neural_cleanse.results.repair import RepairResult, RepairStatus
 ROUNDING = 1e-6  # shares are float32: what is just at a bound keeps it
 METHODS: Mapping[str, tuple[Mitigation, ...]] = {
     Method.UNLEARN: (Unlearning(),),
-    Method.PRUNE: (Pruning("convolution"), Pruning("features")),
-    Method.AUTO: (Unlearning(), Pruning("convolution"), Pruning("features")),
+    Method.PRUNE: (Pruning(),),
+    Method.AUTO: (Unlearning(), Pruning()),
 }
 
 

@@ -1,49 +1,34 @@
 """Unlearning (Wang et al., S&P 2019, section VI-C): fine-tune on clean images, some of them with the recovered trigger.
 
-    minimise over the weights   cross entropy(t(x), model(x')) + w cross entropy(s(z), model(z))
-    x' = A(x, m, p) for a share of the images, else x      t(x) = 1/2 y + 1/2 s(x)
-    z  = u x1 + (1 - u) x2, two clean images mixed         s(x) = softmax(model as it came (x))
-
 The stamped images keep their own label, so the network learns that the trigger means nothing. The paper takes one
-epoch over y alone and a fifth of the images stamped; it names no learning rate. What the model itself says of unstamped
-images, and of mixtures of them (as in mixup; Zhang et al., ICLR 2018), keeps what it knows: few images make many
-mixtures. The less they weigh and the larger the learning rate, the less is left of triggers that no search found, and
-the more accuracy is lost where images are few. So the first two tries are strong, with w = 1/10 and 1/2, and
-kept only where they cost nothing, or next to nothing; then w is 1/2, and 1, and the largest learning rate that keeps
-the accuracy is taken (docs/repair.md has figures). Beside the recovered triggers those are stamped that a search finds
-in the network as it changes (family.py).
+epoch over the labels alone and a fifth of the images stamped; it names no learning rate. Here the model's own answers
+keep what it knows (fine_tuning.py). The less mixtures weigh and the larger the learning rate, the less is left of
+triggers that no search found, and the more accuracy is lost where images are few. So the first two tries are strong,
+with mixtures that weigh 1/10 and 1/2, and kept only where they cost nothing, or next to nothing; then these weigh 1/2,
+and 1, and the largest learning rate that keeps the accuracy is taken. More epochs leave less, too (docs/repair.md has
+figures).
 """
 
-import copy
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.cut import Shifted
-from neural_cleanse.errors import SettingsError
-from neural_cleanse.metrics import FORWARD_BATCH, pixels
-from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, Place, RepairLimits, measure
-from neural_cleanse.mitigation.family import Renewal
+from neural_cleanse.metrics import FORWARD_BATCH
+from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, RepairLimits, measure
+from neural_cleanse.mitigation.fine_tuning import LIGHTLY, FineTuning, Start, mixtures
 from neural_cleanse.results.repair import TracePoint
 
-STAMPED = 0.2  # of the images, for each trigger (paper) ...
-MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
 STRONG_RATE = 3e-3  # Adam's, of the first two tries ...
-MOST_LOST = (0.0, 0.005)  # ... which are kept only if they cost no more accuracy than this, and the first ...
-# ... if no more of its answers to mixtures of the images that decide are others than before. Accuracy alone does not
+BARELY = 0.1  # ... and the weight of mixtures in the first
+MOST_LOST = (0.0, 0.005)  # what they may cost of accuracy to be kept, and the first ...
+# ... how many of its answers to mixtures of the images that decide may be others than before. Accuracy alone does not
 # tell where those images are nearly the same as some that were learned from, like the frames of a film.
 MOST_CHANGED = 0.1
 COMPARED = 2048  # mixtures
-LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # tried next, in this order until the accuracy holds
-TAUGHT = 0.5  # weight of the model's own answers beside the labels
-MIXED = 64  # mixtures beside every batch ...
-LIGHTLY, BARELY = 0.5, 0.1  # ... and their weight where they are to leave less, and in the first try
-LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
 
 
 @dataclass(frozen=True)
@@ -58,29 +43,13 @@ class _Try:
 
 
 @dataclass(frozen=True)
-class Unlearning(Mitigation):
+class Unlearning(FineTuning, Mitigation):
     """Fine-tune until no trigger works. Without backdoors it is plain fine-tuning on clean images.
 
-    `mixed` mixtures of two images go beside every batch. Images that make fewer than `least_batches` in all epochs get
-    more epochs. Without mixtures, or with a `strong_rate` of None, there are no strong tries.
+    Without mixtures, or with a `strong_rate` of None, there are no strong tries.
     """
 
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rates: tuple[float, ...] = LEARNING_RATES
     strong_rate: float | None = STRONG_RATE
-    mixed: int = MIXED
-    least_batches: int = LEAST_BATCHES
-
-    def __post_init__(self) -> None:
-        rates = self.learning_rates
-        counts = (self.epochs, self.batch_size, self.least_batches)
-        if min(counts) < 1 or self.mixed < 0 or not rates or not all(0 < rate < 1 for rate in rates):
-            raise SettingsError(
-                f"{self.epochs} epochs and {self.least_batches} batches of {self.batch_size} images and {self.mixed} "
-                f"mixtures at learning rates {rates} are no training.",
-                cure="At least one epoch, one batch and one image a batch, and rates between 0 and 1.",
-            )
 
     def __call__(
         self, classifier: Classifier, backdoors: Sequence[Backdoor], limits: RepairLimits, generator: torch.Generator
@@ -97,7 +66,7 @@ class Unlearning(Mitigation):
         before = measure(classifier, (), limits.check).accuracy
         for one in self._tries:
             generator.set_state(start)
-            tuned = self._tune(classifier, backdoors, limits, one.rate, one.weight, generator)
+            tuned = self.tuned(classifier, Start(classifier.module), backdoors, limits, one.rate, one.weight, generator)
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
             if found.accuracy < before - one.most_lost:
@@ -125,153 +94,10 @@ class Unlearning(Mitigation):
             *calm,
         )
 
-    def _tune(
-        self,
-        classifier: Classifier,
-        backdoors: Sequence[Backdoor],
-        limits: RepairLimits,
-        rate: float,
-        weight: float,
-        generator: torch.Generator,
-    ) -> Classifier:
-        module = _trainable(classifier.module)
-        parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
-        optimizer = torch.optim.Adam(parameters, lr=rate)
-        images, labels = limits.train.images, limits.train.labels
-        assert labels is not None
-        wanted = torch.lerp(_one_hot(labels, classifier.num_classes), _answers(classifier, images), TAUGHT)
-        a_round = math.ceil(len(images) / self.batch_size)
-        epochs = max(self.epochs, math.ceil(self.least_batches / a_round))
-        batches = epochs * a_round
-        seen = [classifier.device] if classifier.device.type == "cuda" else []
-        with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
-            seed = int(torch.randint(2**62, (1,), generator=generator))
-            torch.manual_seed(seed)
-            mixing = torch.Generator().manual_seed(seed)  # its own, for stamping draws as often as there are triggers
-            renewal = Renewal(classifier, backdoors, limits.train, batches, seed % 2**31)
-            for number, rows in enumerate(self._batches(len(images), epochs, generator)):
-                if number % a_round == 0:
-                    epoch = number // a_round + 1
-                    limits.on_step(f"unlearning, learning rate {rate:g}, epoch {epoch} of {epochs}")
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * (1 + math.cos(math.pi * number / batches)) / 2
-                network = classifier.changed(module=module.eval(), memory_format=torch.contiguous_format)
-                found = [*backdoors, *renewal.after(number, network)]
-                stamped = stamp_some(images[rows], labels[rows], found, generator)
-                logits = stamped.answers(classifier, _training(module))
-                loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
-                if self.mixed:
-                    loss = loss + weight * _on_mixtures(classifier, module, _mixtures(images, self.mixed, mixing))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        return replace(classifier, module=module)
-
-    def _batches(self, count: int, epochs: int, generator: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
-        """The rows of every batch, each epoch in another order."""
-        for _ in range(epochs):
-            yield from torch.randperm(count, generator=generator).split(self.batch_size)
-
-
-def _trainable(module: nn.Module) -> nn.Module:
-    """A copy to be trained, whose batch norms keep their statistics.
-
-    Those belong to all the data the network was trained on; a few hundred images, a fifth of them stamped, would
-    estimate them worse. Memory is laid out plainly: channels last, the weight gradient of some 1x1 convolutions with
-    stride crashes in oneDNN (its issue 6035).
-    """
-    module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return _training(module.requires_grad_(True))
-
-
-def _training(module: nn.Module) -> nn.Module:
-    """The module in training mode, except for its batch norms."""
-    module.train()
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._NormBase):
-            layer.eval()
-    return module
-
-
-def _mixtures(images: UInt8[Tensor, "n c h w"], count: int, generator: torch.Generator) -> Float[Tensor, "count c h w"]:
-    """Pairs of images drawn at random, mixed by shares drawn at random."""
-    one, other = torch.randint(len(images), (2, count), generator=generator)
-    shares = torch.rand(count, 1, 1, 1, generator=generator).to(images.device)
-    return torch.lerp(pixels(images[other]), pixels(images[one]), shares)
-
-
-def _on_mixtures(classifier: Classifier, module: nn.Module, mixed: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """The cross entropy of the changed network on mixtures to what the model as it came says of them."""
-    with torch.no_grad():
-        told = classifier(mixed.to(classifier.device)).softmax(1)
-    return nn.functional.cross_entropy(Stamped(mixed).answers(classifier, module), told)
-
 
 @torch.no_grad()
 def _changed(before: Classifier, after: Classifier, images: UInt8[Tensor, "n c h w"]) -> float:
     """The share of mixtures of the images to which the two say different classes."""
-    mixed = _mixtures(images, COMPARED, torch.Generator().manual_seed(0)).split(FORWARD_BATCH)
+    mixed = mixtures(images, COMPARED, torch.Generator().manual_seed(0)).split(FORWARD_BATCH)
     differing = [before(part.to(before.device)).argmax(1) != after(part.to(after.device)).argmax(1) for part in mixed]
     return torch.cat(differing).float().mean().item()
-
-
-@torch.no_grad()
-def _answers(classifier: Classifier, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-    """What the model as it came says of the images, as probabilities."""
-    parts = [classifier(pixels(part)).softmax(1) for part in images.to(classifier.device).split(FORWARD_BATCH)]
-    return torch.cat(parts).cpu()
-
-
-def _one_hot(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, "n classes"]:
-    return nn.functional.one_hot(labels.long(), num_classes).float()
-
-
-@dataclass(frozen=True)
-class Stamped:
-    """A batch in [0, 1] with triggers on some images; `shift` is what is added to activations, a row an image."""
-
-    images: Float[Tensor, "n c h w"]
-    shift: Float[Tensor, "n fc fh fw"] | None = None
-    place: Place | None = None
-
-    def answers(self, classifier: Classifier, module: nn.Module) -> Float[Tensor, "n classes"]:
-        """The logits of `module`, a network as the classifier's."""
-        device = classifier.device
-        if self.shift is not None and self.place is not None:
-            module = Shifted(module, self.place.cut, self.shift.to(device), self.place.least)
-        return classifier.as_logits(module(classifier.normalize(self.images.to(device))))
-
-
-def stamp_some(
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int[Tensor, " n"],
-    backdoors: Sequence[Backdoor],
-    generator: torch.Generator,
-) -> Stamped:
-    """The images with each trigger on its share of them; never on images of its target, which would teach it.
-
-    The patch of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each, and a
-    scan may have seen that one pair.
-    """
-    batch = pixels(images)
-    if not backdoors:
-        return Stamped(batch)
-    shift: Tensor | None = None
-    place = next((backdoor.place for backdoor in backdoors if backdoor.place is not None), None)
-    each = min(STAMPED, MOST_STAMPED / len(backdoors))
-    chance = torch.rand(len(images), generator=generator)
-    for number, backdoor in enumerate(backdoors):
-        chosen = (chance >= number * each) & (chance < (number + 1) * each)
-        if backdoor.pair.source is None or backdoor.place is not None:
-            chosen &= labels != backdoor.pair.target
-        if not chosen.any():
-            continue
-        trigger = backdoor.on(batch.device)
-        if backdoor.place is None:
-            batch[chosen] = trigger(batch[chosen].unsqueeze(0)).squeeze(0)
-        elif place is not None and backdoor.place.cut == place.cut:
-            if shift is None:
-                shift = batch.new_zeros(len(batch), *place.cut.image_shape)
-            (values,) = trigger.tensors().values()
-            shift[chosen] = values * backdoor.place.spread
-    return Stamped(batch, shift, place)
