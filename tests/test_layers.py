@@ -58,20 +58,38 @@ def num_hooks(module: nn.Module) -> int:
 
 
 def test_the_order_of_execution_counts_and_not_that_of_the_names() -> None:
-    assert find_layers(Backwards().eval(), IMAGES) == Layers("head", "last", "norm")
+    assert find_layers(Backwards().eval(), IMAGES) == Layers("head", "last", "norm", ("first",))
 
 
 def test_of_a_residual_block_the_branch_called_last_counts() -> None:
-    assert find_layers(Residual(shortcut_last=False).eval(), IMAGES) == Layers("head", "branch.0", "branch.1")
-    assert find_layers(Residual(shortcut_last=True).eval(), IMAGES) == Layers("head", "shortcut", None)
+    assert find_layers(Residual(shortcut_last=False).eval(), IMAGES) == Layers(
+        "head", "branch.0", "branch.1", ("shortcut",)
+    )
+    assert find_layers(Residual(shortcut_last=True).eval(), IMAGES) == Layers("head", "shortcut", None, ("branch.1",))
 
 
 EXPECTED = {
-    "mnist_cnn": Layers("9", "3", None),
-    "gtsrb_cnn_half": Layers("22", "14", None),
-    "cifar_cnn": Layers("22", "17", "18"),
-    "deepid": Layers("11", "9.conv4", None),
-    "resnet18": Layers("13", "10.residual.3", "10.residual.4"),
+    "mnist_cnn": Layers("9", "3", None, ("0",)),
+    "gtsrb_cnn_half": Layers("22", "14", None, ("0", "2", "6")),
+    "cifar_cnn": Layers("22", "17", "18", ("1", "4", "8")),
+    "deepid": Layers("11", "9.conv4", None, ("0", "3")),
+    "resnet18": Layers(
+        "13",
+        "10.residual.3",
+        "10.residual.4",
+        (
+            "1",
+            "3.residual.1",
+            "3.residual.4",
+            "4.residual.1",
+            "4.residual.4",
+            "5.residual.1",
+            "5.residual.4",
+            "5.shortcut.1",
+            "6.residual.1",
+            "6.residual.4",
+        ),
+    ),
 }
 
 
@@ -95,7 +113,7 @@ def test_a_norm_of_other_channels_belongs_to_another_layer() -> None:
             answers: Tensor = self.head(self.norm(joined).mean((2, 3)))
             return answers
 
-    assert find_layers(Joined().eval(), IMAGES) == Layers("head", "convolution", None)
+    assert find_layers(Joined().eval(), IMAGES) == Layers("head", "convolution", None, ("convolution",))
 
 
 def test_a_network_without_convolution_has_features_all_the_same() -> None:

@@ -23,12 +23,14 @@ class Layers:
     """Names of modules, as `get_submodule` takes them.
 
     `last_linear` is the layer whose input are the features; `last_convolution` is None in a network without one,
-    `its_norm` the batch norm right behind it, None where there is none.
+    `its_norm` the batch norm right behind it, None where there is none. `early` are the first half of the convolutions,
+    in the order of their calls, each as the batch norm right behind it where there is one.
     """
 
     last_linear: str
     last_convolution: str | None
     its_norm: str | None
+    early: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -68,10 +70,13 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
         )
     convolutions = [place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)]
     last = convolutions[-1] if convolutions else None
+    first_calls = {order[place]: place for place in reversed(convolutions) if rows[order[place]] == len(images)}
+    early = sorted(first_calls.values())[: (len(first_calls) + 1) // 2]
     return Layers(
         last_linear=chosen,
         last_convolution=None if last is None else order[last],
         its_norm=None if last is None else _norm_behind(order, named, last),
+        early=tuple(_norm_behind(order, named, place) or order[place] for place in early),
     )
 
 
