@@ -42,10 +42,9 @@ def fit(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Fit an input filter with clean images, labels or not.
+    """Fit an input filter with clean images, labels or not: it rejects images that a trigger sends to a guarded label.
 
-    It rejects images that get the label of a backdoor through a trigger. Take images that the model was not trained on,
-    like those that it will see, and at least 50 that the model gives each guarded label.
+    Take images that the model was not trained on, at least 50 of them with each guarded label.
 
     Exit code: 0 fitted, 2 not.
 
