@@ -89,7 +89,7 @@ def test_fitted_is_exit_code_0_and_json(fitted: tuple[Ran, Path]) -> None:
     told = strict(ran.out)
     rejected, (of_label,) = (told["measured"][name] for name in ("clean_rejected", "label_rejected"))
     assert 390 <= rejected["trials"] <= 410 and rejected["hits"] == of_label["hits"]
-    assert of_label["label"] == 3 and of_label["interval"][0] <= 0.05
+    assert of_label["label"] == 3 and of_label["interval"][0] <= 0.1, "the threshold is one of 80 images itself"
     (passed,) = told["measured"]["triggered_passed"]
     assert passed["target"] == 3 and passed["share"] < 0.05
     assert set(files_under(directory)) == {"guard.json", "guard.safetensors", "options.json"}
