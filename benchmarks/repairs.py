@@ -6,20 +6,23 @@ A suite is what `neural-cleanse benchmark` takes. Every model is scanned with th
 `--share` of the training images (or `--images` of them), of which a half is learned from, and measured on the test
 images that the scan did not see. One JSON row a model and number of images; what is there already is not done again.
 The arms: the repair as a user has it (unlearning, with a new scan); the paper's two others, fine-tuning on the
-original trigger and on clean images alone; the repair by pruning; the input filter. `--repair-alone` leaves out all but
-the first, which is most of the time where models are many; `--prune-alone` all but that by pruning.
+original trigger and on clean images alone; the repair by pruning. `--repair-alone` leaves out all but the first, which
+is most of the time where models are many; `--prune-alone` all but that by pruning. `--guard-alone` repairs nothing: it
+recovers the targets' triggers, beside some other labels for their usual size, and fits the input filter, with rows of
+their own (benchmarks/results/guards.jsonl).
 """
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from linear_filter import linear_filter, top
 from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.scan import scan
@@ -33,7 +36,7 @@ from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import LEARN
 from neural_cleanse.mitigation.guard import Guard
-from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard, top
+from neural_cleanse.mitigation.guard_fitting import fisher, fit_guard, measure_guard
 from neural_cleanse.mitigation.repair import RepairSettings, repair
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results.records import LabelPair, ScanResult
@@ -41,6 +44,8 @@ from resumable import add, lacking
 
 TESTED = 4000  # test images at most, beyond those that the scan saw
 SEED = 0
+RATE = 0.05  # of clean images that a filter may reject
+REFERENCES = 5  # labels beside the targets, for the size of a usual trigger, where the guard alone is measured
 TIMED, REPEATS = 256, 20  # images of a run, and runs, where time is compared
 
 
@@ -72,7 +77,7 @@ def row(case: Case, *, data: Path, budget: Budget, alone: str | None, around: di
     seen = balanced(test.labels, ScanSettings().samples, SEED)
     unseen = torch.ones(len(test), dtype=torch.bool)
     unseen[seen] = False
-    fresh, rest = (test.take(rows) for rows in unseen.nonzero().squeeze(1).tensor_split([TESTED]))
+    fresh = test.take(unseen.nonzero().squeeze(1)[:TESTED])
     train = _training_images(case, data, budget, test)
     result = scan(classifier, test.take(seen), ScanSettings())
     written: dict[str, Any] = {
@@ -97,10 +102,38 @@ def row(case: Case, *, data: Path, budget: Budget, alone: str | None, around: di
     written["tests"] = {test.kind.value: len(test.flagged) for test in result.tests}
     result = result if through_pairs else replace(result, flagged=truth)
     written["arms"] = _arms(classifier, result, train, fresh, original, alone=alone)
-    if original and not alone:
-        # Images mixed as the guard will see them, where there are enough beside those that the scan had balanced.
-        calm = rest if len(rest) >= len(seen) else test.take(seen)
-        written["guards"] = _guards(classifier, known_backdoors(result, truth), calm, fresh, original)
+    return written | around
+
+
+def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
+    """Recover the triggers of one infected model, fit its guard on test images not used for that, measure it on others.
+
+    The test images are drawn at random: the halves of MNIST's test part differ.
+    """
+    loaded, test = open_case(case, at_most=None)
+    classifier, original, truth = loaded.classifier, originals(case), tuple(case.card["targets"])
+    assert test.labels is not None
+    seen = balanced(test.labels, ScanSettings().samples, SEED)
+    unseen = torch.ones(len(test), dtype=torch.bool)
+    unseen[seen] = False
+    rows = unseen.nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))]
+    fresh, calm = (test.take(some) for some in rows.tensor_split([min(TESTED, len(rows) // 2)]))
+    some = range(0, classifier.num_classes, max(1, classifier.num_classes // REFERENCES))
+    settings = ScanSettings(labels=tuple(sorted({*truth, *some})), student=False)
+    result = scan(classifier, test.take(seen), settings)
+    written = {
+        "model": case.name,
+        "dataset": case.card["dataset"],
+        "architecture": case.card["architecture"],
+        "attack": case.card["attack"],
+        "targets": case.card["targets"],
+        "images": len(calm),
+        "before": _measured(classifier, original, fresh),
+        "guard": _guards(classifier, known_backdoors(result, truth), calm, fresh, original),
+        "model_sha256": loaded.origin.sha256,
+        "seed": SEED,
+    }
     return written | around
 
 
@@ -163,19 +196,25 @@ def _arms(
 
 
 def _guards(
-    classifier: Classifier, found: Sequence[Backdoor], unseen: ImageSet, fresh: ImageSet, original: Sequence[Backdoor]
+    classifier: Classifier, found: Sequence[Backdoor], calm: ImageSet, fresh: ImageSet, original: Sequence[Backdoor]
 ) -> dict[str, Any]:
-    """The input filter with our direction and with the paper's, fitted on images that nobody trained on."""
-    rates: dict[str, Any] = {}
-    for direction in (fisher, top):
-        generator = torch.Generator().manual_seed(SEED)
-        guard, _ = fit_guard(classifier, found, unseen, generator=generator, direction=direction)
-        report = measure_guard(guard, original, fresh)
-        passed = [hits / trials for hits, trials in zip(report.passed, report.triggered_trials, strict=True)]
-        false = report.clean_rejected / report.clean_trials
-        rates[direction.__name__] = {"fpr": round(false, 4), "fnr": [round(rate, 4) for rate in passed]}
-    rates["extra_time"] = round(_extra_time(guard, fresh), 4)
-    return rates
+    """The input filter of `guard fit` and the paper's, fitted on images that nobody trained on: shares, per trigger."""
+    began = time.monotonic()
+    guard, _ = fit_guard(classifier, found, calm, generator=torch.Generator().manual_seed(SEED))
+    wall = time.monotonic() - began
+    report = measure_guard(guard, original, fresh)
+    passed = [hits / trials for hits, trials in zip(report.passed, report.triggered_trials, strict=True)]
+    labels = [hits / max(1, trials) for hits, trials in zip(report.label_rejected, report.label_trials, strict=True)]
+    others = {
+        name: asdict(linear_filter(classifier, found, original, calm=calm, fresh=fresh, direction=direction, rate=RATE))
+        for name, direction in {"paper": top, "fisher": fisher}.items()
+    }
+    return {
+        "ours": {"fpr": report.clean_rejected / report.clean_trials, "label_fpr": labels, "passed": passed},
+        **others,
+        "fitted_in_s": round(wall, 1),
+        "extra_time": round(_extra_time(guard, fresh), 4),
+    }
 
 
 @torch.no_grad()
@@ -204,14 +243,11 @@ def _measured(classifier: Classifier, original: Sequence[Backdoor], fresh: Image
 
 
 def run(
-    cases: Sequence[Case], data: Path, budget: Budget, rows: Path, workers: int, *, alone: str | None
+    cases: Sequence[Case], made: Callable[..., dict[str, Any]], budget: str, rows: Path, workers: int
 ) -> Iterator[dict[str, Any]]:
     """Every row that the file lacks, written as it is done."""
-    budget_name = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
-    around = {"budget": budget_name, **run_info()}
-    for done in Processes(workers).map(
-        partial(row, data=data, budget=budget, alone=alone, around=around), lacking(cases, rows, budget_name)
-    ):
+    around = {"budget": budget, **run_info()}
+    for done in Processes(workers).map(partial(made, around=around), lacking(cases, rows, budget)):
         add(done, rows)
         yield done
 
@@ -230,14 +266,18 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--repair-alone", dest="alone", action="store_const", const="repair")
     which.add_argument("--prune-alone", dest="alone", action="store_const", const="pruning")
+    which.add_argument("--guard-alone", action="store_true")
     parser.add_argument("--allow-code", action="store_true")
     given = parser.parse_args()
     cases = read_suite(given.suite, given.data, models=given.models, allow_code=given.allow_code)
     chosen = [case for case in cases if given.only in case.name]
     budget = Budget(given.share, given.images)
-    for done in run(chosen, given.data, budget, given.rows, given.workers, alone=given.alone):
-        repaired = done.get("arms", {}).get(given.alone or "repair", {})
-        print(done["model"], done["verdict"], done["flagged"], done["before"], repaired, done.get("guard"), flush=True)
+    name = f"{budget.images} images" if budget.images else f"{budget.share:g} of the training images"
+    made: Callable[..., dict[str, Any]] = partial(row, data=given.data, budget=budget, alone=given.alone)
+    if given.guard_alone:
+        chosen, name, made = [case for case in chosen if case.card["targets"]], "test images", guard_row
+    for done in run(chosen, made, name, given.rows, given.workers):
+        print({name: done.get(name) for name in ("model", "flagged", "before", "arms", "guard")}, flush=True)
 
 
 if __name__ == "__main__":

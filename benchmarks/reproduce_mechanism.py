@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linear_filter import TOP, linear_filter, top
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.layers import Tap
 from neural_cleanse.metrics import eligible_rows
 from neural_cleanse.mitigation.base import Backdoor, measure
 from neural_cleanse.mitigation.gates import silenced
-from neural_cleanse.mitigation.guard_fitting import TOP, fisher, fit_guard, measure_guard, top
+from neural_cleanse.mitigation.guard_fitting import fisher
 from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, features, rank
-from repairs import SEED
 
 RATES = (0.05, 0.10)  # of clean images that the filter may reject
 SHARES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of neurons, pruned
@@ -94,12 +94,10 @@ def filters(
     found = []
     for name, direction in DIRECTIONS.items():
         for wanted in RATES:
-            guard, _ = fit_guard(
-                classifier, [recovered], calm, false_positive_rate=wanted, direction=direction,
-                generator=torch.Generator().manual_seed(SEED),
-            )  # fmt: skip
-            report = measure_guard(guard, [original], fresh)
-            fpr, fnr = report.clean_rejected / report.clean_trials, report.passed[0] / report.triggered_trials[0]
+            made = linear_filter(
+                classifier, [recovered], [original], calm=calm, fresh=fresh, direction=direction, rate=wanted
+            )
+            fpr, fnr = made.fpr, made.accepted[0]
             found.append({"direction": name, "wanted": wanted, "fpr": round(fpr, 4), "fnr": round(fnr, 4)})
     return found
 

@@ -64,6 +64,7 @@ def convolutions(module: nn.Module, images: Tensor) -> list[tuple[str, str | Non
 def test_the_order_of_execution_counts_and_not_that_of_the_names() -> None:
     layers = find_layers(Backwards().eval(), IMAGES)
     assert layers.last_linear == "head" and layers.convolutions[-1] == ("last", "norm")
+    assert layers.early == ("first",)
 
 
 def test_of_a_residual_block_the_branch_called_last_comes_last() -> None:
@@ -100,7 +101,9 @@ def test_the_layers_of_the_papers_networks(name: str) -> None:
     known = ARCHITECTURES[name]
     module = known.build(10).eval()
     layers = find_layers(module, torch.zeros(1, *known.input_shape))
-    assert (layers.last_linear, len(layers.convolutions), layers.convolutions[-1]) == EXPECTED[name]
+    last, count, end = EXPECTED[name]
+    assert (layers.last_linear, len(layers.convolutions), layers.convolutions[-1]) == (last, count, end)
+    assert layers.early == tuple(norm or name for name, norm in layers.convolutions[: count // 2])
     assert num_hooks(module) == 0
 
 

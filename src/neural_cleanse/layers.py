@@ -23,11 +23,13 @@ class Layers:
     """Names of modules, as `get_submodule` takes them.
 
     `last_linear` is the layer whose input are the features; `convolutions` come as they are called, each with the batch
-    norm right behind it, None where there is none.
+    norm right behind it, None where there is none. `early` are the first half of those that see each image once, each
+    as its batch norm where there is one.
     """
 
     last_linear: str
     convolutions: tuple[tuple[str, str | None], ...]
+    early: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -67,7 +69,9 @@ def find_layers(module: nn.Module, images: Float[Tensor, "n c h w"], features: s
         )
     last_call = {name: place for place, name in enumerate(order) if isinstance(named[name], nn.Conv2d)}
     by_call = sorted(last_call.items(), key=lambda one: one[1])
-    return Layers(chosen, tuple((name, _norm_behind(order, named, place)) for name, place in by_call))
+    convolutions = tuple((name, _norm_behind(order, named, place)) for name, place in by_call)
+    of_images = [norm or name for name, norm in convolutions if rows[name] == len(images)]
+    return Layers(chosen, convolutions, tuple(of_images[: (len(of_images) + 1) // 2]))
 
 
 def _noting(order: list[str], rows: dict[str, int], name: str) -> Callable[[nn.Module, Any, Any, Any], None]:

@@ -35,8 +35,8 @@ class FittedGuard:
         measured = self.report
         passed, trials = sum(measured.passed), sum(measured.triggered_trials)
         return (
-            f"Guard: rejects {measured.clean_rejected} of {measured.clean_trials} clean images, lets pass {passed} of "
-            f"{trials} with a recovered trigger"
+            f"Guard: rejects {measured.clean_rejected} of {measured.clean_trials} clean images, lets {passed} of "
+            f"{trials} with a recovered trigger get its label"
         )
 
     @python_errors()
@@ -69,7 +69,8 @@ def fit_guard(
     """Fit an input filter against the triggers of `labels` (None: of all that `result` flagged), with clean images.
 
     `model` and `data` are what scan takes, `result` is the scan of that model; keywords as those of scan, and the
-    normalisation is taken from `result` where none says it. Of clean images `false_positive_rate` may be rejected.
+    normalisation is taken from `result` where none says it. Of the clean images that the model gives a guarded label
+    `false_positive_rate` may be rejected.
 
     Raises SettingsError where nothing was flagged or the scan is of another model, DataError on too few images.
     """

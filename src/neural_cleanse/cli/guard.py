@@ -1,6 +1,7 @@
 """`neural-cleanse guard`: an input filter against the triggers of a scan: fit it once, then check images with it."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ def fit(
     output: Annotated[Path, typer.Option(help="Directory for guard.json and guard.safetensors.", rich_help_panel=options.COMMON)],
     data: options.Data = None,
     inputs: options.Inputs = options.Inputs(),
-    fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected.", rich_help_panel=options.COMMON)] = 0.05,
+    fpr: Annotated[float, typer.Option(help="Share of clean images that may be rejected, of those that the model gives a guarded label.", rich_help_panel=options.COMMON)] = 0.05,
     labels: Annotated[str | None, typer.Option(help="Guard against the triggers of these labels, flagged or not, for example 3,7. \\[default: the flagged ones]", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -41,10 +42,9 @@ def fit(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Fit an input filter with clean images, labels or not.
+    """Fit an input filter with clean images, labels or not: it rejects images that a trigger sends to a guarded label.
 
-    Take images that the model was not trained on, mixed as those that it will see: on others the share that is
-    rejected differs from the one asked for.
+    Take images that the model was not trained on, at least 50 of them with each guarded label.
 
     Exit code: 0 fitted, 2 not.
 
@@ -75,7 +75,7 @@ def fit(
                 cure="Choose labels that the scan flagged, or leave --labels out.",
             )
         generator = torch.Generator().manual_seed(seed)
-        guard, report = fit_guard(
+        fitted, report = fit_guard(
             loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
         )
         measured = report.as_record(backdoors)
@@ -87,18 +87,19 @@ def fit(
             "seed": seed,
             "measured": measured,
         }
-        guard.save(output, about)
+        fitted.save(output, about)
         recorded.write(output, replace(inputs, ignore_labels=False, features=None))
     if as_json:
-        print(json.dumps(about | {"threshold": guard.threshold}, indent=2))
+        print(json.dumps(about, indent=2))
         return
     console = Console()
+    for row in measured["label_rejected"]:
+        said = f"rejects {row['share']:.1%} ({_interval(row)}) of the clean images that get label {row['label']}"
+        console.print(f"{said}, asked for {fpr:.1%}", highlight=False)
     rejected = measured["clean_rejected"]
-    console.print(
-        f"rejects {rejected['share']:.1%} of clean images ({_interval(rejected)}), asked for {fpr:.1%}", highlight=False
-    )
+    console.print(f"rejects {rejected['share']:.1%} ({_interval(rejected)}) of all clean images", highlight=False)
     for row in measured["triggered_passed"]:
-        said = f"lets pass {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']}"
+        said = f"lets {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']} get it"
         console.print(said, highlight=False)
     console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
@@ -122,7 +123,8 @@ def check(
 ) -> None:  # fmt: skip
     """Tell images that excite a backdoor's neurons from others.
 
-    A guard fitted with --fpr 0.05 rejects some 5 % of clean images too: --at-most says how many are no alarm.
+    A guard fitted with --fpr 0.05 rejects some 5 % of the clean images with a guarded label too: --at-most says how many
+    of all are no alarm.
 
     Exit code: 0 no more rejected than --at-most (by default none), 1 more, 2 could not check.
 
@@ -173,10 +175,11 @@ def check(
 
 
 def _row(data: "ImageSet", checked: "Checked", row: int) -> dict[str, Any]:
+    score = checked.score[row].item()
     return {
         "image": row if data.files is None else data.files[row],
         "label": int(checked.logits[row].argmax()),
-        "score": round(checked.score[row].item(), 3),
+        "score": round(score, 3) if math.isfinite(score) else None,  # none for a label that is not guarded
         "accepted": bool(checked.accepted[row]),
     }
 

@@ -1,9 +1,12 @@
-"""The input filter (after Wang et al., S&P 2019, section VI-A): reject images that excite the backdoor's features.
+"""The input filter (after Wang et al., S&P 2019, section VI-A): reject images that excite the backdoor.
 
-    s_t(x) = w_t . a(x)        a: the features, w_t: where the recovered trigger of backdoor t moves them
-    reject x where the largest of (s_t(x) - mean_t) / sd_t over the backdoors t is above the threshold
+A trigger that works makes the model answer its target t. So the guard scores the images that get a guarded label, each
+among the clean images that the model gives this label:
 
-Mean and standard deviation are those of clean images; `guard_fitting` finds weights and threshold.
+    s_v(x) = (w_v . a_v(x) - mean_v) / sd_v    of the features a_1 and the extremes a_2 of early channels (extremes.py)
+    reject x if the model answers t and max over v of s_v(x) is above the threshold of t
+
+An image on which the trigger fails passes, with the answer that the model gives. `guard_fitting` finds the weights.
 """
 
 import json
@@ -23,30 +26,50 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
-from neural_cleanse.results.records import LabelPair
+from neural_cleanse.mitigation.extremes import early_extremes
 
-GUARD_VERSION = 1
+GUARD_VERSION = 2
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"
+VIEWS = ("features", "early_channels")  # what is looked at; the second where the network has convolutions
+
+Views = tuple[Float[Tensor, "n _"], ...]
 
 
 @dataclass(frozen=True)
-class Detector:
-    """Where one backdoor moves the features, and what their sum with these weights is on clean images."""
+class Direction:
+    """Where a backdoor moves activations, and what their sum with these weights is on clean images of its label."""
 
-    pair: LabelPair
     weights: Float[Tensor, " d"]
     mean: float
     sd: float
 
-    def score(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def score(self, values: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The weighted sum, in clean standard deviations above the clean mean; finite, for neurons silent till now."""
-        score = (features @ self.weights.to(features.device) - self.mean) / self.sd
+        score = (values @ self.weights.to(values.device) - self.mean) / self.sd
         return score.clamp(max=torch.finfo(score.dtype).max)
 
 
 @dataclass(frozen=True)
+class Detector:
+    """What tells triggered images that the model sends to `target` from clean ones: a direction for each view."""
+
+    target: int
+    directions: tuple[Direction, ...]
+    threshold: float
+
+    def score(self, views: Views) -> Float[Tensor, " n"]:
+        """How far the largest score of a view is above the threshold, in clean standard deviations."""
+        scores = [direction.score(values) for direction, values in zip(self.directions, views, strict=True)]
+        return torch.stack(scores).amax(0) - self.threshold
+
+
+@dataclass(frozen=True)
 class Checked:
-    """What the guard says of images: logits, score (larger is more suspicious), and whether each is accepted."""
+    """What the guard says of images: logits, score, and whether each is accepted.
+
+    The score is in clean standard deviations above the threshold: above 0 an image is rejected. It is minus infinity
+    for images that the model gives no guarded label.
+    """
 
     logits: Float[Tensor, "n classes"]
     score: Float[Tensor, " n"]
@@ -55,19 +78,28 @@ class Checked:
 
 @dataclass(frozen=True)
 class Guard:
-    """A classifier with an input filter. `false_positive_rate` is the share of clean images it was asked to reject."""
+    """A classifier with an input filter.
+
+    `false_positive_rate` is the share of the clean images with a guarded label that it was asked to reject.
+    """
 
     classifier: Classifier
     detectors: tuple[Detector, ...]
-    threshold: float
     false_positive_rate: float
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Checked:
-        """Logits, score and acceptance of images in [0, 1], in one forward pass."""
-        logits, found = self.classifier.with_features(images)
-        score = torch.stack([detector.score(found) for detector in self.detectors]).amax(0)
-        return Checked(logits, score, score <= self.threshold)
+        """Logits, score and acceptance of images in [0, 1]: one pass, and half a pass for guarded labels."""
+        logits, features = self.classifier.with_features(images)
+        answers, score = logits.argmax(1), logits.new_full((len(images),), -math.inf).float()
+        targets = torch.tensor([detector.target for detector in self.detectors], device=answers.device)
+        rows = torch.isin(answers, targets).nonzero().squeeze(1)
+        if len(rows):
+            views = views_of(self.classifier, images[rows], features[rows])
+            for detector in self.detectors:
+                mine = answers[rows] == detector.target
+                score[rows[mine]] = detector.score(tuple(values[mine] for values in views))
+        return Checked(logits, score, score <= 0)
 
     def check(self, images: UInt8[Tensor, "n c h w"]) -> Checked:
         """The same for uint8 images of any number, batch by batch, on the CPU afterwards."""
@@ -78,16 +110,25 @@ class Guard:
         """Write guard.json and guard.safetensors into `directory`; `about` are plain values that go along."""
         described = {
             "schema_version": GUARD_VERSION,
-            "threshold": self.threshold,
             "false_positive_rate": self.false_positive_rate,
-            "num_features": self.classifier.num_features,
             "detectors": [
-                {"target": one.pair.target, "source": one.pair.source, "mean": one.mean, "sd": one.sd}
+                {
+                    "target": one.target,
+                    "threshold": one.threshold,
+                    "views": [
+                        {"name": name, "mean": direction.mean, "sd": direction.sd, "values": len(direction.weights)}
+                        for name, direction in zip(VIEWS, one.directions, strict=False)
+                    ],
+                }
                 for one in self.detectors
             ],
             **about,
         }
-        tensors = {f"weights.{number}": one.weights.contiguous() for number, one in enumerate(self.detectors)}
+        tensors = {
+            _weights(number, name): direction.weights.contiguous()
+            for number, one in enumerate(self.detectors)
+            for name, direction in zip(VIEWS, one.directions, strict=False)
+        }
         try:
             (directory / JSON_FILE).unlink(missing_ok=True)  # an earlier guard's description never meets other weights
         except OSError as error:
@@ -104,13 +145,15 @@ class Guard:
         try:
             described = read_description(Path(directory))
             named = safetensors.torch.load((Path(directory) / TENSOR_FILE).read_bytes())
-            detectors = tuple(
-                _read_detector(row, named[f"weights.{number}"]) for number, row in enumerate(described["detectors"])
-            )
-            if not detectors or any(one.weights.shape != (classifier.num_features,) for one in detectors):
-                raise ValueError(f"it is for {described['num_features']} features, not {classifier.num_features}")
-            numbers = (_finite(described[name]) for name in ("threshold", "false_positive_rate"))
-            return cls(classifier, detectors, *numbers)
+            detectors = tuple(_read_detector(row, number, named) for number, row in enumerate(described["detectors"]))
+            wanted = [values.shape[1] for values in _views_of_nothing(classifier)]
+            for one in detectors:
+                given = [len(direction.weights) for direction in one.directions]
+                if given != wanted:
+                    raise ValueError(f"it is for {given} values of {VIEWS}, not {wanted}")
+            if not detectors:
+                raise ValueError("it guards no label")
+            return cls(classifier, detectors, _finite(described["false_positive_rate"]))
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, SafetensorError) as error:
             raise OutputError(
                 f"The guard in {directory} cannot be used: {type(error).__name__} {error}.",
@@ -118,13 +161,37 @@ class Guard:
             ) from error
 
 
-def _read_detector(row: Mapping[str, Any], weights: Tensor) -> Detector:
+def views_of(classifier: Classifier, images: Float[Tensor, "n c h w"], features: Float[Tensor, "n d"]) -> Views:
+    """What directions are found in: the features, and the early channels' extremes where there are any."""
+    extremes = early_extremes(classifier, images)
+    return (features.float(), extremes) if extremes.shape[1] else (features.float(),)
+
+
+@torch.no_grad()
+def _views_of_nothing(classifier: Classifier) -> Views:
+    images = torch.zeros(1, *classifier.input_shape, device=classifier.device)
+    return views_of(classifier, images, classifier.with_features(images)[1])
+
+
+def _weights(detector: int, view: str) -> str:
+    return f"weights.{detector}.{view}"
+
+
+def _read_detector(row: Mapping[str, Any], number: int, named: Mapping[str, Tensor]) -> Detector:
+    target = row["target"]
+    if not isinstance(target, int) or not row["views"]:
+        raise ValueError(f"detector {number} has target {target} and views {row['views']}")
+    directions = [_read_direction(view, named[_weights(number, str(view["name"]))]) for view in row["views"]]
+    return Detector(target, tuple(directions), _finite(row["threshold"]))
+
+
+def _read_direction(row: Mapping[str, Any], weights: Tensor) -> Direction:
     if weights.dtype != torch.float32 or weights.dim() != 1 or not weights.isfinite().all():
         raise ValueError(f"its weights are {weights.dtype} of shape {tuple(weights.shape)}, or not finite")
-    detector = Detector(LabelPair(row["target"], row["source"]), weights, _finite(row["mean"]), _finite(row["sd"]))
-    if detector.sd <= 0:
-        raise ValueError(f"its standard deviation is {detector.sd}")
-    return detector
+    direction = Direction(weights, _finite(row["mean"]), _finite(row["sd"]))
+    if direction.sd <= 0:
+        raise ValueError(f"its standard deviation is {direction.sd}")
+    return direction
 
 
 def _finite(value: Any) -> float:

@@ -1,14 +1,14 @@
 """Fit the input filter on clean images and recovered triggers.
 
-`top` is the direction of Wang et al. 2019 (section VI-A): the mean of the 1 % of neurons that the trigger excites most.
-The default is Fisher's linear discriminant, w = S^-1 (mean of a(A(x)) - mean of a(x)) with the pooled covariance S,
-which costs the same at run time and lets fewer triggered images through (docs/repair.md has figures). The threshold is
-the quantile of clean scores that rejects a chosen share of them, at the rank that also holds for the next image
-(Vovk et al. 2005, conformal prediction).
+For every guarded label it tells clean images that the model gives this label from others that a trigger sends there.
+The triggers are the recovered one and others of its family (family.py), one an image at random. The direction of a view
+is Fisher's linear discriminant, w = S^-1 (mean of triggered images - mean of clean ones) with the pooled covariance S,
+on values in units of their spread. The threshold is the quantile of other clean images of the label that rejects a
+chosen share of them, at the rank that also holds for the next image (Vovk et al. 2005, conformal prediction).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +23,27 @@ from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, eligible_rows, pixels, predict
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.guard import Detector, Guard
-from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
+from neural_cleanse.mitigation.family import fresh_triggers
+from neural_cleanse.mitigation.guard import Detector, Direction, Guard, Views, views_of
 
-TOP = 0.01  # of the neurons (paper)
-SHRINKAGE = 0.1  # of the pooled covariance towards its mean variance: few images, many features
-RANKED, CALIBRATED = 0.3, 0.4  # shares of the images that choose weights and threshold; the rest measures
-LEAST_RANKED = 10
-
-Direction = Callable[[Float[Tensor, "n d"], Float[Tensor, "n d"]], Float[Tensor, " d"]]  # clean, triggered -> weights
+SHRINKAGE = 0.2  # of the pooled covariance towards its mean variance: few images, many values
+LEARNED, CALIBRATED = 0.4, 0.4  # shares of the images that choose weights and thresholds; the rest measures
+LEAST_LEARNED = 8  # images of either kind that a direction is found from
 
 
 @dataclass(frozen=True)
 class GuardReport:
-    """What a fitted guard does on images that chose nothing: rejected clean ones, and triggered ones let through."""
+    """What a fitted guard does on images that chose nothing.
+
+    `label_rejected` and `label_trials` count clean images that the model gives each guarded label; `passed` triggered
+    images that are accepted and get the trigger's target.
+    """
 
     clean_rejected: int
     clean_trials: int
+    labels: tuple[int, ...]
+    label_rejected: tuple[int, ...]
+    label_trials: tuple[int, ...]
     passed: tuple[int, ...]
     triggered_trials: tuple[int, ...]
 
@@ -47,6 +51,10 @@ class GuardReport:
         """Plain values, with 95 % intervals; `backdoors` are those that the guard was fitted to."""
         return {
             "clean_rejected": _rate(self.clean_rejected, self.clean_trials),
+            "label_rejected": [
+                {"label": label, **_rate(rejected, trials)}
+                for label, rejected, trials in zip(self.labels, self.label_rejected, self.label_trials, strict=True)
+            ],
             "triggered_passed": [
                 {"target": backdoor.pair.target, "source": backdoor.pair.source, **_rate(passed, trials)}
                 for backdoor, passed, trials in zip(backdoors, self.passed, self.triggered_trials, strict=True)
@@ -66,12 +74,11 @@ def fit_guard(
     *,
     false_positive_rate: float = 0.05,
     generator: torch.Generator,
-    direction: Direction | None = None,
 ) -> tuple[Guard, GuardReport]:
     """Fit a guard on clean images against recovered triggers; labels are optional.
 
-    `direction` None stands for Fisher's. Raises SettingsError without backdoors or on a rate outside (0, 1), DataError
-    where the images do not fit or are too few for it.
+    Raises SettingsError without backdoors or on a rate outside (0, 1), DataError where the images do not fit or are too
+    few for it.
     """
     if not backdoors:
         raise SettingsError(
@@ -84,37 +91,118 @@ def fit_guard(
             cure="Choose one like 0.02.",
         )
     check_shape(data, classifier.input_shape)
-    data = data.distinct()  # no image that chose neurons or threshold also measures
-    order = torch.randperm(len(data), generator=generator)
-    first, second = (round(share * len(data)) for share in (RANKED, RANKED + CALIBRATED))
-    place = math.ceil((1 - false_positive_rate) * (second - first + 1))
-    if place > second - first:
-        least = max(1 / (false_positive_rate * CALIBRATED), 2 * LEAST_RANKED / RANKED)  # half may be of the target
-        raise DataError(
-            f"Too few different images for a false-positive rate of {false_positive_rate:g}: {len(data)}.",
-            cure=f"Give at least {math.ceil(least) + 1}, or raise the rate.",
+    assert classifier.layers  # a network without features fails before any work
+    data = data.distinct()  # no image that chose weights or threshold also measures
+    answers = predict(classifier, data.images)
+    targets = tuple(sorted({backdoor.pair.target for backdoor in backdoors}))
+    for target in targets:
+        _check_count(target, int((answers == target).sum()), false_positive_rate)
+    learn, calibrate, rest = _split(answers, generator)
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    learned = data.take(learn)
+    if learned.labels is None:
+        learned = ImageSet(learned.images, answers[learn])
+    triggered = _triggered_views(classifier, backdoors, learned, seed)
+    usual, calm = (_clean_views(classifier, data.take(rows)) for rows in (learn, calibrate))
+    detectors = []
+    for target in targets:
+        own, others = (
+            tuple(values[answers[rows] == target] for values in views)
+            for rows, views in ((learn, usual), (calibrate, calm))
         )
-    ranking, calibration, rest = (data.take(rows) for rows in (order[:first], order[first:second], order[second:]))
-    clean = activations(features, classifier, calibration.images)
-    detectors = tuple(_detector(classifier, backdoor, ranking, clean, direction or fisher) for backdoor in backdoors)
-    scores = torch.stack([detector.score(clean) for detector in detectors]).amax(0)
-    threshold = scores.sort().values[place - 1].item()
-    guard = Guard(classifier, detectors, threshold, false_positive_rate)
-    return guard, measure_guard(guard, backdoors, rest)
+        weights = _weights(target, usual, own, triggered.get(target))
+        detectors.append(_detector(target, weights, others, false_positive_rate))
+    guard = Guard(classifier, tuple(detectors), false_positive_rate)
+    return guard, measure_guard(guard, backdoors, data.take(rest))
 
 
-def top(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-    """The paper's direction: the mean of the neurons that the trigger excites most."""
-    neurons = rank(activation_gap(clean, triggered))[: max(1, round(TOP * clean.shape[1]))]
-    weights = torch.zeros(clean.shape[1])
-    weights[neurons] = 1 / len(neurons)
-    return weights
+def _check_count(target: int, count: int, rate: float) -> None:
+    """Raise DataError where a share of the images with this answer is too few for a direction, or for the rate."""
+    rounding = 2
+    least = math.ceil(max((1 / rate - 1) / CALIBRATED, LEAST_LEARNED / LEARNED)) + rounding
+    if count < least:
+        raise DataError(
+            f"The model gives {count} different images the guarded label {target}: {least} are needed for a "
+            f"false-positive rate of {rate:g}.",
+            cure=f"Give more images of class {target}, or raise the rate.",
+        )
 
 
-def fisher(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+def _split(answers: Int[Tensor, " n"], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows to learn from, to calibrate on and to measure on, with the same shares of every answer."""
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    for answer in answers.unique():
+        rows = (answers == answer).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        bounds = [round(share * len(rows)) for share in (LEARNED, LEARNED + CALIBRATED)]
+        for part, some in zip(parts, rows.tensor_split(bounds), strict=True):
+            part.append(some)
+    learn, calibrate, rest = (torch.cat(part) for part in parts)
+    return learn, calibrate, rest
+
+
+def _triggered_views(
+    classifier: Classifier, backdoors: Sequence[Backdoor], data: ImageSet, seed: int
+) -> dict[int, Views]:
+    """The views of images that a trigger sends to each target."""
+    family = fresh_triggers(classifier, backdoors, data, seed)
+    generator = torch.Generator().manual_seed(seed)
+    assert data.labels is not None
+    sent: dict[int, list[Views]] = {}
+    for backdoor in backdoors:
+        rows = eligible_rows(data.labels, backdoor.pair)
+        triggers = [backdoor, *(other for other in family if other.pair == backdoor.pair)]
+        drawn = torch.randint(len(triggers), (len(rows),), generator=generator)
+        for number, one in enumerate(triggers):
+            mine = rows[drawn == number]
+            if len(mine):
+                sent.setdefault(backdoor.pair.target, []).extend(_views(classifier, data.take(mine), one))
+    return {target: _joined(parts) for target, parts in sent.items() if parts}
+
+
+def _clean_views(classifier: Classifier, data: ImageSet) -> Views:
+    return _joined(list(_views(classifier, data, None)))
+
+
+@torch.no_grad()
+def _views(classifier: Classifier, data: ImageSet, backdoor: Backdoor | None) -> Iterator[Views]:
+    """The views of all images, batch by batch, or of those that the trigger sends to its target."""
+    for part in data.images.to(classifier.device).split(FORWARD_BATCH):
+        images = pixels(part)
+        if backdoor is not None:
+            images = backdoor.on(classifier.device)(images.unsqueeze(0)).squeeze(0)
+        logits, features = classifier.with_features(images)
+        if backdoor is not None:
+            works = logits.argmax(1) == backdoor.pair.target
+            images, features = images[works], features[works]
+        if len(images):
+            yield tuple(values.cpu() for values in views_of(classifier, images, features))
+
+
+def _joined(parts: Sequence[Views]) -> Views:
+    return tuple(torch.cat(view) for view in zip(*parts, strict=True))
+
+
+def _weights(target: int, usual: Views, own: Views, triggered: Views | None) -> list[Float[Tensor, " d"]]:
+    """Of each view the direction from clean images of the label to triggered ones."""
+    count = 0 if triggered is None else len(triggered[0])
+    if triggered is None or count < LEAST_LEARNED:
+        raise DataError(
+            f"The triggers of label {target} send {count} images there: {LEAST_LEARNED} are needed to learn from.",
+            cure="Give more images, of other classes too, or guard other labels.",
+        )
+    found = []
+    for all_clean, clean, sent in zip(usual, own, triggered, strict=True):
+        spread = torch.cat([all_clean, sent]).std(0)
+        spread = torch.where(spread > 0, spread, 1.0)  # what never varies has no weight
+        found.append(fisher(clean / spread, sent / spread) / spread)
+    return found
+
+
+def fisher(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "m d"]) -> Float[Tensor, " d"]:
     """Fisher's linear discriminant with a shrunk pooled covariance, as a unit vector.
 
-    S = X'X + a I, so with fewer images than features S^-1 v = (v - X' (XX' + a I)^-1 X v) / a (Woodbury 1950): a layer
+    S = X'X + a I, so with fewer images than values S^-1 v = (v - X' (XX' + a I)^-1 X v) / a (Woodbury 1950): a layer
     of 50,000 features needs no matrix of their square.
     """
     parts = [(part - part.mean(0)).double() / math.sqrt(2 * (len(part) - 1)) for part in (clean, triggered)]
@@ -133,38 +221,38 @@ def fisher(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"]) -> Floa
     return unit.float()
 
 
-def _detector(
-    classifier: Classifier, backdoor: Backdoor, ranking: ImageSet, clean: Float[Tensor, "n d"], direction: Direction
-) -> Detector:
-    rows = eligible_rows(_classes(classifier, ranking), backdoor.pair)
-    images = ranking.images[rows]
-    if len(images) < LEAST_RANKED:
-        raise DataError(
-            f"There are {len(images)} images to learn the trigger of label {backdoor.pair.target} from: "
-            f"{LEAST_RANKED} are needed.",
-            cure="Give more images, of other classes too.",
-        )
-    triggered = activations(features, classifier, images, backdoor.on(classifier.device))
-    weights = direction(activations(features, classifier, images), triggered)
-    usual = clean @ weights
-    return Detector(backdoor.pair, weights, usual.mean().item(), max(usual.std().item(), torch.finfo().tiny))
-
-
-def _classes(classifier: Classifier, data: ImageSet) -> Int[Tensor, " n"]:
-    return predict(classifier, data.images) if data.labels is None else data.labels
+def _detector(target: int, weights: Sequence[Float[Tensor, " d"]], calm: Views, rate: float) -> Detector:
+    """Scales and threshold, from clean images that the model gives this label."""
+    directions = []
+    for one, values in zip(weights, calm, strict=True):
+        usual = values @ one
+        directions.append(Direction(one, usual.mean().item(), max(usual.std().item(), torch.finfo().tiny)))
+    scores = Detector(target, tuple(directions), 0.0).score(calm).sort().values
+    place = math.ceil((1 - rate) * (len(scores) + 1))
+    return Detector(target, tuple(directions), scores[place - 1].item())
 
 
 def measure_guard(guard: Guard, backdoors: Sequence[Backdoor], data: ImageSet) -> GuardReport:
-    """How many clean images are rejected, and of every backdoor how many triggered ones pass."""
-    clean = guard.check(data.images).accepted
-    labels = _classes(guard.classifier, data)
+    """How many clean images are rejected, and of every backdoor how many triggered ones pass and get its target."""
+    checked = guard.check(data.images)
+    answers, rejected = checked.logits.argmax(1), ~checked.accepted
+    labels = answers if data.labels is None else data.labels
+    targets = tuple(detector.target for detector in guard.detectors)
     passed, trials = [], []
     for backdoor in backdoors:
         rows, trigger = eligible_rows(labels, backdoor.pair), backdoor.on(guard.classifier.device)
-        accepted = [
-            guard(trigger(pixels(part).unsqueeze(0)).squeeze(0)).accepted
-            for part in data.images[rows].to(guard.classifier.device).split(FORWARD_BATCH)
-        ]
-        passed.append(int(torch.cat(accepted).sum()))
+        hits = 0
+        for part in data.images[rows].to(guard.classifier.device).split(FORWARD_BATCH):
+            found = guard(trigger(pixels(part).unsqueeze(0)).squeeze(0))
+            hits += int((found.accepted & (found.logits.argmax(1) == backdoor.pair.target)).sum())
+        passed.append(hits)
         trials.append(len(rows))
-    return GuardReport(int((~clean).sum()), len(clean), tuple(passed), tuple(trials))
+    return GuardReport(
+        int(rejected.sum()),
+        len(rejected),
+        targets,
+        tuple(int((rejected & (answers == target)).sum()) for target in targets),
+        tuple(int((answers == target).sum()) for target in targets),
+        tuple(passed),
+        tuple(trials),
+    )
