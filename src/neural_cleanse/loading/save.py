@@ -98,19 +98,19 @@ def refuse_original(origin: Origin, output: Path) -> None:
 def refuse_suffix(origin: Origin, output: Path) -> None:
     """Raise OutputError when `output` is named like another container than the one that will be written.
 
-    A name without an ending says nothing, and the original's own ending is always right.
+    An ending of no container (model.v2) says nothing, and the original's own is always right.
     """
     original, suffix = Path(origin.path), output.suffix.lower()
-    if original.is_dir():
-        if any(suffix in endings for endings in SUFFIXES.values()):
-            raise OutputError(
-                f"{output} is named like a file, and {origin.path} is written back as it came: as a directory.",
-                cure=f"Name it {output.with_suffix('')}.",
-            )
+    if not any(suffix in endings for endings in SUFFIXES.values()):
         return
+    if original.is_dir():
+        raise OutputError(
+            f"{output} is named like a file, and {origin.path} is written back as it came: as a directory.",
+            cure=f"Name it {output.with_suffix('')}.",
+        )
     container = container_of(read_file(original))
     endings = SUFFIXES.get(container)  # none of a program, which is not written back at all
-    if endings is not None and suffix not in ("", original.suffix.lower(), *endings):
+    if endings is not None and suffix not in (original.suffix.lower(), *endings):
         raise OutputError(
             f"{output} does not end in {', '.join(endings)}, and would hold {container.value}: a model is written back "
             "in the format that it came in.",
