@@ -21,17 +21,8 @@ ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
 NO_PATCH = ROOT / "benchmarks" / "results" / "repairs_triggers.jsonl"
 GUARDS = ROOT / "benchmarks" / "results" / "guards.jsonl"
 PAGE = ROOT / "docs" / "repair.md"
-# The repair of today, and that of the rows made before it searched for other triggers than the scan's.
-ARMS = (
-    "repair",
-    "earlier repair",
-    "one epoch",
-    "original trigger",
-    "clean images",
-    "pruning",
-    "pruning, convolution",
-    "pruning, features",
-)
+ARMS = ("repair", "one epoch", "original trigger", "clean images", "pruning")
+BEFORE = "earlier repair"  # of rows made before a repair searched for other triggers than the scan's
 
 OUR_NETWORKS = ("mnist_cnn", "gtsrb_cnn_half")
 
@@ -48,7 +39,7 @@ def no_patch() -> str:
     columns = ("data", "attack", "repair", "success before, %", "after, %", "accuracy lost, points", "answer")
     lines = []
     for row in sorted(rows(NO_PATCH), key=lambda row: (row["dataset"], str(row["attack"])), reverse=True):
-        arm = next((arm for arm in ARMS[:2] if arm in row["arms"]), None)
+        arm = next((arm for arm in (ARMS[0], BEFORE) if arm in row["arms"]), None)
         if arm is not None:
             rates = (max(row["before"]["asr"]), asr_after(row, arm) or 0.0)
             cells = [f"{100 * rate:.1f}" for rate in rates]
@@ -115,7 +106,7 @@ def asr_table(found: Sequence[Row]) -> str:
     for (budget, where, attack), group in grouped(infected):
         cells = [spread(known(group, partial(asr_after, arm=arm))) for arm in ARMS]
         before = spread([min(row["before"]["asr"]) for row in group])
-        lines.append((where, attack, budget, str(len(group)), before, *cells))
+        lines.append((where, attack, budget, str(_count(group)), before, *cells))
     columns = ("data", "attack", "images", "models", "before", *ARMS)
     return Table("", columns, lines, frozenset({"models"})).markdown()
 
@@ -125,8 +116,13 @@ def drop_table(found: Sequence[Row]) -> str:
     lines = []
     for (budget, where, which), group in grouped(found, lambda row: (images(row), data(row), _infected(row))):
         cells = [spread(known(group, partial(drop, arm=arm)), 2) for arm in ARMS]
-        lines.append((where, which, budget, str(len(group)), *cells))
+        lines.append((where, which, budget, str(_count(group)), *cells))
     return Table("", ("data", "models that are", "images", "models", *ARMS), lines, frozenset({"models"})).markdown()
+
+
+def _count(found: Sequence[Row]) -> int:
+    """How many models; a row has some of the arms of one."""
+    return len({row["model"] for row in found})
 
 
 def _infected(row: Row) -> str:
@@ -137,7 +133,8 @@ def guard_table() -> str:
     """Triggered images that pass and get the target, clean ones rejected; our guard, the one before, the paper's."""
     lines = []
     for (where, attack), group in grouped(rows(GUARDS), lambda row: (data(row), row["attack"])):
-        guards = [row["guard"] for row in group]
+        guards = [row["guard"] for row in group if not isinstance(row["guard"], str)]  # why none could be fitted
+        refused = f" and {len(group) - len(guards)} refused" if len(guards) < len(group) else ""
         cells = [
             spread([max(guard["ours"]["passed"]) for guard in guards]),
             spread([max(guard["ours"]["label_fpr"]) for guard in guards]),
@@ -146,7 +143,8 @@ def guard_table() -> str:
         for name in ("fisher", "paper"):
             cells.append(spread([max(guard[name]["passed"]) for guard in guards]))
             cells.append(spread([guard[name]["label_fpr"] for guard in guards]))
-        lines.append((where, attack, str(len(group)), *cells, spread([guard["extra_time"] for guard in guards])))
+        extra = spread([guard["extra_time"] for guard in guards])
+        lines.append((where, attack, f"{len(guards)}{refused}", *cells, extra))
     columns = (
         "data",
         "attack",
@@ -166,13 +164,14 @@ def guard_table() -> str:
 def targets(found: Sequence[Row]) -> str:
     """What all models with one trigger came to, against what was aimed at."""
     single = [row for row in found if row["targets"] and row["attack"] not in ("nine-triggers", "many-labels")]
+    tried = [row for row in single if "repair" in row["arms"] and row["budget"].endswith("training images")]
     lines = []
-    for arm in ARMS[:2]:
-        group = [row for row in single if arm in row["arms"] and row["budget"].endswith("training images")]
-        after, lost = (known(group, partial(value, arm=arm)) for value in (asr_after, drop))
-        lines.append((arm, str(len(group)), spread(after), spread(lost, 2)))
-    columns = ("", "models", "success after, %", "accuracy lost, points")
-    return Table("", columns, lines, frozenset({"models"})).markdown()
+    for (dataset,), group in grouped(tried, lambda row: (row["dataset"],)):
+        after, lost = (known(group, partial(value, arm="repair")) for value in (asr_after, drop))
+        answers = sum(row["arms"]["repair"]["status"] == "repaired" for row in group)
+        lines.append((dataset, str(len(group)), str(answers), spread(after), spread(lost, 2)))
+    columns = ("data", "models", "repaired", "success after, %", "accuracy lost, points")
+    return Table("", columns, lines, frozenset({"models", "repaired"})).markdown()
 
 
 def few(found: Sequence[Row]) -> str:

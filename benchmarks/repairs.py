@@ -28,6 +28,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import Processes
+from neural_cleanse.errors import DataError
 from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.images.load import load_data
@@ -108,7 +109,8 @@ def row(case: Case, *, data: Path, budget: Budget, alone: str | None, around: di
 def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
     """Recover the triggers of one infected model, fit its guard on test images not used for that, measure it on others.
 
-    The test images are drawn at random: the halves of MNIST's test part differ.
+    The test images are drawn at random: the halves of MNIST's test part differ. Where they have too few of a guarded
+    label, `guard` is why.
     """
     loaded, test = open_case(case, at_most=None)
     classifier, original, truth = loaded.classifier, originals(case), tuple(case.card["targets"])
@@ -122,6 +124,10 @@ def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
     some = range(0, classifier.num_classes, max(1, classifier.num_classes // REFERENCES))
     settings = ScanSettings(labels=tuple(sorted({*truth, *some})), student=False)
     result = scan(classifier, test.take(seen), settings)
+    try:
+        guard: dict[str, Any] | str = _guards(classifier, known_backdoors(result, truth), calm, fresh, original)
+    except DataError as error:
+        guard = str(error)
     written = {
         "model": case.name,
         "dataset": case.card["dataset"],
@@ -130,7 +136,7 @@ def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
         "targets": case.card["targets"],
         "images": len(calm),
         "before": _measured(classifier, original, fresh),
-        "guard": _guards(classifier, known_backdoors(result, truth), calm, fresh, original),
+        "guard": guard,
         "model_sha256": loaded.origin.sha256,
         "seed": SEED,
     }

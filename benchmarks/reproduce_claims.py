@@ -167,8 +167,8 @@ def _many_labels(found: Sequence[Row], ways: Sequence[str]) -> Told:
 
 def _nine(_: Sequence[Row]) -> Told:
     rows = [row for row in repaired() if row["attack"] == "nine-triggers"]
-    rates = known(rows, lambda row: asr_after(row, "earlier repair"))
-    rounds = [row["arms"]["earlier repair"]["rounds"] for row in rows]
+    rates = known(rows, lambda row: asr_after(row, "repair"))
+    rounds = [row["arms"]["repair"]["rounds"] for row in rows if "repair" in row["arms"]]
     text = f"{', '.join(map(str, rounds))} rounds leave {_listed([100 * rate for rate in rates], 1)} %"
     return text, max(rates) < 0.01
 
@@ -222,7 +222,7 @@ OF_DEFAULT: tuple[tuple[str, str, Callable[[Sequence[Row]], Told]], ...] = (
     ("An index above 3 of infected models and under 2 of clean ones, on GTSRB and faces", "H", _index_elsewhere),
     ("One epoch of unlearning with the reversed trigger leaves at most 6.70 % and costs at most 3.6 points", "H",
      _unlearned("one epoch")),
-    ("The same, with our `repair` before it searched on", "–", _unlearned("earlier repair")),
+    ("The same, with our `repair`", "–", _unlearned("repair")),
     ("Fine-tuning on clean images alone leaves BadNets on MNIST 93.37 %", "M", _clean_images(("badnets",), True)),
     ("It removes the Trojan backdoors (10.91 % and 0 %)", "H",
      _clean_images(("trojan-square", "trojan-watermark"), False)),
