@@ -32,7 +32,7 @@ GUARD_VERSION = 2
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"
 VIEWS = ("features", "early_channels")  # what is looked at; the second where the network has convolutions
 
-Views = tuple[Float[Tensor, "n _"], ...]
+Views = tuple[Float[Tensor, "_ _"], ...]
 
 
 @dataclass(frozen=True)

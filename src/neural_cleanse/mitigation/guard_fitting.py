@@ -183,7 +183,7 @@ def _joined(parts: Sequence[Views]) -> Views:
     return tuple(torch.cat(view) for view in zip(*parts, strict=True))
 
 
-def _weights(target: int, usual: Views, own: Views, triggered: Views | None) -> list[Float[Tensor, " d"]]:
+def _weights(target: int, usual: Views, own: Views, triggered: Views | None) -> list[Float[Tensor, " _"]]:
     """Of each view the direction from clean images of the label to triggered ones."""
     count = 0 if triggered is None else len(triggered[0])
     if triggered is None or count < LEAST_LEARNED:
@@ -221,7 +221,7 @@ def fisher(clean: Float[Tensor, "n d"], triggered: Float[Tensor, "m d"]) -> Floa
     return unit.float()
 
 
-def _detector(target: int, weights: Sequence[Float[Tensor, " d"]], calm: Views, rate: float) -> Detector:
+def _detector(target: int, weights: Sequence[Float[Tensor, " _"]], calm: Views, rate: float) -> Detector:
     """Scales and threshold, from clean images that the model gives this label."""
     directions = []
     for one, values in zip(weights, calm, strict=True):
