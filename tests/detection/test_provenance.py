@@ -201,7 +201,7 @@ def test_every_command_answers_in_ascii(demo_files: Path, scanned_infected: Path
         ("scan", model, *here, "--restarts", 1, "--labels", "3,7"): 3,
         ("report", scanned_infected): 0,
         ("inspect", model): 0,
-        ("guard", "fit", model, "--scan", scanned_infected, *here, "--output", guard): 0,
+        ("guard", "fit", model, "--scan", scanned_infected, *here, "--output", guard, "--fpr", 0.1): 0,
         ("guard", "check", data, "--model", model, "--guard", guard): 1,
         ("repair", demo_files / "clean.safetensors", "--scan", scanned_infected, *here, "--output", tmp_path / "r"): 2,
         ("demo", "--output", scanned_infected.parent / "scan" / "scan.json"): 2,
