@@ -17,7 +17,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import eligible_rows, predict, triggered_answers
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
+from ranking import activation_gap, activations, features, rank
 
 TOP = 0.01  # of the neurons (paper)
 SEED = 0

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from linear_filter import linear_filter, top
 from neural_cleanse.attacks.trigger_json import trigger_from_json
@@ -70,23 +71,30 @@ def originals(case: Case) -> tuple[Backdoor, ...]:
     return tuple(found)
 
 
+def _about(case: Case) -> dict[str, Any]:
+    """What a row says of the model."""
+    return {"model": case.name} | {name: case.card[name] for name in ("dataset", "architecture", "attack", "targets")}
+
+
+def _split(test: ImageSet) -> tuple[Tensor, Tensor]:
+    """The rows of the test images that the scan sees, and of the others."""
+    assert test.labels is not None, "test images have labels"
+    seen = balanced(test.labels, ScanSettings().samples, SEED)
+    unseen = torch.ones(len(test), dtype=torch.bool)
+    unseen[seen] = False
+    return seen, unseen.nonzero().squeeze(1)
+
+
 def row(case: Case, *, data: Path, budget: Budget, alone: str | None, around: dict[str, Any]) -> dict[str, Any]:
     """Scan, repair and measure one model."""
     loaded, test = open_case(case, at_most=None)
     classifier, original = loaded.classifier, originals(case)
-    assert test.labels is not None
-    seen = balanced(test.labels, ScanSettings().samples, SEED)
-    unseen = torch.ones(len(test), dtype=torch.bool)
-    unseen[seen] = False
-    fresh = test.take(unseen.nonzero().squeeze(1)[:TESTED])
+    seen, unseen = _split(test)
+    fresh = test.take(unseen[:TESTED])
     train = _training_images(case, data, budget, test)
     result = scan(classifier, test.take(seen), ScanSettings())
     written: dict[str, Any] = {
-        "model": case.name,
-        "dataset": case.card["dataset"],
-        "architecture": case.card["architecture"],
-        "attack": case.card["attack"],
-        "targets": case.card["targets"],
+        **_about(case),
         "images": len(train),
         "learned_from": round(LEARN * len(train)),
         "verdict": result.verdict.value,
@@ -114,12 +122,8 @@ def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
     """
     loaded, test = open_case(case, at_most=None)
     classifier, original, truth = loaded.classifier, originals(case), tuple(case.card["targets"])
-    assert test.labels is not None
-    seen = balanced(test.labels, ScanSettings().samples, SEED)
-    unseen = torch.ones(len(test), dtype=torch.bool)
-    unseen[seen] = False
-    rows = unseen.nonzero().squeeze(1)
-    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))]
+    seen, unseen = _split(test)
+    rows = unseen[torch.randperm(len(unseen), generator=torch.Generator().manual_seed(SEED))]
     fresh, calm = (test.take(some) for some in rows.tensor_split([min(TESTED, len(rows) // 2)]))
     some = range(0, classifier.num_classes, max(1, classifier.num_classes // REFERENCES))
     settings = ScanSettings(labels=tuple(sorted({*truth, *some})), student=False)
@@ -129,11 +133,7 @@ def guard_row(case: Case, *, around: dict[str, Any]) -> dict[str, Any]:
     except DataError as error:
         guard = str(error)
     written = {
-        "model": case.name,
-        "dataset": case.card["dataset"],
-        "architecture": case.card["architecture"],
-        "attack": case.card["attack"],
-        "targets": case.card["targets"],
+        **_about(case),
         "images": len(calm),
         "before": _measured(classifier, original, fresh),
         "guard": guard,

@@ -19,7 +19,7 @@ from neural_cleanse.metrics import eligible_rows
 from neural_cleanse.mitigation.base import Backdoor, measure
 from neural_cleanse.mitigation.gates import silenced
 from neural_cleanse.mitigation.guard_fitting import fisher
-from neural_cleanse.mitigation.ranking import Activations, activation_gap, activations, features, rank
+from ranking import Activations, activation_gap, activations, features, rank
 
 RATES = (0.05, 0.10)  # of clean images that the filter may reject
 SHARES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of neurons, pruned

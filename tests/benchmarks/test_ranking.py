@@ -8,9 +8,9 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, stamped
 from neural_cleanse.mitigation.base import Backdoor
-from neural_cleanse.mitigation.ranking import activation_gap, activations, features, rank
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
+from ranking import activation_gap, activations, features, rank
 
 ZERO = PatchTrigger(torch.zeros(1, 1, 28, 28), torch.ones(1, 1, 28, 28))
 
