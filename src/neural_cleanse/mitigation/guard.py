@@ -11,14 +11,14 @@ An image on which the trigger fails passes, with the answer that the model gives
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
-from neural_cleanse.mitigation.extremes import early_extremes
+from neural_cleanse.mitigation.extremes import EarlyLayers
 
 GUARD_VERSION = 2
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"
@@ -89,15 +89,15 @@ class Guard:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Checked:
-        """Logits, score and acceptance of images in [0, 1]: one pass, and half a pass for guarded labels."""
-        logits, features = self.classifier.with_features(images)
-        answers, score = logits.argmax(1), logits.new_full((len(images),), -math.inf).float()
-        targets = torch.tensor([detector.target for detector in self.detectors], device=answers.device)
-        rows = torch.isin(answers, targets).nonzero().squeeze(1)
-        if len(rows):
-            views = views_of(self.classifier, images[rows], features[rows])
-            for detector in self.detectors:
-                mine = answers[rows] == detector.target
+        """Logits, score and acceptance of images in [0, 1]: one pass, and half a one more for guarded labels where the
+        early layers' activations are too many to be kept."""
+        targets = torch.tensor([detector.target for detector in self.detectors], device=images.device)
+        logits, rows, views = answered(self.classifier, images, lambda answers: torch.isin(answers, targets))
+        score = logits.new_full((len(images),), -math.inf).float()
+        answers = logits.argmax(1)[rows]
+        for detector in self.detectors:
+            mine = answers == detector.target
+            if mine.any():
                 score[rows[mine]] = detector.score(tuple(values[mine] for values in views))
         return Checked(logits, score, score <= 0)
 
@@ -161,16 +161,25 @@ class Guard:
             ) from error
 
 
-def views_of(classifier: Classifier, images: Float[Tensor, "n c h w"], features: Float[Tensor, "n d"]) -> Views:
-    """What directions are found in: the features, and the early channels' extremes where there are any."""
-    extremes = early_extremes(classifier, images)
-    return (features.float(), extremes) if extremes.shape[1] else (features.float(),)
+def answered(
+    classifier: Classifier,
+    images: Float[Tensor, "n c h w"],
+    chosen: Callable[[Int[Tensor, " n"]], Bool[Tensor, " n"]],
+) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " m"], Views]:
+    """The logits of all images, which of them are `chosen` by their answers, and what directions are found in for those:
+    the features, and the early channels' extremes where there are any."""
+    with EarlyLayers(classifier) as early:
+        logits, features = classifier.with_features(images)
+    rows = chosen(logits.argmax(1)).nonzero().squeeze(1)
+    extremes = early.extremes(images, rows)
+    features = features[rows].float()
+    return logits, rows, (features, extremes) if extremes.shape[1] else (features,)
 
 
 @torch.no_grad()
 def _views_of_nothing(classifier: Classifier) -> Views:
     images = torch.zeros(1, *classifier.input_shape, device=classifier.device)
-    return views_of(classifier, images, classifier.with_features(images)[1])
+    return answered(classifier, images, torch.ones_like)[2]
 
 
 def _weights(detector: int, view: str) -> str:

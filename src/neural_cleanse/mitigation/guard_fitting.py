@@ -10,6 +10,7 @@ chosen share of them, at the rank that also holds for the next image (Vovk et al
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import FORWARD_BATCH, eligible_rows, pixels, predict
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.family import fresh_triggers
-from neural_cleanse.mitigation.guard import Detector, Direction, Guard, Views, views_of
+from neural_cleanse.mitigation.guard import Detector, Direction, Guard, Views, answered
 
 SHRINKAGE = 0.2  # of the pooled covariance towards its mean variance: few images, many values
 LEARNED, CALIBRATED = 0.4, 0.4  # shares of the images that choose weights and thresholds; the rest measures
@@ -167,16 +168,14 @@ def _clean_views(classifier: Classifier, data: ImageSet) -> Views:
 @torch.no_grad()
 def _views(classifier: Classifier, data: ImageSet, backdoor: Backdoor | None) -> Iterator[Views]:
     """The views of all images, batch by batch, or of those that the trigger sends to its target."""
+    chosen = torch.ones_like if backdoor is None else partial(torch.eq, other=backdoor.pair.target)
     for part in data.images.to(classifier.device).split(FORWARD_BATCH):
         images = pixels(part)
         if backdoor is not None:
             images = backdoor.on(classifier.device)(images.unsqueeze(0)).squeeze(0)
-        logits, features = classifier.with_features(images)
-        if backdoor is not None:
-            works = logits.argmax(1) == backdoor.pair.target
-            images, features = images[works], features[works]
-        if len(images):
-            yield tuple(values.cpu() for values in views_of(classifier, images, features))
+        _, rows, views = answered(classifier, images, chosen)
+        if len(rows):
+            yield tuple(values.cpu() for values in views)
 
 
 def _joined(parts: Sequence[Views]) -> Views:
