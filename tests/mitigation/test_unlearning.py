@@ -17,7 +17,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import pixels
 from neural_cleanse.mitigation import unlearning
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, RepairLimits, measure
-from neural_cleanse.mitigation.fine_tuning import LEARNING_RATES, MOST_STAMPED, STAMPED, stamp_some
+from neural_cleanse.mitigation.fine_tuning import LEARNING_RATES, STAMPED, stamp_some
 from neural_cleanse.mitigation.unlearning import STRONG_RATE, Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
@@ -77,7 +77,7 @@ def stamped_rows(batch: Tensor, rows: slice) -> Tensor:
 
 def test_the_targets_own_images_are_never_stamped_and_the_others_by_their_share() -> None:
     images, labels = dark(5000)
-    batch = stamp_some(images, labels, [white(LabelPair(2))], seeded()).images
+    batch = stamp_some(images, labels, [white(LabelPair(2))], seeded(), STAMPED).images
     hit = stamped_rows(batch, slice(0, 2))
     assert not hit[labels == 2].any()
     low, high = clopper_pearson(int(hit.sum()), int((labels != 2).sum()), 0.999)
@@ -88,7 +88,7 @@ def test_the_targets_own_images_are_never_stamped_and_the_others_by_their_share(
 
 def test_the_trigger_of_a_pair_is_put_on_images_of_every_class() -> None:
     images, labels = dark(5000)
-    hit = stamped_rows(stamp_some(images, labels, [white(LabelPair(2, 4))], seeded()).images, slice(0, 2))
+    hit = stamped_rows(stamp_some(images, labels, [white(LabelPair(2, 4))], seeded(), STAMPED).images, slice(0, 2))
     assert set(labels[hit].tolist()) == {0, 1, 2, 3, 4}
     low, high = clopper_pearson(int(hit[labels == 4].sum()), int((labels == 4).sum()), 0.999)
     assert low < STAMPED < high
@@ -98,33 +98,33 @@ def test_the_trigger_of_a_pair_is_put_on_images_of_every_class() -> None:
 def test_many_triggers_share_the_images_one_each(count: int) -> None:
     images, labels = dark(6000)
     backdoors = [white(LabelPair(number % 5), slice(number, number + 1)) for number in range(count)]
-    batch = stamp_some(images, labels, backdoors, seeded()).images
+    batch = stamp_some(images, labels, backdoors, seeded(), share := 0.5 / count).images
     hits = torch.stack([stamped_rows(batch, slice(number, number + 1)) for number in range(count)])
     assert int(hits.sum(0).max()) == 1, "no image has two"
     for number, backdoor in enumerate(backdoors):
         others = labels != backdoor.pair.target
         assert not hits[number][~others].any()
         low, high = clopper_pearson(int(hits[number].sum()), int(others.sum()), 0.999)
-        assert low < min(STAMPED, MOST_STAMPED / count) < high
+        assert low < share < high
 
 
 def test_without_backdoors_images_stay_and_nothing_is_drawn() -> None:
     images, labels = dark(50)
     generator = seeded()
-    assert torch.equal(stamp_some(images, labels, [], generator).images, pixels(images))
+    assert torch.equal(stamp_some(images, labels, [], generator, STAMPED).images, pixels(images))
     assert torch.equal(generator.get_state(), seeded().get_state())
 
 
 def test_a_zero_mask_stamps_nothing() -> None:
     images = torch.randint(0, 256, (300, 1, 28, 28), generator=seeded()).to(torch.uint8)
-    batch = stamp_some(images, torch.arange(300) % 5, [zero_mask(0.3, 1), zero_mask(1.0, 2)], seeded()).images
+    batch = stamp_some(images, torch.arange(300) % 5, [zero_mask(0.3, 1), zero_mask(1.0, 2)], seeded(), STAMPED).images
     assert torch.equal(batch, pixels(images))
 
 
 def test_images_given_stay_as_they_are() -> None:
     images, labels = dark(100)
     before = images.clone()
-    stamp_some(images, labels, [white(LabelPair(0))], seeded())
+    stamp_some(images, labels, [white(LabelPair(0))], seeded(), STAMPED)
     assert torch.equal(images, before)
 
 
@@ -259,6 +259,17 @@ def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) 
     few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
     Unlearning(epochs=2, learning_rates=(5e-4,), strong_rate=None, least_batches=7)(infected, (), few, seeded())
     assert told == [f"unlearning, learning rate 0.0005, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
+
+
+def test_the_first_try_takes_half_as_long(
+    infected: Classifier, limits: RepairLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unlearning, "MOST_LOST", (-1.0, -1.0))  # what no try can keep
+    told = list[str]()
+    few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
+    Unlearning(epochs=1, learning_rates=(5e-4,), least_batches=8)(infected, (), few, seeded())
+    lengths = [line.rsplit(" ", 1)[1] for line in told if "epoch 1 " in line]
+    assert lengths[:3] == ["2", "4", "4"]
 
 
 def test_mixtures_keep_the_answers_that_the_model_gave_to_what_is_not_learned_from(

@@ -27,12 +27,12 @@ from neural_cleanse.mitigation.base import Backdoor, Place, RepairLimits
 from neural_cleanse.mitigation.family import Renewal
 
 STAMPED = 0.2  # of the images, for each trigger (paper) ...
-MOST_STAMPED = 0.5  # ... and of all triggers together: most of what is learned from stays clean
+MOST_STAMPED = 0.25  # ... and of all triggers together: most of what is learned from stays clean
 LEARNING_RATES = (1e-3, 5e-4, 1e-4, 2e-5)  # Adam's, in the order in which they are tried
 TAUGHT = 0.5  # weight of the model's own answers beside the labels
 MIXED = 64  # mixtures beside every batch ...
 LIGHTLY = 0.5  # ... and their weight where they are to leave less
-LEAST_BATCHES = 640  # of a fine-tuning: few images get more epochs
+LEAST_BATCHES = 1280  # of a fine-tuning: few images get more epochs
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FineTuning:
     """How long and at what rates to train; without backdoors on clean images alone.
 
     `mixed` mixtures of two images go beside every batch. Images that make fewer than `least_batches` in all epochs get
-    more epochs.
+    more epochs. All triggers together are on a share `most_stamped` of the images at most.
     """
 
     epochs: int = 5
@@ -57,6 +57,7 @@ class FineTuning:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     mixed: int = MIXED
     least_batches: int = LEAST_BATCHES
+    most_stamped: float = MOST_STAMPED
 
     def __post_init__(self) -> None:
         rates = self.learning_rates
@@ -102,7 +103,8 @@ class FineTuning:
                     group["lr"] = rate * (1 + math.cos(math.pi * number / batches)) / 2
                 network = classifier.changed(module=module.eval(), memory_format=torch.contiguous_format)
                 found = [*backdoors, *renewal.after(number, network)]
-                stamped = stamp_some(images[rows], labels[rows], found, generator)
+                each = min(STAMPED, self.most_stamped / max(1, len(found)))
+                stamped = stamp_some(images[rows], labels[rows], found, generator, each)
                 logits = stamped.answers(classifier, _training(module))
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
                 if self.mixed:
@@ -183,11 +185,9 @@ def stamp_some(
     labels: Int[Tensor, " n"],
     backdoors: Sequence[Backdoor],
     generator: torch.Generator,
-    share: float | None = None,
+    share: float,
 ) -> Stamped:
-    """The images with each trigger on its share of them; never on images of its target, which would teach it.
-
-    `share` is that of each trigger; None stands for STAMPED, or less where there are many.
+    """The images with each trigger on that share of them; never on images of its target, which would teach it.
 
     The patch of a pair of labels is put on images of all classes: in an all-to-all backdoor it works from each, and a
     scan may have seen that one pair.
@@ -197,10 +197,9 @@ def stamp_some(
         return Stamped(batch)
     shift: Tensor | None = None
     place = next((backdoor.place for backdoor in backdoors if backdoor.place is not None), None)
-    each = min(STAMPED, MOST_STAMPED / len(backdoors)) if share is None else share
     chance = torch.rand(len(images), generator=generator)
     for number, backdoor in enumerate(backdoors):
-        chosen = (chance >= number * each) & (chance < (number + 1) * each)
+        chosen = (chance >= number * share) & (chance < (number + 1) * share)
         if backdoor.pair.source is None or backdoor.place is not None:
             chosen &= labels != backdoor.pair.target
         if not chosen.any():

@@ -5,12 +5,13 @@ epoch over the labels alone and a fifth of the images stamped; it names no learn
 keep what it knows (fine_tuning.py). The less mixtures weigh and the larger the learning rate, the less is left of
 triggers that no search found, and the more accuracy is lost where images are few. So the first two tries are strong,
 with mixtures that weigh 1/10 and 1/2, and kept only where they cost nothing, or next to nothing; then these weigh 1/2,
-and 1, and the largest learning rate that keeps the accuracy is taken. More epochs leave less, too (docs/repair.md has
-figures).
+and 1, and the largest learning rate that keeps the accuracy is taken. The first has triggers on up to half of the images;
+the others on a quarter, and take twice as long, which wins accuracy back (docs/design-notes.md has figures).
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import UInt8
@@ -23,7 +24,8 @@ from neural_cleanse.mitigation.fine_tuning import LIGHTLY, FineTuning, Start, mi
 from neural_cleanse.results.repair import TracePoint
 
 STRONG_RATE = 3e-3  # Adam's, of the first two tries ...
-BARELY = 0.1  # ... and the weight of mixtures in the first
+BARELY = 0.1  # ... the weight of mixtures in the first ...
+SHORT, MOSTLY = 0.5, 0.5  # ... its share of a try's batches, and how many of its images have triggers at most
 MOST_LOST = (0.0, 0.005)  # what they may cost of accuracy to be kept, and the first ...
 # ... how many of its answers to mixtures of the images that decide may be others than before. Accuracy alone does not
 # tell where those images are nearly the same as some that were learned from, like the frames of a film.
@@ -34,12 +36,15 @@ COMPARED = 2048  # mixtures
 @dataclass(frozen=True)
 class _Try:
     """A learning rate, what mixtures weigh at it, how much accuracy it may cost and how many answers it may change at
-    most, as shares (1: the limits alone say)."""
+    most, as shares (1: the limits alone say); its share of the batches that few images make, and how many images have
+    triggers at most (None: as the fine-tuning says)."""
 
     rate: float
     weight: float
     most_lost: float = 1.0
     most_changed: float = 1.0
+    length: float = 1.0
+    most_stamped: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Unlearning(FineTuning, Mitigation):
         """
         trace: list[TracePoint] = []
         best: tuple[float, Classifier] | None = None
-        start = generator.get_state()
+        drawn = generator.get_state()
         before = measure(classifier, (), limits.check).accuracy
         for one in self._tries:
-            generator.set_state(start)
-            tuned = self.tuned(classifier, Start(classifier.module), backdoors, limits, one.rate, one.weight, generator)
+            generator.set_state(drawn)
+            tuned = self._as_in(one).tuned(
+                classifier, Start(classifier.module), backdoors, limits, one.rate, one.weight, generator
+            )
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
             if found.accuracy < before - one.most_lost:
@@ -79,6 +86,10 @@ class Unlearning(FineTuning, Mitigation):
                 break
         return Mitigated(None if best is None else best[1], tuple(trace))
 
+    def _as_in(self, one: _Try) -> FineTuning:
+        stamped = self.most_stamped if one.most_stamped is None else one.most_stamped
+        return replace(self, least_batches=math.ceil(self.least_batches * one.length), most_stamped=stamped)
+
     @property
     def _tries(self) -> tuple[_Try, ...]:
         full = tuple(_Try(rate, 1.0) for rate in self.learning_rates)
@@ -89,7 +100,7 @@ class Unlearning(FineTuning, Mitigation):
             return calm
         barely, lightly = MOST_LOST
         return (
-            _Try(self.strong_rate, BARELY, barely, MOST_CHANGED),
+            _Try(self.strong_rate, BARELY, barely, MOST_CHANGED, SHORT, MOSTLY),
             _Try(self.strong_rate, LIGHTLY, lightly),
             *calm,
         )
