@@ -166,7 +166,7 @@ def answered(
     images: Float[Tensor, "n c h w"],
     chosen: Callable[[Int[Tensor, " n"]], Bool[Tensor, " n"]],
 ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " m"], Views]:
-    """The logits of all images, which of them are `chosen` by their answers, and what directions are found in for those:
+    """The logits of all images, which of them are `chosen` by their answers, and what directions of those are found in:
     the features, and the early channels' extremes where there are any."""
     with EarlyLayers(classifier) as early:
         logits, features = classifier.with_features(images)

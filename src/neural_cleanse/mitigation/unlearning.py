@@ -5,8 +5,8 @@ epoch over the labels alone and a fifth of the images stamped; it names no learn
 keep what it knows (fine_tuning.py). The less mixtures weigh and the larger the learning rate, the less is left of
 triggers that no search found, and the more accuracy is lost where images are few. So the first two tries are strong,
 with mixtures that weigh 1/10 and 1/2, and kept only where they cost nothing, or next to nothing; then these weigh 1/2,
-and 1, and the largest learning rate that keeps the accuracy is taken. The first has triggers on up to half of the images;
-the others on a quarter, and take twice as long, which wins accuracy back (docs/design-notes.md has figures).
+and 1, and the largest learning rate that keeps the accuracy is taken. In the first up to half of the images have
+triggers; in the others a quarter, for twice as many batches, which wins accuracy back (docs/design-notes.md).
 """
 
 import math
