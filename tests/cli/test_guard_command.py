@@ -241,7 +241,7 @@ def test_what_cannot_be_checked(
 ) -> None:
     truncated(check(images / "absent"), "There is no")
     truncated(check(tmp_path), "holds no pictures")
-    truncated(check(images / "clean.npz", "--mean", "0.5"), "normalisation")
+    truncated(check(images / "clean.npz", "--mean", "0.5"), "Pass the same --mean, --std and --scale")
     np.savez(tmp_path / "small.npz", images=np.zeros((3, 20, 20), np.uint8))
     truncated(check(tmp_path / "small.npz"), "28x28")
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 28, 28), np.uint8))
@@ -253,8 +253,21 @@ def test_what_cannot_be_checked(
     (tmp_path / "file").touch()
     truncated(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
     other = ("guard", "check", images / "clean.npz", "--model", demo_files / "clean.safetensors", "--guard")
-    truncated(run(*other, fitted[1]), "model_sha256")
+    ran = run(*other, fitted[1])
+    truncated(ran, "was fitted for another model file (sha256 ")
+    assert "clean.safetensors" in ran.err and "Fit it again for this model" in " ".join(ran.err.split())
     truncated(run(*other, tmp_path / "absent"), "no guard in")
+
+
+def test_a_guard_of_other_image_sizes_is_refused(
+    images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    for shape in ([3, 32, 32], 7):
+        described = json.loads((fitted[1] / "guard.json").read_text()) | {"input_shape": shape}
+        (tmp_path / "guard.json").write_text(json.dumps(described))
+        arguments = ("guard", "check", images / "clean.npz", "--model", demo_files / "infected.safetensors", "--guard")
+        said = "3x32x32" if isinstance(shape, list) else "7"
+        truncated(run(*arguments, tmp_path), f"was fitted for images of {said}, the model takes 1x28x28")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}', b"\xff"])
