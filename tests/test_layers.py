@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import num_hooks
 from token_network import Tokens
 from torch import Tensor, nn
 
@@ -51,10 +52,6 @@ class Residual(nn.Module):
             added = self.shortcut(images) + self.branch(images)
         answers: Tensor = self.head(added.relu().mean((2, 3)))
         return answers
-
-
-def num_hooks(module: nn.Module) -> int:
-    return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in module.modules())
 
 
 def convolutions(module: nn.Module, images: Tensor) -> list[tuple[str, str | None]]:
