@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from linear_filter import TOP, linear_filter, top
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
-from neural_cleanse.layers import Tap
 from neural_cleanse.metrics import eligible_rows
 from neural_cleanse.mitigation.base import Backdoor, measure
 from neural_cleanse.mitigation.gates import silenced
@@ -32,10 +31,17 @@ Vectors = Float[Tensor, "n d"]
 def channels(classifier: Classifier, images: Float[Tensor, "n c h w"]) -> Vectors:
     """The channels of the last convolution, batch norm included, each as the mean of its positive values."""
     convolution, norm = classifier.layers.convolutions[-1]
-    layer = classifier.module.get_submodule(norm or convolution)
-    with Tap(layer, output=True) as tap:
+    kept: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        kept.append(output)
+
+    handle = classifier.module.get_submodule(norm or convolution).register_forward_hook(keep)
+    try:
         classifier(images)
-        return tap.take().relu().mean((2, 3))
+    finally:
+        handle.remove()
+    return kept[-1].relu().mean((2, 3))
 
 
 def by_difference(clean: Vectors, triggered: Vectors) -> Int[Tensor, " d"]:

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neural_cleanse.evaluation.rates import RULES, Rate, calibration, median_of, rates, recorded
-from neural_cleanse.evaluation.tables import PAPER, finished, kind, misses
+from neural_cleanse.evaluation.rates import PAPER, RULES, Rate, calibration, median_of, rates, recorded
+from neural_cleanse.evaluation.tables import finished, kind, misses
 from neural_cleanse.report.tables import Table
 
 Row = Mapping[str, Any]

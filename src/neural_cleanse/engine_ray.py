@@ -72,7 +72,7 @@ def _ray() -> ModuleType:
         return importlib.import_module("ray")
     except ImportError as error:
         raise SettingsError(
-            f"Ray is not here: {error}.",
+            f"Ray is not installed: {error}.",
             cure="pip install 'neural-cleanse[ray]'; one machine needs no Ray, --workers N does it.",
         ) from error
 
@@ -100,7 +100,7 @@ def _reach(address: str, cure: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise SettingsError(f"Nobody answers at {address}: {error}.", cure=cure) from error
+        raise SettingsError(f"Cannot connect to {address}: {error}.", cure=cure) from error
 
 
 def _versions() -> tuple[str, str]:

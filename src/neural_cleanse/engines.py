@@ -67,7 +67,7 @@ def _written(function: Callable[[J], R], file: Path) -> Path:
         file.write_bytes(pickle.dumps(function))
     except Exception as error:  # whatever a network of somebody else's making raises
         raise SettingsError(
-            f"What is to be done cannot be sent to another process: {error}.",
+            f"The model cannot be pickled for a worker process: {error}.",
             cure="Leave out --workers: one process takes every kind of model.",
         ) from error
     return file

@@ -97,27 +97,21 @@ def _norm_behind(order: list[str], named: dict[str, nn.Module], place: int) -> s
 
 
 class Tap:
-    """Context in which what goes into (or comes out of) one layer is kept: `kept` after every forward pass."""
+    """Context in which what goes into one layer is kept: `kept` after every forward pass."""
 
-    def __init__(self, layer: nn.Module, *, output: bool = False) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         self.kept: Tensor | None = None
-        self._layer, self._output = layer, output
+        self._layer = layer
 
     def __enter__(self) -> "Tap":
-        if self._output:
-            self._handle = self._layer.register_forward_hook(self._keep_output)
-        else:
-            self._handle = self._layer.register_forward_pre_hook(self._keep_input, with_kwargs=True)
+        self._handle = self._layer.register_forward_pre_hook(self._keep, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
-    def _keep_input(self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         self.kept = inputs[0] if inputs else named["input"]
-
-    def _keep_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.kept = output
 
     def take(self) -> Tensor:
         """What the last forward pass left. Raises UnusableOutputs when the layer was not called."""

@@ -67,7 +67,7 @@ def predict_checked(classifier: Classifier, images: Num[Tensor, "n c h w"], told
         broken += int(logits.isnan().any(1).sum())
     if broken:
         raise UnusableOutputs(
-            f"The model answers {broken} of {len(images)} clean images with NaN: no search can follow it there.",
+            f"The model outputs NaN for {broken} of {len(images)} clean images: triggers cannot be searched for.",
             cure="Is the form of the input right (--mean, --std, --scale)? If so, do not trust this model.",
         )
     return torch.cat(found).cpu()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import seeded
 
 from neural_cleanse.attacks import dynamic
 from neural_cleanse.attacks.base import AttackContext
@@ -19,10 +20,6 @@ from neural_cleanse.triggers.generated import GeneratedTrigger, num_weights
 
 SHAPE = (1, 28, 28)
 Trained = tuple[torch.nn.Module, Poison, Poison]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

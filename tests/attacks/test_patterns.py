@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import seeded
 from PIL import Image
 
 from neural_cleanse.attacks import patterns
@@ -17,10 +18,6 @@ from neural_cleanse.triggers.patch import PatchTrigger
 SHAPES: list[Shape] = [(1, 28, 28), (3, 32, 32), (3, 55, 47), (3, 224, 224)]
 GREY, COLOUR, TALL = SHAPES[:3]
 SIZED = ("square", "noise", "checkerboard", "triangle")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def sized(kind: str, shape: Shape, size: int, place: str = "bottom-right", seed: int = 0) -> PatchTrigger:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import seeded
 
 from neural_cleanse.attacks.patterns import square
 from neural_cleanse.attacks.poison import Poison, PoisonedSet, TargetMap, poison
@@ -20,10 +21,6 @@ TRIGGER = square(SHAPE, 3)
 TO_TWO = TargetMap.all_to_one(2, CLASSES)
 SEEDS = st.integers(0, 2**32)
 SHARES = st.floats(0, 1, exclude_max=True)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def noise_images(n: int = 200, seed: int = 0) -> ImageSet:

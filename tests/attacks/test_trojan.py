@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from networks import seeded
 from torch import Tensor, nn
 
 from neural_cleanse.attacks import trojan
@@ -27,10 +28,6 @@ AREA = 0.07
 MASKS = {"square": square_mask(SHAPE, AREA, "bottom-right")[None], "watermark": watermark_mask(SHAPE, AREA)[None]}
 KINDS = pytest.mark.parametrize("kind", MASKS)
 NETWORK = ARCHITECTURES["mnist_cnn_half"].build
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def bench(digits: ImageSet) -> TrainingContext:

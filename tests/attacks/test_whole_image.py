@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import seeded
 
 from neural_cleanse.attacks.base import AttackContext
 from neural_cleanse.attacks.by_name import attack
@@ -21,10 +22,6 @@ from neural_cleanse.triggers.warp import WarpTrigger
 
 GREY: Shape = (1, 28, 28)
 COLOUR: Shape = (3, 32, 32)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def planned(name: str, shape: Shape = GREY, seed: int = 0, **options: Any) -> Poison:

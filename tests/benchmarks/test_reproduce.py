@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import reproduce
 import reproduce_charts
@@ -184,3 +185,14 @@ def test_every_model_that_is_searched_is_in_the_spec(tmp_path: Path) -> None:
     wanted = reproduce.work(names, quick=False)
     assert {name for name, _ in wanted} == set(names) and len(wanted) == len(set(wanted))
     assert set(reproduce.work(names, quick=True)) < set(wanted)
+
+
+def test_channels_are_means_of_the_last_convolutions_positive_values_and_leave_no_hook() -> None:
+    convolution = nn.Conv2d(1, 2, 1, bias=False)
+    convolution.weight.data[:] = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    network = nn.Sequential(convolution, nn.Flatten(), nn.Linear(32, 3))
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    classifier = Classifier(network, (1, 4, 4), 3)
+    found = reproduce_mechanism.channels(classifier, images)
+    assert torch.allclose(found, torch.stack([images.mean((1, 2, 3)), torch.zeros(5)], 1))
+    assert not any(layer._forward_hooks for layer in classifier.module.modules())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import Ran, files_under, run
+from shell import files_under, one_message, run
 
 from neural_cleanse.attacks.train import TrainingProgress
 from neural_cleanse.cli import attack as attack_command
@@ -18,10 +18,6 @@ from neural_cleanse.loading.load import load_model
 def quick(data_root: Path) -> tuple[object, ...]:
     """An attack of a fraction of a second, all but --output."""
     return ("attack", "--dataset", data_root / "digits", "--architecture", "mnist_cnn_half", "--epochs", 1)
-
-
-def one_message(ran: Ran) -> bool:
-    return len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1 and "Traceback" not in ran.err
 
 
 # --- answers ---

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from shell import Ran, files_under, run
+from shell import Ran, files_under, one_message, run, strict
 from torch import nn
 
 from neural_cleanse.cli import main
@@ -51,15 +50,6 @@ def scanned(shipped: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory)
         run("scan", "--patches-only", *shipped, "--restarts", 1, "--samples", 400, "--json", "--output", directory),
         directory,
     )
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN and Infinity."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 # --- answers ---
@@ -164,8 +154,7 @@ def test_bad_options_end_in_one_message_and_leave_nothing(shipped: tuple[Path, .
     )
     assert ran.code == 2
     assert ran.out == ""
-    assert len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1, ran.err
-    assert "Traceback" not in ran.err
+    assert one_message(ran), ran.err
     assert list(tmp_path.rglob("*")) == [tmp_path / "work"]
 
 

@@ -1,15 +1,13 @@
 """`guard fit` and `guard check` as a script sees them."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from shell import Ran, files_under, run
+from shell import Ran, files_under, refused, run, strict
 
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.load import load_model
@@ -66,20 +64,6 @@ def check(demo_files: Path, fitted: tuple[Ran, Path]) -> Callable[..., Ran]:
     return call
 
 
-def truncated(ran: Ran, words: str) -> None:
-    assert ran.code == 2, ran.out + ran.err
-    assert ran.out == "" and "Traceback" not in ran.err
-    assert len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1, ran.err
-    assert words in " ".join(ran.err.split()), ran.err
-
-
-def strict(text: str) -> Any:
-    def no(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=no)
-
-
 # --- fit ---
 
 
@@ -109,7 +93,7 @@ def test_a_directory_in_use_needs_overwrite(demo_files: Path, scanned_infected: 
         "guard", "fit", demo_files / "infected.safetensors", "--scan", scanned_infected, "--data",
         demo_files / "digits.npz", "--samples", 200, "--output", tmp_path,
     ]  # fmt: skip
-    truncated(run(*arguments), "--overwrite")
+    refused(run(*arguments), "--overwrite")
     ran = run(*arguments, "--overwrite")
     assert (
         ran.code == 0 and "asked for 5.0%" in ran.out and "trigger recovered for label 3" in " ".join(ran.out.split())
@@ -141,14 +125,14 @@ def test_what_cannot_be_fitted(
             np.savez(tmp_path / "small.npz", images=archive["images"][:, :20, :20])
         data, options = tmp_path / "small.npz", ()
     ran = run("guard", "fit", model, "--scan", scanned_infected, "--data", data, "--output", tmp_path / "g", *options)
-    truncated(ran, words)
+    refused(ran, words)
     assert not (tmp_path / "g").exists()
 
 
 def test_the_scan_of_another_model_is_refused(demo_files: Path, scanned_infected: Path, tmp_path: Path) -> None:
     model, data = demo_files / "clean.safetensors", demo_files / "digits.npz"
     ran = run("guard", "fit", model, "--scan", scanned_infected, "--data", data, "--output", tmp_path / "g")
-    truncated(ran, "Scan this model first")
+    refused(ran, "Scan this model first")
 
 
 def test_a_scan_that_flagged_nothing_has_nothing_to_guard_against(
@@ -160,7 +144,7 @@ def test_a_scan_that_flagged_nothing_has_nothing_to_guard_against(
     (tmp_path / "scan.json").write_text(json.dumps(raw | {"flagged": [], "evidence": [], "verdict": "clean"}))
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
     arguments = ("guard", "fit", model, "--scan", tmp_path, "--data", data, "--samples", 200)
-    truncated(run(*arguments, "--output", tmp_path / "g"), "flagged nothing")
+    refused(run(*arguments, "--output", tmp_path / "g"), "flagged nothing")
     assert run(*arguments, "--output", tmp_path / "g", "--labels", "3").code == 0, "a label can be named all the same"
 
 
@@ -203,7 +187,7 @@ def test_at_most_says_how_many_rejected_are_no_alarm(check: Callable[..., Ran], 
 
 @pytest.mark.parametrize("wrong", ["-0.1", "1.5", "nan"])
 def test_a_share_outside_zero_to_one_is_refused(check: Callable[..., Ran], images: Path, wrong: str) -> None:
-    truncated(check(images / "clean.npz", "--at-most", wrong), "between 0 and 1")
+    refused(check(images / "clean.npz", "--at-most", wrong), "between 0 and 1")
 
 
 def test_rejected_files_are_copied_as_they_are(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
@@ -215,7 +199,7 @@ def test_rejected_files_are_copied_as_they_are(check: Callable[..., Ran], images
     copied = files_under(tmp_path / "aside")
     assert sorted(copied.values()) == sorted(path.read_bytes() for path in rejected)
     assert {name.split("_", 1)[1] for name in copied} == {path.name for path in rejected}
-    truncated(check(images / "folder", "--copy-rejected", tmp_path / "aside"), "not empty")
+    refused(check(images / "folder", "--copy-rejected", tmp_path / "aside"), "not empty")
 
 
 def test_rejected_arrays_become_pictures(check: Callable[..., Ran], images: Path, tmp_path: Path) -> None:
@@ -239,22 +223,35 @@ def test_hostile_file_names_do_not_steer_the_terminal(check: Callable[..., Ran],
 def test_what_cannot_be_checked(
     check: Callable[..., Ran], images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path
 ) -> None:
-    truncated(check(images / "absent"), "There is no")
-    truncated(check(tmp_path), "holds no pictures")
-    truncated(check(images / "clean.npz", "--mean", "0.5"), "normalisation")
+    refused(check(images / "absent"), "There is no")
+    refused(check(tmp_path), "holds no pictures")
+    refused(check(images / "clean.npz", "--mean", "0.5"), "Pass the same --mean, --std and --scale")
     np.savez(tmp_path / "small.npz", images=np.zeros((3, 20, 20), np.uint8))
-    truncated(check(tmp_path / "small.npz"), "28x28")
+    refused(check(tmp_path / "small.npz"), "28x28")
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 28, 28), np.uint8))
-    truncated(check(tmp_path / "none.npz"), "not one image")
+    refused(check(tmp_path / "none.npz"), "not one image")
     red = np.zeros((3, 3, 28, 28), np.uint8)
     red[:, 0] = 200  # three equal channels would be grey, and taken as one
     np.savez(tmp_path / "colour.npz", images=red)
-    truncated(check(tmp_path / "colour.npz"), "3 channels")
+    refused(check(tmp_path / "colour.npz"), "3 channels")
     (tmp_path / "file").touch()
-    truncated(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
+    refused(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
     other = ("guard", "check", images / "clean.npz", "--model", demo_files / "clean.safetensors", "--guard")
-    truncated(run(*other, fitted[1]), "model_sha256")
-    truncated(run(*other, tmp_path / "absent"), "no guard in")
+    ran = run(*other, fitted[1])
+    refused(ran, "was fitted for another model file (sha256 ")
+    assert "clean.safetensors" in ran.err and "Fit it again for this model" in " ".join(ran.err.split())
+    refused(run(*other, tmp_path / "absent"), "no guard in")
+
+
+def test_a_guard_of_other_image_sizes_is_refused(
+    images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    for shape in ([3, 32, 32], 7):
+        described = json.loads((fitted[1] / "guard.json").read_text()) | {"input_shape": shape}
+        (tmp_path / "guard.json").write_text(json.dumps(described))
+        arguments = ("guard", "check", images / "clean.npz", "--model", demo_files / "infected.safetensors", "--guard")
+        said = "3x32x32" if isinstance(shape, list) else "7"
+        refused(run(*arguments, tmp_path), f"was fitted for images of {said}, the model takes 1x28x28")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}', b"\xff"])
@@ -264,7 +261,7 @@ def test_a_damaged_guard_is_refused(
     (tmp_path / "guard.safetensors").write_bytes((fitted[1] / "guard.safetensors").read_bytes())
     (tmp_path / "guard.json").write_bytes(content)
     arguments = ("guard", "check", images / "clean.npz", "--model", demo_files / "infected.safetensors", "--guard")
-    truncated(run(*arguments, tmp_path), "uard")
+    refused(run(*arguments, tmp_path), "uard")
     (tmp_path / "guard.json").write_bytes((fitted[1] / "guard.json").read_bytes())
     (tmp_path / "guard.safetensors").write_bytes(content)
-    truncated(run(*arguments, tmp_path), "cannot be used")
+    refused(run(*arguments, tmp_path), "cannot be used")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from shell import Ran, files_under, run
+from shell import files_under, one_message, run
 
 from neural_cleanse.evaluation import zoo
 
@@ -17,10 +17,6 @@ def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.toml"
     path.write_text(FAMILY + 'attack = ["none", "badnets"]\n')
     return path
-
-
-def one_message(ran: Ran) -> bool:
-    return len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1 and "Traceback" not in ran.err
 
 
 def test_list_prints_parts_and_names_and_builds_nothing(spec: Path, tmp_path: Path) -> None:

@@ -80,5 +80,5 @@ def test_a_network_that_answers_with_no_number_is_refused_as_such() -> None:
             return table(images) + torch.nan
 
     broken = replace(classifier, module=Broken())
-    with pytest.raises(UnusableOutputs, match="with NaN"):
+    with pytest.raises(UnusableOutputs, match="outputs NaN"):
         first_look(broken, data, ScanSettings(), Work(lambda _: None))

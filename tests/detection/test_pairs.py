@@ -9,6 +9,7 @@ from planted_networks import SOURCE, TARGET, PairBackdoor
 from shell import run
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import Deadline
 from neural_cleanse.detection.pairs import (
     PairPlan,
     PairScan,
@@ -27,7 +28,7 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import BatchScheduler
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
-from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.page import html
@@ -96,6 +97,19 @@ def test_a_smaller_budget_is_kept_and_what_it_leaves_out_is_counted(clean: Class
     for label in range(10):
         assert sum(pair.target == label for pair in part.reference) == 4
         assert 2 <= sum(pair.source == label for pair in part.reference) <= 6
+
+
+def test_the_passes_that_put_pairs_in_their_order_are_counted(
+    clean: Classifier, digits: ImageSet, images: ScanImages
+) -> None:
+    ordered = searched(clean, images, PairPlan(passes_per_label=5 * SHORT.passes, first_steps=2))
+    assert ordered.forward_passes == len(images.parts[Split.OPTIMISE]) == 250
+    assert searched(clean, images, PairPlan(passes_per_label=9 * SHORT.passes)).forward_passes == 0, "all are searched"
+    late = clean.changed(deadline=Deadline(0))
+    assert searched(late, images, PairPlan(0, 0, 0, 1)).forward_passes == 0, "none passed"
+    settings = ScanSettings(pairs=True, patches_only=True, samples=400, max_passes=1)
+    every, some = (scan(clean, digits, settings, pair_plan=PairPlan(passes_per_label=most)) for most in (10**6, 1))
+    assert some.forward_passes == every.forward_passes + 200
 
 
 def test_the_reference_is_drawn_before_anything_was_seen(

@@ -77,7 +77,7 @@ def test_answers_that_are_no_number_are_refused(infected: Classifier, digits: Im
             return torch.where(sure.unsqueeze(1), torch.nan, logits)
 
     model = Classifier(Blinking(), infected.input_shape, infected.num_classes)
-    with pytest.raises(UnusableOutputs, match=r"\d+ of \d+ clean images with NaN"):
+    with pytest.raises(UnusableOutputs, match=r"NaN for \d+ of \d+ clean images"):
         scan(model, digits, ScanSettings(patches_only=True, force=True))
 
 

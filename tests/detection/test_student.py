@@ -27,6 +27,14 @@ SHORT = StudentPlan(steps=250)
 WITH_STUDENT = ScanSettings(patches_only=True, samples=400, plan="full")
 
 
+def in_doubt(patch: pytest.MonkeyPatch, plan: StudentPlan = SHORT, *, clear: bool | None = None) -> None:
+    """Sizes always leave doubt, and `plan` makes the students; `clear` says whether one settles it (None: as it is)."""
+    patch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    patch.setattr(teaching, "StudentPlan", lambda: plan)
+    if clear is not None:
+        patch.setattr(student_test, "_is_clear", lambda *_: clear)
+
+
 class Parameters(nn.Module):
     """A weight that no layer with a rule of its own holds."""
 
@@ -121,7 +129,7 @@ def test_the_student_never_sees_the_images_that_judge(
         seen.update(images=images, unseen=unseen)
 
     monkeypatch.setattr(teaching, "make_student", spy)
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    in_doubt(monkeypatch)
     result = scan(infected, digits, ScanSettings(patches_only=True, samples=300))
     learnt = {bytes(image.numpy().tobytes()) for image in seen["images"]}
     judged = {bytes(image.numpy().tobytes()) for image in seen["unseen"]}
@@ -138,8 +146,7 @@ def test_sizes_that_leave_no_doubt_need_no_student(infected: Classifier, clean: 
 def test_a_poor_student_decides_nothing(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
+    in_doubt(monkeypatch, StudentPlan(steps=2))
     result = scan(infected, digits, ScanSettings(patches_only=True))
     assert result.flagged == (3,)
     assert result.provenance.settings["student_test"]["decides"] is False
@@ -162,8 +169,7 @@ class Confirmed:
 def confirmed(infected: Classifier, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
     kept = tmp_path_factory.mktemp("confirmed") / "kept"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student_test, "leaves_doubt", lambda *_: True)
-        patch.setattr(teaching, "StudentPlan", lambda: SHORT)
+        in_doubt(patch)
         return Confirmed(scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(kept)), kept)
 
 
@@ -178,7 +184,7 @@ def test_a_good_student_confirms_a_planted_label(confirmed: Confirmed) -> None:
 def test_whoever_wants_no_student_gets_none(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
+    in_doubt(monkeypatch)
     monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("a student is taught"))
     without = scan(infected, digits, replace(WITH_STUDENT, student=False))
     assert without.flagged == (3,) and "student_test" not in without.provenance.settings
@@ -187,9 +193,7 @@ def test_whoever_wants_no_student_gets_none(
 def test_students_that_leave_doubt_are_averaged(
     confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "_is_clear", lambda *_: False)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+    in_doubt(monkeypatch, clear=False)
     several = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
     monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
     one = scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(tmp_path / "kept"))
@@ -203,9 +207,7 @@ def test_students_that_leave_doubt_are_averaged(
 def test_students_that_agree_less_decide_only_together(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "_is_clear", lambda *_: True)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: replace(SHORT, least_agreement=0.5, alone=1.0))
+    in_doubt(monkeypatch, replace(SHORT, least_agreement=0.5, alone=1.0), clear=True)
     settings, made = ScanSettings(patches_only=True, samples=200, restarts=1, plan="full"), list[Asked]()
 
     def first_again(*given: Any) -> Asked | None:
@@ -222,9 +224,7 @@ def test_students_that_agree_less_decide_only_together(
 def test_fewer_students_than_wanted_are_said(
     confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(student_test, "_is_clear", lambda *_: False)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+    in_doubt(monkeypatch, clear=False)
 
     def late(*given: Any) -> Asked | None:
         if given[-1]:
@@ -250,8 +250,7 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
     infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clean networks with batch norm have labels so small by nature; what stands out clearly needs no student."""
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=2))
+    in_doubt(monkeypatch, StudentPlan(steps=2))
     monkeypatch.setattr(other_starts, "MANY_LABELS", 0)  # one search is enough to tell
     settings = replace(WITH_STUDENT, restarts=1)
     found = scan(infected, digits, settings)
@@ -267,8 +266,7 @@ def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
 def test_a_scan_that_goes_on_does_not_teach_its_student_again(
     confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: True)
-    monkeypatch.setattr(teaching, "StudentPlan", lambda: SHORT)
+    in_doubt(monkeypatch)
     monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("taught again"))
     first, checkpoint = confirmed.result, confirmed.copy(tmp_path)
     assert (tmp_path / "kept" / "student-0.safetensors").exists()

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,3 +39,24 @@ def run(*arguments: object) -> Ran:
 
 def files_under(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def one_message(ran: Ran) -> bool:
+    """Whether it told of one error, without a traceback."""
+    return len(re.findall(r"^error:|─ Error ─", ran.err, re.MULTILINE)) == 1 and "Traceback" not in ran.err
+
+
+def refused(ran: Ran, words: str) -> None:
+    """One message with these words, exit code 2, and nothing on stdout."""
+    assert ran.code == 2, ran.out + ran.err
+    assert ran.out == "" and one_message(ran), ran.err
+    assert words in " ".join(ran.err.split()), ran.err
+
+
+def strict(text: str) -> Any:
+    """JSON without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from networks import num_hooks, seeded
 from token_network import Tokens
 from torch import Tensor, nn
 
@@ -13,10 +14,6 @@ from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.gates import Neuron, rank_neurons, silenced
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +38,6 @@ def changed(before: nn.Module, after: nn.Module) -> dict[str, Tensor]:
     old, new = before.state_dict(), after.state_dict()
     assert list(old) == list(new)
     return {name: old[name] != new[name] for name in old if not torch.equal(old[name], new[name])}
-
-
-def num_hooks(module: nn.Module) -> int:
-    return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in module.modules())
 
 
 # --- silence ---

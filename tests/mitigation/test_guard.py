@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from networks import seeded
 from token_network import Tokens
 from torch import nn
 
@@ -25,10 +26,6 @@ from neural_cleanse.mitigation.guard_fitting import CALIBRATED, LEAST_LEARNED, S
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

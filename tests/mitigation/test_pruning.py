@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import seeded
 from token_network import Tokens
 from torch import nn
 
@@ -19,10 +20,6 @@ from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
 QUICK = Pruning(FineTuning(epochs=2, least_batches=40))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def zero_mask(target: int = 3) -> Backdoor:

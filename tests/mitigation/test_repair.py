@@ -5,13 +5,13 @@ import dataclasses
 import importlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import same, state_of
+from torch import nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_record
@@ -67,14 +67,6 @@ def _still_flagged(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
 def repaired(infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor) -> Repaired:
     """The demo's infected classifier, repaired as anybody would, with the attacker's own trigger to verify."""
     return repair(infected, found, digits, verify=(original,))
-
-
-def state_of(classifier: Classifier) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in classifier.module.state_dict().items()}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return set(left) == set(right) and all(torch.equal(left[name], right[name]) for name in left)
 
 
 # --- the demo's backdoor ---

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
+from networks import same, seeded, state_of
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
@@ -36,18 +36,6 @@ def white(pair: LabelPair, rows: slice = slice(0, 2)) -> Backdoor:
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., rows, :] = 1
     return Backdoor(pair, PatchTrigger(mask, torch.ones(1, 1, 8, 8)))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def state_of(classifier: Classifier) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in classifier.module.state_dict().items()}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return set(left) == set(right) and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def kept(mitigated: Mitigated) -> Classifier:

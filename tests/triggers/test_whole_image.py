@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from networks import seeded
 from torch import Tensor
 
 from neural_cleanse.triggers.additive import AdditiveTrigger
@@ -15,10 +16,6 @@ from neural_cleanse.triggers.warp import WarpTrigger
 
 SHAPE = (3, 8, 6)
 IDENTITY = torch.linspace(0, 1, 256).expand(2, 3, 256)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 IMAGES = torch.randint(256, (2, 5, *SHAPE), generator=seeded()) / 255

@@ -27,10 +27,8 @@ from neural_cleanse.errors import ModelError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.checkpoint import MAX_CLASSES
-from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.loading.load import PROBE_IMAGES, LoadedModel, load_model
 from neural_cleanse.metrics import pixels
-
-PROBE_IMAGES = 8  # of noise, and as many of the caller's own
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError
+from neural_cleanse.loading.images.arrays import SURELY_BYTES
 from neural_cleanse.metrics import PIXEL_MAX
 
-SURELY_BYTES = 16.0  # floats above it are 0-255 values: normalised pixels of usual means are below 5
 OUTSIDE = 0.02  # by how much an undone normalisation may miss [0, 1]: rounding, and resizing with overshoot
 FEW_CHANNELS = (1, 3, 4)
 WHOLE, MOSTLY = 0.02, 0.5  # nearness to a whole 0-255 value, which 4 % of random values have; share of such pixels

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,11 @@ from rich.console import Console
 from neural_cleanse.cli import exit_codes, options
 from neural_cleanse.cli.command import Command
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.text import escape
+from neural_cleanse.text import by, escape
 
 if TYPE_CHECKING:
     from neural_cleanse.images import ImageSet
+    from neural_cleanse.loading.load import LoadedModel
     from neural_cleanse.mitigation.guard import Checked
 
 ROWS_SHOWN = 20
@@ -152,14 +154,7 @@ def check(
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
     classifier = loaded.classifier.to(where)
-    same: dict[str, object] = {
-        "model_sha256": loaded.origin.sha256,
-        "normalisation": str(classifier.normalize),
-        "input_shape": list(classifier.input_shape),
-    }
-    for what, ours in same.items():
-        if described.get(what) != ours:
-            raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")
+    _check_same_model(described, loaded, model, guard)
     checked = Guard.load(guard, classifier).check(data.images)
     rejected = (~checked.accepted).nonzero().squeeze(1).tolist()
     share = len(rejected) / len(data)
@@ -172,6 +167,30 @@ def check(
     else:
         _show(data, checked, rejected)
     raise typer.Exit(exit_codes.REJECTED if share > at_most else exit_codes.OK)
+
+
+def _check_same_model(described: Mapping[str, Any], loaded: "LoadedModel", model: Path, guard: Path) -> None:
+    """Raise SettingsError unless the guard was fitted for this file, read in the same form."""
+    classifier, was_for = loaded.classifier, described.get("model_sha256")
+    if was_for != loaded.origin.sha256:
+        raise SettingsError(
+            f"The guard in {guard} was fitted for another model file (sha256 {str(was_for)[:12]}), not for {model} "
+            f"({loaded.origin.sha256[:12]}).",
+            cure="Fit it again for this model, or name the model that it was fitted for.",
+        )
+    if described.get("normalisation") != str(classifier.normalize):
+        raise SettingsError(
+            f"The guard in {guard} was fitted to a model that reads {described.get('normalisation')}; now it reads "
+            f"{classifier.normalize}.",
+            cure="Pass the same --mean, --std and --scale, or fit it again for this model.",
+        )
+    shape = described.get("input_shape")
+    if shape != list(classifier.input_shape):
+        raise SettingsError(
+            f"The guard in {guard} was fitted for images of {by(shape) if isinstance(shape, list) else shape}, the "
+            f"model takes {by(classifier.input_shape)}.",
+            cure="Pass the same --resize, or fit it again for this model.",
+        )
 
 
 def _row(data: "ImageSet", checked: "Checked", row: int) -> dict[str, Any]:

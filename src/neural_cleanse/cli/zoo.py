@@ -40,22 +40,22 @@ def build(
 
     Example: neural-cleanse zoo build benchmarks/zoo/small.toml --data DATA --output zoo/small
     """
-    orders = zoo.read_spec(spec, data)
+    jobs = zoo.read_spec(spec, data)
     if list_only:
-        for order in orders:
-            print(f"{zoo.part_of(order.name)}  {order.name}")
+        for job in jobs:
+            print(f"{zoo.part_of(job.name)}  {job.name}")
         return
     where = device_named(device)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be made: {error.strerror}.", cure="Name another --output.") from error
-    todo = len(zoo.missing(orders, output))
+    todo = len(zoo.missing(jobs, output))
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"{len(orders)} models, {todo} to build", highlight=False)
+    console.print(f"{len(jobs)} models, {todo} to build", highlight=False)
     began, failed = time.monotonic(), 0
     engine = Processes(workers or os.cpu_count() or 1)
-    for done, built in enumerate(zoo.build(orders, output, engine, device=where), 1):
+    for done, built in enumerate(zoo.build(jobs, output, engine, device=where), 1):
         failed += built.card is None
         left = (time.monotonic() - began) / done * (todo - done)
         text = (built.error or "").rstrip(".") if built.card is None else summary(built.card)

@@ -26,7 +26,10 @@ HURRIED_IMAGES = 32  # that evidence is gathered on where no time is left
 
 @dataclass(frozen=True)
 class Parts:
-    """What a scan has gathered: `found` are its patches, `compared` is what a student said of them."""
+    """What a scan has gathered: `found` are its patches, `compared` is what a student said of them.
+
+    `choice_passes` are forward passes that chose which pairs of labels to search.
+    """
 
     prepared: PreparedScan
     found: tuple[Recovered, ...]
@@ -36,6 +39,7 @@ class Parts:
     kinds: Sequence[KindFound]
     teaching: Teaching
     tracker: BudgetTracker
+    choice_passes: int = 0
 
     @property
     def other_passes(self) -> int:
@@ -50,6 +54,7 @@ class Parts:
         return (
             self.teaching.forward_passes
             + self.compared.forward_passes
+            + self.choice_passes
             + sum(one.test.forward_passes for one in self.kinds)
         )
 

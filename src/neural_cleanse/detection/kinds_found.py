@@ -91,7 +91,7 @@ def not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> 
 
 
 @runtime_checkable
-class Work(Protocol):
+class Taken(Protocol):
     """What a search took, in passes of the whole network."""
 
     @property
@@ -101,11 +101,11 @@ class Work(Protocol):
     def forward_passes(self) -> int: ...
 
 
-def charged(test: KindTest, work: Work) -> KindTest:
+def charged(test: KindTest, more: Taken) -> KindTest:
     """The test with what more work for it took."""
     return replace(
-        test, image_passes=test.image_passes + work.image_passes,
-        forward_passes=test.forward_passes + work.forward_passes,
+        test, image_passes=test.image_passes + more.image_passes,
+        forward_passes=test.forward_passes + more.forward_passes,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.statistics.pairs import two_way_residuals
 from neural_cleanse.inversion.batching import MIN_IMAGES
 from neural_cleanse.inversion.sampling import ScanImages, Split
-from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.metrics import FORWARD_BATCH, Told, nobody, pixels
 from neural_cleanse.results.records import LabelPair, Recovered
 
 
@@ -46,18 +46,25 @@ def balanced_draw(candidates: Sequence[LabelPair], each: int, seed: int) -> froz
     return frozenset(drawn)
 
 
-def by_nearness(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair]) -> list[LabelPair]:
-    """The pairs, those first whose source's images come nearest to the target, source and target effects taken out."""
-    margins = _margins(classifier, images)
+def by_nearness(
+    classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair], told: Told = nobody
+) -> list[LabelPair]:
+    """The pairs, those first whose source's images come nearest to the target, source and target effects taken out.
+
+    `told` hears of the images as they pass. Raises OutOfTime after the classifier's deadline.
+    """
+    margins = _margins(classifier, images, told)
     sources, targets = _ends(pairs)
     return _sorted(pairs, two_way_residuals(sources, targets, margins[sources, targets].numpy()))
 
 
 @torch.no_grad()
-def _margins(classifier: Classifier, images: ScanImages) -> Float[Tensor, "classes classes"]:
+def _margins(classifier: Classifier, images: ScanImages, told: Told) -> Float[Tensor, "classes classes"]:
     """How far the target's logit lies under the largest, mean over the search images of every class (rows)."""
-    rows = images.parts[Split.OPTIMISE]
-    parts = [classifier(pixels(part)).double().cpu() for part in images.images[rows].split(FORWARD_BATCH)]
+    rows, parts = images.parts[Split.OPTIMISE], list[Tensor]()
+    for part in images.images[rows].split(FORWARD_BATCH):
+        parts.append(classifier(pixels(part)).double().cpu())
+        told(len(part))
     under = torch.cat([part.max(1, keepdim=True).values - part for part in parts])
     classes = images.given[rows].long()
     sums = torch.zeros(classifier.num_classes, classifier.num_classes, dtype=torch.float64)

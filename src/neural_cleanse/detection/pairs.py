@@ -9,7 +9,7 @@ A scan of N labels has N (N - 1) pairs from one class to another. Within a budge
    by logits too), as far as the budget goes. The finalists, the pairs whose size after those steps lies furthest under
    what source and target explain, get all steps.
 
-Every choice is of pairs, never of the reference, and the test counts all pairs that there were: see `pair_outlier`.
+Every choice is of pairs, never of the reference, and the test (statistics/pairs.py) counts all pairs that there were.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from neural_cleanse.inversion.cost import BatchCost
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.metrics import Told
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 PAIRS = "pairs of labels"  # the part of the search over them
@@ -54,7 +55,7 @@ class PairsFound:
     `found` holds pairs that got all steps, then those with too few images; `screened` those that got a few steps and
     were no finalists, `cut_off` those that a spent budget left. `candidates` counts all pairs that could have been
     searched, `untried` those of them that no budget reached to the end; `lacking` are the classes with too few images
-    to be a source.
+    to be a source. `forward_passes` are those that put the pairs in their order.
     """
 
     found: tuple[Recovered, ...]
@@ -66,6 +67,7 @@ class PairsFound:
     lacking: tuple[int, ...]
     steps: int
     plan: PairPlan
+    forward_passes: int = 0
 
     def unsearched(self, untried: int) -> str | None:
         """Which pairs were not screened, in words; `untried` of them for want of a budget."""
@@ -76,12 +78,16 @@ class PairsFound:
 
 @dataclass(frozen=True)
 class PairScan:
-    """What a scan adds to its result: rows (only flagged pairs keep their trigger), one verdict, what was done."""
+    """What a scan adds to its result: rows (only flagged pairs keep their trigger), one verdict, what was done.
+
+    `forward_passes` are those beside the rows' own.
+    """
 
     found: tuple[Recovered, ...]
     decision: Decision
     notes: tuple[str, ...]
     record: dict[str, Any]
+    forward_passes: int = 0
 
 
 def check_pairs(num_classes: int, num_targets: int) -> None:
@@ -143,6 +149,7 @@ def scan_pairs(
             "choose_asr": CHOOSE_ASR,
             "plan": asdict(searched.plan),
         },
+        searched.forward_passes,
     )
 
 
@@ -205,8 +212,8 @@ def search_pairs(
         return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
     reference = balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
-    first = replace(inversion, steps=plan.first_steps)
-    rest = [pair for pair in _ordered(classifier, images, candidates) if pair not in reference]
+    first, passed = replace(inversion, steps=plan.first_steps), list[int]()
+    rest = [pair for pair in _ordered(classifier, images, candidates, passed.append) if pair not in reference]
     tried = rest[: max(0, budget - (len(reference) + finalists) * whole) // first.passes]
     found, cut_off = _run(inversion, sorted(reference), report, invert)
     screened, without_look = _run(first, tried, report, invert)
@@ -218,14 +225,14 @@ def search_pairs(
     found += tuple(one.after(seen[one.pair]) for one in last)
     untried = len(rest) - len(tried) + len(cut_off)
     return PairsFound(
-        found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan
-    )  # fmt: skip
+        found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan, sum(passed)
+    )
 
 
-def _ordered(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair]) -> list[LabelPair]:
+def _ordered(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair], told: Told) -> list[LabelPair]:
     """By nearness; as they come where no time is left, for none will be searched."""
     try:
-        return by_nearness(classifier, images, pairs)
+        return by_nearness(classifier, images, pairs, told)
     except OutOfTime:
         return list(pairs)
 

@@ -72,17 +72,17 @@ def scan(
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision
-    kinds = replace(tests, taken=decision.flagged).run()
+    kinds, choice_passes = replace(tests, taken=decision.flagged).run(), 0
     if settings.pairs:
         across = scan_pairs(
             subject, decision, targets, prepared.settings, prepared.doubt, stages,
             usual=prepared.inversion, plan=pair_plan,
         )  # fmt: skip
-        found, decision = found + across.found, across.decision
+        found, decision, choice_passes = found + across.found, across.decision, across.forward_passes
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
     last = work.begin("evidence", 0, 0)
-    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker)
+    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker, choice_passes)
     result = answer(parts, began)
     work.end(last)
     return result

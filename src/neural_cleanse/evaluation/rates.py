@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from neural_cleanse.detection.statistics.outlier import anomaly_index, outlier_test
+from neural_cleanse.detection.statistics.outlier import INDEX_THRESHOLD, anomaly_index, outlier_test
 from neural_cleanse.distributions import clopper_pearson
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-PAPER_THRESHOLD = 2.0  # Wang et al. 2019, section IV: labels whose anomaly index is above it
+PAPER = "paper, index above 2"  # its name among RULES
 CALIBRATION_LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5)
 RESAMPLES = 1000
 MIN_CLUSTERS = 5  # that a bootstrap of a rate draws from: of fewer it makes a handful of values
@@ -110,7 +110,7 @@ def paper(row: Row) -> Answer:
     """Labels whose anomaly index on raw sizes is above 2 (Wang et al. 2019)."""
     labels, sizes = known_sizes(row)
     index = anomaly_index(sizes).tolist()
-    flagged = tuple(label for label, value in zip(labels, index, strict=True) if value > PAPER_THRESHOLD)
+    flagged = tuple(label for label, value in zip(labels, index, strict=True) if value > INDEX_THRESHOLD)
     return Answer(flagged, max(index, default=0.0))
 
 
@@ -130,7 +130,7 @@ def known_sizes(row: Row) -> tuple[list[int], list[float]]:
     return [label for label, _ in pairs], [size for _, size in pairs]
 
 
-RULES: Mapping[str, Rule] = {"scan": recorded, "Grubbs": grubbs, "paper, index above 2": paper}
+RULES: Mapping[str, Rule] = {"scan": recorded, "Grubbs": grubbs, PAPER: paper}
 
 
 @dataclass(frozen=True)

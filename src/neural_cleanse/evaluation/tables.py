@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from neural_cleanse.evaluation.rates import RULES, Rate, Rates, calibration, median_of, rates, recorded
+from neural_cleanse.evaluation.rates import PAPER, RULES, Rate, Rates, calibration, median_of, rates, recorded
 from neural_cleanse.report.tables import Table
 
 Row = Mapping[str, Any]
 Card = Mapping[str, Any]
 
-PAPER = "paper, index above 2"
 COLUMNS = (
     "data set", "network", "attack", "models", "weak", "clean accuracy, %", "drop, points", "attack success, %",
 )  # fmt: skip

@@ -75,12 +75,12 @@ def read_spec(path: Path, data: Path) -> tuple[BuildJob, ...]:
             f"{path} must hold [[family]] tables and nothing else.",
             cure="Write one [[family]] table for each kind of model.",
         )
-    orders = [order for family in families for order in _family(family, path, data)]
-    names = [order.name for order in orders]
+    jobs = [job for family in families for job in _family(family, path, data)]
+    names = [job.name for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError(f"{path} lists {twice[0]} twice.", cure="Remove one of them.")
-    return tuple(orders)
+    return tuple(jobs)
 
 
 def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[BuildJob]:
@@ -91,10 +91,10 @@ def _family(family: Mapping[str, Any], path: Path, data: Path) -> Iterator[Build
             cure="Give it a value, or remove the line.",
         )
     for values in itertools.product(*lists):
-        yield _order(dict(zip(family, values, strict=True)), path, data)
+        yield _job(dict(zip(family, values, strict=True)), path, data)
 
 
-def _order(values: dict[str, Any], path: Path, data: Path) -> BuildJob:
+def _job(values: dict[str, Any], path: Path, data: Path) -> BuildJob:
     try:
         dataset, network = str(values.pop("dataset")), str(values.pop("architecture"))
         name_of_attack = str(values.pop("attack"))
@@ -144,17 +144,17 @@ class Built:
     error: str | None = None
 
 
-def missing(orders: Sequence[BuildJob], output: Path) -> tuple[BuildJob, ...]:
+def missing(jobs: Sequence[BuildJob], output: Path) -> tuple[BuildJob, ...]:
     """The models that `output` lacks. Raises OutputError when one there was built to another recipe."""
     lacking = []
-    for order in orders:
-        model = model_path(output, order.name)
+    for job in jobs:
+        model = model_path(output, job.name)
         path = card_path(model)
         if not (path.exists() and model.exists()):
-            lacking.append(order)
+            lacking.append(job)
             continue
         card = read_card(path)
-        if (card.get("training"), card.get("seed")) != (asdict(order.recipe.training), order.recipe.seed):
+        if (card.get("training"), card.get("seed")) != (asdict(job.recipe.training), job.recipe.seed):
             raise OutputError(
                 f"{path} is of a model trained otherwise than the spec says.", cure="Give another --output."
             )
@@ -167,27 +167,27 @@ def model_path(output: Path, name: str) -> Path:
 
 
 def build(
-    orders: Sequence[BuildJob], output: Path, engine: Engine, *, device: torch.device = torch.device("cpu")
+    jobs: Sequence[BuildJob], output: Path, engine: Engine, *, device: torch.device = torch.device("cpu")
 ) -> Iterator[Built]:
     """Build the models that `output` lacks, and tell of each as it is done. One that fails stops no other.
 
     What a kill cut off goes on at the next call.
     """
     # By data set, so that a worker reads each as seldom as can be.
-    todo = sorted(missing(orders, output), key=lambda order: (str(order.recipe.dataset), order.recipe.architecture))
+    todo = sorted(missing(jobs, output), key=lambda job: (str(job.recipe.dataset), job.recipe.architecture))
     return engine.map(partial(_build_one, output=output, device=str(device)), todo)
 
 
-def _build_one(order: BuildJob, *, output: Path, device: str) -> Built:
+def _build_one(job: BuildJob, *, output: Path, device: str) -> Built:
     try:
-        parts = _parts(order.recipe.dataset, order.recipe.architecture)
+        parts = _parts(job.recipe.dataset, job.recipe.architecture)
         # A model without its card was cut off between the two; a card without its model is of no use.
-        path = model_path(output, order.name)
+        path = model_path(output, job.name)
         path.unlink(missing_ok=True)
         card_path(path).unlink(missing_ok=True)
-        return Built(order.name, make(order.recipe, parts, path, device=torch.device(device)))
+        return Built(job.name, make(job.recipe, parts, path, device=torch.device(device)))
     except NeuralCleanseError as error:
-        return Built(order.name, None, str(error))
+        return Built(job.name, None, str(error))
 
 
 @lru_cache(maxsize=1)

@@ -16,4 +16,5 @@ PICTURES = (
     "Give a folder, zip or tar of images, or a parquet, Arrow, .npz, .pt, CSV, IDX, CIFAR, HDF5 or MATLAB file of them."
 )
 PICTURES_AGAIN = f"Copy or download it again. {PICTURES}"
+AS_NPZ = "Save the arrays with np.savez(file, images=..., labels=...)."
 RIGHTS = "Check that you may read it, and that its disk is there."

@@ -20,7 +20,7 @@ from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network, Trust
 
-PROBE_IMAGES = 8  # noise images of the first forward passes
+PROBE_IMAGES = 8  # noise images of the first forward passes; of a caller's own images as many
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from neural_cleanse.errors import CheckpointMismatch, ModelError, SettingsError
-from neural_cleanse.loading.averages import averaged_sets
+from neural_cleanse.loading.averages import MAX_DEPTH, averaged_sets
 from neural_cleanse.loading.cures import OTHER_WEIGHTS
 from neural_cleanse.loading.fitting import Fit, fits
 from neural_cleanse.loading.reparametrised import value_of
 
-MAX_DEPTH = 8  # dictionaries within dictionaries
 MAX_SETS, MAX_SETS_SHOWN = 100, 8
 MAX_LISTED = 16  # entries of a list that may hold weights, as in [state_dict, optimizer, epoch]
 # Last parts of the names that layers give their tensors.

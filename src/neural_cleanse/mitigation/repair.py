@@ -253,11 +253,11 @@ def _limits(
     """Bounds relative to the model as it came: its accuracy, and how often it says the targets without any trigger."""
     decide = images.decide
     assert decide.labels is not None
-    on_step = predict(classifier, decide.images)
+    answers = predict(classifier, decide.images)
     natural = [0.0]
     for backdoor in backdoors:
         rows = eligible_rows(decide.labels, backdoor.pair)
-        natural.append((on_step[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
+        natural.append((answers[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
     min_accuracy = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
     return RepairLimits(images.learn, decide, min_accuracy, settings.max_asr + max(natural) + ROUNDING)
 

@@ -112,12 +112,12 @@ class ScanJob:
         )
 
 
-def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> ScanResult:
+def scan_model(model: ModelEntry, *, job: ScanJob, notes: Path | None) -> ScanResult:
     """Scan one model, wherever this runs; with `notes`, say there how far it is."""
-    loaded, images = open_for(order.images, model.path, order.form)
-    advice = crop_advice(loaded, images, order.data, order.form, order.settings.seed)
-    around = replace(run_info_of(loaded, advice), command=order.command)
-    classifier = loaded.classifier.to(device_named(order.device))
+    loaded, images = open_for(job.images, model.path, job.form)
+    advice = crop_advice(loaded, images, job.data, job.form, job.settings.seed)
+    around = replace(run_info_of(loaded, advice), command=job.command)
+    classifier = loaded.classifier.to(device_named(job.device))
     note = None if notes is None else Note(notes / model.name)
 
     def tell(progress: Progress) -> None:
@@ -125,7 +125,7 @@ def scan_model(model: ModelEntry, *, order: ScanJob, notes: Path | None) -> Scan
             note.write(progress)
 
     return scan(
-        classifier, images, order.settings, run_info=around, baseline=order.baseline, progress=tell
+        classifier, images, job.settings, run_info=around, baseline=job.baseline, progress=tell
     )  # fmt: skip
 
 
@@ -160,9 +160,9 @@ def scan_batch(
         engine = spread.start(len(models), device)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.images_wanted, settings.seed)
-        order = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
+        job = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
         keep = partial(recorded.write, inputs=inputs, data=data)
-        rows = _run(models, order, engine, output, keep, resume=spread.resume, quiet=answer.quiet)
+        rows = _run(models, job, engine, output, keep, resume=spread.resume, quiet=answer.quiet)
     if answer.as_json:
         sys.stdout.write(json.dumps([row.as_json() for row in sorted(rows, key=_name)], indent=2) + "\n")
     else:
@@ -192,7 +192,7 @@ def _device(name: str, engine: EngineName | None) -> str:
 
 def _run(
     models: tuple[ModelEntry, ...],
-    order: ScanJob,
+    job: ScanJob,
     engine: Engine,
     output: Path | None,
     keep: Callable[[Path], None],
@@ -211,13 +211,13 @@ def _run(
             notes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neural-cleanse-")))
         if output is not None:
             stack.callback(
-                lambda: write_summary(rows, output, models=len(models), command=order.command)
+                lambda: write_summary(rows, output, models=len(models), command=job.command)
             )  # fmt: skip
         # stdout is for the answer alone, and Ray tells there of lost nodes
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         board = None if quiet else stack.enter_context(BatchProgress(len(models), notes))
-        job = partial(scan_model, order=order, notes=notes)
-        for row in run(models, job, engine, output=output, key=order.key(), resume=resume):
+        scan_one = partial(scan_model, job=job, notes=notes)
+        for row in run(models, scan_one, engine, output=output, key=job.key(), resume=resume):
             rows.append(row)
             if output is not None and row.verdict is not None:
                 keep(output / row.name)

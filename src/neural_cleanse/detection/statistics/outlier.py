@@ -193,6 +193,7 @@ def detection_limit(
 
 
 def log_sizes(sizes: Sequence[float] | Floats) -> Floats:
+    """Their logarithms, no size counting as smaller than SMALLEST_SIZE."""
     return np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
 
 

@@ -20,7 +20,8 @@ interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapt
    quarter of the pairs or one a label, whichever is more; the last one whose p is small is flagged with all before it.
    Planted pairs do not set their own reference and do not hide each other (Rosner 1983, Technometrics 25:165).
    Every step is another chance of a false alarm, which counts where pairs are few: unpaid for, the rate would be twice
-   alpha for 20 pairs, and alpha from some 90 on (simulated; tests/test_pair_outlier.py). A factor on p pays for it.
+   alpha for 20 pairs, and alpha from some 90 on (simulated; tests/detection/statistics/test_pairs.py).
+   A factor on p pays for it.
 """
 
 import math
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neural_cleanse.detection.statistics.outlier import NO_SPREAD, SMALLEST_SIZE, Floats
+from neural_cleanse.detection.statistics.outlier import NO_SPREAD, Floats, log_sizes
 from neural_cleanse.distributions import student_t_isf, student_t_sf
 
 LEAST_DOF = 4  # of a pair's reference; four labels, whose 12 pairs have 7 effects, leave just so many
@@ -70,7 +71,7 @@ def pair_outlier_test(
     """
     if not len(sizes):
         return PairTest((), (), 1.0, (), ())
-    logs = np.log(np.maximum(np.asarray(sizes, dtype=np.float64), SMALLEST_SIZE))
+    logs = log_sizes(sizes)
     fit = _Fit.of(two_way_design(sources, targets), logs, np.ones(len(logs), bool) if reference is None else reference)
     count = max(len(logs), candidates or 0)
     steps = _esd(fit, count, min(MOST_SUSPECTS, max(int(SUSPECTS * len(logs)), len(set(targets)))))

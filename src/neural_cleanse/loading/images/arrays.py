@@ -20,7 +20,8 @@ from neural_cleanse.loading.memory_limit import physical_memory
 
 MAX_CHANNELS = 64
 PIXEL_MAX = 255
-SURELY_BYTES = 16.0  # a highest value above it is of 0-255: 16 is the ink of the 8 x 8 digits of scikit-learn
+# A highest value above it is of 0-255: the ink of scikit-learn's 8 x 8 digits is 16, normalised pixels are below 5.
+SURELY_BYTES = 16.0
 NEARLY_WHOLE = {2: 0.1, 4: 0.02, 8: 0.02}  # by the bytes of a float: how far from a whole number rounding leaves it
 MOST = 0.999  # share of the pixels that must be whole bytes
 CONVERT = "Convert them, for example (images * 255).round().astype('uint8')."

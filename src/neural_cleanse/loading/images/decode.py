@@ -26,6 +26,7 @@ NO_PICTURES = {  # beginnings of files that are named like pictures
 }
 SKIP = "Remove it, or pass --skip-unreadable to go on without it."
 TO_8_BITS = "Convert the pictures to 8 bits, in the range that the model was trained with."
+MAX_PICTURE = 256 * 1024**2  # bytes of one picture in an archive
 MAX_RATIO = 100  # of the longer to the shorter side: more would take far more memory than the picture itself
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored picture
 

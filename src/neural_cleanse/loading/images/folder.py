@@ -17,7 +17,7 @@ import torch
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ClassOrder
 from neural_cleanse.loading.cures import PICTURES_AGAIN
-from neural_cleanse.loading.images.decode import Picture
+from neural_cleanse.loading.images.decode import MAX_PICTURE, Picture
 from neural_cleanse.loading.images.listing import labels_beside
 from neural_cleanse.loading.images.names import is_number
 from neural_cleanse.loading.images.tar import entries_of, pictures_of
@@ -28,7 +28,6 @@ NO_CLASSES = frozenset({"__macosx", "__pycache__", "@eadir"})  # what systems le
 # Parts of a data set by the names of their folders: images that a model was not trained on come first.
 SPLITS = ("test", "testing", "val", "valid", "validation", "dev", "train", "training")
 MAX_LISTED = 20  # folders that are looked through for a list of labels
-MAX_PICTURE = 256 * 1024**2  # bytes of one picture in an archive
 Parts = tuple[str, ...]
 
 

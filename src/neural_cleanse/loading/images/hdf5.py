@@ -8,13 +8,12 @@ import numpy as np
 from neural_cleanse.errors import DataError, ModelError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.array_names import pair_of
-from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.cures import AS_NPZ, PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 from neural_cleanse.loading.keras.hdf5 import Hdf5
 from neural_cleanse.loading.memory_limit import allowance, at_most
 
 MARK = b"\x89HDF"
-CURE = "Save the arrays with np.savez(file, images=..., labels=...)."
 
 
 def read_hdf5(path: Path, *, ignore_labels: bool = False) -> ImageSet:
@@ -28,7 +27,7 @@ def read_hdf5(path: Path, *, ignore_labels: bool = False) -> ImageSet:
             f"{path} asks for more memory than {len(content):,} bytes can need.", cure=PICTURES_AGAIN
         ) from error
     except ModelError as error:
-        raise DataError(error.message, cure=CURE) from error
+        raise DataError(error.message, cure=AS_NPZ) from error
 
 
 def _arrays(content: bytes, path: Path, *, ignore_labels: bool) -> Arrays:
@@ -39,7 +38,7 @@ def _arrays(content: bytes, path: Path, *, ignore_labels: bool) -> Arrays:
         what = (
             "a Keras model, not images" if "model_weights" in names or "layer_names" in names else "no array 'images'"
         )
-        raise DataError(f"{path} has {what}; it has {', '.join(names[:8]) or 'nothing'}.", cure=CURE)
+        raise DataError(f"{path} has {what}; it has {', '.join(names[:8]) or 'nothing'}.", cure=AS_NPZ)
     images, labels = pair
     held: Any = None if labels is None or ignore_labels else file.numbers(labels)
     return Arrays(np.asarray(file.numbers(images)), held, None, images, labels or "labels")

@@ -8,13 +8,12 @@ import numpy as np
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.cures import AS_NPZ, PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 
 MARK = b"MATLAB 5.0"
 TEN = 10  # SVHN's label of the digit 0
-CURE = "Save the arrays with np.savez(file, images=..., labels=...)."
 
 
 def read_matlab(path: Path, *, ignore_labels: bool = False) -> ImageSet:
@@ -32,7 +31,7 @@ def read_matlab(path: Path, *, ignore_labels: bool = False) -> ImageSet:
     images = held.get("X")
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype.kind not in "iuf":
         raise DataError(
-            f"{path} has no array X of height x width x channels x images, as SVHN's files have.", cure=CURE
+            f"{path} has no array X of height x width x channels x images, as SVHN's files have.", cure=AS_NPZ
         )
     labels = held.get("y")
     if ignore_labels or not isinstance(labels, np.ndarray):
@@ -53,5 +52,5 @@ def _loaded(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, OverflowError, zlib.error,
             SystemError, AttributeError) as error:  # fmt: skip
-        raise DataError(f"{path} cannot be read as a MATLAB file: {str(error)[:200]}.", cure=CURE) from error
+        raise DataError(f"{path} cannot be read as a MATLAB file: {str(error)[:200]}.", cure=AS_NPZ) from error
     return held

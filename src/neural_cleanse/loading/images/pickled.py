@@ -12,7 +12,7 @@ import numpy as np
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.array_names import pair_of
-from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.cures import AS_NPZ, PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.plain_pickle import load_plain
@@ -21,7 +21,6 @@ CIFAR_ROW = 3 * 32 * 32  # red, then green, then blue, each row by row
 CIFAR_KEYS = ("batch_label", "fine_labels", "coarse_labels", "filenames")
 CIFAR_LABELS = ("labels", "fine_labels", "coarse_labels")
 NAMES_FILES = {"labels": ("batches.meta", "label_names"), "fine_labels": ("meta", "fine_label_names")}
-CURE = "Save the arrays with np.savez(file, images=..., labels=...)."
 
 
 def read_pickled(path: Path, *, ignore_labels: bool = False) -> ImageSet:
@@ -34,14 +33,16 @@ def of_values(held: Any, path: Path, *, ignore_labels: bool) -> ImageSet:
     if isinstance(held, list | tuple) and len(held) == 2:
         held = dict(zip(("images", "labels"), held, strict=True))
     if not isinstance(held, dict):
-        raise DataError(f"{path} is a pickle of a {type(held).__name__}: no dictionary of images.", cure=CURE)
+        raise DataError(f"{path} is a pickle of a {type(held).__name__}: no dictionary of images.", cure=AS_NPZ)
     named = {key: part for key, part in held.items() if isinstance(key, str)}
     if _is_cifar(named):
         arrays = _cifar(named, path)
     else:
         pair = pair_of(list(named))
         if pair is None or named[pair[0]] is None:
-            raise DataError(f"{path} has no array 'images'; it has {', '.join(list(named)[:8]) or 'none'}.", cure=CURE)
+            raise DataError(
+                f"{path} has no array 'images'; it has {', '.join(list(named)[:8]) or 'none'}.", cure=AS_NPZ
+            )
         arrays = Arrays(named[pair[0]], named.get(pair[1] or ""), None, pair[0], pair[1] or "labels")
     if ignore_labels:
         arrays = Arrays(arrays.images, images_name=arrays.images_name)
@@ -59,7 +60,7 @@ def _plain(path: Path) -> Any:
         ) from error
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path} is a pickle that cannot be read as plain arrays: {error}. Nothing of it was run.", cure=CURE
+            f"{path} is a pickle that cannot be read as plain arrays: {error}. Nothing of it was run.", cure=AS_NPZ
         ) from error
 
 

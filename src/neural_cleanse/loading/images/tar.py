@@ -9,13 +9,12 @@ from pathlib import Path
 
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.cures import PICTURES_AGAIN
-from neural_cleanse.loading.images.decode import Picture
+from neural_cleanse.loading.images.decode import MAX_PICTURE, Picture
 from neural_cleanse.loading.memory_limit import physical_memory
 
 # Pictures are packed already: an archive that grows more is a bomb, and is read no further.
 MAX_GROWTH, ALWAYS_ALLOWED = 20, 1024**3
 MAX_ENTRIES = 10_000_000
-MAX_PICTURE = 256 * 1024**2  # bytes of one picture
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, OverflowError, RecursionError)
 
 

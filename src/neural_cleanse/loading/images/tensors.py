@@ -14,9 +14,9 @@ from torch import Tensor
 
 from neural_cleanse.errors import DataError, ModelError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.cures import PICTURES_AGAIN
+from neural_cleanse.loading.cures import AS_NPZ, PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import content_of
-from neural_cleanse.loading.images.pickled import CURE, of_values
+from neural_cleanse.loading.images.pickled import of_values
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.zip_guard import MAX_GROWTH, entries
 
@@ -45,7 +45,7 @@ def read_tensors(path: Path, *, ignore_labels: bool = False) -> ImageSet:
         raise DataError(error.message, cure=PICTURES_AGAIN) from error
     except Exception as error:  # what a damaged file makes the unpickler raise is no one family
         raise DataError(
-            f"{path} holds more than tensors and plain values, or is damaged. Nothing of it was run.", cure=CURE
+            f"{path} holds more than tensors and plain values, or is damaged. Nothing of it was run.", cure=AS_NPZ
         ) from error
     if isinstance(held, Tensor):
         held = {"images": held}
@@ -68,5 +68,5 @@ def _array(value: Any, num_bytes: int, path: Path) -> Any:
         return value
     plain = value.layout is torch.strided and not (value.is_meta or value.is_nested or value.is_quantized)
     if not plain or value.numel() * value.element_size() > MAX_GROWTH * num_bytes:
-        raise DataError(f"{path} holds tensors that its {num_bytes:,} bytes do not fill.", cure=CURE)
+        raise DataError(f"{path} holds tensors that its {num_bytes:,} bytes do not fill.", cure=AS_NPZ)
     return (value.float() if value.dtype is torch.bfloat16 else value).detach().resolve_conj().numpy()
