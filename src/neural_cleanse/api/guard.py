@@ -16,7 +16,7 @@ from neural_cleanse.api.results import as_result
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard
-from neural_cleanse.mitigation.guard_fitting import GuardReport
+from neural_cleanse.mitigation.guard_fitting import GuardReport, described
 from neural_cleanse.mitigation.guard_fitting import fit_guard as run_fit
 from neural_cleanse.results import records
 
@@ -89,12 +89,5 @@ def fit_guard(
             suspect.classifier, backdoors, images, false_positive_rate=false_positive_rate,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
-    about = {
-        "model_sha256": suspect.sha256,
-        "normalisation": str(suspect.classifier.normalize),
-        "input_shape": list(suspect.classifier.input_shape),
-        "features_layer": suspect.classifier.features_layer,
-        "seed": seed,
-        "measured": report.as_record(backdoors),
-    }
+    about = described(suspect.classifier, suspect.sha256, seed, report.as_record(backdoors))
     return FittedGuard(guard, report, about)

@@ -58,7 +58,7 @@ def fit(
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed
     from neural_cleanse.mitigation.base import known_backdoors
-    from neural_cleanse.mitigation.guard_fitting import fit_guard
+    from neural_cleanse.mitigation.guard_fitting import described, fit_guard
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
@@ -81,14 +81,7 @@ def fit(
             loaded.classifier.to(where), backdoors, images, false_positive_rate=fpr, generator=generator
         )
         measured = report.as_record(backdoors)
-        about = {
-            "model_sha256": loaded.origin.sha256,
-            "normalisation": str(loaded.classifier.normalize),
-            "input_shape": list(loaded.classifier.input_shape),
-            "features_layer": form.features,
-            "seed": seed,
-            "measured": measured,
-        }
+        about = described(loaded.classifier, loaded.origin.sha256, seed, measured)
         fitted.save(output, about)
         recorded.write(output, replace(inputs, ignore_labels=False, features=None))
     if as_json:
@@ -123,7 +116,7 @@ def check(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Tell images that excite a backdoor's neurons from others.
+    """Tell images that a trigger sends to a guarded label from others.
 
     A guard fitted with --fpr 0.05 rejects some 5 % of the clean images with a guarded label too: --at-most says how many
     of all are no alarm.

@@ -1,4 +1,4 @@
-"""The input filter (after Wang et al., S&P 2019, section VI-A): reject images that excite the backdoor.
+"""The input filter (after Wang et al., S&P 2019, section VI-A): reject images that a trigger sends to its label.
 
 A trigger that works makes the model answer its target t. So the guard scores the images that get a guarded label, each
 among the clean images that the model gives this label:

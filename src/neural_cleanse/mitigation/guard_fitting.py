@@ -8,7 +8,7 @@ chosen share of them, at the rank that also holds for the next image (Vovk et al
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,6 +61,18 @@ class GuardReport:
                 for backdoor, passed, trials in zip(backdoors, self.passed, self.triggered_trials, strict=True)
             ],
         }
+
+
+def described(classifier: Classifier, sha256: str | None, seed: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What a guard's file says of the model, read as `classifier`, and of what was measured (GuardReport.as_record)."""
+    return {
+        "model_sha256": sha256,
+        "normalisation": str(classifier.normalize),
+        "input_shape": list(classifier.input_shape),
+        "features_layer": classifier.features_layer,
+        "seed": seed,
+        "measured": measured,
+    }
 
 
 def _rate(hits: int, trials: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ MOST_ADDED = 4  # fresh triggers of one pair that join, the strongest: more woul
 
 
 @dataclass(frozen=True)
-class Plan:
+class RepairPlan:
     """What the rounds work with: `mitigations` in the order in which they are tried, and how to scan again.
 
     `as_written` gives a classifier as its file will hold it, `backdoors_in` what a scan found for some labels of the
@@ -45,7 +45,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RepairOutcome:
     """How the rounds ended; `classifier` is the one given where nothing could be done."""
 
     rounds: tuple[RepairRound, ...]
@@ -56,7 +56,7 @@ class Outcome:
     reason: str
 
 
-def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outcome:
+def run_rounds(classifier: Classifier, known: KnownTriggers, plan: RepairPlan) -> RepairOutcome:
     """Mitigate and try the result until nothing works and nothing is flagged, or the rounds run out."""
     rounds: list[RepairRound] = []
     while True:
@@ -66,12 +66,14 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
         targets = tuple(sorted({backdoor.pair.target for backdoor in known.backdoors}))
         if tried.classifier is None:
             rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
-            return Outcome(tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits))
+            return RepairOutcome(
+                tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits)
+            )
         if tried.gives_up:  # neither more triggers nor a scan would change that
             rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, ()))
             assert tried.measured is not None
             reason = _working(tried.measured, known, limits)
-            return Outcome(tuple(rounds), tried.classifier, known, None, RepairStatus.FAILED, reason)
+            return RepairOutcome(tuple(rounds), tried.classifier, known, None, RepairStatus.FAILED, reason)
         limits.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), limits)
         done = RepairRound(
@@ -88,7 +90,7 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: Plan) -> Outc
         suspects = _suspects(again, targets)
         if not suspects or number == plan.rounds:
             ended = _ended(tried, known, again, limits, done)
-            return Outcome(tuple(rounds), tried.classifier, known, again, *ended)
+            return RepairOutcome(tuple(rounds), tried.classifier, known, again, *ended)
         known += KnownTriggers.of(plan.backdoors_in(tried.classifier, again, suspects), number + 1)
 
 
@@ -135,7 +137,7 @@ class _Tried:
     untried: str = ""
 
 
-def _mitigate(classifier: Classifier, known: KnownTriggers, plan: Plan, number: int) -> _Tried:
+def _mitigate(classifier: Classifier, known: KnownTriggers, plan: RepairPlan, number: int) -> _Tried:
     """The first mitigation that keeps both bounds, else the one after which the known triggers work least."""
     used = known.backdoors if plan.override_triggers is None else plan.override_triggers
     possible = [one for one in plan.mitigations if not isinstance(one, Pruning) or one.possible(classifier, used)]

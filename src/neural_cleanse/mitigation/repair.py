@@ -39,7 +39,7 @@ from neural_cleanse.mitigation.evaluation import (
     trigger_changes,
 )
 from neural_cleanse.mitigation.family import fresh_triggers
-from neural_cleanse.mitigation.loop import Outcome, Plan, run_rounds
+from neural_cleanse.mitigation.loop import RepairOutcome, RepairPlan, run_rounds
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.shifts import backdoors_of
 from neural_cleanse.mitigation.unlearning import Unlearning
@@ -140,7 +140,7 @@ def repair(
     if known.backdoors:
         outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
-        outcome = Outcome(
+        outcome = RepairOutcome(
             (), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, limits)
         )
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
@@ -168,9 +168,9 @@ def _plan(
     images: Splits,
     again: Callable[[Classifier], ScanResult],
     as_written: Callable[[Classifier], Classifier],
-) -> Plan:
+) -> RepairPlan:
     """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
-    return Plan(
+    return RepairPlan(
         METHODS[settings.method], limits, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
