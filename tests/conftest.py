@@ -19,7 +19,8 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
-from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES
+from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES, FineTuning
+from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results import storage
@@ -69,9 +70,10 @@ def _one_thread() -> None:
 def _short_repairs() -> Iterator[None]:
     """An eighth of the batches: enough for digits, and the tests stay fast."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("unlearn", "auto"):
-            _, *others = METHODS[name]
-            patch.setitem(METHODS, name, (Unlearning(least_batches=LEAST_BATCHES // 8), *others))
+        unlearning = Unlearning(least_batches=LEAST_BATCHES // 8)
+        pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 8))
+        for name, short in (("unlearn", (unlearning,)), ("prune", (pruning,)), ("auto", (unlearning, pruning))):
+            patch.setitem(METHODS, name, short)
         yield
 
 

@@ -26,7 +26,7 @@ LEAST_ACCURACY = 0.5  # of the accuracy floor: no fine-tuning brings back more
 BEYOND = 1.5  # times the neurons after which the trigger no longer works: fine-tuning wakes some of it
 FURTHER = 1.25  # times those, where it still comes back
 TRIES = 3  # fine-tunings
-TUNING = FineTuning(epochs=3, least_batches=320)
+TUNING = FineTuning()
 
 
 @dataclass
