@@ -11,18 +11,22 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.command import Command
+from neural_cleanse.cli.command import Command, Group
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.text import escape
 
 if TYPE_CHECKING:
     from neural_cleanse.images import ImageSet
+    from neural_cleanse.loading.load import LoadedModel
     from neural_cleanse.mitigation.guard import Checked
 
 ROWS_SHOWN = 20
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Reject images that carry a trigger which a scan recovered."
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Reject images that carry a trigger which a scan recovered.",
 )
 
 
@@ -38,7 +42,7 @@ def fit(
     labels: Annotated[str | None, typer.Option(help="Guard against the triggers of these labels, flagged or not, for example 3,7. \\[default: the flagged ones]", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
-    samples: Annotated[int, typer.Option(min=1, help="A quarter of the number of images used, drawn at random.", rich_help_panel=options.INPUTS)] = 2000,
+    samples: Annotated[int, typer.Option(min=1, help="Four times this number of images is used, drawn at random.", rich_help_panel=options.INPUTS)] = 2000,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -121,7 +125,7 @@ def check(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Tell images that excite a backdoor's neurons from others.
+    """Check images before the model's answers are used: reject those that a trigger sends to a guarded label.
 
     A guard fitted with --fpr 0.05 rejects some 5 % of the clean images with a guarded label too: --at-most says how many
     of all are no alarm.
@@ -152,14 +156,7 @@ def check(
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
     classifier = loaded.classifier.to(where)
-    same: dict[str, object] = {
-        "model_sha256": loaded.origin.sha256,
-        "normalisation": str(classifier.normalize),
-        "input_shape": list(classifier.input_shape),
-    }
-    for what, ours in same.items():
-        if described.get(what) != ours:
-            raise SettingsError(f"The guard is for {what} {described.get(what)}, got {ours}.", cure="Fit one for this.")
+    _check_same_model(described, loaded, guard)
     checked = Guard.load(guard, classifier).check(data.images)
     rejected = (~checked.accepted).nonzero().squeeze(1).tolist()
     share = len(rejected) / len(data)
@@ -172,6 +169,24 @@ def check(
     else:
         _show(data, checked, rejected)
     raise typer.Exit(exit_codes.REJECTED if share > at_most else exit_codes.OK)
+
+
+def _check_same_model(described: dict[str, Any], loaded: "LoadedModel", guard: Path) -> None:
+    """Raise SettingsError unless the guard was fitted to this file, read in the same form."""
+    origin, classifier = loaded.origin, loaded.classifier
+    if described.get("model_sha256") != origin.sha256:
+        raise SettingsError(
+            f"The guard in {guard} was fitted to another model (sha256 {str(described.get('model_sha256'))[:12]}), "
+            f"not to {origin.path} ({origin.sha256[:12]}).",
+            cure="Name its model with --model, or fit a guard for this one with guard fit.",
+        )
+    form = {"normalisation": str(classifier.normalize), "input_shape": list(classifier.input_shape)}
+    for what, ours in form.items():
+        if described.get(what) != ours:
+            raise SettingsError(
+                f"The guard in {guard} was fitted with {what.replace('_', ' ')} {described.get(what)}, now it is {ours}.",
+                cure="Pass the same --mean, --std, --scale and --resize as to guard fit, or leave them out.",
+            )
 
 
 def _row(data: "ImageSet", checked: "Checked", row: int) -> dict[str, Any]:
