@@ -251,9 +251,9 @@ def test_what_cannot_be_checked(
     np.savez(tmp_path / "colour.npz", images=red)
     truncated(check(tmp_path / "colour.npz"), "3 channels")
     (tmp_path / "file").touch()
-    truncated(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
+    truncated(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "it is a file, a directory is needed")
     other = ("guard", "check", images / "clean.npz", "--model", demo_files / "clean.safetensors", "--guard")
-    truncated(run(*other, fitted[1]), "model_sha256")
+    truncated(run(*other, fitted[1]), "was fitted to another model")
     truncated(run(*other, tmp_path / "absent"), "no guard in")
 
 
