@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+PARTS = ("choosing", "final")  # of a zoo: methods are chosen on one and reported on the other
 DOCUMENT_NAMES = {"md": "markdown"}  # of reports that are called by the ending of their files
 
 

@@ -267,7 +267,7 @@ def device_named(name: str) -> torch.device:
         torch.zeros(1, device=device).item()  # meta has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(
-            f"There is no device {name!r} here: {str(error).splitlines()[0]}",
-            cure="Use auto, cpu, cuda, cuda:N or mps.",
+            f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}.",
+            cure="Use --device auto or cpu, or install a PyTorch that supports your GPU.",
         ) from error
     return device

@@ -307,5 +307,5 @@ def test_measuring_a_network_leaves_it_alone(digits: ImageSet, bench: TrainingCo
     ],
 )
 def test_what_is_no_training_is_refused(values: dict[str, float]) -> None:
-    with pytest.raises(SettingsError, match="are no training"):
+    with pytest.raises(SettingsError, match="must be at least 1"):
         Training(**values)

@@ -235,7 +235,7 @@ def test_what_cannot_be_checked(
     np.savez(tmp_path / "colour.npz", images=red)
     refused(check(tmp_path / "colour.npz"), "3 channels")
     (tmp_path / "file").touch()
-    refused(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "cannot be used")
+    refused(check(images / "both.npz", "--copy-rejected", tmp_path / "file"), "it is a file, a directory is needed")
     other = ("guard", "check", images / "clean.npz", "--model", demo_files / "clean.safetensors", "--guard")
     ran = run(*other, fitted[1])
     refused(ran, "was fitted for another model file (sha256 ")

@@ -57,6 +57,12 @@ def test_help_shows_the_common_options_and_help_all_every_one(words: tuple[str, 
     assert f"--help-all shows {count} more options" in " ".join(short.out.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("words", [(), ("guard",), *COMMANDS])
+def test_a_flag_shows_no_value(words: tuple[str, ...]) -> None:
+    printed = run(*words, "--help").out
+    assert "--help" in printed and "<bool>" not in printed
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_that_opens_a_model_has_every_option_for_it(words: tuple[str, ...]) -> None:
     left_out = {"scan": {"features"}, "fit": {"ignore_labels"}, "check": {"ignore_labels", "features"}}

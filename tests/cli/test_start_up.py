@@ -51,6 +51,12 @@ def test_the_help_of_a_command_loads_nothing_heavy(words: tuple[str, ...]) -> No
     assert "--architecture" in printed and heavy == ""
 
 
+@pytest.mark.parametrize("words", [("demo",), ("zoo",), ("zoo", "build"), ("zoo", "table"), ("benchmark",)])
+def test_the_help_of_a_command_without_a_model_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    printed, heavy = loaded_by(*words, "--help")
+    assert "Usage:" in printed and heavy == ""
+
+
 def test_completion_of_an_option_loads_nothing_heavy() -> None:
     asked = {"_NEURAL_CLEANSE_COMPLETE": "complete_bash", "COMP_WORDS": "neural-cleanse scan --bat", "COMP_CWORD": "2"}
     printed, heavy = loaded_by(**asked)

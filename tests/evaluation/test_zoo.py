@@ -130,7 +130,7 @@ BAD_FAMILIES = {
     "epochs of truth": (FAMILY + "epochs = true", "epochs = True is not a whole number"),
     "batches of text": (FAMILY + 'batch_size = "all"', "batch_size = 'all' is not a whole number"),
     "rate of learning of text": (FAMILY + 'learning_rate = "a"', "learning_rate = 'a' is not a number"),
-    "rate of learning nan": (FAMILY + "learning_rate = nan", "are no training"),
+    "rate of learning nan": (FAMILY + "learning_rate = nan", "learning_rate between 0 and 1"),
 }
 
 

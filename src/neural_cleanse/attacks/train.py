@@ -41,9 +41,9 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < 1:
             raise SettingsError(
-                f"{self.epochs} epochs of batches of {self.batch_size} at a learning rate of {self.learning_rate:g} "
-                "are no training.",
-                cure="At least one epoch and one image a batch, and a learning rate between 0 and 1.",
+                "epochs and batch_size must be at least 1, and learning_rate between 0 and 1; got "
+                f"{self.epochs}, {self.batch_size} and {self.learning_rate:g}.",
+                cure="Leave them out for the defaults: 10 epochs, 64 images a batch, a learning rate of 0.001.",
             )
 
 

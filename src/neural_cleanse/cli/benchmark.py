@@ -9,14 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from neural_cleanse.choices import Plan, Preset
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.engines import Processes
-from neural_cleanse.evaluation import page as rates_page
-from neural_cleanse.evaluation import suite as runner
-from neural_cleanse.evaluation.tables import markdown
-from neural_cleanse.evaluation.zoo import PARTS, part_of
-from neural_cleanse.files import write_whole
+from neural_cleanse.choices import PARTS, Plan, Preset
 from neural_cleanse.text import escape
 
 
@@ -53,6 +46,14 @@ def benchmark(
 
     Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_sequential.jsonl --part final
     """
+    from neural_cleanse.detection.settings import ScanSettings  # help loads nothing heavy
+    from neural_cleanse.engines import Processes
+    from neural_cleanse.evaluation import page as rates_page
+    from neural_cleanse.evaluation import suite as runner
+    from neural_cleanse.evaluation.tables import markdown
+    from neural_cleanse.evaluation.zoo import part_of
+    from neural_cleanse.files import write_whole
+
     settings = ScanSettings(
         preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
         patches_only=patches_only,

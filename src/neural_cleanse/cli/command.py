@@ -10,6 +10,22 @@ from neural_cleanse.cli.options import COMMON
 HELP_ALL = "--help-all"
 
 
+def _flags_without_type(options: list[Any]) -> list[Any]:
+    """The same options; typer writes <bool> beside a flag, as if it took a value."""
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return options
+
+
+class Group(typer.core.TyperGroup):
+    """Commands under one name, with help as that of each."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As typer has them; a flag shows no type."""
+        return _flags_without_type(super().get_params(ctx))
+
+
 class Command(typer.core.TyperCommand):
     """Its help breaks lines where the terminal ends.
 
@@ -23,6 +39,10 @@ class Command(typer.core.TyperCommand):
         options: list[Any] = [known for known in self.params if known.param_type_name == "option"]
         further = [option for option in options if option.rich_help_panel != COMMON and not option.hidden]
         self._further = further if len(further) < len(options) else []
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As typer has them; a flag shows no type."""
+        return _flags_without_type(super().get_params(ctx))
 
     def get_help_option_names(self, ctx: Any) -> list[str]:
         """As typer has them, and --help-all where there is more to show."""

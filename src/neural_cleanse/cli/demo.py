@@ -3,22 +3,16 @@
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from neural_cleanse.classifier import device_named
 from neural_cleanse.cli import exit_codes, recorded
-from neural_cleanse.cli.inputs import run_info_of
 from neural_cleanse.cli.options import Inputs
-from neural_cleanse.cli.progress import watching
-from neural_cleanse.detection.scan import scan
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.loading.images.load import load_data
-from neural_cleanse.loading.load import load_model
-from neural_cleanse.report import output_dir, terminal
-from neural_cleanse.results.records import ScanResult, Verdict
+
+if TYPE_CHECKING:
+    from neural_cleanse.results.records import ScanResult
 
 MODELS = ("infected", "clean")
 
@@ -33,6 +27,15 @@ def demo(
     Two small digit classifiers, one with a backdoor. Exit code: 0 both answers match their cards, 1 one does not, 2
     could not scan.
     """
+    from neural_cleanse.classifier import device_named  # help loads nothing heavy
+    from neural_cleanse.cli.inputs import run_info_of
+    from neural_cleanse.cli.progress import watching
+    from neural_cleanse.detection.scan import scan
+    from neural_cleanse.detection.settings import ScanSettings
+    from neural_cleanse.loading.images.load import load_data
+    from neural_cleanse.loading.load import load_model
+    from neural_cleanse.report import output_dir, terminal
+
     console = Console()
     where = device_named(device)
     right = True
@@ -58,8 +61,10 @@ def demo(
         raise typer.Exit(exit_codes.WRONG)
 
 
-def _report_truth(console: Console, result: ScanResult, card: dict[str, Any]) -> bool:
+def _report_truth(console: Console, result: "ScanResult", card: dict[str, Any]) -> bool:
     """Say whether the verdict is the card's."""
+    from neural_cleanse.results.records import Verdict
+
     expected = Verdict.INFECTED if card["infected"] else Verdict.CLEAN
     right = result.verdict is expected and list(result.flagged) == card["targets"]
     truth = f"a backdoor to label {card['targets'][0]}" if card["infected"] else "no backdoor"

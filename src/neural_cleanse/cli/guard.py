@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from neural_cleanse.cli import exit_codes, options
-from neural_cleanse.cli.command import Command
+from neural_cleanse.cli.command import Command, Group
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.text import by, escape
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 20
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Reject images that carry a trigger which a scan recovered."
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Reject images that carry a trigger which a scan recovered.",
 )
 
 
@@ -40,7 +43,7 @@ def fit(
     labels: Annotated[str | None, typer.Option(help="Guard against the triggers of these labels, flagged or not, for example 3,7. \\[default: the flagged ones]", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
-    samples: Annotated[int, typer.Option(min=1, help="A quarter of the number of images used, drawn at random.", rich_help_panel=options.INPUTS)] = 2000,
+    samples: Annotated[int, typer.Option(min=1, help="Four times this number of images is used, drawn at random.", rich_help_panel=options.INPUTS)] = 2000,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -116,7 +119,7 @@ def check(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Tell images that a trigger sends to a guarded label from others.
+    """Check images before the model's answers are used: reject those that a trigger sends to a guarded label.
 
     A guard fitted with --fpr 0.05 rejects some 5 % of the clean images with a guarded label too: --at-most says how many
     of all are no alarm.

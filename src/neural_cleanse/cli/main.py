@@ -16,7 +16,7 @@ from rich.console import Console
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import project_file, streams
-from neural_cleanse.cli.command import Command
+from neural_cleanse.cli.command import Command, Group
 from neural_cleanse.cli.exit_codes import ERROR
 from neural_cleanse.errors import NeuralCleanseError, SettingsError
 from neural_cleanse.text import escape
@@ -48,7 +48,7 @@ def load_command(name: str) -> Any:
     return command
 
 
-class LazyGroup(typer.core.TyperGroup):
+class LazyGroup(Group):
     """Lists commands by name and one line of help; loads the one that is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

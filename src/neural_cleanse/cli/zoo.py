@@ -9,17 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from neural_cleanse.classifier import device_named
-from neural_cleanse.cli.command import Command
-from neural_cleanse.engines import Processes
+from neural_cleanse.cli.command import Command, Group
 from neural_cleanse.errors import OutputError
-from neural_cleanse.evaluation import zoo
-from neural_cleanse.evaluation.cards import measured_cards
-from neural_cleanse.evaluation.tables import zoo_table
 from neural_cleanse.text import escape
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Build many models with known answers, and show them."
+    cls=Group, no_args_is_help=True, add_completion=False, help="Build many models with known answers, and show them."
 )
 
 
@@ -40,6 +35,10 @@ def build(
 
     Example: neural-cleanse zoo build benchmarks/zoo/small.toml --data DATA --output zoo/small
     """
+    from neural_cleanse.classifier import device_named  # help loads nothing heavy
+    from neural_cleanse.engines import Processes
+    from neural_cleanse.evaluation import zoo
+
     jobs = zoo.read_spec(spec, data)
     if list_only:
         for job in jobs:
@@ -88,4 +87,7 @@ def table(
 
     Exit code: 0 printed, 2 could not.
     """
+    from neural_cleanse.evaluation.cards import measured_cards
+    from neural_cleanse.evaluation.tables import zoo_table
+
     print(zoo_table(measured_cards(suite)).markdown(), end="")

@@ -32,6 +32,7 @@ from neural_cleanse.metrics import predict
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.text import ranges
 
 PATCHES = "patches"  # the part of the search for them
 STEP_SHARE = 0.01  # of a time limit that one step may take, where it takes over STEP_S
@@ -242,7 +243,7 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
     outside = sorted({label for label in labels if not 0 <= label < num_classes})
     if outside or not labels:
         raise SettingsError(
-            f"The model has the labels 0 to {num_classes - 1}, not {outside or 'none'}.",
+            f"The model has the labels 0 to {num_classes - 1}, not {ranges(outside) if outside else 'none'}.",
             cure=f"Choose among 0 to {num_classes - 1}, or leave --labels out.",
         )
     return tuple(LabelPair(target) for target in sorted(set(labels)))

@@ -26,13 +26,13 @@ import torch
 from neural_cleanse.attacks.by_name import options_of
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make
 from neural_cleanse.attacks.train import Training
+from neural_cleanse.choices import PARTS
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError
 from neural_cleanse.evaluation.cards import read_card
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.splits import Parts
 
-PARTS = ("choosing", "final")
 _TRAINING = tuple(field.name for field in fields(Training))
 # What the value of a key must be; of all others, text.
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {

@@ -64,9 +64,9 @@ class FineTuning:
         counts = (self.epochs, self.batch_size, self.least_batches)
         if min(counts) < 1 or self.mixed < 0 or not rates or not all(0 < rate < 1 for rate in rates):
             raise SettingsError(
-                f"{self.epochs} epochs and {self.least_batches} batches of {self.batch_size} images and {self.mixed} "
-                f"mixtures at learning rates {rates} are no training.",
-                cure="At least one epoch, one batch and one image a batch, and rates between 0 and 1.",
+                "epochs, least_batches and batch_size must be at least 1, mixed at least 0, and every learning rate "
+                f"between 0 and 1; got {counts[0]}, {counts[2]}, {counts[1]}, {self.mixed} and {rates}.",
+                cure="Leave out what you have no reason to change: the defaults are measured.",
             )
 
     def tuned(

@@ -88,7 +88,8 @@ def _as_output_error(message: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{message}: {error.strerror}.", cure="Name another directory with --output.") from error
+        why = "it is a file, a directory is needed" if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(f"{message}: {why}.", cure="Name another directory with --output.") from error
 
 
 def write(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> None:

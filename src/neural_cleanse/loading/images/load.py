@@ -44,7 +44,7 @@ def load_data(
     path = Path(path)
     shape = Shape(resize, crop == "roi", centre_crop)
     if not path.exists():
-        raise DataError(f"There is no {path}.", cure=PICTURES)
+        raise DataError(f"There is no file or folder {path}.", cure=PICTURES)
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.", cure=PICTURES)
     found = _arrays_at(path)
