@@ -254,14 +254,24 @@ def test_a_guard_of_other_image_sizes_is_refused(
         refused(run(*arguments, tmp_path), f"was fitted for images of {said}, the model takes 1x28x28")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}', b"\xff"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "guard.json is damaged"),
+        (b"{", "guard.json is damaged"),
+        (b"\xff", "guard.json is damaged"),
+        (b"[]", "no guard of this version"),
+        (b'{"schema_version": 1}', "no guard of this version"),
+        (b'{"schema_version": 2}', "fitted for another model file"),
+    ],
+)
 def test_a_damaged_guard_is_refused(
-    images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path, content: bytes
+    images: Path, demo_files: Path, fitted: tuple[Ran, Path], tmp_path: Path, content: bytes, said: str
 ) -> None:
     (tmp_path / "guard.safetensors").write_bytes((fitted[1] / "guard.safetensors").read_bytes())
     (tmp_path / "guard.json").write_bytes(content)
     arguments = ("guard", "check", images / "clean.npz", "--model", demo_files / "infected.safetensors", "--guard")
-    refused(run(*arguments, tmp_path), "uard")
+    refused(run(*arguments, tmp_path), said)
     (tmp_path / "guard.json").write_bytes((fitted[1] / "guard.json").read_bytes())
     (tmp_path / "guard.safetensors").write_bytes(content)
     refused(run(*arguments, tmp_path), "cannot be used")

@@ -1,5 +1,6 @@
 """Options stand in groups, are the same for all commands that open a model, and reach the loader as values."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,12 @@ def test_a_preset_gives_size_and_normalisation_unless_they_are_typed() -> None:
 def test_an_empty_argument_is_no_path_to_the_current_directory(words: tuple[str, ...], said: str) -> None:
     done = run(*words)
     assert done.code == 2 and said in done.err and "variable of the shell" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("9-3", "9-3 is an empty range"), ("1,0-1000001", "more than 1,000,000 labels"), ("-1", "which count from 0")],
+)
+def test_labels_that_are_none_are_told_why(given: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        options.labels(given)

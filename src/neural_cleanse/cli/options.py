@@ -216,10 +216,13 @@ def labels(text: str | None) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SettingsError(f"--labels {text} is not a list of labels.", cure="Write it like 0-9,33.")
+            raise SettingsError(
+                f"--labels {text} is not a list of labels, which count from 0.", cure="Write it like 0-9,33."
+            )
         low, high = int(first), int(last or first)
-        if high < low or high - low > MAX_LABELS:
-            raise SettingsError(f"--labels {text}: {part.strip()} is an empty range.", cure="Write it like 0-9,33.")
+        if not 0 <= high - low <= MAX_LABELS:
+            what = "an empty range" if high < low else f"more than {MAX_LABELS:,} labels"
+            raise SettingsError(f"--labels {text}: {part.strip()} is {what}.", cure="Write it like 0-9,33.")
         found += range(low, high + 1)
     return tuple(found)
 

@@ -214,8 +214,12 @@ def read_description(directory: Path) -> dict[str, Any]:
     """What guard.json says. Raises OutputError when it is no guard of this version."""
     try:
         described = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"There is no guard in {directory}: {error}.", cure="Make one with guard fit.") from error
+    except OSError as error:
+        raise OutputError(
+            f"There is no guard in {directory}: {error.strerror}.", cure="Make one with guard fit."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"{directory / JSON_FILE} is damaged: {error}.", cure="Fit the guard again.") from error
     if not isinstance(described, dict) or described.get("schema_version") != GUARD_VERSION:
         raise OutputError(f"{directory / JSON_FILE} is no guard of this version.", cure="Fit the guard again.")
     return described
