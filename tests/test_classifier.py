@@ -224,5 +224,5 @@ def test_devices_by_name() -> None:
     assert device_named("cpu") == torch.device("cpu")
     assert device_named("auto").type in ("cpu", "cuda", "mps")
     for name in ("nonsense", "", "cpu:x", "meta", "cuda:99"):
-        with pytest.raises(SettingsError, match="Use auto, cpu"):
+        with pytest.raises(SettingsError, match="Use --device auto or cpu"):
             device_named(name)
