@@ -68,10 +68,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _short_repairs() -> Iterator[None]:
-    """An eighth of the batches: enough for digits, and the tests stay fast."""
+    """A sixteenth of the batches: enough for digits, and the tests stay fast."""
     with pytest.MonkeyPatch.context() as patch:
-        unlearning = Unlearning(least_batches=LEAST_BATCHES // 8)
-        pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 8))
+        unlearning = Unlearning(least_batches=LEAST_BATCHES // 16)
+        pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 16))
         for name, short in (("unlearn", (unlearning,)), ("prune", (pruning,)), ("auto", (unlearning, pruning))):
             patch.setitem(METHODS, name, short)
         yield
