@@ -43,10 +43,9 @@ from neural_cleanse.triggers.patch import PatchTrigger
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method of one learning rate, beside those there are."""
-    monkeypatch.setitem(
-        METHODS, "quick", (Unlearning(epochs=4, least_batches=1, learning_rates=(2e-3,), strong_rate=None),)
-    )
+    """A method of one learning rate, beside those there are; so few batches need more triggers in them."""
+    once = Unlearning(epochs=4, least_batches=1, most_stamped=0.5, learning_rates=(2e-3,), strong_rate=None)
+    monkeypatch.setitem(METHODS, "quick", (once,))
 
 
 @pytest.fixture
