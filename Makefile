@@ -6,7 +6,7 @@ DATA ?= $(NEURAL_CLEANSE_DATA)
 
 SHAPES := neural_cleanse,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
-.PHONY: help setup demo test test-browser check shapes wheel docs fix bench bench-speed bench-scale bench-gpu reproduce clean
+.PHONY: help setup demo test test-browser check examples shapes wheel docs fix bench bench-speed bench-scale bench-gpu reproduce clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,10 @@ shapes: setup ## tests of what computes, with types and array shapes checked at 
 		tests/inversion tests/triggers tests/attacks tests/laws tests/detection/test_kinds.py \
 		tests/detection/test_all_to_all.py tests/mitigation/test_guard.py tests/test_classifier.py tests/test_cut.py
 
-check: setup wheel shapes ## formatting, lint, types, shapes, architecture, sizes, the wheel
+examples: setup ## run the documentation's long examples and compare what they print
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m example tests/test_docs.py tests/cli/test_cli.py
+
+check: setup wheel shapes examples ## formatting, lint, types, shapes, architecture, sizes, the wheel, the examples
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

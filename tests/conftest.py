@@ -1,7 +1,9 @@
 """Shared pieces: one torch thread, real digits from the demo, small networks with known answers."""
 
+import importlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -18,13 +20,14 @@ from neural_cleanse.detection.student import StudentPlan
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
+from neural_cleanse.mitigation import family
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES, FineTuning
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.repair import METHODS
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import LabelPair, ScanResult
+from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 
 TESTS = Path(__file__).parent
 LONGEST = (  # modules by processor time: `make test` starts with them, and no process is busy long after the others
@@ -68,8 +71,11 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _short_repairs() -> Iterator[None]:
-    """A sixteenth of the batches: enough for digits, and the tests stay fast."""
+    """A sixteenth of the batches and short searches beside them: enough for digits, and the tests stay fast."""
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OCCASIONS": 1, "RESTARTS": 2, "FRESH_RESTARTS": 3, "MOST_FRESH": 10}.items():
+            patch.setattr(family, name, value)
+        patch.setattr(family, "TAKEN_AT", (60, 120))
         unlearning = Unlearning(least_batches=LEAST_BATCHES // 16)
         pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 16))
         for name, short in (("unlearn", (unlearning,)), ("prune", (pruning,)), ("auto", (unlearning, pruning))):
@@ -79,9 +85,9 @@ def _short_repairs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _short_students() -> Iterator[None]:
-    """A quarter of the steps: students of digits still answer as their models do."""
+    """An eighth of the steps: students of digits still answer as their models do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=300))
+        patch.setattr(teaching, "StudentPlan", lambda: StudentPlan(steps=150))
         yield
 
 
@@ -135,6 +141,14 @@ def scanned_infected(demo_files: Path, tmp_path_factory: pytest.TempPathFactory)
 def found(scanned_infected: Path) -> ScanResult:
     """What that scan found: label 3."""
     return storage.load_result(scanned_infected)
+
+
+@pytest.fixture
+def nothing_found_again(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
+    """Where it does not matter what the scan of a repaired model finds, it finds nothing and costs nothing."""
+    unsuspicious = tuple(replace(row, anomaly_index=0.0) for row in found.labels)
+    nothing = replace(found, verdict=Verdict.CLEAN, flagged=(), evidence=(), labels=unsuspicious)
+    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", lambda *_, **__: nothing)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ import repair_tables
 import scale
 import tables
 from neural_cleanse.cli import main
+from neural_cleanse.detection import student_test
 from neural_cleanse.results.records import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +33,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def _patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples that say the same without the other kinds of trigger, which the README's example looks for too."""
+    """Examples that say the same without other kinds of trigger and students, which the README's example has too."""
     monkeypatch.setattr(nc.ScanSettings, "beyond_patches", False)
+    monkeypatch.setattr(student_test, "leaves_doubt", lambda *_: False)
 
 
+@pytest.mark.example
 def test_the_readmes_python_example_prints_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +94,7 @@ def test_the_example_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("infected - label 3")
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_patches_alone")
 def test_the_python_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -113,6 +117,7 @@ def test_every_block_on_own_parts_prints_what_it_says(
         assert capsys.readouterr().out == printed
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_patches_alone")
 def test_the_example_for_ones_own_model_scans_repairs_and_guards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -149,6 +154,7 @@ def test_the_notebook_on_a_module_scans_and_shows_the_trigger(
     assert (tmp_path / "out" / "scan" / "report.html").exists()
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_patches_alone")
 def test_the_notebook_on_a_backdoor_plants_finds_and_removes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -18,8 +18,8 @@ from neural_cleanse.errors import DataError, InputSanityError, ModelError, Outpu
 from neural_cleanse.images import ImageSet
 from neural_cleanse.outputs import OutputKind
 
-QUICK = nc.ScanSettings(patches_only=True, samples=300)
-LENIENT = nc.RepairSettings(max_drop=0.05)  # the first try is kept: how well a repair works is tested elsewhere
+QUICK = nc.ScanSettings(patches_only=True, student=False, samples=300)
+LENIENT = nc.RepairSettings(max_drop=0.05, max_asr=0.1, rounds=1)  # the first try is kept: how well a repair works is tested elsewhere
 Loader = DataLoader[tuple[Tensor, ...]]
 
 
@@ -192,6 +192,7 @@ def test_a_path_and_what_load_returns_are_models(demo_files: Path, digits: Image
     assert len({tuple(row.size for row in found.labels) for found in ways}) == 1
 
 
+@pytest.mark.usefixtures("nothing_found_again")
 def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     result: nc.ScanResult, model: Halves, normalised: Loader, tmp_path: Path
 ) -> None:
@@ -202,7 +203,6 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     own.load_state_dict(safetensors.torch.load_file(tmp_path / "fixed.safetensors"))
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
     assert repaired.module.training and next(repaired.module.parameters()).requires_grad
-    assert nc.scan(own, normalised, QUICK, mean=0.5, std=0.5).flagged == ()
     assert "<h" in repaired.report() and repaired.report("markdown") == repaired.report("md") != ""
     with pytest.raises(SettingsError, match="no report 'json' of a repair"):
         repaired.report("json")
@@ -216,6 +216,7 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
         nc.repair(model, result, normalised, mean=0.4, std=0.5)
 
 
+@pytest.mark.usefixtures("nothing_found_again")
 def test_a_repaired_file_is_saved_in_the_container_it_came_in(
     demo_files: Path, digits: ImageSet, tmp_path: Path
 ) -> None:

@@ -488,6 +488,7 @@ def test_a_terminal_without_bars_gets_its_answer(copied: Path) -> None:
 # --- the rest ---
 
 
+@pytest.mark.example
 def test_the_demo_checks_its_own_cards(tmp_path: Path) -> None:
     ran = run("demo", "--output", tmp_path / "demo")
     assert ran.code == 0, ran.out

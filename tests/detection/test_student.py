@@ -24,7 +24,7 @@ from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import LabelPair, Outcome, PaperRule, Recovered, ScanResult, Verdict
 
 SHORT = StudentPlan(steps=250)
-WITH_STUDENT = ScanSettings(patches_only=True, samples=400, plan="full")
+WITH_STUDENT = ScanSettings(patches_only=True, samples=400, plan="full", restarts=1)
 
 
 def in_doubt(patch: pytest.MonkeyPatch, plan: StudentPlan = SHORT, *, clear: bool | None = None) -> None:

@@ -49,14 +49,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _all_clear(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
-    """Where it does not matter what the second scan finds, it finds nothing and costs nothing."""
-    unsuspicious = tuple(replace(row, anomaly_index=0.0) for row in found.labels)
-    nothing = replace(found, verdict=Verdict.CLEAN, flagged=(), evidence=(), labels=unsuspicious)
-    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", lambda *_, **__: nothing)
-
-
-@pytest.fixture
 def _still_flagged(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
     """Where nothing was changed, the second scan finds what the first did."""
     monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", lambda *_, **__: found)
@@ -101,7 +93,7 @@ def test_the_figures_are_those_of_images_that_decided_nothing(
     assert repaired.result.triggers[0].trials == int((report.labels != 3).sum())
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_the_classifier_given_stays_and_the_same_seed_repairs_the_same(
     infected: Classifier, found: ScanResult, digits: ImageSet
 ) -> None:
@@ -129,7 +121,7 @@ def test_pruning_repairs_it_too(infected: Classifier, found: ScanResult, digits:
     assert not all(column.any() for column in done.classifier.module.state_dict()["9.weight"].T)
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_unlabelled_images_work_and_that_is_said(
     infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor
 ) -> None:
@@ -141,7 +133,7 @@ def test_unlabelled_images_work_and_that_is_said(
     assert done.result.accuracy[0] == 1.0, "agreement of the model with itself"
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_all_labels_can_be_patched(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     settings = RepairSettings(method="quick", labels="all", rounds=1, max_drop=0.1, max_asr=0.5)
     done = repair(infected, found, digits, settings)
@@ -176,7 +168,7 @@ def test_a_scan_without_any_trigger_has_nothing_to_patch(
     assert done.result.status is RepairStatus.NOTHING_TO_REPAIR and "no trigger for any label" in done.result.reason
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_a_clean_model_with_a_falsely_flagged_label_loses_little(clean: Classifier, digits: ImageSet) -> None:
     """The issue's bound is half a point; 125 images cannot tell that from one and a half."""
     flagged_pairs = replace(
@@ -206,7 +198,7 @@ def test_a_trigger_that_never_worked_is_nothing_to_repair(
     assert any("label 3 never worked" in note for note in done.result.provenance.notes)
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_beside_one_that_works_it_is_measured_and_not_repaired(
     infected: Classifier, found: ScanResult, digits: ImageSet
 ) -> None:
@@ -334,7 +326,7 @@ def test_few_images_confirm_little(repaired: Repaired) -> None:
     assert f"({low:.1%} to {high:.1%}, " in table.rows[0][-1]
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     steps: list[str] = []
     repair(infected, found, digits, RepairSettings(method="quick", rounds=1), on_step=steps.append)
@@ -489,7 +481,7 @@ def test_beside_a_mitigation_that_more_triggers_help_rounds_go_on(
     assert len(done.result.rounds) == 2 and len(stubborn.seen) == 2
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_huge_numbers_of_rounds_end_when_nothing_is_flagged(
     infected: Classifier, found: ScanResult, digits: ImageSet
 ) -> None:
@@ -497,7 +489,7 @@ def test_huge_numbers_of_rounds_end_when_nothing_is_flagged(
     assert done.result.status is RepairStatus.REPAIRED and len(done.result.rounds) <= 3
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_with_other_triggers_the_recovered_ones_are_still_measured(
     infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor
 ) -> None:
@@ -508,7 +500,7 @@ def test_with_other_triggers_the_recovered_ones_are_still_measured(
     storage.repair_dumps(done.result)
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_plain_fine_tuning_is_a_comparison_and_has_no_neurons_to_rank(
     infected: Classifier, found: ScanResult, digits: ImageSet
 ) -> None:
@@ -521,7 +513,7 @@ def test_plain_fine_tuning_is_a_comparison_and_has_no_neurons_to_rank(
 # --- networks of other kinds ---
 
 
-@pytest.mark.usefixtures("_all_clear")
+@pytest.mark.usefixtures("nothing_found_again")
 def test_a_network_that_ends_in_a_softmax(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     module = nn.Sequential(infected.module, nn.Softmax(1))
     softened = Classifier(module, (1, 28, 28), 10, outputs=OutputKind.PROBABILITIES)
