@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.loading.images.decode import FORMATS
-from neural_cleanse.metrics import PIXEL_MAX
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.patch import PatchTrigger
 
 Shape = tuple[int, int, int]

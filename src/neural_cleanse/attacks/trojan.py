@@ -30,7 +30,8 @@ from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import Training, TrainingContext, TrainingRule, fit
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import FORWARD_BATCH, PIXEL_MAX, pixels
+from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.patch import PatchTrigger
 
 TRAINING_DATA = ("real", "reversed")
