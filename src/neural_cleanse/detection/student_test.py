@@ -7,7 +7,6 @@ from typing import Any
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.prepare import PreparedScan
-from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
@@ -17,6 +16,7 @@ from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
+from neural_cleanse.text import p_is
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
@@ -87,7 +87,7 @@ def compare(
     several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
     agrees = "the first agrees" if len(students) > 1 else "agrees"
     notes = (
-        f"the sizes alone left doubt (p = {p_text(decision.p_value or 1.0)}), so they were compared with those of "
+        f"the sizes alone left doubt ({p_is(decision.p_value)}), so they were compared with those of "
         f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
         f"{students[0].agreement} of others",
         *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
@@ -184,12 +184,12 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     clear_p = over_share(SCREEN_CLEAR_P, prepared.share)
     if over_p < clear_p or own_p <= prepared.settings.alpha * CLEARLY:
         reason = (
-            f"label {which} stands out among the labels (p = {p_text(own_p)}), but not clearly relative to a student "
-            f"network (p = {p_text(over_p)}): its small trigger may belong to the classes"
+            f"label {which} stands out among the labels ({p_is(own_p)}), but not clearly relative to a student "
+            f"network ({p_is(over_p)}): its small trigger may belong to the classes"
         )
         return replace(over, verdict=Verdict.INCONCLUSIVE, reason=reason)
     natural = f"the small trigger of label {which} belongs to the classes: a student network has one as small"
-    return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
+    return replace(over, reason=f"{over.reason}; {natural} ({p_is(over_p)} relative to it)")
 
 
 def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
