@@ -38,8 +38,8 @@ from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.results.records import LabelPair, Recovered
 from repairs import SEED, originals
 from reproduce_mechanism import mechanism
-from reproduce_rows import comparison, rows_of
-from resumable import add
+from reproduce_rows import comparison
+from resumable import add, rows_in
 
 SPEC = Path(__file__).parent / "zoo" / "reproduction.toml"
 START = "mnist-mnist_cnn-"
@@ -234,7 +234,7 @@ def _rounded(value: float | None) -> float | None:
 def run(jobs: Sequence[BuildJob], data: Path, models: Path, rows: Path, quick: bool) -> Iterator[Row]:
     """Every row that the file lacks, written as it is done; a model that is not there is trained first."""
     by_name = {job.name: job for job in jobs}
-    known = {(done["model"], done["way"]) for done in rows_of(rows)}
+    known = {(done["model"], done["way"]) for done in rows_in(rows)}
     around = run_info()
     for name, way in work(list(by_name), quick):
         if (name, way) not in known:
@@ -265,7 +265,7 @@ def main() -> None:
         found = done["scan"]
         print(json.dumps([done["model"], done["way"], found["verdict"], found["flagged"], found["wall_s"]]), flush=True)
     if options.compare:
-        print(comparison(rows_of(options.rows), rows_of(options.compare)).markdown())
+        print(comparison(rows_in(options.rows), rows_in(options.compare)).markdown())
 
 
 if __name__ == "__main__":

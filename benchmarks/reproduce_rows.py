@@ -1,19 +1,12 @@
 """Rows of the reproduction of the paper: how they are read, and the figures that two runs are compared by."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from neural_cleanse.report.tables import Table
 
 Row = dict[str, Any]
-
-
-def rows_of(path: Path) -> list[Row]:
-    """The rows of a file of JSON lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, str]:
