@@ -28,7 +28,7 @@ from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
-from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, rounded, run_info
 from neural_cleanse.evaluation.zoo import BuildJob, build, read_spec
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.inversion import Inversion
@@ -145,8 +145,8 @@ def _reference(classifier: Classifier, data: ImageSet, target: int | None) -> tu
         "paper_index": decision.paper_rule.anomaly_index,
         "paper_flagged": list(decision.paper_rule.flagged),
         "labels": [one.pair.target for one in found],
-        "sizes": [_rounded(one.size) for one in found],
-        "asr": [_rounded(one.hits / one.trials if one.trials else None) for one in found],
+        "sizes": [rounded(one.size) for one in found],
+        "asr": [rounded(one.hits / one.trials if one.trials else None) for one in found],
         "image_passes": sum(one.image_passes for one in found),
     }
     if target is not None:
@@ -180,8 +180,8 @@ def _scanned(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> 
         "paper_index": result.paper_rule.anomaly_index,
         "paper_flagged": list(result.paper_rule.flagged),
         "labels": [one.target for one in result.label_rows],
-        "sizes": [_rounded(one.size) for one in result.label_rows],
-        "asr": [_rounded(one.asr) for one in result.label_rows],
+        "sizes": [rounded(one.size) for one in result.label_rows],
+        "asr": [rounded(one.asr) for one in result.label_rows],
         "image_passes": result.image_passes,
         "reason": result.reason,
     }
@@ -225,10 +225,6 @@ def row_of(case: Case, way: str) -> Row:
     if case.name in (*MAIN, *SIGNS) and recovered:
         row |= mechanism(loaded.classifier, recovered[0], originals(case)[0], calm, fresh)
     return row
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def run(jobs: Sequence[BuildJob], data: Path, models: Path, rows: Path, quick: bool) -> Iterator[Row]:

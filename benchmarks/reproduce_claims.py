@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
 from repair_tables import asr_after, drop, known
 from reproduce_mitigation import MODELS, repaired
-from reproduce_rows import Row, number, quartiles, size_of
+from reproduce_rows import Row, quartiles, size_of
 from reproduce_tables import ABOVE, PIXELS, RESULTS, WAYS, elsewhere, of_way, recorded
 from resumable import rows_in
 

@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Sequence
 
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
 from repair_tables import ROWS as REPAIRS
 from repair_tables import asr_after, drop, known
-from reproduce_rows import Row, number, ratio
+from reproduce_rows import Row, ratio
 from reproduce_tables import per_cent, short
 from resumable import rows_in
 

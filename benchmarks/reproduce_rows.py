@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
 
 Row = dict[str, Any]
 
@@ -61,11 +62,6 @@ def quartiles(row: Mapping[str, Any]) -> tuple[float | None, float | None, float
         return (None, sizes[0] if sizes else None, None)
     low, middle, high = statistics.quantiles(sizes, n=4, method="inclusive")
     return low, middle, high
-
-
-def number(value: float | None, digits: int) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def ratio(values: Mapping[str, float], name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.report.tables import Table
-from reproduce_rows import Row, number, quartiles, size_of
+from neural_cleanse.report.text import number
+from reproduce_rows import Row, quartiles, size_of
 from resumable import rows_in
 
 ROOT = Path(__file__).parents[1]
