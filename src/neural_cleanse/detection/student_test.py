@@ -72,10 +72,10 @@ def compare(
         return no_time(prepared, decision)
     heard = _hear(prepared, found, decision, teaching, stages)
     asked, students = heard.asked, heard.students
-    passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
+    passes, forward = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
+        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), passes, forward, record)
     baseline = as_baseline(students)
     record = students[0].record | {
         "decides": True,
@@ -84,6 +84,7 @@ def compare(
         "spread": baseline.prior.sd,
         "own_p_value": decision.p_value,
     }
+    tried, tried_on = _tried(students[0], found, heard.over)
     several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
     agrees = "the first agrees" if len(students) > 1 else "agrees"
     notes = (
@@ -91,9 +92,9 @@ def compare(
         f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
         f"{students[0].agreement} of others",
         *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
-        *_tried(students[0], found, heard.over),
+        *tried,
     )
-    return Compared(heard.over, notes, *passes, {"student_test": record})
+    return Compared(heard.over, notes, passes, forward + tried_on, {"student_test": record})
 
 
 @dataclass(frozen=True)
@@ -217,16 +218,20 @@ def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
     )
 
 
-def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
-    """How often the flagged triggers work on a student: one that does belongs to the classes, or was passed on."""
-    notes = []
+def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[tuple[str, ...], int]:
+    """How often the flagged triggers work on a student, and the forward passes that it took to see.
+
+    One that does belongs to the classes, or was passed on.
+    """
+    notes, passes = [], 0
     for one in found:
         trigger = one.shown.trigger
         if one.pair not in decision.flagged_pairs or trigger is None:
             continue
         rows = asked.images.images[asked.images.eligible(one.pair, Split.TEST)]
         hits = attack_hits(asked.student.classifier, trigger, rows, one.pair.target)
+        passes += len(rows)
         notes.append(
             f"the trigger of label {one.pair.target} sends {hits:,} of {len(rows):,} images there in the student"
         )
-    return tuple(notes)
+    return tuple(notes), passes
