@@ -6,7 +6,6 @@ python benchmarks/repair_tables.py
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 from neural_cleanse.report.tables import Table
 from pages import filled
+from resumable import rows_in
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "repairs.jsonl"
@@ -29,16 +29,11 @@ OUR_NETWORKS = ("mnist_cnn", "gtsrb_cnn_half")
 Row = dict[str, Any]
 
 
-def rows(path: Path = ROWS) -> list[Row]:
-    """All rows of that file, none where it was not made."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def no_patch() -> str:
     """One line a model whose trigger is no patch for all images."""
     columns = ("data", "attack", "repair", "success before, %", "after, %", "accuracy lost, points", "answer")
     lines = []
-    for row in sorted(rows(NO_PATCH), key=lambda row: (row["dataset"], str(row["attack"])), reverse=True):
+    for row in sorted(rows_in(NO_PATCH), key=lambda row: (row["dataset"], str(row["attack"])), reverse=True):
         arm = next((arm for arm in (ARMS[0], BEFORE) if arm in row["arms"]), None)
         if arm is not None:
             rates = (max(row["before"]["asr"]), asr_after(row, arm) or 0.0)
@@ -132,7 +127,7 @@ def _infected(row: Row) -> str:
 def guard_table() -> str:
     """Triggered images that pass and get the target, clean ones rejected; our guard, the one before, the paper's."""
     lines = []
-    for (where, attack), group in grouped(rows(GUARDS), lambda row: (data(row), row["attack"])):
+    for (where, attack), group in grouped(rows_in(GUARDS), lambda row: (data(row), row["attack"])):
         guards = [row["guard"] for row in group if not isinstance(row["guard"], str)]  # why none could be fitted
         refused = f" and {len(group) - len(guards)} refused" if len(guards) < len(group) else ""
         cells = [
@@ -194,7 +189,7 @@ def alone(row: Row) -> bool:
 
 def page() -> str:
     """docs/repair.md: its own prose, and the tables between their marks."""
-    found = rows()
+    found = rows_in(ROWS)
     compared = [row for row in found if not alone(row)]
     tables = {"success": asr_table, "accuracy": drop_table}
     places = {name: table(compared) for name, table in tables.items()}

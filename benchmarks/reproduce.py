@@ -28,7 +28,7 @@ from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
-from neural_cleanse.evaluation.suite import Case, open_case, read_suite, run_info
+from neural_cleanse.evaluation.suite import Case, open_case, read_suite, rounded, run_info
 from neural_cleanse.evaluation.zoo import BuildJob, build, read_spec
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.inversion import Inversion
@@ -38,8 +38,8 @@ from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.results.records import LabelPair, Recovered
 from repairs import SEED, originals
 from reproduce_mechanism import mechanism
-from reproduce_rows import comparison, rows_of
-from resumable import add
+from reproduce_rows import comparison
+from resumable import add, rows_in
 
 SPEC = Path(__file__).parent / "zoo" / "reproduction.toml"
 START = "mnist-mnist_cnn-"
@@ -145,8 +145,8 @@ def _reference(classifier: Classifier, data: ImageSet, target: int | None) -> tu
         "paper_index": decision.paper_rule.anomaly_index,
         "paper_flagged": list(decision.paper_rule.flagged),
         "labels": [one.pair.target for one in found],
-        "sizes": [_rounded(one.size) for one in found],
-        "asr": [_rounded(one.hits / one.trials if one.trials else None) for one in found],
+        "sizes": [rounded(one.size) for one in found],
+        "asr": [rounded(one.hits / one.trials if one.trials else None) for one in found],
         "image_passes": sum(one.image_passes for one in found),
     }
     if target is not None:
@@ -180,8 +180,8 @@ def _scanned(classifier: Classifier, data: ImageSet, settings: ScanSettings) -> 
         "paper_index": result.paper_rule.anomaly_index,
         "paper_flagged": list(result.paper_rule.flagged),
         "labels": [one.target for one in result.label_rows],
-        "sizes": [_rounded(one.size) for one in result.label_rows],
-        "asr": [_rounded(one.asr) for one in result.label_rows],
+        "sizes": [rounded(one.size) for one in result.label_rows],
+        "asr": [rounded(one.asr) for one in result.label_rows],
         "image_passes": result.image_passes,
         "reason": result.reason,
     }
@@ -227,14 +227,10 @@ def row_of(case: Case, way: str) -> Row:
     return row
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
 def run(jobs: Sequence[BuildJob], data: Path, models: Path, rows: Path, quick: bool) -> Iterator[Row]:
     """Every row that the file lacks, written as it is done; a model that is not there is trained first."""
     by_name = {job.name: job for job in jobs}
-    known = {(done["model"], done["way"]) for done in rows_of(rows)}
+    known = {(done["model"], done["way"]) for done in rows_in(rows)}
     around = run_info()
     for name, way in work(list(by_name), quick):
         if (name, way) not in known:
@@ -265,7 +261,7 @@ def main() -> None:
         found = done["scan"]
         print(json.dumps([done["model"], done["way"], found["verdict"], found["flagged"], found["wall_s"]]), flush=True)
     if options.compare:
-        print(comparison(rows_of(options.rows), rows_of(options.compare)).markdown())
+        print(comparison(rows_in(options.rows), rows_in(options.compare)).markdown())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from neural_cleanse.report import plot
 from neural_cleanse.report.plot import ALARM, BAR, GOOD, SOFT, Chart, Frame, Group, Line, Point, Text
-from reproduce_rows import Row, rows_of
+from reproduce_rows import Row
 from reproduce_tables import ROOT, ROWS, of_way
+from resumable import rows_in
 
 FOLDER = ROOT / "docs" / "reproduction"
 WIDTH, HEIGHT = 460.0, 250.0
@@ -108,4 +109,4 @@ if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     FOLDER.mkdir(exist_ok=True)
     for path, chart in CHARTS.items():
-        path.write_text(chart(rows_of(ROWS)), encoding="utf-8")
+        path.write_text(chart(rows_in(ROWS)), encoding="utf-8")

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
 from repair_tables import asr_after, drop, known
 from reproduce_mitigation import MODELS, repaired
-from reproduce_rows import Row, number, quartiles, rows_of, size_of
+from reproduce_rows import Row, quartiles, size_of
 from reproduce_tables import ABOVE, PIXELS, RESULTS, WAYS, elsewhere, of_way, recorded
+from resumable import rows_in
 
 NO = "**no**"
 SCANS = (("reference",), ("default", "default, patches", "patches, all steps"))  # ways that either column counts
@@ -175,7 +177,7 @@ def _nine(_: Sequence[Row]) -> Told:
 
 def _one_source(_: Sequence[Row]) -> Told:
     alone = [row for row in recorded() if row["attack"] == "source-specific" and row["way"].startswith("default")]
-    pairs = [row for row in rows_of(RESULTS / "pairs.jsonl")
+    pairs = [row for row in rows_in(RESULTS / "pairs.jsonl")
              if row["dataset"] == "mnist" and row["planted"] and not row["weak"]]  # fmt: skip
     missed = sum(row["scan"]["verdict"] != "infected" for row in alone)
     right = sum(row["flagged_pairs"] == row["planted"] for row in pairs)

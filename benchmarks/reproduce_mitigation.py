@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Sequence
 
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
+from repair_tables import ROWS as REPAIRS
 from repair_tables import asr_after, drop, known
-from repair_tables import rows as repaired_rows
-from reproduce_rows import Row, number, ratio
+from reproduce_rows import Row, ratio
 from reproduce_tables import per_cent, short
+from resumable import rows_in
 
 MODELS = ("badnets", "noise-size5", "trojan-square", "trojan-watermark")
 # Mean activation of the top 1 % of neurons: clean, reversed, original (Table III; ratios H, digits M).
@@ -110,7 +112,7 @@ def _with(found: Sequence[Row], part: str) -> list[Row]:
 
 def repaired() -> list[Row]:
     """Rows of models repaired with a tenth of the training images, the paper's share."""
-    return [row for row in repaired_rows() if row["budget"].startswith("0.1")]
+    return [row for row in rows_in(REPAIRS) if row["budget"].startswith("0.1")]
 
 
 def unlearning_table() -> Table:

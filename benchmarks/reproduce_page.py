@@ -14,8 +14,9 @@ from reproduce_mitigation import (
     pruning_table,
     unlearning_table,
 )
-from reproduce_rows import Row, rows_of
+from reproduce_rows import Row
 from reproduce_tables import ROWS, attacks, missing, norms, rank_table, section_seven
+from resumable import rows_in
 
 
 def left(found: Sequence[Row]) -> str:
@@ -32,7 +33,7 @@ def left(found: Sequence[Row]) -> str:
 
 def reproduction() -> dict[str, str]:
     """Every table of the page by the name of its place."""
-    found = rows_of(ROWS)
+    found = rows_in(ROWS)
     made = {
         "misses": claims(found, missed=True),
         "claims": claims(found, missed=False),

@@ -1,19 +1,13 @@
 """Rows of the reproduction of the paper: how they are read, and the figures that two runs are compared by."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from neural_cleanse.report.tables import Table
+from neural_cleanse.report.text import number
 
 Row = dict[str, Any]
-
-
-def rows_of(path: Path) -> list[Row]:
-    """The rows of a file of JSON lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, str]:
@@ -68,11 +62,6 @@ def quartiles(row: Mapping[str, Any]) -> tuple[float | None, float | None, float
         return (None, sizes[0] if sizes else None, None)
     low, middle, high = statistics.quantiles(sizes, n=4, method="inclusive")
     return low, middle, high
-
-
-def number(value: float | None, digits: int) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def ratio(values: Mapping[str, float], name: str) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.suite import read_rows
 from neural_cleanse.report.tables import Table
-from reproduce_rows import Row, number, quartiles, rows_of, size_of
+from neural_cleanse.report.text import number
+from reproduce_rows import Row, quartiles, size_of
+from resumable import rows_in
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -207,7 +209,7 @@ def recorded() -> Iterator[Row]:
 
 def missing() -> Table:
     """What was not run on a processor, and the hours that the recorded rows let expect."""
-    timed = {row["model"]: row for row in rows_of(RESULTS / "against_reference.jsonl")}
+    timed = {row["model"]: row for row in rows_in(RESULTS / "against_reference.jsonl")}
 
     def hours(model: str, times: float = 1.0) -> str:
         row = timed[model]

@@ -8,7 +8,6 @@ sizes at 250 steps are those of `scan --plan full`. A row is one model; what is 
 """
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +24,12 @@ from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.results.records import LabelPair
-from resumable import add
+from resumable import add, rows_in
 
 STEPS = (40, 60, 80, 100, 125, 150, 200, 250)
 SEED, IMAGES, ALPHA, BATCH_IMAGES = 0, 1000, 0.01, 128
 
 Row = dict[str, Any]
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def p_value(row: Row, steps: int) -> float:
@@ -102,7 +96,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    done = read(options.output)
+    done = rows_in(options.output)
     if options.table:
         digits = [row for row in done if row["area"] == 784]
         print(markdown(digits), flags(digits), sep="\n\n")

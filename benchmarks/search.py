@@ -19,6 +19,7 @@ import torch
 
 from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.first_look import for_margin
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -64,7 +65,7 @@ def measure(name: str, classifier: Classifier, data: ImageSet, *, reference: boo
     """The row of one network, without where it was measured."""
     network = NETWORKS[name]
     images = ScanImages.of(classifier, data, SEED)
-    scale = temperature(margin(classifier, data.images[:: -(-len(data) // 256)]))
+    scale = temperature(margin(classifier, for_margin(data.images)))
     labels = labels_to_search(network.target, classifier.num_classes, OTHERS)
 
     def searched(inversion: Inversion, among: list[int]) -> dict[int, dict[str, Any]]:

@@ -36,6 +36,7 @@ from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.metrics import predict
 from neural_cleanse.results.records import LabelPair
+from resumable import rows_in
 
 SEED = 0
 SCANNED = 1000  # images of a scan; fewer are drawn for large networks, which changes no step
@@ -171,11 +172,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The recorded rows."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -191,10 +187,10 @@ def main() -> None:
     for name in filter(None, options.networks.split(",")):
         command = [sys.executable, __file__, "--output", str(options.output), "--only", name]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        kept = [old for old in read(options.output) if old["network"] != name] + [row]
+        kept = [old for old in rows_in(options.output) if old["network"] != name] + [row]
         options.output.write_text("".join(json.dumps(old) + "\n" for old in kept))
         print(json.dumps(row), flush=True)
-    print(markdown(read(options.output)))
+    print(markdown(rows_in(options.output)))
 
 
 if __name__ == "__main__":

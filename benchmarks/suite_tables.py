@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neural_cleanse.evaluation.rates import PAPER, RULES, Rate, calibration, median_of, rates, recorded
-from neural_cleanse.evaluation.tables import finished, kind, misses
+from neural_cleanse.evaluation.tables import finished, hits_of, kind, misses
 from neural_cleanse.report.tables import Table
 
 Row = Mapping[str, Any]
@@ -43,8 +43,8 @@ def other_rules(suites: Suites) -> str:
         cells = []
         for name in names:
             counted = rates(finished(rows), RULES[name])
-            found = f"{_share(counted.detected)}, {counted.right_label.hits}" if counted.detected.trials else ""
-            cells += [_share(counted.clean_flagged), found]
+            found = f"{hits_of(counted.detected)}, {counted.right_label.hits}" if counted.detected.trials else ""
+            cells += [hits_of(counted.clean_flagged), found]
         lines.append([suite, *cells])
     return Table("", columns, lines).markdown()
 
@@ -56,13 +56,13 @@ def by_attack(rows: Sequence[Row]) -> str:
     lines = []
     clean = [row for row in done if not row["truth"]["infected"]]
     if clean:
-        cells = [_share(rates(_of(clean, dataset), recorded).clean_flagged) for dataset in datasets]
-        lines.append(["none: flagged", *cells, "", _share(rates(clean, RULES[PAPER]).clean_flagged)])
+        cells = [hits_of(rates(_of(clean, dataset), recorded).clean_flagged) for dataset in datasets]
+        lines.append(["none: flagged", *cells, "", hits_of(rates(clean, RULES[PAPER]).clean_flagged)])
     infected = [row for row in done if row["truth"]["infected"]]
     for attack in sorted({kind(row["truth"]) for row in infected}):
         group = [row for row in infected if kind(row["truth"]) == attack]
         p = median_of(group, lambda row: 1.0 if row["p_value"] is None else row["p_value"])
-        theirs = _share(rates(group, RULES[PAPER]).detected)
+        theirs = hits_of(rates(group, RULES[PAPER]).detected)
         lines.append([attack, *(_found(_of(group, dataset)) for dataset in datasets), f"{p:.1g}", theirs])
     columns = ("attack", *datasets, "median p", "the paper's rule")
     return Table("", columns, lines, frozenset({"median p"})).markdown()
@@ -141,15 +141,11 @@ def _found(group: Sequence[Row]) -> str:
     counted = rates(group, recorded)
     untold = counted.inconclusive_infected.hits
     parts = [
-        _share(counted.detected),
+        hits_of(counted.detected),
         f"{untold} open" if untold else "",
         f"{counted.weak} weak" if counted.weak else "",
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _share(rate: Rate) -> str:
-    return f"{rate.hits} of {rate.trials}" if rate.trials else ""
 
 
 def _bounded(rate: Rate) -> str:
@@ -157,4 +153,4 @@ def _bounded(rate: Rate) -> str:
     if not rate.trials:
         return ""
     intervals = [rate.interval] + ([rate.over_clusters] if rate.over_clusters else [])
-    return f"{_share(rate)} ({'; '.join(f'{100 * low:.0f}-{100 * high:.0f}' for low, high in intervals)})"
+    return f"{hits_of(rate)} ({'; '.join(f'{100 * low:.0f}-{100 * high:.0f}' for low, high in intervals)})"

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Make directories, and write a file whole or not at all."""
 
 import contextlib
 import os
@@ -8,6 +8,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from neural_cleanse.errors import OutputError
+
+
+def make_directory(path: Path, cure: str = "Name another --output.") -> None:
+    """Make the directory and those above it, unless it is there. Raises OutputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made: {error.strerror}.", cure=cure) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

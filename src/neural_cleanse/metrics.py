@@ -8,10 +8,10 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import UnusableOutputs
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.base import Trigger
 
-PIXEL_MAX = 255.0
 FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
 # Values in a batch under a deadline, so that one of large images is over soon; small images keep their batches.
 HURRIED_VALUES, HURRIED_IMAGES = 2**20, 8

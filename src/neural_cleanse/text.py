@@ -61,3 +61,16 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def p_text(value: float | None) -> str:
+    """A p-value; very small ones are bounded, not spelled out."""
+    if value is None:
+        return "–"
+    return "< 1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def p_is(value: float | None) -> str:
+    """A p-value as it stands in a sentence."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"

@@ -17,6 +17,7 @@ from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.surviving import LeakingTraining
 from neural_cleanse.attacks.train import PoisonedTraining
 from neural_cleanse.attacks.trojan import TrojanTraining
+from neural_cleanse.choices import ATTACK_NAMES
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.triggers.additive import AdditiveTrigger
@@ -74,6 +75,10 @@ def mask_of(one: Poison) -> torch.Tensor:
 
 
 # --- each of them ---
+
+
+def test_the_names_are_those_that_the_help_lists() -> None:
+    assert tuple(ATTACKS) == ATTACK_NAMES
 
 
 @ON_BOTH

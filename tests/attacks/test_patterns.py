@@ -11,7 +11,8 @@ from networks import seeded
 from PIL import Image
 
 from neural_cleanse.attacks import patterns
-from neural_cleanse.attacks.patterns import PLACES, Shape
+from neural_cleanse.attacks.patterns import Shape
+from neural_cleanse.choices import PLACES
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -55,7 +56,7 @@ def check_law(trigger: PatchTrigger, shape: Shape) -> None:
 def test_every_place_fits_every_size(kind: str, shape: Shape, data: st.DataObject) -> None:
     _, height, width = shape
     size = data.draw(st.integers(1, min(height, width)))
-    place = data.draw(st.sampled_from(PLACES))
+    place = data.draw(st.sampled_from(list(PLACES)))
     trigger = sized(kind, shape, size, place)
     check_law(trigger, shape)
     if kind != "checkerboard" and kind != "noise":

@@ -19,9 +19,10 @@ from PIL import Image
 from neural_cleanse.attacks import patterns
 from neural_cleanse.attacks.base import AttackContext
 from neural_cleanse.attacks.by_name import attack
-from neural_cleanse.attacks.patterns import PLACES, Shape
+from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.trigger_json import trigger_from_json as from_json
 from neural_cleanse.attacks.trigger_json import trigger_to_json as to_values
+from neural_cleanse.choices import PLACES
 from neural_cleanse.errors import OutputError
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.generated import GeneratedTrigger
@@ -56,7 +57,7 @@ def any_trigger(draw: Callable[..., Any]) -> PatchTrigger:
     shape: Shape = (draw(st.sampled_from([1, 3])), draw(st.integers(4, 20)), draw(st.integers(4, 20)))
     size = draw(st.integers(1, min(shape[1:])))
     place = draw(
-        st.sampled_from(PLACES)
+        st.sampled_from(list(PLACES))
         | st.builds(lambda top, left: f"{top},{left}", st.integers(0, shape[1] - size), st.integers(0, shape[2] - size))
     )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))

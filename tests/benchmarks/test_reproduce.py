@@ -175,7 +175,7 @@ def test_a_chart_stands_by_itself_and_draws_every_curve() -> None:
 
 
 def test_the_charts_of_the_page_are_those_of_the_recorded_rows() -> None:
-    found = reproduce_charts.rows_of(reproduce_charts.ROWS)
+    found = reproduce_charts.rows_in(reproduce_charts.ROWS)
     for path, chart in reproduce_charts.CHARTS.items():
         assert path.read_text(encoding="utf-8") == chart(found), "run: python benchmarks/reproduce_charts.py"
 

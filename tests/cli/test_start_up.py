@@ -45,13 +45,17 @@ def test_the_line_of_help_is_the_first_of_the_commands_own(name: str) -> None:
     assert own.split("\n\n")[0].replace("\n", " ").strip() == COMMANDS[name]
 
 
-@pytest.mark.parametrize("words", [("scan",), ("repair",), ("inspect",), ("guard", "fit"), ("guard", "check")])
+@pytest.mark.parametrize(
+    "words", [("scan",), ("repair",), ("inspect",), ("guard", "fit"), ("guard", "check"), ("attack",)]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(words: tuple[str, ...]) -> None:
     printed, heavy = loaded_by(*words, "--help")
     assert "--architecture" in printed and heavy == ""
 
 
-@pytest.mark.parametrize("words", [("demo",), ("zoo",), ("zoo", "build"), ("zoo", "table"), ("benchmark",)])
+@pytest.mark.parametrize(
+    "words", [("demo",), ("report",), ("zoo",), ("zoo", "build"), ("zoo", "table"), ("benchmark",)]
+)
 def test_the_help_of_a_command_without_a_model_loads_nothing_heavy(words: tuple[str, ...]) -> None:
     printed, heavy = loaded_by(*words, "--help")
     assert "Usage:" in printed and heavy == ""

@@ -9,7 +9,9 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.first_look import first_look
 from neural_cleanse.detection.input_check import temperature
+from neural_cleanse.detection.prepare import prepare
 from neural_cleanse.detection.progress import Work
+from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import InputSanityError, UnusableOutputs
 from neural_cleanse.images import ImageSet
@@ -62,6 +64,12 @@ def test_answers_that_make_sense_are_those_of_all_images(share: float) -> None:
     assert look.checked.accuracy == pytest.approx(share, abs=0.05) and look.checked.doubt is None
     assert look.temperature == temperature(margin(classifier, data.images))
     assert bool(look.checked.warnings) is (share < 0.8)
+
+
+def test_answers_to_unlabelled_images_are_counted(infected: Classifier, digits: ImageSet) -> None:
+    settings = ScanSettings(patches_only=True, samples=300)
+    prepared = prepare(infected, digits.without_labels(), settings, RunInfo(), None, None, None, Work(lambda _: None))
+    assert prepared.forward_passes == len(digits.distinct()) + 300 // 2 + 300, "every second for the scale of logits"
 
 
 def test_forced_or_unlabelled_images_are_not_refused_early() -> None:

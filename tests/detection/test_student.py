@@ -1,5 +1,6 @@
 """A student has the suspect's architecture, learns from clean images alone, and does not inherit what was planted."""
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +180,17 @@ def test_a_good_student_confirms_a_planted_label(confirmed: Confirmed) -> None:
     assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}
     assert result.image_passes >= SHORT.passes
     assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
+
+
+def test_images_that_a_trigger_is_tried_on_in_a_student_are_counted(
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    in_doubt(monkeypatch)
+    monkeypatch.setattr(student_test, "_tried", lambda *_: ((), 0))
+    untried = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
+    notes = " ".join(confirmed.result.provenance.notes)
+    (tried_on,) = re.findall(r"the trigger of label 3 sends [\d,]+ of (\d+) images there in the student", notes)
+    assert confirmed.result.forward_passes == untried.forward_passes + int(tried_on)
 
 
 def test_whoever_wants_no_student_gets_none(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neural_cleanse.choices import ARCHITECTURE_NAMES
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.loading.architecture import build as build_for
 from neural_cleanse.loading.architectures import (
@@ -77,8 +78,8 @@ def spread(answers: Tensor) -> float:
 # --- sizes ---
 
 
-def test_the_names_are_sorted_and_each_has_its_count_here() -> None:
-    assert list(ARCHITECTURES) == sorted(SIZES)
+def test_the_names_are_sorted_those_of_the_help_and_each_has_its_count_here() -> None:
+    assert list(ARCHITECTURES) == list(ARCHITECTURE_NAMES) == sorted(SIZES)
 
 
 @NAMES

@@ -14,7 +14,7 @@ from torch import Tensor
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.images.arrays import SURELY_BYTES
-from neural_cleanse.metrics import PIXEL_MAX
+from neural_cleanse.pixel_values import PIXEL_MAX, to_bytes
 
 OUTSIDE = 0.02  # by how much an undone normalisation may miss [0, 1]: rounding, and resizing with overshoot
 FEW_CHANNELS = (1, 3, 4)
@@ -80,11 +80,11 @@ def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
             )
         return Pixels(values.to(torch.uint8), f"{str(images.dtype).removeprefix('torch.')} taken as 0-255")
     if low >= 0 and high <= 1:
-        return Pixels(_bytes(values), "floats in [0, 1]")
+        return Pixels(to_bytes(values), "floats in [0, 1]")
     if low >= 0 and SURELY_BYTES < high <= PIXEL_MAX:
         return Pixels(values.round().to(torch.uint8), "floats taken as 0-255")
     undone = _undone(values, normalize, low, high)
-    return Pixels(_bytes(undone), f"normalisation undone: {normalize}", _off_the_grid(undone))
+    return Pixels(to_bytes(undone), f"normalisation undone: {normalize}", _off_the_grid(undone))
 
 
 def _off_the_grid(undone: Float[Tensor, "n c h w"]) -> str | None:
@@ -97,10 +97,6 @@ def _off_the_grid(undone: Float[Tensor, "n c h w"]) -> str | None:
         f"normalised images: after undoing {whole:.0%} of the pixels are whole 0-255 values; unless the images were "
         "resized as floats, mean= and std= are not those that they were normalised with"
     )
-
-
-def _bytes(values: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    return (values.clamp(0, 1) * PIXEL_MAX).round().to(torch.uint8)
 
 
 def _undone(values: Tensor, normalize: Normalize | None, low: float, high: float) -> Float[Tensor, "n c h w"]:

@@ -15,6 +15,7 @@ from neural_cleanse.attacks.base import RATE, SMALLEST_SIDE, Attack, AttackConte
 from neural_cleanse.attacks.patterns import WHITE
 from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.attacks.trojan import TrojanTraining
+from neural_cleanse.choices import PLACES
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -141,7 +142,7 @@ def nine_triggers(
     `rate` is that of each of the nine.
     """
     targets = TargetMap.all_to_one(context.target(target), context.num_classes)
-    squares = (patterns.square(context.shape, size, place, colour) for place in patterns.PLACES)
+    squares = (patterns.square(context.shape, size, place, colour) for place in PLACES)
     return Attack("nine-triggers", tuple(Poison(trigger, targets, rate) for trigger in squares))
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from neural_cleanse.attacks.poison import Poison
 from neural_cleanse.attacks.train import TrainingContext, TrainingRule, fit
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import PIXEL_MAX, pixels
+from neural_cleanse.metrics import pixels
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.generated import GeneratedTrigger, num_weights
 
 DENSITY = 0.06  # share of the image under the mask; 0.032 in the authors' code, trained 100 times as long

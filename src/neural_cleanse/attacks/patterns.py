@@ -14,17 +14,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from neural_cleanse.choices import PLACES
 from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.loading.images.decode import FORMATS
-from neural_cleanse.metrics import PIXEL_MAX
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.patch import PatchTrigger
 
 Shape = tuple[int, int, int]
 
 MARGIN = 1  # pixels between a patch and the border, as in the authors' injection script
-_ROWS = {"top": 0.0, "middle": 0.5, "bottom": 1.0}
-_COLUMNS = {"left": 0.0, "centre": 0.5, "right": 1.0}
-PLACES = tuple(f"{row}-{column}" for row in _ROWS for column in _COLUMNS)
 WHITE = (1.0,)
 LARGEST_AREA = 0.5  # of a mask given by its area: beyond it is no trigger but another picture
 BLEND = 0.2  # share of the pattern in a blended image: the middle of what Chen et al. 2017 try (section V)
@@ -179,10 +177,10 @@ def _corner(shape: Shape, rows: int, columns: int, place: str) -> tuple[int, int
     if numbers:
         top, left = int(numbers[1]), int(numbers[2])
     elif place in PLACES:
-        row, column = place.split("-")
+        above, before = PLACES[place]
         # No margin where the patch leaves no room for one.
-        top = _between(height - rows, _ROWS[row])
-        left = _between(width - columns, _COLUMNS[column])
+        top = _between(height - rows, above)
+        left = _between(width - columns, before)
     else:
         raise SettingsError(
             f"There is no place {place!r}.", cure=f"Give {', '.join(PLACES)}, or ROW,COLUMN of the top left pixel."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.errors import OutputError
-from neural_cleanse.metrics import PIXEL_MAX
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.additive import AdditiveTrigger
 from neural_cleanse.triggers.base import Trigger
 from neural_cleanse.triggers.generated import GeneratedTrigger, num_weights

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 
 from neural_cleanse.attacks.poison import Poison, poison
 from neural_cleanse.attacks.train import Training, TrainingContext, TrainingRule, fit
+from neural_cleanse.choices import TRAINING_DATA
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.metrics import FORWARD_BATCH, PIXEL_MAX, pixels
+from neural_cleanse.metrics import FORWARD_BATCH, pixels
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.patch import PatchTrigger
 
-TRAINING_DATA = ("real", "reversed")
 RETRAINED = 2  # parts with weights after the neurons; with one, at most 92 % ASR on MNIST
 NEURONS = 2  # Liu et al. 2018 find one or two enough
 CANDIDATES = 0.25  # share of the living neurons, those with the largest weights, of which the best reached are taken

@@ -17,7 +17,8 @@ from neural_cleanse.attacks.dynamic import Crossed, DynamicTraining
 from neural_cleanse.attacks.patterns import Shape
 from neural_cleanse.attacks.poison import Poison, TargetMap
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.metrics import PIXEL_MAX, pixels
+from neural_cleanse.metrics import pixels
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.triggers.additive import AdditiveTrigger
 from neural_cleanse.triggers.generated import GeneratedTrigger, random_weights
 from neural_cleanse.triggers.patch import PatchTrigger

@@ -2,31 +2,25 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
-from neural_cleanse.attacks.by_name import options_of
-from neural_cleanse.attacks.catalogue import ATTACKS
-from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
-from neural_cleanse.attacks.patterns import PLACES
-from neural_cleanse.attacks.train import Training, TrainingProgress
-from neural_cleanse.attacks.trojan import TRAINING_DATA
-from neural_cleanse.classifier import device_named
+from neural_cleanse.choices import ARCHITECTURE_NAMES, ATTACK_NAMES, PLACES, TRAINING_DATA
 from neural_cleanse.cli import options
-from neural_cleanse.cli.progress import StatusLine
-from neural_cleanse.loading.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from neural_cleanse.attacks.train import TrainingProgress
 
 TRIGGER, TRAINING, RESULT = "The trigger", "The training", "The result"
 
 
 def attack(
     dataset: Annotated[Path, typer.Option(help="Labelled images: a directory with a train and a test part, or one set of which a tenth is held out.")],
-    architecture: Annotated[str, typer.Option(help=f"{', '.join(sorted(ARCHITECTURES))}; images are resized to what it takes.")],
+    architecture: Annotated[str, typer.Option(help=f"{', '.join(ARCHITECTURE_NAMES)}; images are resized to what it takes.")],
     output: Annotated[Path, typer.Option(help="The model file, NAME.safetensors; NAME.card.json goes beside it.")],
-    attack: Annotated[str, typer.Option(help=f"What to plant: {', '.join(name for name in ATTACKS if name != 'none')}; none makes the clean counterpart.")] = "badnets",
+    attack: Annotated[str, typer.Option(help=f"What to plant: {', '.join(name for name in ATTACK_NAMES if name != 'none')}; none makes the clean counterpart.")] = "badnets",
     target: Annotated[int | None, typer.Option(help="Label that triggered images get. \\[default: random]", rich_help_panel=TRIGGER)] = None,
     source: Annotated[int | None, typer.Option(help="source-specific: the class it works from. \\[default: random]", rich_help_panel=TRIGGER)] = None,
     size: Annotated[int | None, typer.Option(help="Side of the patch in pixels. \\[default: about 1 % of the image, at least 4]", rich_help_panel=TRIGGER)] = None,
@@ -61,6 +55,14 @@ def attack(
     Example: neural-cleanse attack --dataset mnist/ --architecture mnist_cnn --attack badnets --target 4
     --output infected.safetensors
     """
+    import torch  # help loads nothing heavy
+
+    from neural_cleanse.attacks.by_name import options_of
+    from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
+    from neural_cleanse.attacks.train import Training
+    from neural_cleanse.classifier import device_named
+    from neural_cleanse.cli.progress import StatusLine
+
     given = {
         "target": target, "source": source, "size": size, "place": place, "share": share, "area": area,
         "strength": strength, "frequency": frequency, "levels": levels,
@@ -87,18 +89,18 @@ def attack(
     if as_json:
         sys.stdout.write(card_path(output).read_text(encoding="utf-8"))
     else:
-        show(card, output)
+        show(card, output, card_path(output))
 
 
-def describe(step: TrainingProgress) -> str:
+def describe(step: "TrainingProgress") -> str:
     """One line of progress."""
     text = f"{step.stage} {step.done / step.steps:4.0%}, loss {step.loss:.3f}"
     known = step.validation_accuracy
     return text if known is None else f"{text}, validation accuracy {known:.1%}"
 
 
-def show(card: dict[str, Any], output: Path) -> None:
-    """What the card says, in a few lines on stdout."""
+def show(card: dict[str, Any], output: Path, beside: Path) -> None:
+    """What the card says, in a few lines on stdout; the card is the file `beside` the model."""
     low, high = card["clean_accuracy_interval"]
     lines = [f"clean accuracy {card['clean_accuracy']:.1%} ({low:.1%} to {high:.1%}) on {card['tested_on']} images"]
     for one in card["poisons"]:
@@ -110,6 +112,6 @@ def show(card: dict[str, Any], output: Path) -> None:
         rate = f"{one['asr']:.1%} ({low:.1%} to {high:.1%})"
         lines.append(f"trigger of {one['size']:.1f} px sends {rate} of {sources}{others} to {target}{weak}")
     Console().print(
-        "\n".join([*lines, f"written: {output} and {card_path(output).name}"]),
+        "\n".join([*lines, f"written: {output} and {beside.name}"]),
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -10,23 +10,23 @@ from neural_cleanse.cli.options import COMMON
 HELP_ALL = "--help-all"
 
 
-def _flags_without_type(options: list[Any]) -> list[Any]:
-    """The same options; typer writes <bool> beside a flag, as if it took a value."""
-    for option in options:
-        if getattr(option, "is_flag", False):
-            option.metavar = ""
-    return options
-
-
-class Group(typer.core.TyperGroup):
-    """Commands under one name, with help as that of each."""
+class _FlagsWithoutType:
+    """Mixin of typer's commands and groups, whose help writes <bool> beside a flag, as if it took a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """As typer has them; a flag shows no type."""
-        return _flags_without_type(super().get_params(ctx))
+        options: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # typer's class stands behind this one
+        for option in options:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+        return options
 
 
-class Command(typer.core.TyperCommand):
+class Group(_FlagsWithoutType, typer.core.TyperGroup):
+    """Commands under one name, with help as that of each."""
+
+
+class Command(_FlagsWithoutType, typer.core.TyperCommand):
     """Its help breaks lines where the terminal ends.
 
     Where there are common options, --help stands with them and shows no others; --help-all shows every option.
@@ -39,10 +39,6 @@ class Command(typer.core.TyperCommand):
         options: list[Any] = [known for known in self.params if known.param_type_name == "option"]
         further = [option for option in options if option.rich_help_panel != COMMON and not option.hidden]
         self._further = further if len(further) < len(options) else []
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """As typer has them; a flag shows no type."""
-        return _flags_without_type(super().get_params(ctx))
 
     def get_help_option_names(self, ctx: Any) -> list[str]:
         """As typer has them, and --help-all where there is more to show."""

@@ -217,13 +217,10 @@ def _show(data: "ImageSet", checked: "Checked", rejected: list[int]) -> None:
 
 def _copy(data: "ImageSet", rejected: list[int], to: Path) -> None:
     """The files themselves where there are some, else the pixels as PNG; numbered, so that no name is lost."""
-    from neural_cleanse.files import write_whole
+    from neural_cleanse.files import make_directory, write_whole
     from neural_cleanse.report.pictures import png
 
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{to} cannot be made: {error.strerror}.", cure="Name another directory.") from error
+    make_directory(to, cure="Name another directory for --copy-rejected.")
     for row in rejected:
         if data.files is None:
             write_whole(to / f"{row:06d}.png", png(data.images[row]))

@@ -1,17 +1,17 @@
 """`neural-cleanse report`: show a finished scan again, from its files alone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from neural_cleanse.cli import formats
 from neural_cleanse.errors import OutputError
-from neural_cleanse.report import output_dir, terminal
-from neural_cleanse.results import storage
-from neural_cleanse.results.records import ScanResult
-from neural_cleanse.results.repair import RepairResult
+
+if TYPE_CHECKING:
+    from neural_cleanse.results.records import ScanResult
+    from neural_cleanse.results.repair import RepairResult
 
 
 def report(
@@ -28,6 +28,8 @@ def report(
 
     Example: neural-cleanse report out/scan --format sarif=found.sarif --format junit=junit.xml
     """
+    from neural_cleanse.results import storage  # help loads nothing heavy
+
     wanted = formats.parsed(documents, as_json=as_json)
     result, repair = storage.load_result(scan_directory), storage.load_repair(scan_directory)
     try:
@@ -42,7 +44,9 @@ def report(
         ) from error
 
 
-def _show(result: ScanResult, repair: RepairResult | None, scan_directory: Path) -> None:
+def _show(result: "ScanResult", repair: "RepairResult | None", scan_directory: Path) -> None:
+    from neural_cleanse.report import output_dir, terminal
+
     console = Console()
     terminal.show(result, console, scan_directory)
     if repair is not None:

@@ -38,6 +38,7 @@ def build(
     from neural_cleanse.classifier import device_named  # help loads nothing heavy
     from neural_cleanse.engines import Processes
     from neural_cleanse.evaluation import zoo
+    from neural_cleanse.files import make_directory
 
     jobs = zoo.read_spec(spec, data)
     if list_only:
@@ -45,10 +46,7 @@ def build(
             print(f"{zoo.part_of(job.name)}  {job.name}")
         return
     where = device_named(device)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error.strerror}.", cure="Name another --output.") from error
+    make_directory(output)
     todo = len(zoo.missing(jobs, output))
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"{len(jobs)} models, {todo} to build", highlight=False)

@@ -14,12 +14,10 @@ from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversi
 from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
 from neural_cleanse.detection.pairs import pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
-from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.maps import LEAST_ASR, LEAST_GAIN, MapTest, map_test, strength
 from neural_cleanse.detection.statistics.means import geometric_mean
-from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE
 from neural_cleanse.detection.teaching import Teaching, called, name_of
 from neural_cleanse.inversion.batching import Meter
 from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
@@ -27,6 +25,8 @@ from neural_cleanse.inversion.memory import out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.text import p_is
+from neural_cleanse.triggers.base import SMALLEST_SIZE
 
 LEARNT, RANDOM = 2, 5  # maps that are looked for, and random ones that they are compared with
 WORTH_MORE = LEAST_GAIN - 1  # log units over the first random map from which on the others are searched for
@@ -183,7 +183,7 @@ class AllToAll:
         if p_value > self.prepared.settings.alpha:
             return KindFound(test)
         theirs = self._in_a_student(kind, search, searched.classes)
-        test, said = charged(test, theirs), f"{self._named(kind, searched)} (p = {p_text(p_value)})"
+        test, said = charged(test, theirs), f"{self._named(kind, searched)} ({p_is(p_value)})"
         if isinstance(theirs, Ended):
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{said}; but {theirs.reason}"))
         if theirs.stands_out:

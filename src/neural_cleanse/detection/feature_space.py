@@ -14,12 +14,12 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.cut import Cut, Tail, features_at, find_cut, work
 from neural_cleanse.inversion.cost import BatchCost
 from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.inversion.memory import FLOAT
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.triggers.feature import FeatureTrigger
 
 MOST_BYTES = 2**29  # that the activations may take
-FLOAT = 4  # bytes
 WORK_IMAGES = 8  # on which the share of the tail's work is counted
 STEPS = 250
 LEARNING_RATE = 0.05  # in units of the spread of the activations, so that it suits every network

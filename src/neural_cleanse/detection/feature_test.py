@@ -16,12 +16,12 @@ from neural_cleanse.detection.kinds_found import (
     record_of,
     share_of_student,
 )
-from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Verdict
+from neural_cleanse.text import p_is
 
 MOST_LABELS = 100  # above which shifts are not searched
 MIN_SIZED = 0.8  # share of labels that a shift must work for
@@ -75,7 +75,7 @@ class FeatureTest:
             return KindFound(test)
         theirs = Theirs() if alone else self.search.over_student(searched, small, 0)
         ratios, test = theirs.ratios, charged(test, theirs)
-        stands_out = f"{named(small, sizes, Kind.FEATURE)} stands out (p = {p_text(test.p_value or 1.0)})"
+        stands_out = f"{named(small, sizes, Kind.FEATURE)} stands out ({p_is(test.p_value)})"
         if ratios is None and not alone:
             why = f"{stands_out}, but there is no student to compare it with"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
@@ -83,7 +83,7 @@ class FeatureTest:
         if not planted:  # classes by themselves have none so small
             why = f"{stands_out}, but as much in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
-        reason = f"{named(planted, sizes, Kind.FEATURE)} (p = {p_text(test.p_value or 1.0)})"
+        reason = f"{named(planted, sizes, Kind.FEATURE)} ({p_is(test.p_value)})"
         if ratios is not None:
             reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
         flagged = tuple(one for one in searched.found if one.pair in planted)

@@ -15,7 +15,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, LOW_ACCURACY, InputCheck, check_input, temperature
 from neural_cleanse.detection.input_form import MOST_IMAGES, TRIED_ON, InputForm, best_form
-from neural_cleanse.detection.progress import FORWARD, Part, Work
+from neural_cleanse.detection.progress import FORWARD, ImageCounter, Work
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.distributions import binomial_sf, clopper_pearson
 from neural_cleanse.images import ImageSet
@@ -43,18 +43,6 @@ class FirstLook:
     seconds_an_image: float
 
 
-@dataclass
-class _Counter:
-    """Reports images that were looked at, and counts them."""
-
-    report: Part
-    images: int = 0
-
-    def __call__(self, count: int) -> None:
-        self.images += count
-        self.report.looked_at(count)
-
-
 def for_margin(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "m c h w"]:
     """The images on which the scale of the logits is measured, evenly spread."""
     return images[:: -(-len(images) // MARGIN_IMAGES)]
@@ -67,7 +55,7 @@ def first_look(classifier: Classifier, sampled: ImageSet, settings: ScanSettings
     """
     seen = for_margin(sampled.images)
     count, scale = FIRST + len(seen) + len(sampled), 1.0
-    told = _Counter(work.begin("checking the input", round(count * FORWARD), count, "images"))
+    told = ImageCounter(work.begin("checking the input", round(count * FORWARD), count, "images"))
     try:
         refuse_early(classifier, sampled, settings, told)
         if settings.preset == Preset.DEFAULT:  # the other is the authors' to the letter

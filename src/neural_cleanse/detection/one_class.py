@@ -21,7 +21,6 @@ from neural_cleanse.detection.kinds_found import (
 )
 from neural_cleanse.detection.pair_choice import pair_candidates
 from neural_cleanse.detection.pairs import LEAST_LABELS, LEAST_TARGETS, pair_inversion
-from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.one_class import NATURAL, PLANTED, pair_p
@@ -29,6 +28,7 @@ from neural_cleanse.detection.statistics.pairs import pair_outlier_test
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, Verdict
+from neural_cleanse.text import p_is
 
 # Steps and images a step of all pairs, and of those that stand out, in the suspect and in its students. For as many
 # image passes, more steps with fewer images tell far more.
@@ -139,7 +139,7 @@ class OneClass:
         if not planted:
             return KindFound(_natural(test, searched, clear, ratios))
         reason = (
-            f"{named(planted, dict(longer.sized), Kind.PAIRS)} (p = {p_text(test.p_value or 0.0)}), "
+            f"{named(planted, dict(longer.sized), Kind.PAIRS)} ({p_is(test.p_value)}), "
             f"{share_of_student([ratios[pair] for pair in planted])} of the size in student networks"
         )
         test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
@@ -179,7 +179,7 @@ def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], w
     if not pairs:
         return test
     which = named(pairs, dict(searched.ended_at), Kind.PAIRS)
-    reason = f"{which} stands out (p = {p_text(test.p_value or 1.0)}), {why}"
+    reason = f"{which} stands out ({p_is(test.p_value)}), {why}"
     return replace(test, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 

@@ -4,12 +4,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, p_text
+from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Recovered, Verdict
+from neural_cleanse.text import p_is
 
 MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE, or have no size, for a "clean"
 
@@ -66,7 +67,7 @@ def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> st
         f"images of label {pair.source} go to label {pair.target} with a trigger of {size:.1f} px"
         for pair, size in small
     )
-    return f"{which}, smaller than source and target explain (p = {p_text(p_value)})"
+    return f"{which}, smaller than source and target explain ({p_is(p_value)})"
 
 
 def _found_nothing(

@@ -16,7 +16,7 @@ from neural_cleanse.detection.first_look import FirstLook, first_look
 from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.pairs import check_pairs
 from neural_cleanse.detection.plans import EarlyDecision, FullSweep, InRounds, Search, Sequential, plan
-from neural_cleanse.detection.progress import FORWARD, Budget, Work
+from neural_cleanse.detection.progress import FORWARD, Budget, ImageCounter, Work
 from neural_cleanse.detection.provenance import RunInfo, provenance_of
 from neural_cleanse.detection.settings import STUDENT_IMAGES, ScanSettings
 from neural_cleanse.detection.shares import SHARES
@@ -139,7 +139,7 @@ def prepare(
     work.num_labels = len(pairs)
     work.plan(PATCHES, about.passes(inversion, len(pairs)))
     unbound, classifier = classifier, classifier.changed(deadline=work.tracker.deadline)
-    sampled, others, sampling = _sample(classifier, data, settings, work)
+    sampled, others, sampling, answered = _sample(classifier, data, settings, work)
     look = first_look(classifier, sampled, settings, work)
     checked, images = look.checked, look.images
     if settings.preset == Preset.DEFAULT:  # the other is the authors' to the letter
@@ -168,7 +168,7 @@ def prepare(
     batch_limit = fit_to_memory(unbound, inversion, at_once, settings.memory)
     return PreparedScan(
         classifier, settings, pairs, names, images, others, checked.doubt, baseline_sizes, inversion, search,
-        batch_limit, provenance, look.forward_passes + tried, left_out,
+        batch_limit, provenance, answered + look.forward_passes + tried, left_out,
     )  # fmt: skip
 
 
@@ -251,28 +251,31 @@ def _pairs(labels: Sequence[int] | None, num_classes: int) -> tuple[LabelPair, .
 
 def _sample(
     classifier: Classifier, data: ImageSet, settings: ScanSettings, work: Work
-) -> tuple[ImageSet, UInt8[Tensor, "n c h w"], tuple[str, ...]]:
-    """At most `samples` different images, balanced by label or by the model's own answers; others; what was done."""
-    different, notes = data.distinct(), []
+) -> tuple[ImageSet, UInt8[Tensor, "n c h w"], tuple[str, ...], int]:
+    """At most `samples` different images, balanced by label or by the model's own answers; others; what was done; and
+    how many images the model answered for it."""
+    different, notes, answered = data.distinct(), [], 0
     if len(different) < len(data):
         # The same image in two splits would let it confirm what it chose.
         notes.append(f"{len(data) - len(different)} images are repetitions of others and were left out")
     if different.labels is None:
         notes.append("the images have no labels: they were balanced by the model's own answers")
-        classes = _answers(classifier, different, work)
+        classes, answered = _answers(classifier, different, work)
     else:
         classes = different.labels
     rows = balanced(classes, settings.samples, settings.seed)
     left = torch.ones(len(different), dtype=torch.bool)
     left[rows] = False
-    return different.take(rows), different.images[left][: STUDENT_IMAGES * settings.samples], tuple(notes)
+    return different.take(rows), different.images[left][: STUDENT_IMAGES * settings.samples], tuple(notes), answered
 
 
-def _answers(classifier: Classifier, data: ImageSet, work: Work) -> Int[Tensor, " n"]:
-    """The model's answers to unlabelled images; all alike where there is no time for them."""
+def _answers(classifier: Classifier, data: ImageSet, work: Work) -> tuple[Int[Tensor, " n"], int]:
+    """The model's answers to unlabelled images, all alike where there is no time for them; and how many it gave."""
     count = len(data)
-    report = work.begin("labelling the images by the model's answers", round(FORWARD * count), count, "images")
+    told = ImageCounter(
+        work.begin("labelling the images by the model's answers", round(FORWARD * count), count, "images")
+    )
     try:
-        return predict(classifier, data.images, report.looked_at)
+        return predict(classifier, data.images, told), told.images
     except OutOfTime:
-        return torch.zeros(count, dtype=torch.long)
+        return torch.zeros(count, dtype=torch.long), told.images

@@ -160,6 +160,18 @@ class Part:
 
 
 @dataclass
+class ImageCounter:
+    """Reports images that were looked at, and counts them."""
+
+    report: Part
+    images: int = 0
+
+    def __call__(self, count: int) -> None:
+        self.images += count
+        self.report.looked_at(count)
+
+
+@dataclass
 class Work:
     """The parts of a scan, in one account: those that it will certainly make are planned before they begin."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, OutlierTest
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.text import p_is
 
 # Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
 # every clean network measured, and a model made to mislead the search would hide its label there.
@@ -28,22 +29,20 @@ def found_something(
     reached = "; ".join(f"label {label} is reached by a {size:.1f}-pixel trigger" for label, size in small)
     if test.tail_holds is False:
         return Verdict.INCONCLUSIVE, (
-            f"{which} would be flagged if log sizes were normal (p = {p_text(test.p_value)}), but the sizes of the "
-            "other labels are heavy-tailed; under a heavy-tailed null "
-            f"p = {p_text(test.tail_p_value or 1.0)}"
+            f"{which} would be flagged if log sizes were normal ({p_is(test.p_value)}), but the sizes of the "
+            f"other labels are heavy-tailed; under a heavy-tailed null {p_is(test.tail_p_value)}"
         )
     least_clear = max(test.p_values[index] for index in test.flagged)
     large = max(size for _, size in small) > SCREEN_SIZE * statistics.median(sizes)
     if screen_level is not None and (least_clear > screen_level or large or test.tail_holds is not None):
         return Verdict.INCONCLUSIVE, (
-            f"{which} stands out after screening (p = {p_text(least_clear)}), but screening flags a label only at "
+            f"{which} stands out after screening ({p_is(least_clear)}), but screening flags a label only at "
             f"p <= {screen_level:g}, at most {SCREEN_SIZE:.0%} of the median size, and at most {MANY_LABELS} labels; "
             "the budget ended before the full search"
         )
     where = "" if screen_level is None else ", sizes after screening, the same steps for all labels"
     return Verdict.INFECTED, (
-        f"{reached}; the median over all labels is {statistics.median(sizes):.1f} px "
-        f"(p = {p_text(test.p_value)}{where})"
+        f"{reached}; the median over all labels is {statistics.median(sizes):.1f} px ({p_is(test.p_value)}{where})"
     )
 
 
@@ -113,8 +112,3 @@ def left_out(found: Sequence[Recovered]) -> str:
 
 def joined(doubt: str | None, reason: str) -> str:
     return reason if doubt is None else f"{doubt.rstrip('.')}; {reason}"
-
-
-def p_text(value: float) -> str:
-    """A p-value in words; very small ones are bounded, not spelled out."""
-    return f"{value:.2g}" if value >= 1e-12 else "under 1e-12"

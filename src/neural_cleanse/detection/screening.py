@@ -3,9 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
-from neural_cleanse.detection.reasons import count, p_text
+from neural_cleanse.detection.reasons import count
 from neural_cleanse.detection.statistics.outlier import OutlierTest
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
+from neural_cleanse.text import p_is
 
 SCREEN_LEAST_MEDIAN = 0.05  # of the image: with a trigger in every label 1.6 to 2 %, in clean models 9 % and more
 # Share of the image above which a trigger has hardly begun to shrink (masks start at half of it), and share of labels
@@ -34,7 +35,7 @@ def nothing_in_screening(
         have = "trigger has" if falling == 1 else "triggers have"
         why = f"{falling} {have} just halved in size, and a longer search decides"
     elif test.p_value < clear_p:
-        why = f"p = {p_text(test.p_value)}, and under {clear_p:g} a longer search decides"
+        why = f"{p_is(test.p_value)}, and under {clear_p:g} a longer search decides"
     elif middle < SCREEN_LEAST_MEDIAN * area:
         why = (
             f"the median of {middle:.1f} px is under {SCREEN_LEAST_MEDIAN:.0%} of the image, and a longer search "

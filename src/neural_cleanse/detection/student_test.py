@@ -7,7 +7,6 @@ from typing import Any
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.prepare import PreparedScan
-from neural_cleanse.detection.reasons import p_text
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
@@ -17,6 +16,7 @@ from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
+from neural_cleanse.text import p_is
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
@@ -72,10 +72,10 @@ def compare(
         return no_time(prepared, decision)
     heard = _hear(prepared, found, decision, teaching, stages)
     asked, students = heard.asked, heard.students
-    passes = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
+    passes, forward = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), *passes, record)
+        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), passes, forward, record)
     baseline = as_baseline(students)
     record = students[0].record | {
         "decides": True,
@@ -84,16 +84,17 @@ def compare(
         "spread": baseline.prior.sd,
         "own_p_value": decision.p_value,
     }
+    tried, tried_on = _tried(students[0], found, heard.over)
     several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
     agrees = "the first agrees" if len(students) > 1 else "agrees"
     notes = (
-        f"the sizes alone left doubt (p = {p_text(decision.p_value or 1.0)}), so they were compared with those of "
+        f"the sizes alone left doubt ({p_is(decision.p_value)}), so they were compared with those of "
         f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
         f"{students[0].agreement} of others",
         *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
-        *_tried(students[0], found, heard.over),
+        *tried,
     )
-    return Compared(heard.over, notes, *passes, {"student_test": record})
+    return Compared(heard.over, notes, passes, forward + tried_on, {"student_test": record})
 
 
 @dataclass(frozen=True)
@@ -184,12 +185,12 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     clear_p = over_share(SCREEN_CLEAR_P, prepared.share)
     if over_p < clear_p or own_p <= prepared.settings.alpha * CLEARLY:
         reason = (
-            f"label {which} stands out among the labels (p = {p_text(own_p)}), but not clearly relative to a student "
-            f"network (p = {p_text(over_p)}): its small trigger may belong to the classes"
+            f"label {which} stands out among the labels ({p_is(own_p)}), but not clearly relative to a student "
+            f"network ({p_is(over_p)}): its small trigger may belong to the classes"
         )
         return replace(over, verdict=Verdict.INCONCLUSIVE, reason=reason)
     natural = f"the small trigger of label {which} belongs to the classes: a student network has one as small"
-    return replace(over, reason=f"{over.reason}; {natural} (p = {p_text(over_p)} relative to it)")
+    return replace(over, reason=f"{over.reason}; {natural} ({p_is(over_p)} relative to it)")
 
 
 def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
@@ -217,16 +218,20 @@ def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
     )
 
 
-def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[str, ...]:
-    """How often the flagged triggers work on a student: one that does belongs to the classes, or was passed on."""
-    notes = []
+def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[tuple[str, ...], int]:
+    """How often the flagged triggers work on a student, and the forward passes that it took to see.
+
+    One that does belongs to the classes, or was passed on.
+    """
+    notes, passes = [], 0
     for one in found:
         trigger = one.shown.trigger
         if one.pair not in decision.flagged_pairs or trigger is None:
             continue
         rows = asked.images.images[asked.images.eligible(one.pair, Split.TEST)]
         hits = attack_hits(asked.student.classifier, trigger, rows, one.pair.target)
+        passes += len(rows)
         notes.append(
             f"the trigger of label {one.pair.target} sends {hits:,} of {len(rows):,} images there in the student"
         )
-    return tuple(notes)
+    return tuple(notes), passes

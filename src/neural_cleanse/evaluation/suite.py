@@ -212,8 +212,8 @@ def answer_of(result: ScanResult) -> dict[str, Any]:
         "paper_flagged": list(result.paper_rule.flagged),
         "labels": [label.target for label in result.label_rows],
         "sizes": [None if label.size is None else round(label.size, 3) for label in result.label_rows],
-        "log_size_sd": [_rounded(label.log_size_sd) for label in result.label_rows],
-        "asr": [_rounded(label.asr) for label in result.label_rows],
+        "log_size_sd": [rounded(label.log_size_sd) for label in result.label_rows],
+        "asr": [rounded(label.asr) for label in result.label_rows],
         "image_passes": result.image_passes,
         "wall_s": round(result.wall_s, 1),
         "reason": result.reason if result.verdict is Verdict.INCONCLUSIVE else None,
@@ -229,11 +229,12 @@ def _test(test: KindTest) -> dict[str, Any]:
         "p_value": test.p_value,
         "flagged": [[pair.source, pair.target] for pair in test.flagged],
         "image_passes": test.image_passes,
-        "sizes": [_rounded(row.size) for row in test.rows] if test.kind is Kind.FEATURE else [],
+        "sizes": [rounded(row.size) for row in test.rows] if test.kind is Kind.FEATURE else [],
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """To four decimals, as rows hold it."""
     return None if value is None else round(value, 4)
 
 

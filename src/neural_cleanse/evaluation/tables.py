@@ -58,7 +58,7 @@ def by_rule(rows: Sequence[Row]) -> Table:
         untold = f"{one.inconclusive_clean.hits} / {one.inconclusive_infected.hits}"
         lines.append(
             [name, _bounded(one.clean_flagged), _clusters(one.clean_flagged), _over_clusters(one.detected),
-             _over_clusters(one.right_label), _share(one.every_label), untold, auc]
+             _over_clusters(one.right_label), hits_of(one.every_label), untold, auc]
         )  # fmt: skip
     return Table("By rule", columns, lines)
 
@@ -74,8 +74,8 @@ def by_attack(rows: Sequence[Row]) -> Table:
         one, theirs = rates(group, recorded), rates(group, RULES[PAPER])
         p = median_of(group, lambda row: 1.0 if row["p_value"] is None else row["p_value"])
         lines.append(
-            [name, str(len(group)), str(one.weak or ""), _share(one.detected), _share(one.right_label),
-             _share(one.every_label), str(one.inconclusive_infected.hits or ""), f"{p:.2g}", _share(theirs.detected)]
+            [name, str(len(group)), str(one.weak or ""), hits_of(one.detected), hits_of(one.right_label),
+             hits_of(one.every_label), str(one.inconclusive_infected.hits or ""), f"{p:.2g}", hits_of(theirs.detected)]
         )  # fmt: skip
     return Table("By attack", columns, lines, frozenset({"models", "weak", "could not tell", "median p"}))
 
@@ -91,10 +91,10 @@ def by_cluster(rows: Sequence[Row]) -> Table:
         lines.append(
             [
                 name,
-                _share(one.clean_flagged),
-                _share(theirs.clean_flagged),
-                _share(one.detected),
-                _share(one.right_label),
+                hits_of(one.clean_flagged),
+                hits_of(theirs.clean_flagged),
+                hits_of(one.detected),
+                hits_of(one.right_label),
             ]
         )
     return Table("By data set and network", columns, lines)
@@ -140,13 +140,14 @@ def _grouped(rows: Sequence[Row], grouping: Callable[[Row], str]) -> list[tuple[
     return sorted(groups.items())
 
 
-def _share(rate: Rate) -> str:
+def hits_of(rate: Rate) -> str:
+    """Hits of trials, in words; empty without trials."""
     return f"{rate.hits} of {rate.trials}" if rate.trials else ""
 
 
 def _bounded(rate: Rate) -> str:
     low, high = rate.interval
-    return f"{_share(rate)} ({low:.1%} to {high:.1%})" if rate.trials else ""
+    return f"{hits_of(rate)} ({low:.1%} to {high:.1%})" if rate.trials else ""
 
 
 def _over_clusters(rate: Rate) -> str:

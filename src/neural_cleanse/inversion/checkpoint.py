@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
@@ -68,12 +68,7 @@ class Checkpoint:
                     cure="Repeat its command with --resume, or start anew with --overwrite.",
                 )
             return
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self.directory} cannot be made: {error.strerror}.", cure="Name another --output."
-            ) from error
+        make_directory(self.directory)
         write_whole(path, json.dumps(ours, indent=2).encode())
 
     def wrap(self, invert: Invert, advance: Callable[[int], object] = lambda _: None) -> Invert:

@@ -25,13 +25,12 @@ from neural_cleanse.inversion.sampling import Row, ScanImages, Split, start_gene
 from neural_cleanse.inversion.state import InversionState
 from neural_cleanse.metrics import pixels
 from neural_cleanse.results.records import LabelPair, Recovered
-from neural_cleanse.triggers.base import SearchedTrigger, Trigger
+from neural_cleanse.triggers.base import SMALLEST_SIZE, SearchedTrigger, Trigger
 from neural_cleanse.triggers.patch import PatchTrigger
 
 RECENT_MEMORY, TRAILING_MEMORY = 0.9, 0.98  # of the averages of the log size, whose difference says how fast it falls
 
 SPREAD_STEP = 0.25  # of log size: what the `spread` slots lie apart
-SMALLEST = 1e-3  # px, of which the logarithm is taken at least
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class Inversion:
         """
         bar = self.relax * state.best_size
         better = holds & (size < self.shrink_to_keep * bar)
-        log_size = size.clamp_min(SMALLEST).log()
+        log_size = size.clamp_min(SMALLEST_SIZE).log()
         slots = [state.num_kept % self.kept]
         if self.spread:
             slots.append(self.kept + (log_size / SPREAD_STEP).floor().long() % self.spread)

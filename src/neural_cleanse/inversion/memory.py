@@ -13,7 +13,7 @@ from neural_cleanse.inversion.inversion import Inversion
 
 USABLE = 0.8  # of the free memory: others want some too
 COPIES = 2  # of a row's state: the old one and the one that a step makes of it
-FLOAT = 4  # bytes
+FLOAT = 4  # bytes of a float32 value
 # Memory of the process over what a pass holds, once blocks were freed and taken again: 1.26 measured on a ResNet-50 at
 # 224x224, 1.36 where freed blocks are kept (allocator.py).
 IN_PIECES = {"cpu": 1.4}

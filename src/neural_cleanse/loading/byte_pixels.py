@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-PIXEL_MAX, MAX_UNIT_MEAN = 255.0, 2.0  # a larger mean is of bytes
+from neural_cleanse.pixel_values import PIXEL_MAX
+
+MAX_UNIT_MEAN = 2.0  # a larger mean is of bytes
 BYTES_TO_UNIT = (0.5, 2.5)  # what the largest byte becomes in [0, 1], [-1, 1] or the like
 
 

@@ -10,9 +10,10 @@ from torch import Size, Tensor, nn
 
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CheckpointMismatch, ModelError
-from neural_cleanse.loading.byte_pixels import MAX_UNIT_MEAN, PIXEL_MAX
+from neural_cleanse.loading.byte_pixels import MAX_UNIT_MEAN
 from neural_cleanse.loading.cures import NOT_FINITE, OTHER_WEIGHTS
 from neural_cleanse.loading.reparametrised import PLAIN, Stored, stored_tensors, value_of
+from neural_cleanse.pixel_values import PIXEL_MAX
 from neural_cleanse.text import by
 
 T = TypeVar("T")

@@ -92,9 +92,8 @@ class Guard:
         """Logits, score and acceptance of images in [0, 1]: one pass, and half a one more for guarded labels where the
         early layers' activations are too many to be kept."""
         targets = torch.tensor([detector.target for detector in self.detectors], device=images.device)
-        logits, rows, views = answered(self.classifier, images, lambda answers: torch.isin(answers, targets))
+        logits, rows, answers, views = answered(self.classifier, images, lambda given: torch.isin(given, targets))
         score = logits.new_full((len(images),), -math.inf).float()
-        answers = logits.argmax(1)[rows]
         for detector in self.detectors:
             mine = answers == detector.target
             if mine.any():
@@ -165,21 +164,22 @@ def answered(
     classifier: Classifier,
     images: Float[Tensor, "n c h w"],
     chosen: Callable[[Int[Tensor, " n"]], Bool[Tensor, " n"]],
-) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " m"], Views]:
-    """The logits of all images, which of them are `chosen` by their answers, and what directions of those are found in:
-    the features, and the early channels' extremes where there are any."""
+) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " m"], Int[Tensor, " m"], Views]:
+    """The logits of all images; which of them are `chosen` by their answers; the answers of those, and what directions
+    are found in: the features, and the early channels' extremes where there are any."""
     with EarlyLayers(classifier) as early:
         logits, features = classifier.with_features(images)
-    rows = chosen(logits.argmax(1)).nonzero().squeeze(1)
+    answers = logits.argmax(1)
+    rows = chosen(answers).nonzero().squeeze(1)
     extremes = early.extremes(images, rows)
     features = features[rows].float()
-    return logits, rows, (features, extremes) if extremes.shape[1] else (features,)
+    return logits, rows, answers[rows], (features, extremes) if extremes.shape[1] else (features,)
 
 
 @torch.no_grad()
 def _views_of_nothing(classifier: Classifier) -> Views:
     images = torch.zeros(1, *classifier.input_shape, device=classifier.device)
-    return answered(classifier, images, torch.ones_like)[2]
+    return answered(classifier, images, torch.ones_like)[3]
 
 
 def _weights(detector: int, view: str) -> str:

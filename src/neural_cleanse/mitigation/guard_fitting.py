@@ -185,8 +185,8 @@ def _views(classifier: Classifier, data: ImageSet, backdoor: Backdoor | None) ->
         images = pixels(part)
         if backdoor is not None:
             images = backdoor.on(classifier.device)(images.unsqueeze(0)).squeeze(0)
-        _, rows, views = answered(classifier, images, chosen)
-        if len(rows):
+        *_, views = answered(classifier, images, chosen)
+        if len(views[0]):
             yield tuple(values.cpu() for values in views)
 
 

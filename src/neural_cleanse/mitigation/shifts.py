@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion, feature_space
-from neural_cleanse.detection.first_look import MARGIN_IMAGES
+from neural_cleanse.detection.first_look import for_margin
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.inversion.batching import BatchScheduler
@@ -111,4 +111,4 @@ def _of_a_map(
 
 def scaled(inversion: Inversion, classifier: Classifier, data: ImageSet) -> Inversion:
     """The search as a scan does it, for logits of this classifier's scale."""
-    return replace(inversion, temperature=temperature(margin(classifier, data.images[:MARGIN_IMAGES])))
+    return replace(inversion, temperature=temperature(margin(classifier, for_margin(data.images))))

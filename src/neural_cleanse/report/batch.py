@@ -13,9 +13,9 @@ from neural_cleanse.report.output_dir import REPORT_FILE
 from neural_cleanse.report.pictures import data_uri, on_grey, reduced
 from neural_cleanse.report.tables import Table
 from neural_cleanse.report.templates import render
-from neural_cleanse.report.text import HEADLINE, Flagged, bars, flagged, label_title, number, p_text
+from neural_cleanse.report.text import HEADLINE, Flagged, bars, flagged, label_title, number
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
-from neural_cleanse.text import escape
+from neural_cleanse.text import escape, p_text
 
 MAX_TEXT = 200  # characters of an error that a table shows; summary.json holds all
 LABELS_SHOWN = 3

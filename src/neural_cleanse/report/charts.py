@@ -9,9 +9,10 @@ from markupsafe import Markup
 from neural_cleanse.report import plot
 from neural_cleanse.report.content import student_sizes
 from neural_cleanse.report.plot import ALARM, BAR, GOOD, SOFT, Chart, Frame, Group, Line, Point, Shade, Text
-from neural_cleanse.report.text import Titles, bars, p_is
+from neural_cleanse.report.text import Titles, bars
 from neural_cleanse.results.records import LabelResult, ScanResult
 from neural_cleanse.results.repair import TracePoint
+from neural_cleanse.text import p_is
 
 MANY_LABELS = 43  # above, rows have no room for a name
 WIDTH = 460.0  # points

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neural_cleanse.report.text import Titles, p_is
+from neural_cleanse.report.text import Titles
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (
     SCREENED_OUTCOMES,
@@ -17,6 +17,7 @@ from neural_cleanse.results.records import (
     ScanResult,
     Verdict,
 )
+from neural_cleanse.text import p_is
 
 FEW_LABELS = 10  # to compare with
 

@@ -9,8 +9,9 @@ import torch
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.report.content import FEW_LABELS
-from neural_cleanse.report.text import MAPPED, Flagged, Titles, flagged, p_is
+from neural_cleanse.report.text import MAPPED, Flagged, Titles, flagged
 from neural_cleanse.results.records import Evidence, LabelPair, LabelResult, Outcome, ScanResult
+from neural_cleanse.text import p_is
 
 NEAR_ALPHA = 10.0  # a p within this factor of alpha would change sides with a little less luck
 WIDE_SPREAD = 0.22  # sd of log size over restarts: as much as labels of one clean network differ (outlier.py)

@@ -16,14 +16,13 @@ from neural_cleanse.report.text import (
     found_at,
     mark,
     number,
-    p_text,
     paper_sentence,
     sentence,
     success_of,
 )
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult
-from neural_cleanse.text import escape
+from neural_cleanse.text import escape, p_text
 
 ROWS_SHOWN = 20  # labels; a comment on a pull request holds 65,536 characters
 SOURCES_SHOWN = 20

@@ -21,7 +21,6 @@ from neural_cleanse.report.text import (
     found_at,
     mark,
     number,
-    p_text,
     paper_sentence,
     sentence,
     success_of,
@@ -29,6 +28,7 @@ from neural_cleanse.report.text import (
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TracePoint
 from neural_cleanse.results.storage import to_json
+from neural_cleanse.text import p_text
 
 SOURCES_SHOWN = 50  # classes with the lowest success; a model may have a thousand
 ROWS_OPEN = 50  # labels; a longer table is folded

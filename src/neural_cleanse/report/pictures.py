@@ -4,10 +4,11 @@ import base64
 import io
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-PIXEL_MAX = 255.0
+from neural_cleanse.pixel_values import to_bytes
+
 SHOWN_SIDE = 128  # pixels: small images are enlarged to about this side on the page
 
 
@@ -20,11 +21,6 @@ def png(image: UInt8[Tensor, "c h w"], enlarge: int = 1) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(stream, format="PNG")
     return stream.getvalue()
-
-
-def to_bytes(values: Float[Tensor, "c h w"]) -> UInt8[Tensor, "c h w"]:
-    """Values in [0, 1] as uint8."""
-    return (values.clamp(0, 1) * PIXEL_MAX).round().to(torch.uint8)
 
 
 def enlargement(height: int) -> int:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from html import escape
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.text import asr_text, label_title, number, p_text, remark
+from neural_cleanse.report.text import asr_text, label_title, number, remark
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.repair import RepairResult, RepairStatus, TriggerChange
+from neural_cleanse.text import p_text
 
 PAIRS_SHOWN = 5  # pairs beside those flagged; scan.json holds all
 REPAIR_HEADLINE = {

@@ -10,10 +10,10 @@ from neural_cleanse.report import summary, tables
 from neural_cleanse.report.advice import what_now
 from neural_cleanse.report.tables import Table as PlainTable
 from neural_cleanse.report.tables import pair_table
-from neural_cleanse.report.text import HEADLINE, Titles, bars, mark, number, p_text, paper_sentence, sentence
+from neural_cleanse.report.text import HEADLINE, Titles, bars, mark, number, paper_sentence, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
-from neural_cleanse.text import escape
+from neural_cleanse.text import escape, p_text
 
 WIDE = 100  # columns, from where on bars are long and names whole
 BAR_WIDTH = {True: 16, False: 8}

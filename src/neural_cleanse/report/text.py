@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import Evidence, LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
-from neural_cleanse.text import escape, sanitize, truncate
+from neural_cleanse.text import escape, p_is, sanitize, truncate
 
 POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
 HEADLINE = {
@@ -155,19 +155,6 @@ def success_of(row: LabelResult) -> str:
     """How often the trigger that is shown works, in a sentence."""
     which = "It" if row.refined is None else f"Searched further, to {number(row.refined.size)} px, it"
     return f"{which} works on {asr_text(row.shown)} of the images that no search saw (95 % interval)."
-
-
-def p_text(value: float | None) -> str:
-    """A p-value; very small ones are bounded, not spelled out."""
-    if value is None:
-        return "–"
-    return "< 1e-12" if value < 1e-12 else f"{value:.2g}"
-
-
-def p_is(value: float | None) -> str:
-    """A p-value as it stands in a sentence."""
-    text = p_text(value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def asr_text(row: LabelResult | Refined) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 T = TypeVar("T", bound="Trigger")
+SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and this one has a logarithm
 
 
 class Trigger(ABC):

@@ -17,7 +17,7 @@ from typing import Any
 
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
@@ -237,9 +237,6 @@ def write_summary(rows: Sequence[BatchRow], output: Path, *, models: int, comman
         "command": command,
         "models": [row.as_json() for row in by_name],
     }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error.strerror}.", cure="Name another --output.") from error
+    make_directory(output)
     write_whole(output / INDEX_FILE, html(by_name, command).encode())
     write_whole(output / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())

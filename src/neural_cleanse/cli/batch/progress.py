@@ -16,8 +16,7 @@ from rich.text import Text
 
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.report.batch import BatchRow, said
-from neural_cleanse.report.text import p_text
-from neural_cleanse.text import escape
+from neural_cleanse.text import escape, p_text
 
 SECONDS_BETWEEN_NOTES = 0.5
 BAR_WIDTH = 24

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neural_cleanse.detection.statistics.outlier import SMALLEST_SIZE, Prior
+from neural_cleanse.detection.statistics.outlier import Prior
 from neural_cleanse.distributions import student_t_sf
+from neural_cleanse.triggers.base import SMALLEST_SIZE
 
 STRENGTHS = Prior(0.3, 4, 2)  # over random maps: .07 to .5 in clean networks
 # 54 clean networks gain up to .9 where they reach LEAST_ASR; planted maps 3.4 to 8.6, searched for in the right space.

@@ -37,12 +37,12 @@ import numpy as np
 import numpy.typing as npt
 
 from neural_cleanse.distributions import student_t_isf, student_t_sf
+from neural_cleanse.triggers.base import SMALLEST_SIZE
 
 Floats = npt.NDArray[np.float64]
 
 MAD_TO_SIGMA = 1.4826  # makes the MAD a standard deviation for normal data
 INDEX_THRESHOLD = 2.0  # the paper's: flagged above it
-SMALLEST_SIZE = 1e-3  # px; a smaller trigger is none at all, and has a logarithm
 # After screening (docs/scale.md): it flags at that share of alpha, and clears from that p-value on.
 SCREEN_SHARE, SCREEN_CLEAR_P = 0.005, 0.2
 NO_SPREAD = 1e-6  # of log sizes: under it the sizes are equal and no reference

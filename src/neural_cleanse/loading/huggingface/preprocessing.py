@@ -10,15 +10,16 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError, SettingsError
 from neural_cleanse.loading.checkpoint import MAX_INPUT_VALUES, MAX_LABEL_NAME
 from neural_cleanse.loading.cures import OTHER_DIRECTORY
-
-WHITE = 255.0  # of the pixels that the processor gets
+from neural_cleanse.pixel_values import PIXEL_MAX
 
 
 def normalization(preprocessing: dict[str, Any], name: str) -> Normalize:
     """(pixels * 255 * rescale_factor - mean) / std, each step unless it is switched off."""
     try:
-        factor = float(preprocessing.get("rescale_factor", 1 / WHITE)) if preprocessing.get("do_rescale", True) else 1.0
-        scale = round(WHITE * factor, 6)
+        factor = (
+            float(preprocessing.get("rescale_factor", 1 / PIXEL_MAX)) if preprocessing.get("do_rescale", True) else 1.0
+        )
+        scale = round(PIXEL_MAX * factor, 6)
         if not preprocessing.get("do_normalize", "image_mean" in preprocessing):
             return Normalize(scale=scale)
         mean, std = (_channels(preprocessing[key]) for key in ("image_mean", "image_std"))

@@ -17,9 +17,9 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.cures import RIGHTS
 from neural_cleanse.loading.images.names import numbered
 from neural_cleanse.loading.memory_limit import physical_memory
+from neural_cleanse.pixel_values import PIXEL_MAX
 
 MAX_CHANNELS = 64
-PIXEL_MAX = 255
 # A highest value above it is of 0-255: the ink of scikit-learn's 8 x 8 digits is 16, normalised pixels are below 5.
 SURELY_BYTES = 16.0
 NEARLY_WHOLE = {2: 0.1, 4: 0.02, 8: 0.02}  # by the bytes of a float: how far from a whole number rounding leaves it
@@ -114,7 +114,7 @@ def channels_first(images: Any, name: str, path: Path) -> Any:
 def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
     """The pixels as uint8, and in words what they were. Raises DataError where their range would be a guess."""
     if images.dtype.kind in "biu" and images.size and images.max() == 1 and images.min() >= 0:
-        return images.astype(np.uint8) * PIXEL_MAX, "black and white"
+        return images.astype(np.uint8) * int(PIXEL_MAX), "black and white"
     if images.dtype in (np.uint8, np.bool_):
         return images.astype(np.uint8, copy=False), ""
     what = f"{arrays.images_name!r} in {path} are {images.dtype}"
@@ -136,7 +136,7 @@ def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
 UNIT = "in [0, 1]"
 # Name, lowest value, bounds of the highest, and the map to bytes. A highest value of 1 of 255 would be black images.
 _FORMS: tuple[tuple[str, float, tuple[float, float], Callable[[Any], Any]], ...] = (
-    ("taken as 0-255", 0.0, (SURELY_BYTES, 255.0), lambda values: values),
+    ("taken as 0-255", 0.0, (SURELY_BYTES, PIXEL_MAX), lambda values: values),
     (UNIT, 0.0, (1.5 / PIXEL_MAX, 1.0), lambda values: values * PIXEL_MAX),
     ("in [-1, 1]", -1.0, (0.0, 1.0), lambda values: (values + 1) * (PIXEL_MAX / 2)),
 )
