@@ -19,7 +19,8 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.outputs import OutputKind
 
 QUICK = nc.ScanSettings(patches_only=True, student=False, samples=300)
-LENIENT = nc.RepairSettings(max_drop=0.05, max_asr=0.1, rounds=1)  # the first try is kept: how well a repair works is tested elsewhere
+# One that keeps the first try: how well a repair works is tested elsewhere.
+LENIENT = nc.RepairSettings(max_drop=0.05, max_asr=0.1, rounds=1)
 Loader = DataLoader[tuple[Tensor, ...]]
 
 
