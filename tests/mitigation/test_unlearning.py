@@ -242,6 +242,43 @@ def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
     assert [point.amount for point in trace] == [2e-3, 2e-3], "the first changes some answers to mixtures, as all do"
 
 
+def test_a_strong_try_that_costs_more_is_taken_where_no_gentler_one_keeps_the_bounds(
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rate is a network that was prepared: what it leaves of the trigger, and whether the rest are tried."""
+    monkeypatch.setattr(unlearning, "MOST_LOST", (-1.0, -1.0))
+    monkeypatch.setattr(unlearning, "MOST_CHANGED", 1.0)
+    strong, unsound = (
+        kept(replace(ONE_RATE, epochs=4, learning_rates=(2e-3,))(infected, [recovered], limits, seeded())),
+        infected,
+    )
+    monkeypatch.setattr(
+        Unlearning,
+        "tuned",
+        lambda self, classifier, start, used, limits, rate, *_: strong if rate == STRONG_RATE else unsound,
+    )
+    bound = measure(strong, [recovered], limits.check).worst_asr
+    assert bound < measure(infected, [recovered], limits.check).worst_asr
+    mitigated = Unlearning()(infected, [recovered], replace(limits, max_asr=bound), seeded())
+    assert mitigated.classifier is strong
+    rates = [STRONG_RATE, STRONG_RATE, LEARNING_RATES[0], *LEARNING_RATES]
+    assert [point.amount for point in mitigated.trace] == rates, "as much as before is not more"
+    mitigated = Unlearning()(infected, [recovered], replace(limits, max_asr=bound - 0.01), seeded())
+    assert mitigated.classifier is unsound, "one that keeps no bound is not taken for its cost"
+
+
+def test_gentler_tries_end_where_one_leaves_more_than_the_one_before(
+    infected: Classifier, limits: RepairLimits, recovered: Backdoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = kept(replace(ONE_RATE, epochs=4, learning_rates=(2e-3,))(infected, [recovered], limits, seeded()))
+    monkeypatch.setattr(
+        Unlearning, "tuned", lambda self, classifier, start, used, limits, rate, *_: once if rate > 5e-4 else infected
+    )
+    bounds = replace(limits, max_asr=measure(once, [recovered], limits.check).worst_asr - 0.001)
+    mitigated = Unlearning(strong_rate=None)(infected, [recovered], bounds, seeded())
+    assert [point.amount for point in mitigated.trace] == [1e-3, 1e-3, 5e-4] and mitigated.classifier is once
+
+
 def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) -> None:
     told = list[str]()
     few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
@@ -296,7 +333,7 @@ def test_an_impossible_floor_leaves_nothing(infected: Classifier, limits: Repair
 def test_every_rate_starts_from_the_model_as_it_came(
     infected: Classifier, limits: RepairLimits, recovered: Backdoor
 ) -> None:
-    impossible = RepairLimits(limits.train, limits.check, 0.0, -1.0)
+    impossible = RepairLimits(limits.train, limits.check, 1.01, 0.5)
     second = Unlearning(epochs=1, least_batches=1, learning_rates=(2e-3, 1e-4), strong_rate=None)(
         infected, [recovered], impossible, seeded()
     ).trace[2]

@@ -46,6 +46,14 @@ class _Try:
     length: float = 1.0
     most_stamped: float | None = None
 
+    def costs(self, accuracy: float, before: float) -> bool:
+        """Whether it lost more accuracy than it may."""
+        return accuracy < before - self.most_lost
+
+    def changes(self, before: Classifier, after: Classifier, images: UInt8[Tensor, "n c h w"]) -> bool:
+        """Whether it changed more answers to mixtures of the images than it may."""
+        return self.most_changed < 1 and _changed(before, after, images) > self.most_changed
+
 
 @dataclass(frozen=True)
 class Unlearning(FineTuning, Mitigation):
@@ -63,10 +71,12 @@ class Unlearning(FineTuning, Mitigation):
 
         The tries are a strong learning rate with barely any mixtures and with light ones, the largest of the others
         with light ones, then all of them from the largest down with full ones. Each starts from the classifier as it
-        was given.
+        was given. A strong try that keeps both bounds and costs more than a strong one may is taken where no gentler
+        one keeps them. Where a gentler try has left more than the one before it, and too much, the rest are spared.
         """
         trace: list[TracePoint] = []
         best: tuple[float, Classifier] | None = None
+        costly: tuple[float, Classifier] | None = None
         drawn = generator.get_state()
         before = measure(classifier, (), limits.check).accuracy
         for one in self._tries:
@@ -76,15 +86,21 @@ class Unlearning(FineTuning, Mitigation):
             )
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
-            if found.accuracy < before - one.most_lost:
+            if one.changes(classifier, tuned, limits.check.images):
                 continue
-            if one.most_changed < 1 and _changed(classifier, tuned, limits.check.images) > one.most_changed:
+            if one.costs(found.accuracy, before):
+                if limits.satisfied(found) and (costly is None or found.accuracy > costly[0]):
+                    costly = found.accuracy, tuned
                 continue
+            leaves_more = best is not None and found.worst_asr > max(best[0], limits.max_asr)
             if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
                 best = found.worst_asr, tuned
             if limits.satisfied(found):
+                return Mitigated(tuned, tuple(trace))
+            if leaves_more:
                 break
-        return Mitigated(None if best is None else best[1], tuple(trace))
+        kept = costly or best
+        return Mitigated(None if kept is None else kept[1], tuple(trace))
 
     def _as_in(self, one: _Try) -> FineTuning:
         stamped = self.most_stamped if one.most_stamped is None else one.most_stamped
