@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits
+from neural_cleanse.mitigation import family
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.blends import STRENGTH, search_blends
 from neural_cleanse.mitigation.family import Renewal
@@ -62,7 +64,10 @@ def test_a_pair_without_images_has_none(clean: Classifier, digits: ImageSet) -> 
     assert search_blends(clean, [LabelPair(3)], alone, 0) == ()
 
 
-def test_patterns_are_searched_for_anew_while_a_network_is_taught(clean: Classifier, digits: ImageSet) -> None:
+def test_patterns_are_searched_for_anew_while_a_network_is_taught(
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "OCCASIONS", 4)
     patch = PatchTrigger(torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 28, 28))
     renewal = Renewal(clean, (Backdoor(LabelPair(TARGET), patch, 1.0),), digits.take(torch.arange(100)), 8, 0)
     found = [[one for one in renewal.after(batch, clean) if one.natural is None] for batch in range(8)]
