@@ -330,7 +330,7 @@ def test_few_images_confirm_little(repaired: Repaired) -> None:
 def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     steps: list[str] = []
     repair(infected, found, digits, RepairSettings(method="quick", rounds=1), on_step=steps.append)
-    assert steps[0] == "round 1: unlearning, learning rate 0.002, epoch 1 of 4"
+    assert steps[0] == "round 1: unlearning, try 1 of up to 2, learning rate 0.002, epoch 1 of 4"
     recovering = "round 1: recovering other triggers from the model as it came"
     assert steps[-3:] == ["round 1: deciding", recovering, "round 1: scanning again"] and len(steps) == 7
     steps.clear()

@@ -40,7 +40,7 @@ class Start:
     """The network that a fine-tuning starts from, what it is called, and what is done to it after every step."""
 
     module: nn.Module
-    name: str = "unlearning"
+    name: str
     after_step: Callable[[nn.Module], None] = lambda _: None
 
 

@@ -79,11 +79,10 @@ class Unlearning(FineTuning, Mitigation):
         costly: tuple[float, Classifier] | None = None
         drawn = generator.get_state()
         before = measure(classifier, (), limits.check).accuracy
-        for one in self._tries:
+        for number, one in enumerate(self._tries, 1):
             generator.set_state(drawn)
-            tuned = self._as_in(one).tuned(
-                classifier, Start(classifier.module), backdoors, limits, one.rate, one.weight, generator
-            )
+            start = Start(classifier.module, f"unlearning, try {number} of up to {len(self._tries)}")
+            tuned = self._as_in(one).tuned(classifier, start, backdoors, limits, one.rate, one.weight, generator)
             found = measure(tuned, backdoors, limits.check)
             trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
             if one.changes(classifier, tuned, limits.check.images):
