@@ -39,6 +39,13 @@ def test_no_better_than_chance_is_refused(shift: int) -> None:
     assert any("no better than" in warning for warning in forced.warnings)
 
 
+def test_a_few_right_answers_ask_for_more_images() -> None:
+    labels = answered(2, 1, 1)
+    with pytest.raises(InputSanityError, match=r"all 4 clean images .* Give more images, at least 50"):
+        check_input(labels, labels, 3, force=False)
+    assert check_input(labels, labels, 3, force=True).accuracy == 1
+
+
 def test_always_the_commonest_class_is_chance() -> None:
     """90 % right by never looking at the image is no reading of it."""
     labels = answered(90, 10)

@@ -89,6 +89,7 @@ def test_what_an_inconclusive_scan_lacked_is_asked_for() -> None:
 def test_a_scan_from_python_is_gone_on_with_in_python() -> None:
     steps = what_now(scan(Verdict.INFECTED, None))
     assert [step.command for step in steps if step.command] == [
+        "result = neural_cleanse.scan(model, images, neural_cleanse.ScanSettings(seed=1, plan='full'))",
         "repaired = neural_cleanse.repair(model, result, images)",
         "guard = neural_cleanse.fit_guard(model, result, images)",
     ]
@@ -118,3 +119,18 @@ def test_a_repair_says_what_comes_next(status: RepairStatus) -> None:
         RepairStatus.NOTHING_TO_REPAIR: "Leave the model as it is",
     }
     assert first.startswith(begins[status])
+
+
+def test_every_step_that_announces_a_command_has_one_in_python_too() -> None:
+    for verdict in Verdict:
+        steps = what_now(scan(verdict, None))
+        assert all(step.command for step in steps if step.what.endswith(":"))
+    commands = [step.command for step in what_now(scan(Verdict.INCONCLUSIVE, None))]
+    assert any(command and "baseline=baseline_scan" in command for command in commands)
+
+
+def test_another_start_is_another_than_the_one_of_the_scan() -> None:
+    first = scan(Verdict.INFECTED)
+    again = dataclasses.replace(first, provenance=dataclasses.replace(first.provenance, seed=1))
+    told = [next(step.command for step in what_now(one) if step.command) for one in (first, again)]
+    assert told[0] and told[1] and "--seed 1" in told[0] and "--seed 2" in told[1]

@@ -93,7 +93,8 @@ def fit(
     console = Console()
     for row in measured["label_rejected"]:
         said = f"rejects {row['share']:.1%} ({_interval(row)}) of the clean images that get label {row['label']}"
-        console.print(f"{said}, asked for {fpr:.1%}", highlight=False)
+        missed = "" if row["interval"][0] <= fpr else ": too few images to set it by; give more clean ones"
+        console.print(f"{said}, asked for {fpr:.1%}{missed}", highlight=False)
     rejected = measured["clean_rejected"]
     console.print(f"rejects {rejected['share']:.1%} ({_interval(rejected)}) of all clean images", highlight=False)
     for row in measured["triggered_passed"]:
@@ -114,7 +115,7 @@ def check(
     model: Annotated[Path, typer.Option(help="The model that the guard was fitted to.", rich_help_panel=options.COMMON)],
     guard: Annotated[Path, typer.Option(help="The directory that guard fit wrote.", rich_help_panel=options.COMMON)],
     inputs: options.Inputs = options.Inputs(),
-    at_most: Annotated[float, typer.Option(help="Share of images that may be rejected with exit code 0; for a script, about twice the --fpr of guard fit.", rich_help_panel=options.COMMON)] = 0.0,
+    at_most: Annotated[float, typer.Option(help="Share of images that may be rejected with exit code 0; for a script, about twice the share of all clean images that guard fit says it rejects.", rich_help_panel=options.COMMON)] = 0.0,
     copy_rejected: Annotated[Path | None, typer.Option(help="New directory for copies of the rejected images.", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,

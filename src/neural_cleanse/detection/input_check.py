@@ -105,6 +105,11 @@ def check_input(
         )
     hits = int((answered == labels).sum())
     chance = binomial_sf(hits, count, commonest) if commonest < 1 else 1.0
+    if chance > ABOVE_CHANCE_P and hits == count and not force:
+        raise InputSanityError(
+            f"The model answers all {count} clean images with their label, but that few could be chance.",
+            cure=f"Give more images, at least {FEW_IMAGES} of several classes.",
+        )
     if chance > ABOVE_CHANCE_P:
         message = (
             f"The model answers {accuracy:.1%} of the {count} clean images with their label, no better than always "

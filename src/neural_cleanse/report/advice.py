@@ -4,7 +4,7 @@ Commands are made of the words of the scan's own command, each quoted: nothing i
 """
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from neural_cleanse.results.repair import RepairResult, RepairStatus
 
 FEW_LABELS = 6  # as where the verdict asks for a baseline (reasons.py)
 MORE_RESTARTS = 8
+ENOUGH = 50  # images of a class
 PLACE, REST = ("--output", "--format"), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
 FLAGS = frozenset(
     (*REST, "--pairs", "--patches-only", "--force", "--student", "--no-student", "--bgr", "--allow-code",
      "--no-sandbox", "--ignore-labels", "--skip-unreadable")
 )  # fmt: skip
+NO_SETTINGS = ("data", "baseline")  # options whose value is a name of its own in Python
 EMPTY_BUDGET = ("--budget", "--max-passes")
 
 
@@ -65,16 +67,19 @@ class _Scan:
         named = dict(zip(self.words, self.words[1:], strict=False)).get("--output")
         return named or ("SCAN_DIRECTORY" if self.directory is None else str(self.directory))
 
-    def again(self, *added: str, without: Collection[str] = ()) -> str | None:
-        """The scan once more with other options, into a directory of its own; None where no command made it."""
+    def again(self, *added: str, without: Collection[str] = ()) -> str:
+        """The scan once more with other options, into a directory of its own; in Python where no command made it."""
+        if self.result.provenance.command is None:
+            return _in_python(added)
         if not self.words:  # of a batch, or of the demo: --like takes model and images from the directory
-            return self.after("scan", "--like", self.where, *added, "--output", f"{self.where}-again")
+            like = ("neural-cleanse", "scan", self.model, "--like", self.where)
+            return shlex.join([*like, *added, "--output", f"{self.where}-again"])
         named = {word for word in added if word.startswith("--")}
         kept = list(_without(self.words, {*named, *without, *PLACE, *REST}))
         return shlex.join([*kept, *added, "--output", f"{self.where}-again"])
 
-    def resumed(self) -> str | None:
-        """The scan that goes on where its budget ended it; None where nothing was kept."""
+    def resumed(self) -> str:
+        """The scan that goes on where its budget ended it; from the start where nothing was kept."""
         if "--output" not in self.words:
             return self.again(without=EMPTY_BUDGET)
         return shlex.join([*_without(self.words, {*EMPTY_BUDGET, *REST}), "--resume"])
@@ -84,6 +89,22 @@ class _Scan:
         if self.result.provenance.command is None:
             return None
         return shlex.join(["neural-cleanse", *command.split(), self.model, *options])
+
+
+def _in_python(added: Sequence[str]) -> str:
+    """A call of `scan` with these options, which the settings of the first are given beside."""
+    options = dict[str, str]()
+    for word in added:
+        if word.startswith("--"):
+            name = word.removeprefix("--").replace("-", "_")
+            options[name] = "True"
+        else:
+            options[name] = word if word.isdigit() or name in NO_SETTINGS else repr(word)
+    images = options.pop("data", "images").lower()
+    baseline = "".join(f", baseline={options.pop(name).lower()}" for name in ("baseline",) if name in options)
+    settings = ", ".join(f"{name}={value}" for name, value in options.items())
+    given = f", neural_cleanse.ScanSettings({settings})" if settings else ""
+    return f"result = neural_cleanse.scan(model, {images}{given}{baseline})"
 
 
 def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
@@ -99,7 +120,8 @@ def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
 
 def _infected(scan: _Scan) -> Iterator[Step]:
     yield Step("Do not use the model as it is: whoever knows the trigger chooses its answer.")
-    yield Step("See whether another start of the search says the same:", scan.again("--seed", "1", "--plan", "full"))
+    seed = str(scan.result.provenance.seed + 1)
+    yield Step("See whether another start of the search says the same:", scan.again("--seed", seed, "--plan", "full"))
     yield Step("Ask whoever made it how it was trained, and on which data. Show them this page.")
     repaired = f"{scan.where}-repaired{Path(scan.model).suffix}"
     yield Step(
@@ -119,7 +141,8 @@ def _clean(scan: _Scan) -> Iterator[Step]:
         "Use it as you would any model from this source: this is no proof that it is clean. Keep this page with the "
         "model: the verdict is of the file with this SHA-256, and of the kinds of trigger that were looked for."
     )
-    yield Step("See what in the file would run code, which a scan of answers cannot:", scan.after("inspect"))
+    if inspected := scan.after("inspect"):
+        yield Step("See what in the file would run code, which a scan of answers cannot:", inspected)
     if scan.result.provenance.settings.get("patches_only"):
         yield Step("Look for triggers that are no patch, too:", scan.again(without=("--patches-only",)))
     if not scan.result.pair_rows:
@@ -137,15 +160,21 @@ def _inconclusive(scan: _Scan) -> Iterator[Step]:
     if result.cut_off:
         yield Step("The budget ended the search. Go on without one:", scan.resumed())
     if poor:
+        wrong = f"It answers only {accuracy:.1%} of the clean images rightly."
+        inspected = scan.after("inspect")
         yield Step(
-            f"It answers only {accuracy:.1%} of the clean images rightly. See which input it expects, and give that "
-            "with --mean, --std, --scale, --bgr or --resize:",
-            scan.after("inspect"),
+            f"{wrong} See which input it expects, and give that with --mean, --std, --scale, --bgr or --resize:"
+            if inspected
+            else f"{wrong} Give the mean and std that the images were normalised with.",
+            inspected,
         )
     if settings.get("labels") is not None:
         yield Step("Search all of its labels:", scan.again(without=("--labels",)))
     if any(row.outcome is Outcome.NOT_ENOUGH_IMAGES for row in result.labels):
-        yield Step("Some labels had too few images. Give more, of every class:", scan.again("--data", "MORE_IMAGES"))
+        yield Step(
+            f"Some labels had too few images. Give more, some {ENOUGH} of every class:",
+            scan.again("--data", "MORE_IMAGES"),
+        )
     if result.cut_off or poor or settings.get("labels") is not None:
         return
     if settled_by_screening(result):
