@@ -83,9 +83,11 @@ class FeatureTest:
         if not planted:  # classes by themselves have none so small
             why = f"{stands_out}, but as much in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
-        reason = f"{named(planted, sizes, Kind.FEATURE)} ({p_is(test.p_value)})"
+        reason = f"{named(planted, sizes, Kind.FEATURE)}, {p_is(test.p_value)}"
         if ratios is not None:
-            reason += f", {share_of_student([ratios[pair] for pair in planted])} of the size in a student network"
+            reason += (
+                f", {share_of_student([ratios[pair] for pair in planted])} of the size that a student network needs"
+            )
         flagged = tuple(one for one in searched.found if one.pair in planted)
         test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
         return KindFound(test, flagged, searched.subject)

@@ -139,8 +139,8 @@ class OneClass:
         if not planted:
             return KindFound(_natural(test, searched, clear, ratios))
         reason = (
-            f"{named(planted, dict(longer.sized), Kind.PAIRS)} ({p_is(test.p_value)}), "
-            f"{share_of_student([ratios[pair] for pair in planted])} of the size in student networks"
+            f"{named(planted, dict(longer.sized), Kind.PAIRS)}, {p_is(test.p_value)}, "
+            f"{share_of_student([ratios[pair] for pair in planted])} of the size that student networks need"
         )
         test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
         return KindFound(test, tuple(one for one in longer.found if one.pair in planted), searched.subject)
