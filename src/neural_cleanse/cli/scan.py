@@ -18,7 +18,7 @@ def scan(
     model: options.ScannedModel,
     data: options.Data = None,
     inputs: options.Inputs = options.Inputs(),
-    labels: Annotated[str | None, typer.Option(help="Search these labels only, for example 0-9,33. \\[default: all]", rich_help_panel=options.COMMON)] = None,
+    labels: Annotated[str | None, typer.Option(help="Search these labels only, for example 0-9,33; few of them leave too little to compare with, and the answer is that it could not tell. \\[default: all]", rich_help_panel=options.COMMON)] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit such as 90s, 10m or 2h; the result says what was not finished.", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.COMMON)] = None,
