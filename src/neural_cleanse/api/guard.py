@@ -41,9 +41,15 @@ class FittedGuard:
 
     @python_errors()
     def check(self, images: Any) -> Checked:
-        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order."""
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
+
+        Of a guard that was fitted with normalised floats, floats are taken as normalised too, also where they lie in
+        [0, 1]. uint8 images are pixels always.
+        """
         drawn = draw(images, Form(ignore_labels=True), None, 0)
-        return self.guard.check(drawn.image_set(self.guard.classifier.normalize)[0].images)
+        guard = self.guard
+        read, _ = drawn.image_set(guard.classifier.normalize, normalised=guard.normalised_images)
+        return guard.check(read.images)
 
     @python_errors()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
