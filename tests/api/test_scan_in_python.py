@@ -256,6 +256,9 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
     assert str(guard).startswith("Guard: rejects ")
+    for checks in (guard, again):
+        with pytest.raises(DataError, match=r"The images are 3x32x32, the model takes 1x28x28"):
+            checks.check(torch.zeros(2, 3, 32, 32))
 
 
 def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digits: ImageSet) -> None:

@@ -28,6 +28,7 @@ from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
 from neural_cleanse.pixel_values import are_pixels
+from neural_cleanse.text import by
 
 GUARD_VERSION = 2
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"
@@ -106,8 +107,9 @@ class Guard:
     def check(self, images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]) -> Checked:
         """The same for images of any number, uint8 or floats, batch by batch, on the CPU afterwards.
 
-        Raises DataError where floats are no pixels, normalised or not.
+        Raises DataError on images of another shape, and where floats are no pixels, normalised or not.
         """
+        expect_shape(tuple(images.shape[1:]), self.classifier.input_shape)
         images = self._pixels(images) if images.is_floating_point() else images
         parts = [self(pixels(part)) for part in images.to(self.classifier.device).split(FORWARD_BATCH)]
         return Checked(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in Checked.__annotations__))
@@ -184,6 +186,15 @@ class Guard:
                 f"The guard in {directory} cannot be used: {type(error).__name__} {error}.",
                 cure="Fit the guard again, with this model.",
             ) from error
+
+
+def expect_shape(got: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
+    """Raise DataError where images to check are not of the model's shape, (channels, height, width)."""
+    if got != wanted:
+        raise DataError(
+            f"The images are {by(got) or 'single values'}, the model takes {by(wanted)} (channels x height x width).",
+            cure=f"Give images of {by(wanted)}, in the form that the guard was fitted with.",
+        )
 
 
 def answered(
