@@ -68,6 +68,13 @@ class Normalize:
         normalized = (images * self.scale - mean) / std
         return normalized.flip(1) if self.bgr else normalized
 
+    def undone(self, normalized: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """The pixels in [0, 1] that normalised images were made of, for the channels that it is for."""
+        images = normalized.flip(1) if self.bgr else normalized
+        mean, std = (images.new_tensor(numbers).view(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        pixels: Tensor = (images * std + mean) / self.scale
+        return pixels
+
     def __str__(self) -> str:
         if self == Normalize():
             return "pixels in [0, 1] as they are"

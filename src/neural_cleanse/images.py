@@ -28,6 +28,7 @@ class ImageSet:
 
     `origin` says where the images come from and what was done to them, for the report; `files` which file each was
     read from, where each has one. `orders` are numberings that a model may have been trained with instead.
+    `normalised` says that they came as normalised floats, which was undone.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -36,6 +37,7 @@ class ImageSet:
     origin: str = "memory"
     files: tuple[str, ...] | None = None
     orders: tuple[ClassOrder, ...] = ()
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:

@@ -8,6 +8,8 @@ import pytest
 import neural_cleanse as nc
 from neural_cleanse.api.arguments import expect_count, expect_parts, expect_progress, expect_result, expect_settings
 from neural_cleanse.api.form import _names, _normalize, _size, parsed
+from neural_cleanse.api.progress import reporting
+from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.repair import RepairSettings
@@ -72,3 +74,14 @@ def test_settings_that_fit_pass() -> None:
 
 def test_a_number_as_device_is_torchs_number_of_a_gpu() -> None:
     assert parsed({"device": 1}, "scan").device == "cuda:1"  # type: ignore[typeddict-item]
+
+
+def test_progress_is_sparse_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting(True) as report:
+        for phase in ("checking the input", "patches"):
+            for done in range(500):
+                report(Progress(done, 1000, (), 2, phase=Phase(phase, done, 500)))
+    assert capsys.readouterr().err.splitlines() == [
+        "scan:   0%, checking the input: 0 of 500 labels",
+        "scan:   0%, patches: 0 of 500 labels",
+    ]

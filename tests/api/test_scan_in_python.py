@@ -1,6 +1,7 @@
 """scan, repair and fit_guard as a PyTorch user calls them: one module, many wrappings, the same answer."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,12 +250,15 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
 ) -> None:
     guard = nc.fit_guard(model, result, normalised, false_positive_rate=0.1)
     triggered = result.trigger(3)(digits.images[:40].float().unsqueeze(0) / 255).squeeze(0)
-    assert guard.check(triggered).accepted.float().mean() < 0.2
+    assert guard.check((triggered - 0.5) / 0.5).accepted.float().mean() < 0.2
     assert guard.check(digits).accepted.float().mean() > 0.8
     guard.save(tmp_path / "guard")
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
     assert str(guard).startswith("Guard: rejects ")
+    for checks in (guard, again):
+        with pytest.raises(DataError, match=r"The images are 3x32x32, the model takes 1x28x28"):
+            checks.check(torch.zeros(2, 3, 32, 32))
 
 
 def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digits: ImageSet) -> None:
@@ -264,3 +268,27 @@ def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digi
     assert (
         refused.value.cure == "Give that form, or ScanSettings(force=True) if the model was trained on the one given."
     )
+
+
+def test_a_guard_fitted_with_normalised_floats_takes_floats_so(
+    result: nc.ScanResult, model: Halves, normalised: Loader, digits: ImageSet, tmp_path: Path
+) -> None:
+    fitted = nc.fit_guard(model, result, normalised, false_positive_rate=0.1)
+    fitted.save(tmp_path / "guard")
+    again = nc.Guard.load(tmp_path / "guard", fitted.guard.classifier)
+    bright = digits.images[:20] // 2 + 128
+    as_floats = (bright / 255 - 0.5) / 0.5
+    assert float(as_floats.min()) >= 0 and float(as_floats.max()) <= 1
+    known = fitted.check(bright).logits
+    for guard in (fitted, again):
+        assert torch.allclose(guard.check(as_floats).logits, known, atol=1e-3)
+    raw = nc.fit_guard(model, result, digits, false_positive_rate=0.1)
+    assert torch.allclose(raw.check(bright / 255).logits, known, atol=1e-3)
+    description = tmp_path / "guard" / "guard.json"
+    described = json.loads(description.read_text())
+    assert described.pop("normalised_images") is True
+    description.write_text(json.dumps(described))
+    older = nc.Guard.load(tmp_path / "guard", fitted.guard.classifier)
+    assert torch.allclose(older.check(bright / 255).logits, known, atol=1e-3)
+    with pytest.raises(DataError, match=r"neither in \[0, 1\] nor normalised"):
+        again.check(bright.float())

@@ -175,3 +175,13 @@ def test_pairs_are_told_apart_by_the_masks_that_few_steps_end_at(
     assert found.test.verdict is verdict
     assert search.steps == ([FEW_STEPS, MORE_STEPS] if verdict else [FEW_STEPS])
     assert found.test.flagged == ((PAIR,) if verdict else ())
+
+
+@pytest.mark.parametrize("restarts", [1, 2, 4])
+def test_fewer_restarts_leave_the_pairs_in(restarts: int, clean: Classifier, digits: ImageSet) -> None:
+    prepared: Any = SimpleNamespace(
+        settings=ScanSettings(), inversion=Inversion(restarts=restarts), images=ScanImages.of(clean, digits, 0),
+        classifier=clean, pairs=[LabelPair(target) for target in range(10)], num_labels=10,
+    )  # fmt: skip
+    nothing: Any = SimpleNamespace()
+    assert OneClass(Told(Kind.PAIRS, prepared, nothing, nothing)).planned() > 0

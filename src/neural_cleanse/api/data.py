@@ -57,13 +57,19 @@ class Drawn:
         values = in_channels(self.values, count)
         return None if values is None else replace(self, values=values)
 
-    def image_set(self, normalize: Normalize | None) -> tuple[ImageSet, tuple[str, ...]]:
-        """The images as uint8, and notes on what is in doubt. Raises DataError when nothing explains their range."""
-        pixels = to_uint8(self.values, normalize)
+    def image_set(self, normalize: Normalize | None, *, normalised: bool = False) -> tuple[ImageSet, tuple[str, ...]]:
+        """The images as uint8, and notes on what is in doubt. Raises DataError when nothing explains their range.
+
+        `normalised` says that floats are known to be normalised.
+        """
+        pixels = to_uint8(self.values, normalize, normalised=normalised)
         done = [one for one in (*self.said, pixels.said) if one]
         origin = f"{self.origin} ({', '.join(done)})" if done else self.origin
         notes = () if pixels.note is None else (pixels.note,)
-        return ImageSet(pixels.images.contiguous(), self.labels, self.names, origin, self.files, self.orders), notes
+        images = ImageSet(
+            pixels.images.contiguous(), self.labels, self.names, origin, self.files, self.orders, pixels.normalised
+        )
+        return images, notes
 
 
 def draw(data: object, form: Form, count: int | None, seed: int) -> Drawn:

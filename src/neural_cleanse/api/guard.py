@@ -15,7 +15,7 @@ from neural_cleanse.api.repair import as_scanned
 from neural_cleanse.api.results import as_result
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import known_backdoors
-from neural_cleanse.mitigation.guard import Checked, Guard
+from neural_cleanse.mitigation.guard import Checked, Guard, expect_shape
 from neural_cleanse.mitigation.guard_fitting import GuardReport, described
 from neural_cleanse.mitigation.guard_fitting import fit_guard as run_fit
 from neural_cleanse.results import records
@@ -41,9 +41,16 @@ class FittedGuard:
 
     @python_errors()
     def check(self, images: Any) -> Checked:
-        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order."""
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
+
+        Of a guard that was fitted with normalised floats, floats are taken as normalised too, also where they lie in
+        [0, 1]. uint8 images are pixels always. Raises DataError on images of another shape than the model takes.
+        """
         drawn = draw(images, Form(ignore_labels=True), None, 0)
-        return self.guard.check(drawn.image_set(self.guard.classifier.normalize)[0].images)
+        guard = self.guard
+        expect_shape(drawn.shape, guard.classifier.input_shape)
+        read, _ = drawn.image_set(guard.classifier.normalize, normalised=guard.normalised_images)
+        return guard.check(read.images)
 
     @python_errors()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:

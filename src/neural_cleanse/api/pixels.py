@@ -14,20 +14,23 @@ from torch import Tensor
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError
 from neural_cleanse.loading.images.arrays import SURELY_BYTES
-from neural_cleanse.pixel_values import PIXEL_MAX, to_bytes
+from neural_cleanse.pixel_values import PIXEL_MAX, are_pixels, to_bytes
 
-OUTSIDE = 0.02  # by how much an undone normalisation may miss [0, 1]: rounding, and resizing with overshoot
 FEW_CHANNELS = (1, 3, 4)
 WHOLE, MOSTLY = 0.02, 0.5  # nearness to a whole 0-255 value, which 4 % of random values have; share of such pixels
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """uint8 images, in words what was done to get them, and a note where that is in doubt."""
+    """uint8 images, in words what was done to get them, and a note where that is in doubt.
+
+    `normalised` says that a normalisation was undone.
+    """
 
     images: UInt8[Tensor, "n c h w"]
     said: str
     note: str | None = None
+    normalised: bool = False
 
 
 def channels_first(images: Tensor) -> tuple[Tensor, str]:
@@ -56,8 +59,11 @@ def channels_first(images: Tensor) -> tuple[Tensor, str]:
     )
 
 
-def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
+def to_uint8(images: Tensor, normalize: Normalize | None, *, normalised: bool = False) -> Pixels:
     """The pixels of images n x c x h x w. `normalize` is the model's, None where nobody gave one.
+
+    `normalised` says that floats are known to be normalised by it: they are then undone wherever that gives pixels,
+    even where they lie in [0, 1].
 
     Raises DataError when the values are neither in [0, 1], nor up to 255, nor normalised by `normalize`.
     """
@@ -79,12 +85,17 @@ def to_uint8(images: Tensor, normalize: Normalize | None) -> Pixels:
                 cure="Give them as floats in [0, 1], or as uint8.",
             )
         return Pixels(values.to(torch.uint8), f"{str(images.dtype).removeprefix('torch.')} taken as 0-255")
+    if normalised and normalize is not None and are_pixels(normalize.undone(values)):
+        return _from_normalised(normalize.undone(values), normalize)
     if low >= 0 and high <= 1:
         return Pixels(to_bytes(values), "floats in [0, 1]")
     if low >= 0 and SURELY_BYTES < high <= PIXEL_MAX:
         return Pixels(values.round().to(torch.uint8), "floats taken as 0-255")
-    undone = _undone(values, normalize, low, high)
-    return Pixels(to_bytes(undone), f"normalisation undone: {normalize}", _off_the_grid(undone))
+    return _from_normalised(_undone(values, normalize, low, high), normalize)
+
+
+def _from_normalised(undone: Float[Tensor, "n c h w"], normalize: Normalize | None) -> Pixels:
+    return Pixels(to_bytes(undone), f"normalisation undone: {normalize}", _off_the_grid(undone), normalised=True)
 
 
 def _off_the_grid(undone: Float[Tensor, "n c h w"]) -> str | None:
@@ -110,11 +121,9 @@ def _undone(values: Tensor, normalize: Normalize | None, low: float, high: float
     channels = values.shape[1]
     if not {len(normalize.mean), len(normalize.std)} <= {1, channels}:
         return normalize(values)  # which raises: the normalisation is of another number of channels
-    first = values.flip(1) if normalize.bgr else values
-    mean, std = (first.new_tensor(numbers).view(1, -1, 1, 1) for numbers in (normalize.mean, normalize.std))
-    pixels: Tensor = (first * std + mean) / normalize.scale
-    least, most = pixels.min().item(), pixels.max().item()
-    if least < -OUTSIDE or most > 1 + OUTSIDE:
+    pixels = normalize.undone(values)
+    if not are_pixels(pixels):
+        least, most = pixels.min().item(), pixels.max().item()
         raise DataError(
             f"{range_said} With the normalisation {normalize} undone they go from {least:.3g} to {most:.3g}: "
             "they were not normalised with it.",

@@ -1,14 +1,16 @@
-"""How far a scan is, for Python: True writes one line to stderr, a function gets every Progress, None says nothing."""
+"""How far a scan is, for Python: True writes a line to stderr, a function gets every Progress, None says nothing."""
 
 import contextlib
+import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from neural_cleanse.api.arguments import expect_progress
 from neural_cleanse.api.errors import in_python
-from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
 
 Report = Callable[[Progress], None]
 
@@ -51,20 +53,25 @@ class _Warning:
 
 
 class _Line:
-    """One line on stderr, written again whenever its text changes."""
+    """One line on stderr that is written again on a terminal and in a notebook, and a line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self._shown = ""
+        self._live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+        self._last, self._shown = -math.inf, ""
+        self._told = set[tuple[str, bool]]()
 
     def __call__(self, progress: Progress) -> None:
-        text = f"scan: {progress.share:4.0%}, {progress.phase}"
-        if text != self._shown:
-            blank = " " * max(0, len(self._shown) - len(text))
-            self._shown = text
-            sys.stderr.write(f"\r{text}{blank}")
-            sys.stderr.flush()
+        text, now = f"scan: {progress.share:4.0%}, {progress.phase}", time.monotonic()
+        due = progress.news not in self._told or now - self._last >= SECONDS_BETWEEN_LINES[self._live]
+        if text == self._shown or not due:
+            return
+        self._told.add(progress.news)
+        blank = " " * max(0, len(self._shown) - len(text))
+        self._last, self._shown = now, text
+        sys.stderr.write(f"\r{text}{blank}" if self._live else f"{text}\n")
+        sys.stderr.flush()
 
     def end(self) -> None:
         """Leave the cursor on a line of its own."""
-        if self._shown:
+        if self._shown and self._live:
             sys.stderr.write("\n")

@@ -11,11 +11,10 @@ from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
-from neural_cleanse.detection.progress import Progress
+from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.results.records import LabelPair, Recovered
 
-SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # on a terminal, elsewhere
 SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
 LOG_SCHEMA = 1  # docs/results.md says what the events hold; names are a contract within a number
@@ -117,11 +116,8 @@ class ProgressLine:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._status.say(f"warning: {warning}")
-        # A new phase is said at once, and how long all will take as soon as that is known.
-        # What follows a comma says with how many steps: some plans go on step by step.
-        news = progress.phase.name.partition(",")[0], progress.seconds_left is not None
-        self._status(self._step + self.line(progress), at_once=news not in self._told)
-        self._told.add(news)
+        self._status(self._step + self.line(progress), at_once=progress.news not in self._told)
+        self._told.add(progress.news)
 
     def line(self, progress: Progress) -> str:
         """Share done, the phase, time left, and the smallest triggers so far."""

@@ -82,6 +82,12 @@ class OneClass:
         return replace(self._calm, steps=MORE_STEPS, batch_size=MORE_IMAGES)
 
     @property
+    def _usual(self) -> Inversion:
+        """The search of a label that bounds this one: with the default restarts where the scan has fewer."""
+        usual = self.search.prepared.inversion
+        return replace(usual, restarts=max(usual.restarts, Inversion.restarts))
+
+    @property
     def _calm(self) -> Inversion:
         return pair_inversion(self.search.prepared.settings.loss, self.search.prepared.inversion)
 
@@ -94,7 +100,7 @@ class OneClass:
             return "too few labels or images"
         if lacking:
             return f"{len(lacking)} labels have too few images to start from"
-        if len(candidates) * self._few.passes > prepared.inversion.passes * len(prepared.pairs):
+        if len(candidates) * self._few.passes > self._usual.passes * len(prepared.pairs):
             return f"{len(candidates):,} pairs of labels take too long"
         return candidates
 

@@ -9,6 +9,7 @@ from neural_cleanse.results.records import LabelPair, Recovered
 
 FORWARD = 1 / 3  # of an image pass: about what a pass without its way back takes
 PROPORTIONAL = ("images", "outputs", "steps", "maps")  # units that are done in proportion to the passes
+SECONDS_BETWEEN_LINES = {True: 0.2, False: 10.0}  # for people, on a terminal and elsewhere
 MEASURED_S = 1.0  # of work from which its speed says how long the rest takes
 
 
@@ -45,6 +46,14 @@ class Progress:
     def share(self) -> float:
         """Of the work that is done, from 0 to 1."""
         return min(1.0, self.passes_done / max(1, self.passes_planned))
+
+    @property
+    def news(self) -> tuple[str, bool]:
+        """What is said at once when it changes: the phase, and whether it is known how long all will take.
+
+        What follows a comma says with how many steps: some plans go on step by step.
+        """
+        return self.phase.name.partition(",")[0], self.seconds_left is not None
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import OutputError
+from neural_cleanse.errors import DataError, OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
+from neural_cleanse.pixel_values import are_pixels
+from neural_cleanse.text import by
 
 GUARD_VERSION = 2
 JSON_FILE, TENSOR_FILE = "guard.json", "guard.safetensors"
@@ -81,11 +83,13 @@ class Guard:
     """A classifier with an input filter.
 
     `false_positive_rate` is the share of the clean images with a guarded label that it was asked to reject.
+    `normalised_images` says that it was fitted with floats that were normalised: floats in `check` are then taken so.
     """
 
     classifier: Classifier
     detectors: tuple[Detector, ...]
     false_positive_rate: float
+    normalised_images: bool = False
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Checked:
@@ -100,16 +104,37 @@ class Guard:
                 score[rows[mine]] = detector.score(tuple(values[mine] for values in views))
         return Checked(logits, score, score <= 0)
 
-    def check(self, images: UInt8[Tensor, "n c h w"]) -> Checked:
-        """The same for uint8 images of any number, batch by batch, on the CPU afterwards."""
+    def check(self, images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]) -> Checked:
+        """The same for images of any number, uint8 or floats, batch by batch, on the CPU afterwards.
+
+        Raises DataError on images of another shape, and where floats are no pixels, normalised or not.
+        """
+        expect_shape(tuple(images.shape[1:]), self.classifier.input_shape)
+        images = self._pixels(images) if images.is_floating_point() else images
         parts = [self(pixels(part)) for part in images.to(self.classifier.device).split(FORWARD_BATCH)]
         return Checked(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in Checked.__annotations__))
+
+    def _pixels(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Floats as pixels in [0, 1]: normalised ones first where the guard was fitted with such."""
+        undone = self.classifier.normalize.undone(images)
+        if self.normalised_images and are_pixels(undone):
+            return undone.clamp(0, 1)
+        if are_pixels(images, outside=0):
+            return images
+        if are_pixels(undone):
+            return undone.clamp(0, 1)
+        raise DataError(
+            f"The images have values from {images.min():.3g} to {images.max():.3g}: neither in [0, 1] nor normalised "
+            f"as the model takes them, {self.classifier.normalize}.",
+            cure="Give uint8 images, or floats in the form that the guard was fitted with.",
+        )
 
     def save(self, directory: Path, about: Mapping[str, Any]) -> None:
         """Write guard.json and guard.safetensors into `directory`; `about` are plain values that go along."""
         described = {
             "schema_version": GUARD_VERSION,
             "false_positive_rate": self.false_positive_rate,
+            "normalised_images": self.normalised_images,
             "detectors": [
                 {
                     "target": one.target,
@@ -152,12 +177,24 @@ class Guard:
                     raise ValueError(f"it is for {given} values of {VIEWS}, not {wanted}")
             if not detectors:
                 raise ValueError("it guards no label")
-            return cls(classifier, detectors, _finite(described["false_positive_rate"]))
+            normalised = described.get("normalised_images", False)  # files of before do not say
+            if not isinstance(normalised, bool):
+                raise ValueError(f"normalised_images is {normalised!r:.80}")
+            return cls(classifier, detectors, _finite(described["false_positive_rate"]), normalised)
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, SafetensorError) as error:
             raise OutputError(
                 f"The guard in {directory} cannot be used: {type(error).__name__} {error}.",
                 cure="Fit the guard again, with this model.",
             ) from error
+
+
+def expect_shape(got: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
+    """Raise DataError where images to check are not of the model's shape, (channels, height, width)."""
+    if got != wanted:
+        raise DataError(
+            f"The images are {by(got) or 'single values'}, the model takes {by(wanted)} (channels x height x width).",
+            cure=f"Give images of {by(wanted)}, in the form that the guard was fitted with.",
+        )
 
 
 def answered(

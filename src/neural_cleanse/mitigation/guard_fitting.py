@@ -125,7 +125,7 @@ def fit_guard(
         )
         weights = _weights(target, usual, own, triggered.get(target))
         detectors.append(_detector(target, weights, others, false_positive_rate))
-    guard = Guard(classifier, tuple(detectors), false_positive_rate)
+    guard = Guard(classifier, tuple(detectors), false_positive_rate, data.normalised)
     return guard, measure_guard(guard, backdoors, data.take(rest))
 
 

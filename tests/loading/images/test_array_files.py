@@ -217,6 +217,21 @@ def test_tables_of_pixels_are_read_with_a_header_and_without(tmp_path: Path) -> 
     assert same(load_data(written(tmp_path / "usps.txt", first, separator=" ")), GREY[:, None], LABELS)
 
 
+def test_text_and_code_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "SOURCES.md").write_text("# Sources of digits\n\nFrom 1 2 3 4\n")
+    (tmp_path / "__init__.py").write_text('"""The digits, as arrays."""\n')
+    (tmp_path / "fetch.py").write_text("import os, sys, re, json\n1, 2, x, y\n")
+    np.savez(tmp_path / "digits.npz", images=PLANAR, labels=np.array(LABELS))
+    assert same(load_data(tmp_path), PLANAR, LABELS)
+    (tmp_path / "digits.npz").unlink()
+    with pytest.raises(DataError):
+        load_data(tmp_path)
+    table = written(tmp_path / "digits.csv", np.column_stack([LABELS, FLAT]), header_of("label"))
+    assert same(load_data(tmp_path), GREY[:, None], LABELS)
+    table.write_text("emotion,pixels\n" + "\n".join(f"{row[0]},{' '.join(map(str, row))}" for row in FLAT))
+    assert load_data(tmp_path).origin.startswith(str(table))
+
+
 def test_a_table_of_three_colours_has_them_beside_each_other(tmp_path: Path) -> None:
     coloured = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     rows = np.column_stack([coloured.reshape(6, -1), LABELS])

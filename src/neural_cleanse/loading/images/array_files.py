@@ -76,8 +76,10 @@ def array_file_in(directory: Path) -> Path | None:
 
 
 def _is_images(path: Path) -> bool:
+    """Whether a file in a folder holds images; one that only its words make a table (a README, a module) does not."""
     try:
-        return reader_of(path) is not None
+        reader = reader_of(path)
+        return reader is not None and (reader is not read_table or table.holds_numbers(path))
     except OSError:
         return False
 

@@ -22,6 +22,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y", "emotion", "digit", 
 ROW_NUMBERS = ("", "id", "index", "unnamed: 0")  # columns that are no pixels
 PIXELS_COLUMN, USAGE_COLUMN = "pixels", "usage"
 HELD_OUT = ("privatetest", "publictest", "test")  # parts of FER2013 that a model was not trained on
+ROWS_SEEN = 2**20  # bytes, of which the first two lines are looked at
 CURE = "Give one image a row: a label and the pixels (0-255) of a square, or save the arrays with np.savez."
 
 
@@ -40,6 +41,19 @@ def is_table(line: str) -> bool:
     """Whether a file that begins with this line may hold pixels."""
     cells = [cell.strip().lower().strip('"') for cell in line.split(_separator(line))]
     return PIXELS_COLUMN in cells or any(_form(len(cells) - others) is not None for others in range(3))
+
+
+def holds_numbers(path: Path) -> bool:
+    """Whether a table begins with a row of numbers, below a header or not: text and code do not. Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(ROWS_SEEN).decode("utf-8-sig", errors="replace")
+    rows = [row.split(_separator(row)) for row in start.splitlines()[:2]]
+    if not rows:
+        return False
+    filled = [[cell.strip().strip('"') for cell in row if cell.strip()] for row in rows]
+    if PIXELS_COLUMN in [cell.lower() for cell in filled[0]]:
+        return True
+    return any(len(cells) > 1 and all(map(_is_number, cells)) for cells in filled)
 
 
 def read_table(path: Path, *, ignore_labels: bool = False) -> ImageSet:
