@@ -205,6 +205,7 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     own.load_state_dict(safetensors.torch.load_file(tmp_path / "fixed.safetensors"))
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
     assert repaired.module.training and next(repaired.module.parameters()).requires_grad
+    assert nc.scan(own, normalised, QUICK, mean=0.5, std=0.5).flagged == ()
     assert "<h" in repaired.report() and repaired.report("markdown") == repaired.report("md") != ""
     with pytest.raises(SettingsError, match="no report 'json' of a repair"):
         repaired.report("json")
