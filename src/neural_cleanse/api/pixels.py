@@ -85,8 +85,8 @@ def to_uint8(images: Tensor, normalize: Normalize | None, *, normalised: bool = 
                 cure="Give them as floats in [0, 1], or as uint8.",
             )
         return Pixels(values.to(torch.uint8), f"{str(images.dtype).removeprefix('torch.')} taken as 0-255")
-    if normalised and normalize is not None and are_pixels(normalize.undone(values)):
-        return _from_normalised(normalize.undone(values), normalize)
+    if normalised and normalize is not None and are_pixels(undone := normalize.undone(values)):
+        return _from_normalised(undone, normalize)
     if low >= 0 and high <= 1:
         return Pixels(to_bytes(values), "floats in [0, 1]")
     if low >= 0 and SURELY_BYTES < high <= PIXEL_MAX:

@@ -100,11 +100,11 @@ def _in_python(added: Sequence[str]) -> str:
             options[name] = "True"
         else:
             options[name] = word if word.isdigit() or name in NO_SETTINGS else repr(word)
-    images = options.pop("data", "images").lower()
-    baseline = "".join(f", baseline={options.pop(name).lower()}" for name in ("baseline",) if name in options)
+    images, baseline = options.pop("data", "images").lower(), options.pop("baseline", "").lower()
     settings = ", ".join(f"{name}={value}" for name, value in options.items())
     given = f", neural_cleanse.ScanSettings({settings})" if settings else ""
-    return f"result = neural_cleanse.scan(model, {images}{given}{baseline})"
+    given += f", baseline={baseline}" if baseline else ""
+    return f"result = neural_cleanse.scan(model, {images}{given})"
 
 
 def _without(words: list[str], options: Collection[str]) -> Iterator[str]:
