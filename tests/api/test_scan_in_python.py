@@ -256,6 +256,8 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     guard.save(tmp_path / "guard")
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
+    in_colour = digits.images.expand(-1, 3, -1, -1)
+    assert torch.equal(guard.check(in_colour).score, guard.check(digits).score), "grey images in three channels"
     assert str(guard).startswith("Guard: rejects ")
     for checks in (guard, again):
         with pytest.raises(DataError, match=r"The images are 3x32x32, the model takes 1x28x28"):

@@ -32,6 +32,13 @@ def test_a_model_file_that_is_not_there_names_those_of_a_similar_name(demo_files
     assert f"there is no directory {tmp_path / 'models'}" in said(run("scan", tmp_path / "models" / "net.pt", *data))
 
 
+def test_images_that_are_not_there_are_looked_for_like_models(demo_files: Path, tmp_path: Path) -> None:
+    shutil.copy(demo_files / "digits.npz", tmp_path)
+    model = demo_files / "clean.safetensors"
+    assert f"Do you mean {tmp_path / 'digits.npz'}?" in said(run("scan", model, "--data", tmp_path / "digit"))
+    assert f"no directory {tmp_path / 'data'}" in said(run("scan", model, "--data", tmp_path / "data" / "digits.npz"))
+
+
 def test_labels_that_the_model_does_not_have_are_told_with_its_range(demo_files: Path) -> None:
     ran = run("scan", demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--labels", "99")
     assert "labels 0 to 9, not 99" in said(ran) and "Choose among 0 to 9" in ran.err

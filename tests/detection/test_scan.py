@@ -175,3 +175,9 @@ def test_a_scan_against_a_baseline(infected: Classifier, clean: Classifier, digi
     believed = scan(clean, digits, settings, baseline=found)
     assert believed.verdict is not Verdict.INFECTED, "whoever gives a baseline says that it is clean"
     assert any("own scan flagged label 3" in note for note in believed.provenance.notes)
+
+
+@pytest.mark.parametrize(("name", "value"), [("restarts", 0), ("samples", 0), ("seed", -1), ("max_passes", 0)])
+def test_settings_that_no_scan_could_follow_are_refused(name: str, value: int) -> None:
+    with pytest.raises(SettingsError, match=name):
+        ScanSettings(**{name: value})

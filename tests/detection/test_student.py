@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -306,3 +307,14 @@ def test_a_label_that_takes_as_much_as_others_is_not_flagged_for_taking_less_tha
     assert decided.verdict is (Verdict.INFECTED if flagged else Verdict.CLEAN)
     assert decided.p_value == (0.0001 if flagged else 0.5)
     assert ("as much as other labels" in decided.reason) is not bool(flagged)
+
+
+@pytest.mark.parametrize("p_value", [0.0, 1e-9])
+def test_a_label_that_stands_out_beyond_doubt_is_never_clean_for_the_student_alone(p_value: float) -> None:
+    """A p-value of zero is one of the smallest, not one that is lacking."""
+    paper, small = PaperRule(2.0, 1.0, ()), LabelPair(1)
+    own = Decision(Verdict.INFECTED, "label 1", (small,), p_value, 0.0, {}, {small: p_value}, paper, 0.01)
+    over = Decision(Verdict.CLEAN, "nothing", (), 0.9, 0.0, {}, {small: 0.9}, paper, 0.01)
+    prepared: Any = SimpleNamespace(share=0.5, settings=ScanSettings())
+    assert student_test._settled(own, over, prepared).verdict is Verdict.INCONCLUSIVE
+    assert student_test._settled(replace(own, p_value=0.009), over, prepared).verdict is Verdict.CLEAN

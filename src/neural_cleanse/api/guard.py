@@ -41,14 +41,17 @@ class FittedGuard:
 
     @python_errors()
     def check(self, images: Any) -> Checked:
-        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order; grey ones
+        with one channel or with three.
 
         Of a guard that was fitted with normalised floats, floats are taken as normalised too, also where they lie in
         [0, 1]. uint8 images are pixels always. Raises DataError on images of another shape than the model takes.
         """
-        drawn = draw(images, Form(ignore_labels=True), None, 0)
-        guard = self.guard
-        expect_shape(drawn.shape, guard.classifier.input_shape)
+        drawn, guard = draw(images, Form(ignore_labels=True), None, 0), self.guard
+        wanted = guard.classifier.input_shape
+        grey = drawn.in_channels(wanted[0])
+        drawn = grey if grey is not None and grey.shape == wanted else drawn
+        expect_shape(drawn.shape, wanted)
         read, _ = drawn.image_set(guard.classifier.normalize, normalised=guard.normalised_images)
         return guard.check(read.images)
 

@@ -46,6 +46,10 @@ class ScanSettings:
             raise SettingsError(
                 f"samples must be at least 1, got {self.samples}.", cure="Leave it out, or give a positive number."
             )
+        if self.restarts is not None and self.restarts < 1:
+            raise SettingsError(
+                f"restarts must be at least 1, got {self.restarts}.", cure="Leave it out, or give a positive number."
+            )
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.", cure="Choose 0 or more.")
         if self.precision not in tuple(Precision):

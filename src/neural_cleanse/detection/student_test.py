@@ -176,7 +176,7 @@ def unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
 
 def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
     """The decision over the student; what stands out among the labels is clean only where the student is clear."""
-    own_p, over_p = own.p_value or 1.0, over.p_value or 1.0
+    own_p, over_p = (1.0 if one.p_value is None else one.p_value for one in (own, over))
     if over.verdict is Verdict.INFECTED:
         return replace(over, reason=f"{over.reason}; relative to a student network")
     if own.verdict is not Verdict.INFECTED or over.verdict is not Verdict.CLEAN:

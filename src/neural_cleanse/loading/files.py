@@ -26,7 +26,7 @@ def read_file(path: Path, *, at_most: int | None = None) -> bytes:
                 raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.")
             content = file.read(limit + 1) if status.st_size <= limit else None
     except FileNotFoundError as error:
-        raise ModelError(f"There is no model file {path}.", cure=_near(path)) from error
+        raise ModelError(f"There is no model file {path}.", cure=near(path)) from error
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", cure="Check the permissions of the file."
@@ -40,7 +40,7 @@ def read_file(path: Path, *, at_most: int | None = None) -> bytes:
     return content
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """What may have been meant: a file beside it of a similar name, or the directory that is there."""
     there = next((folder for folder in path.parents if folder.is_dir()), None)
     if there != path.parent:

@@ -12,6 +12,7 @@ from torch import Tensor
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.cures import PICTURES, RIGHTS
+from neural_cleanse.loading.files import near
 from neural_cleanse.loading.images.array_files import ZIP, Reader, array_file_in, reader_of
 from neural_cleanse.loading.images.decode import Shape, decode, resized
 from neural_cleanse.loading.images.folder import FolderSource, open_archive, open_folder, open_tar
@@ -44,7 +45,7 @@ def load_data(
     path = Path(path)
     shape = Shape(resize, crop == "roi", centre_crop)
     if not path.exists():
-        raise DataError(f"There is no file or folder {path}.", cure=PICTURES)
+        raise DataError(f"There is no file or folder {path}.", cure=near(path))
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is neither a file nor a folder.", cure=PICTURES)
     found = _arrays_at(path)
