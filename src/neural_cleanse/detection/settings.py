@@ -6,7 +6,7 @@ from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.detection.progress import Budget
 from neural_cleanse.errors import SettingsError
 
-STUDENT_IMAGES = 2  # times `samples`: images that a scan takes beside its own, for a student to learn from
+STUDENT_IMAGES = 4  # times `samples`: images that a scan takes beside its own, for a student to learn from
 
 
 @dataclass(frozen=True)

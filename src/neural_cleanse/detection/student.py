@@ -34,7 +34,6 @@ class StudentPlan:
     steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 2e-3
-    temperature: float = 2.0
     least_agreement: float = 0.75
     alone: float = 0.85
 
@@ -98,7 +97,7 @@ def make_student(
         for step in range(plan.steps):
             batch = _batch(images, step, plan.batch_size, generator).to(suspect.device)
             try:
-                loss = _loss(suspect, module, batch, plan.temperature)
+                loss = _loss(suspect, module, batch)
                 optimizer.zero_grad()
                 loss.backward()
             except RuntimeError:  # a graph made for answering only
@@ -156,12 +155,11 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
     return found if any(weight.requires_grad for weight in found.parameters()) else None
 
 
-def _loss(suspect: Classifier, module: nn.Module, images: Float[Tensor, "n c h w"], temperature: float) -> Tensor:
-    """Cross entropy with the suspect's soft answers."""
+def _loss(suspect: Classifier, module: nn.Module, images: Float[Tensor, "n c h w"]) -> Tensor:
+    """Cross entropy with the suspect's answers; softened ones tell more of a trigger than of the classes."""
     with torch.no_grad():
-        taught = F.softmax(suspect(images) / temperature, 1)
-    answers = suspect.as_logits(module(suspect.normalize(images)))
-    return -(taught * F.log_softmax(answers / temperature, 1)).sum(1).mean()
+        taught = F.softmax(suspect(images), 1)
+    return F.cross_entropy(suspect.as_logits(module(suspect.normalize(images))), taught)
 
 
 def _rate(done: float) -> float:
