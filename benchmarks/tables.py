@@ -119,6 +119,12 @@ def peers_sentence() -> str:
     return f"of {counted[0][2]} infected MNIST models, {', '.join(each)}"
 
 
+def architectures_found() -> str:
+    """How many squares are found in ordinary architectures."""
+    found = rates(finished(suites()["architectures"]), recorded).detected
+    return f"{found.hits} of {found.trials}"
+
+
 def hardware() -> str:
     """What the rows were measured on."""
     seen = {f"{row['hardware']}, {row['threads']} thread, torch {row['torch']}" for row in rows("compare")}
@@ -140,6 +146,7 @@ def evaluation() -> dict[str, str]:
             "overview": suite_tables.overview(shown),
             "other rules": suite_tables.other_rules(shown),
             "calibrated": suite_tables.calibrated(found["small"]),
+            "architectures found": architectures_found(),
             "compare": compare(),
             "hardware": hardware(),
             "least clusters": str(MIN_CLUSTERS),
@@ -199,6 +206,7 @@ def readme() -> dict[str, str]:
         "strangers clean": f"{theirs.clean_flagged.hits} of {theirs.clean_flagged.trials}",
         "strangers found": f"{theirs.detected.hits} of {theirs.detected.trials}",
         "strangers open": str(sum(row["verdict"] == "inconclusive" for row in strangers)),
+        "architectures found": architectures_found(),
         "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),

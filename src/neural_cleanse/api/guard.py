@@ -41,11 +41,11 @@ class FittedGuard:
 
     @python_errors()
     def check(self, images: Any) -> Checked:
-        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order; grey ones
-        with one channel or with three.
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
 
-        Of a guard that was fitted with normalised floats, floats are taken as normalised too, also where they lie in
-        [0, 1]. uint8 images are pixels always. Raises DataError on images of another shape than the model takes.
+        Grey images may have one channel or three. Of a guard that was fitted with normalised floats, floats are taken
+        as normalised too, also where they lie in [0, 1]; uint8 images are pixels always. Raises DataError on images of
+        another shape than the model takes.
         """
         drawn, guard = draw(images, Form(ignore_labels=True), None, 0), self.guard
         wanted = guard.classifier.input_shape
