@@ -197,3 +197,20 @@ def test_the_scale_of_each_baseline_does_not_matter_and_one_alone_tells_nothing(
     sizes = np.random.default_rng(1).uniform(10, 90, size=(3, 10))
     assert over_several((sizes * [[1.0], [7.0], [0.2]]).tolist()).sd == pytest.approx(over_several(sizes.tolist()).sd)
     assert over_several(sizes[:1].tolist()) == OVER_BASELINE == over_several([[3.0], [4.0]])
+
+
+def test_a_label_that_hardly_any_trigger_reaches_hides_no_other() -> None:
+    """A stranger's clean network has one label of 448 px; planted 8 px were under no limit."""
+    sizes = [41.1, 37.2, 56.5, 54.4, 448.3, 60.4, 38.2, 84.6, 28.3, 44.8]
+    limits = [detection_limit([*sizes[:4], large, *sizes[5:]], (), 0.005) for large in (448.3, 1e5, 90.0)]
+    assert limits[0] == limits[1] and limits[0] is not None and limits[2] is not None
+    assert 7.5 < limits[0] < limits[2] < 12
+    assert outlier.outlier_test(sizes, 0.01).flagged == ()
+    assert outlier.outlier_test([*sizes[:8], 5.0, sizes[9]], 0.01).flagged == (8,)
+
+
+@pytest.mark.parametrize("n", [3, 5, 50])
+def test_few_and_many_labels_count_as_large_as_they_are(n: int) -> None:
+    logs = np.random.default_rng(n).normal(size=n)
+    logs[0] = 50
+    assert outlier._capped(logs, outlier.LABELS)[0] == 50
