@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.metrics import pixels, predict
+from neural_cleanse.metrics import FORWARD_BATCH, pixels, predict
 
-SHIFT = 2  # px that a batch is moved by at most, in each direction
 LAST_RATE = 0.05  # of the learning rate, at the end
 
 
@@ -39,7 +38,7 @@ class StudentPlan:
 
     @property
     def passes(self) -> int:
-        """Image passes forward and backward; the suspect takes as many forward only."""
+        """Image passes forward and backward."""
         return self.steps * self.batch_size
 
     def describe(self) -> dict[str, Any]:
@@ -88,6 +87,7 @@ def make_student(
     if module is None:
         return None
     generator = torch.Generator().manual_seed(seed)
+    taught = _answers(suspect, images)
     parameters = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(parameters, plan.learning_rate)
     devices = [suspect.device] if suspect.device.type == "cuda" else []
@@ -95,9 +95,11 @@ def make_student(
         torch.manual_seed(seed)  # for dropout
         module.train()
         for step in range(plan.steps):
-            batch = _batch(images, step, plan.batch_size, generator).to(suspect.device)
+            rows = torch.randint(len(images), (plan.batch_size,), generator=generator).to(images.device)
+            batch = pixels(images[rows]).to(suspect.device)
             try:
-                loss = _loss(suspect, module, batch)
+                answers = suspect.as_logits(module(suspect.normalize(batch)))
+                loss = F.cross_entropy(answers, taught[rows.to(taught.device)])
                 optimizer.zero_grad()
                 loss.backward()
             except RuntimeError:  # a graph made for answering only
@@ -155,27 +157,16 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
     return found if any(weight.requires_grad for weight in found.parameters()) else None
 
 
-def _loss(suspect: Classifier, module: nn.Module, images: Float[Tensor, "n c h w"]) -> Tensor:
-    """Cross entropy with the suspect's answers; softened ones tell more of a trigger than of the classes."""
-    with torch.no_grad():
-        taught = F.softmax(suspect(images), 1)
-    return F.cross_entropy(suspect.as_logits(module(suspect.normalize(images))), taught)
+@torch.no_grad()
+def _answers(suspect: Classifier, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+    """Probabilities that the suspect gives clean images as they are.
+
+    What it says of images that were moved, mixed or pasted, and its softened answers, tell of the trigger too.
+    """
+    parts = images.split(FORWARD_BATCH)
+    return torch.cat([F.softmax(suspect(pixels(part).to(suspect.device)), 1) for part in parts])
 
 
 def _rate(done: float) -> float:
     """The share of the learning rate after that share of the steps: a cosine."""
     return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _batch(
-    images: UInt8[Tensor, "n c h w"], step: int, size: int, generator: torch.Generator
-) -> Float[Tensor, "b c h w"]:
-    """Random images, every second batch shifted by some pixels.
-
-    Mixing images in pairs, pasting pieces, and noise made students agree better and separate a planted label worse.
-    """
-    batch = pixels(images[torch.randint(len(images), (size,), generator=generator).to(images.device)])
-    if step % 2:
-        down, right = (torch.randint(2 * SHIFT + 1, (2,), generator=generator) - SHIFT).tolist()
-        batch = torch.roll(batch, (down, right), (2, 3))
-    return batch

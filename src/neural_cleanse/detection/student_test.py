@@ -196,7 +196,7 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
 def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
     """What is flagged must be smaller than other labels are by nature: an attacker gains nothing by a larger trigger.
 
-    A student learns from shifted images, its suspect perhaps not: one label of a clean network took 1.7 times as much
+    A student may have learnt otherwise than its suspect: one label of a clean network took 1.7 times as much
     as the others and still far less than in three students.
     """
     sizes = {one.pair: one.size for one in found if one.size is not None}
