@@ -48,7 +48,7 @@ TESTED = 4000  # test images at most, beyond those that the scan saw
 SEED = 0
 RATE = 0.05  # of clean images that a filter may reject
 REFERENCES = 5  # labels beside the targets, for the size of a usual trigger, where the guard alone is measured
-TIMED, REPEATS = 256, 20  # images of a run, and runs, where time is compared
+TIMED, REPEATS = 256, 200  # images of a run, and runs, where time is compared
 
 
 @dataclass(frozen=True)

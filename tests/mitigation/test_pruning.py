@@ -61,7 +61,7 @@ def test_the_trace_holds_ever_more_neurons_and_then_the_fine_tuning(pruned: Miti
     assert shares[0] == 0 and shares == sorted(set(shares)) and shares[-1] <= MOST
     assert shares[1] == pytest.approx(STEP, rel=0.2)
     assert all(point.worst_asr > limits.max_asr for point in curve[:-1]), "no more than needed"
-    assert tuned.amount == pytest.approx(BEYOND * shares[-1], rel=0.02) and tuned.accuracy > curve[-1].accuracy
+    assert tuned.amount == pytest.approx(BEYOND * shares[-1], rel=0.02) and tuned.accuracy >= curve[-1].accuracy
 
 
 def test_pruned_neurons_are_zero_after_the_fine_tuning(
