@@ -42,14 +42,12 @@ class ScanSettings:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.", cure="Choose one like 0.01.")
-        if self.samples < 1:
-            raise SettingsError(
-                f"samples must be at least 1, got {self.samples}.", cure="Leave it out, or give a positive number."
-            )
-        if self.restarts is not None and self.restarts < 1:
-            raise SettingsError(
-                f"restarts must be at least 1, got {self.restarts}.", cure="Leave it out, or give a positive number."
-            )
+        for name in ("samples", "restarts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(
+                    f"{name} must be at least 1, got {value}.", cure="Leave it out, or give a positive number."
+                )
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}.", cure="Choose 0 or more.")
         if self.precision not in tuple(Precision):

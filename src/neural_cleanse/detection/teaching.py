@@ -75,7 +75,8 @@ class Teaching:
             stages.tracker.truncated |= made is None and stages.tracker.exhausted
             self._made[name] = made
             self.image_passes += round(report.done)
-            self.forward_passes += len(taught_on) + (0 if made is None else 2 * len(unseen))
+            answered = len(taught_on) if report.done else 0  # all of them before the first step
+            self.forward_passes += answered + (0 if made is None else 2 * len(unseen))
         return self._made[name]
 
     def good_student(self, stages: Stages, number: int = 0, least: float | None = None) -> Student | None:
