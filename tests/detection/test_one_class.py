@@ -15,6 +15,7 @@ from neural_cleanse.detection.kinds_found import Ended, KindFound, Searched, The
 from neural_cleanse.detection.one_class import FEW_STEPS, MORE_STEPS, OneClass
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Subject
+from neural_cleanse.detection.statistics.one_class import NATURAL
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
@@ -77,9 +78,10 @@ def test_a_pair_must_be_far_smaller_than_in_students(
     """Digits that are near each other have a small patch between them in some clean networks and not in others."""
     search = told(ratio, ratio, ratio)
     found = judged(clean, digits, p_value, search)
-    assert found.test.verdict is verdict and search.asked == [0, 1, 2] and search.steps == [MORE_STEPS]
+    asked = [0] if ratio >= NATURAL else [0, 1, 2]
+    assert found.test.verdict is verdict and search.asked == asked and search.steps == [MORE_STEPS]
     assert (found.test.flagged == (PAIR,)) is (verdict is Verdict.INFECTED)
-    assert found.test.image_passes == 10 + 10 + 300
+    assert found.test.image_passes == 10 + 10 + 100 * len(asked)
     assert (found.test.p_value or 0.0) > 0.01 or verdict is not Verdict.CLEAN, "a clean test has no p-value that flags"
     if verdict is Verdict.INFECTED:
         assert found.test.p_value is not None and found.test.p_value <= 0.01
@@ -92,9 +94,13 @@ def test_one_student_is_enough_where_it_has_as_small_a_patch(clean: Classifier, 
     assert judged(clean, digits, 1e-5, search).test.verdict is Verdict.CLEAN and search.asked == [0]
 
 
-def test_a_student_without_a_trigger_does_not_decide_alone(clean: Classifier, digits: ImageSet) -> None:
-    assert judged(clean, digits, 1e-5, told(0.0, 0.9, 1.1)).test.verdict is Verdict.CLEAN
-    assert judged(clean, digits, 1e-5, told(0.0, 0.0, 1.1)).test.verdict is Verdict.INFECTED
+@pytest.mark.parametrize("ratios", [(0.0, 0.9, 1.1), (0.0, 0.0, 1.1), (0.24, 0.28, 0.51)])
+def test_one_student_with_as_small_a_patch_outweighs_two_without(
+    ratios: Sequence[float], clean: Classifier, digits: ImageSet
+) -> None:
+    """What one student of the classes has belongs to the classes."""
+    assert judged(clean, digits, 1e-5, told(*ratios)).test.verdict is Verdict.CLEAN
+    assert judged(clean, digits, 1e-5, told(0.0, 0.1, 0.38)).test.verdict is Verdict.INFECTED
 
 
 @pytest.mark.parametrize(("truncated", "why"), [(True, "the budget was spent"), (False, "no other could be")])

@@ -4,7 +4,6 @@ Classes that are near each other by nature have small patches between them, in o
 few steps; after more steps they are as large in students of the same classes, and a planted one is not.
 """
 
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,9 +35,8 @@ FEW_STEPS, FEW_IMAGES = 75, 2
 MORE_STEPS, MORE_IMAGES = 200, 4
 STANDS_OUT = 0.02  # p-value among the pairs up to which a pair is compared with students
 MOST_COMPARED = 3  # pairs
-STUDENTS = 3  # the median of their ratios decides
+STUDENTS = 3  # the largest of their ratios decides
 MIN_SIZED = 0.3  # share of pairs for which a trigger works: few steps reach the near ones
-SETTLED = 0.6  # of the size in the first student from which on no other is asked
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class OneClass:
         return self.search.run(self._more, small, subject, " that stand out")
 
     def _over_students(self, longer: Searched) -> tuple[Theirs, tuple[str, ...]]:
-        """The median of the ratios to the students; one is enough where it has as small ones.
+        """The largest of the ratios to the students; one is enough where it has as small ones.
 
         The notes say where some were wanted and not there.
         """
@@ -165,10 +163,10 @@ class OneClass:
         for number in range(STUDENTS if pairs else 0):
             heard.append(self.search.over_student(longer, pairs, number))
             ratios = heard[-1].ratios
-            if ratios is None or (number == 0 and min(ratios.values()) >= SETTLED):
+            if ratios is None or min(ratios.values()) >= NATURAL:
                 break
         made = [one.ratios for one in heard if one.ratios is not None]
-        alone = {pair: statistics.median(each[pair] for each in made) for pair in pairs} if made else None
+        alone = {pair: max(each[pair] for each in made) for pair in pairs} if made else None
         theirs = Theirs(
             {} if not pairs else alone,
             sum(one.image_passes for one in heard),

@@ -6,18 +6,19 @@ patches between the same labels are as large where nothing was planted. p2 says 
     p2 = P(T > -log(ratio) / RATIO_SD),     T of Student's t with RATIO_DOF degrees of freedom
     p  = p1 p2 (1 - log(p1 p2))              (Fisher 1932: the product of two independent p-values)
 
-A patch that takes more than PLANTED of the students' size needs both to be small: p = max(p1, p2).
+The ratio is to the student with the smallest patch: one that has as small a patch as the suspect shows that the classes
+have it. A patch that takes more than PLANTED of that size needs both to be small: p = max(p1, p2).
 """
 
 import math
 
 from neural_cleanse.distributions import student_t_sf
 
-# Of log ratios to students, the pairs that stand out most in clean networks: .14 over 48 pairs, .75 the least ratio.
-RATIO_SD, RATIO_DOF = 0.15, 5
+# Of log ratios to students: the pairs that stand out most and are not planted, 88 of 21 networks of eight kinds.
+RATIO_SD, RATIO_DOF = 0.25, 5
 LEAST_RATIO = 1e-3  # a pair for which students have no trigger at all has ratio 0
-# Of the size in students at most; planted triggers have up to .33, the pairs that stand out most in clean networks .75
-# and more, one of a stranger's .52.
+# Of the size in the student with the smallest patch: planted triggers have .11 to .38, of those 88 pairs three have under
+# .54 and none under .43.
 PLANTED, NATURAL = 0.4, 0.5
 
 
