@@ -17,8 +17,8 @@ from neural_cleanse.distributions import student_t_sf
 # Of log ratios to students: the pairs that stand out most and are not planted, 88 of 21 networks of eight kinds.
 RATIO_SD, RATIO_DOF = 0.25, 5
 LEAST_RATIO = 1e-3  # a pair for which students have no trigger at all has ratio 0
-# Of the size in the student with the smallest patch: planted triggers have .11 to .38, of those 88 pairs three have under
-# .54 and none under .43.
+# Of the size in the student with the smallest patch: planted triggers have .11 to .38; of those 88 pairs three have
+# under .54 and none under .43.
 PLANTED, NATURAL = 0.4, 0.5
 
 
