@@ -16,7 +16,7 @@ from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection import other_starts, student_test, teaching
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.student import Student, StudentPlan, fresh, make_student
+from neural_cleanse.detection.student import Student, StudentPlan, make_student
 from neural_cleanse.detection.students import Asked, ask
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.images import ImageSet
@@ -35,42 +35,6 @@ def in_doubt(patch: pytest.MonkeyPatch, plan: StudentPlan = SHORT, *, clear: boo
     patch.setattr(teaching, "StudentPlan", lambda: plan)
     if clear is not None:
         patch.setattr(student_test, "_is_clear", lambda *_: clear)
-
-
-class Parameters(nn.Module):
-    """A weight that no layer with a rule of its own holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.arange(12.0).view(3, 4))
-        self.inner = nn.Linear(4, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.inner(images.flatten(1)[:, :4]) @ self.weight
-
-
-def test_weights_are_drawn_anew_and_the_model_is_left_alone() -> None:
-    module = Parameters().requires_grad_(False)
-    before = {name: weight.clone() for name, weight in module.named_parameters()}
-    again = fresh(module, 3)
-    assert again is not None
-    assert all(torch.equal(weight, before[name]) for name, weight in module.named_parameters())
-    assert all(not torch.equal(weight, before[name]) for name, weight in again.named_parameters())
-    assert torch.equal(again.weight.flatten().sort().values, torch.arange(12.0)), "the same values in another order"
-    assert all(weight.requires_grad for weight in again.parameters())
-    same, other = fresh(module, 3), fresh(module, 4)
-    assert same is not None and other is not None
-    assert torch.equal(again.inner.weight, same.inner.weight)
-    assert not torch.equal(again.inner.weight, other.inner.weight)
-
-
-def test_chance_elsewhere_is_not_disturbed() -> None:
-    module = Parameters()
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    fresh(module, 1)
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_network_without_weights_has_no_student(digits: ImageSet) -> None:

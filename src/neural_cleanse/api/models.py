@@ -30,6 +30,8 @@ from neural_cleanse.loading.checkpoint import MAX_CLASSES
 from neural_cleanse.loading.load import PROBE_IMAGES, LoadedModel, load_model
 from neural_cleanse.metrics import pixels
 
+PACKED = "_packed_params"  # how torch names quantised weights
+
 
 @dataclass(frozen=True)
 class Suspect:
@@ -193,7 +195,9 @@ def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _expect_values(name: str, value: object) -> None:
-    """Raise ModelError on an entry of a state_dict that is no tensor of numbers a gradient can go through."""
+    """Raise ModelError on weights of a state_dict that are no numbers a gradient can go through."""
+    if not isinstance(value, Tensor) and PACKED not in name:  # what a module notes beside its weights
+        return
     if not isinstance(value, Tensor) or value.is_quantized:
         raise ModelError(
             f"The module is quantised, in {name}: no gradient goes through it.",

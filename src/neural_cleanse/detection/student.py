@@ -5,7 +5,6 @@ it takes on what belongs to the classes and not what was planted in the model. T
 student's, label by label, as with those of a clean model of the same classes.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,10 +16,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.detection.fresh import NORM, fresh, values_of
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, predict
 
 LAST_RATE = 0.05  # of the learning rate, at the end
+TRAINED_APART = (NORM, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Student:
     @property
     def weights(self) -> dict[str, Tensor]:
         """All that it has learnt, by name, each a copy on the CPU."""
-        return {name: weight.detach().cpu().clone() for name, weight in self.classifier.module.state_dict().items()}
+        return {name: weight.detach().cpu().clone() for name, weight in values_of(self.classifier.module).items()}
 
     @property
     def agreement(self) -> float:
@@ -81,7 +82,7 @@ def make_student(
     """A student that learnt from `images` and was tried on `unseen`.
 
     `advance(image passes)` is told of the work and says whether to go on; None where it said no, or where the network
-    cannot be trained: nothing in it that can be drawn anew, or a step that fails.
+    cannot be trained: too little in it can be drawn anew, or a step fails.
     """
     module = fresh(suspect.module, seed)
     if module is None:
@@ -93,17 +94,18 @@ def make_student(
     devices = [suspect.device] if suspect.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)  # for dropout
-        module.train()
+        for layer in module.modules():  # `train` may be the network's own
+            layer.training = True
         for step in range(plan.steps):
             rows = torch.randint(len(images), (plan.batch_size,), generator=generator).to(images.device)
-            batch = pixels(images[rows]).to(suspect.device)
-            try:
-                answers = suspect.as_logits(module(suspect.normalize(batch)))
-                loss = F.cross_entropy(answers, taught[rows.to(taught.device)])
-                optimizer.zero_grad()
-                loss.backward()
-            except RuntimeError:  # a graph made for answering only
-                return None
+            batch, answers = pixels(images[rows]).to(suspect.device), taught[rows.to(taught.device)]
+            optimizer.zero_grad()
+            if not _graded(suspect, module, batch, answers):
+                if step:
+                    return None
+                _train_apart(module)
+                if not _graded(suspect, module, batch, answers):
+                    return None
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * _rate(step / plan.steps)
             optimizer.step()
@@ -112,13 +114,34 @@ def make_student(
     return _tried(suspect, module, unseen)
 
 
+def _graded(
+    suspect: Classifier, module: nn.Module, batch: Float[Tensor, "n c h w"], answers: Float[Tensor, "n classes"]
+) -> bool:
+    """Gradients of one step; False where there are none: a network can be made for answering only."""
+    try:
+        F.cross_entropy(suspect.as_logits(module(suspect.normalize(batch))), answers).backward()
+    except Exception:  # the network's own code, made for other uses
+        return False
+    return True
+
+
+def _train_apart(module: nn.Module) -> None:
+    """Layers that normalise or drop in train mode, no others: a whole network may then answer with auxiliary heads."""
+    for layer in module.modules():
+        layer.training = isinstance(layer, TRAINED_APART)
+
+
 def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8[Tensor, "m c h w"]) -> Student | None:
     """A student with the weights that it had learnt (`Student.weights`); None where they do not fit the network."""
-    module = copy.deepcopy(suspect.module)
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError:
+    module = fresh(suspect.module, 0)
+    if module is None:
         return None
+    own = values_of(module)
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in weights.items()}:
+        return None
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
     return _tried(suspect, module, unseen)
 
 
@@ -130,31 +153,6 @@ def _tried(suspect: Classifier, module: nn.Module, unseen: UInt8[Tensor, "m c h 
     )  # fmt: skip
     hits = int((predict(student, unseen) == predict(suspect, unseen)).sum())
     return Student(student, hits, len(unseen))
-
-
-def fresh(module: nn.Module, seed: int) -> nn.Module | None:
-    """A copy with weights drawn anew: by each layer's own rule, else the values of a tensor in another order.
-
-    A permutation keeps a tensor's scale and destroys what it does. None where the network has no weights.
-    """
-    found = copy.deepcopy(module)
-    devices = [weight.device for weight in found.parameters() if weight.device.type == "cuda"][:1]
-    drawn: set[int] = set()
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
-        for layer in found.modules():
-            own = [*layer.parameters(recurse=False)]
-            reset = getattr(layer, "reset_parameters", None)
-            if own and callable(reset):
-                reset()
-                drawn.update(map(id, own))
-        for weight in found.parameters():
-            if weight.is_floating_point():
-                weight.requires_grad_(True)
-                if id(weight) not in drawn:
-                    order = torch.randperm(weight.numel(), device=weight.device)
-                    weight.copy_(weight.flatten()[order].view_as(weight))
-    return found if any(weight.requires_grad for weight in found.parameters()) else None
 
 
 @torch.no_grad()

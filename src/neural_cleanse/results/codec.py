@@ -5,6 +5,7 @@ Damaged values never become a record: each is checked against its field's type.
 
 import enum
 import math
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -68,7 +69,8 @@ def _decoded(kind: Any, value: Any) -> Any:
 
 def _expect(value: Any, kind: Any, named: Any) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and named is not bool):
-        raise TypeError(f"{value!r} is no {getattr(named, '__name__', named)}")
+        shown = " ".join(reprlib.repr(value).split())
+        raise TypeError(f"{shown} is no {getattr(named, '__name__', named)}")
 
 
 def _the_other(kinds: tuple[Any, ...]) -> Any:

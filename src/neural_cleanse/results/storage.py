@@ -1,6 +1,7 @@
 """Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from neural_cleanse.results.repair import RepairResult
 JSON_FILE = "scan.json"
 TENSOR_FILE = "triggers.safetensors"
 REPAIR_FILE = "repair.json"
+SHARES = ("mask", "pattern")  # of a patch, in [0, 1]
 DAMAGED = "Copy the whole directory again, or scan the model again."
 
 
@@ -100,9 +102,12 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         for pair in [decode(LabelPair, row)]
     ]
     result = decode(ScanResult, {**raw, "evidence": evidence, "triggers": {}})
-    pairs = [*(row.pair for row in result.labels), *(one.pair for one in result.evidence)]
+    rows = [row.pair for row in result.labels]
+    if len(set(rows)) < len(rows):
+        raise ValueError("a label has two rows")
+    pairs = [*rows, *(one.pair for one in result.evidence)]
     patches = {one.pair for one in result.evidence if one.kind is Kind.PATCH}
-    if lacking := patches - {row.pair for row in result.labels}:
+    if lacking := patches - set(rows):
         raise ValueError(f"there is evidence against {len(lacking)} labels without a row")
     return replace(result, triggers={pair: trigger for pair in pairs if (trigger := _trigger(named, pair))})
 
@@ -110,6 +115,10 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
 def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
     prefix = f"trigger.{_key(pair)}."
     found = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    for name, tensor in found.items():
+        low, high = (-math.inf, math.inf) if name not in SHARES else (0, 1)
+        if not bool((tensor.isfinite() & (tensor >= low) & (tensor <= high)).all()):
+            raise ValueError(f"the {name} of the trigger of {_key(pair)} holds values that no trigger has")
     return {name: tensor for name, tensor in found.items() if "." not in name}
 
 
