@@ -79,7 +79,8 @@ class Normalize:
         if self == Normalize():
             return "pixels in [0, 1] as they are"
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
-        said = f"(pixels in [0, 1] x {self.scale:g} - mean {mean}) / std {std}"
+        scaled = "" if self.scale == 1 else f" x {self.scale:g}"
+        said = f"(pixels in [0, 1]{scaled} - mean {mean}) / std {std}"
         return f"{said}, blue first" if self.bgr else said
 
 

@@ -47,6 +47,13 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return plain(next(iter(str(error).splitlines()), ""), most)
 
 
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two and more."""
+    if seconds < 2 * 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+
+
 def by(sizes: Iterable[int]) -> str:
     """The sizes of a shape: "3x32x32"."""
     return "x".join(map(str, sizes))

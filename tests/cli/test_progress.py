@@ -133,10 +133,12 @@ def test_the_line_for_people() -> None:
     line = ProgressLine()
     assert line.line(at(0)) == "  0%, patches: 0 of 2 labels"
     assert line.line(at(250, found(1, 7.25), left=30.0)) == (
-        " 25%, patches: 1 of 2 labels, about 30 s left; smallest 1: 7.2 px"
+        " 25%, about 30 s left, patches: 1 of 2 labels; smallest 1: 7.2 px"
     )
-    assert line.line(at(1, left=400.0)).endswith("about 7 min left")
-    assert line.line(at(1, left=250_000.0)).endswith("about 69 h left")
+    assert "about 7 min left" in line.line(at(1, left=400.0))
+    assert "about 69 h left" in line.line(at(1, left=250_000.0))
+    assert "at most 9 s left" in line.line(replace(at(1, left=9.0), at_most=True)), "a student may not be needed"
+    assert "trigger" not in repr(at(1, found(1))), "no tensors"
 
 
 def test_a_new_phase_and_the_first_estimate_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +152,7 @@ def test_a_new_phase_and_the_first_estimate_are_said_at_once(capsys: pytest.Capt
     assert [one.split(", ", 1)[1] for one in capsys.readouterr().err.splitlines()] == [
         "checking the input: 0 of 90 images",
         "patches: 0 of 2 labels",
-        "patches: 0 of 2 labels, about 9 s left",
+        "about 9 s left, patches: 0 of 2 labels",
     ]
 
 

@@ -14,10 +14,11 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import progress as module
-from neural_cleanse.detection import student_test
+from neural_cleanse.detection import student_test, teaching
 from neural_cleanse.detection.progress import Phase, Progress, Work
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.student import StudentPlan
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.results import storage
@@ -170,3 +171,41 @@ def test_what_is_left_is_told_by_measured_speed(monkeypatch: pytest.MonkeyPatch)
     work.plan("one-class patches", 1000)
     patches.advance(450)
     assert seen[-1].share == pytest.approx(500 / 1950)
+
+
+def test_what_an_earlier_run_did_tells_nothing_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = [0.0], list[Progress]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    part = Work(seen.append).begin("patches", 1000, 10)
+    part.recall(800)
+    clock[0] = 10.0
+    part.recall(-300)  # searched again from the start
+    assert seen[-1].passes_done == 500 and seen[-1].seconds_left is None
+    part.advance(100)
+    assert seen[-1].seconds_left == pytest.approx(40), "100 passes in 10 s, 400 to go"
+
+
+def test_a_search_of_which_the_plan_did_not_know_is_planned_when_it_begins() -> None:
+    seen = list[Progress]()
+    part = Work(seen.append).begin("patches", 1000, 10)
+    part.searching(10, 42, 900)
+    part.advance(900)
+    part.searching(10, 500, 3000)
+    assert seen[-1].passes_planned == 3900 and str(seen[-1]) == " 23%, patches, 500 steps: 0 of 10 labels"
+
+
+def test_a_student_is_planned_until_none_is_needed(
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, lesson = replace(QUICK, patches_only=True), StudentPlan(steps=20)
+    monkeypatch.setattr(teaching, "StudentPlan", lambda: lesson)
+    for doubt in (False, True):
+        monkeypatch.setattr(student_test, "leaves_doubt", lambda *_, doubt=doubt: doubt)
+        monkeypatch.setattr(student_test, "_is_clear", lambda *_: True)
+        seen: list[Progress] = []
+        scan(clean, digits, settings, progress=seen.append)
+        patches = [one for one in seen if one.phase.name == "patches"]
+        assert all(one.passes_planned > one.passes_done + lesson.passes and not one.at_most for one in patches)
+        lessons = [one for one in seen if one.phase.name == "training a student network"]
+        assert bool(lessons) is doubt and all(one.at_most for one in lessons), "another two may be needed"
+        assert not seen[-1].at_most and seen[-1].share == 1

@@ -61,7 +61,7 @@ class _Line:
         self._told = set[tuple[str, bool]]()
 
     def __call__(self, progress: Progress) -> None:
-        text, now = f"scan: {progress.share:4.0%}, {progress.phase}", time.monotonic()
+        text, now = f"scan: {progress}", time.monotonic()
         due = progress.news not in self._told or now - self._last >= SECONDS_BETWEEN_LINES[self._live]
         if text == self._shown or not due:
             return

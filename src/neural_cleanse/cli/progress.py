@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.results.records import LabelPair, Recovered
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
@@ -120,12 +120,10 @@ class ProgressLine:
         self._told.add(progress.news)
 
     def line(self, progress: Progress) -> str:
-        """Share done, the phase, time left, and the smallest triggers so far."""
+        """Share done, time left, the phase, and the smallest triggers so far."""
         sizes = sorted((found.size, found.pair.target) for found in progress.finished if found.size is not None)
         smallest = ", ".join(f"{label}: {size:.1f} px" for size, label in sizes[:SMALLEST_SHOWN])
-        text = f"{progress.share:4.0%}, {progress.phase}"
-        text += "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
-        return text + (f"; smallest {smallest}" if smallest else "")
+        return f"{progress}" + (f"; smallest {smallest}" if smallest else "")
 
     def done(self, answer: str, flagged: tuple[int, ...], exit_code: int) -> None:
         """Nothing: the answer stands on stdout."""
@@ -155,7 +153,8 @@ class JsonLines:
                 self._warned.add(warning)
                 self._write("warning", text=warning)
         for recovered in progress.finished:
-            if self._told.get(recovered.pair) is not recovered:  # new, or searched further
+            known = recovered.outcome is Outcome.NOT_SEARCHED or self._told.get(recovered.pair) is recovered
+            if not known:  # new, or searched further
                 self._told[recovered.pair] = recovered
                 self._write("label_finished", **_label(recovered))
         if now - self._last >= SECONDS_BETWEEN_EVENTS:
@@ -205,10 +204,3 @@ def _labels(progress: Progress) -> int:
 def _phase(progress: Progress) -> dict[str, object]:
     phase = progress.phase
     return {"phase": phase.name, "phase_done": phase.done, "phase_count": phase.count, "phase_unit": phase.unit}
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit of which there are two and more."""
-    if seconds < 2 * 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"

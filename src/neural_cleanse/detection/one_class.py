@@ -24,6 +24,7 @@ from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.one_class import NATURAL, PLANTED, pair_p
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
+from neural_cleanse.detection.teaching import MOST_STUDENTS
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, Verdict
@@ -35,7 +36,6 @@ FEW_STEPS, FEW_IMAGES = 75, 2
 MORE_STEPS, MORE_IMAGES = 200, 4
 STANDS_OUT = 0.02  # p-value among the pairs up to which a pair is compared with students
 MOST_COMPARED = 3  # pairs
-STUDENTS = 3  # the largest of their ratios decides
 MIN_SIZED = 0.3  # share of pairs for which a trigger works: few steps reach the near ones
 
 
@@ -155,12 +155,12 @@ class OneClass:
         return self.search.run(self._more, small, subject, " that stand out")
 
     def _over_students(self, longer: Searched) -> tuple[Theirs, tuple[str, ...]]:
-        """The largest of the ratios to the students; one is enough where it has as small ones.
+        """The largest of the ratios to the students decides; one is enough where it has as small ones.
 
         The notes say where some were wanted and not there.
         """
         pairs, heard = [pair for pair, _ in longer.sized], list[Theirs]()
-        for number in range(STUDENTS if pairs else 0):
+        for number in range(MOST_STUDENTS if pairs else 0):
             heard.append(self.search.over_student(longer, pairs, number))
             ratios = heard[-1].ratios
             if ratios is None or min(ratios.values()) >= NATURAL:
@@ -175,7 +175,7 @@ class OneClass:
         if not made or len(made) == len(heard):
             return theirs, ()
         why = "the budget was spent" if self.search.stages.tracker.truncated else "no other could be compared with"
-        return theirs, (f"{Kind.PAIRS.meaning}: {len(made)} of {STUDENTS} student networks decided, {why}",)
+        return theirs, (f"{Kind.PAIRS.meaning}: {len(made)} of {MOST_STUDENTS} student networks decided, {why}",)
 
 
 def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], why: str) -> KindTest:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from neural_cleanse.deadline import Deadline
 from neural_cleanse.results.records import LabelPair, Recovered
+from neural_cleanse.text import duration
 
 FORWARD = 1 / 3  # of an image pass: about what a pass without its way back takes
 PROPORTIONAL = ("images", "outputs", "steps", "maps")  # units that are done in proportion to the passes
@@ -31,16 +32,26 @@ class Progress:
     """How far a scan is: image passes done of all that it will make as far as is known, and the labels finished so far.
 
     Passes without a way back count a third. `warnings` are on the form of the input, to be said before the search is
-    over. `seconds_left` is by the speed so far; None until it was measured.
+    over. `seconds_left` is by the speed so far; None until it was measured. `at_most` says that more students are
+    planned than may be needed. As a string it is the line that is shown.
     """
 
     passes_done: int
     passes_planned: int
-    finished: tuple[Recovered, ...]
+    finished: tuple[Recovered, ...] = field(repr=False)
     num_labels: int
     warnings: tuple[str, ...] = ()
     phase: Phase = Phase()
     seconds_left: float | None = None
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        left = (
+            ""
+            if self.seconds_left is None
+            else f", {'at most' if self.at_most else 'about'} {duration(self.seconds_left)} left"
+        )
+        return f"{self.share:4.0%}{left}, {self.phase}"
 
     @property
     def share(self) -> float:
@@ -122,6 +133,11 @@ class Part:
         """Work was left when the budget was exhausted."""
         self.work.tracker.truncated = True
 
+    def recall(self, image_passes: float) -> bool:
+        """So many were done by an earlier run of this scan: they count, and tell nothing of the speed."""
+        self.work.recalled += image_passes
+        return self.advance(image_passes)
+
     def looked_at(self, images: int) -> None:
         """So many more images went through the network, without a way back: no budget of image passes counts them."""
         self.reached(images * FORWARD)
@@ -136,8 +152,12 @@ class Part:
         self.finished[recovered.pair] = self.work.finished[recovered.pair] = recovered
         self.work.tell(self)
 
-    def searching(self, count: int, steps: int) -> None:
-        """A search of so many labels or pairs begins: the first one of the part, or one with other steps."""
+    def searching(self, count: int, steps: int, passes: float) -> None:
+        """A search of so many labels or pairs begins: the first one of the part, or one with other steps.
+
+        It takes so many image passes at most, of which the plan may not have known.
+        """
+        self.planned = max(self.planned, round(self.done + passes))
         name = self.name if self._call is None else f"{self.name}, {steps:,} steps"
         self._call = Phase(name, 0, count, self.unit)
         self.work.tell(self)
@@ -188,7 +208,9 @@ class Work:
     tracker: BudgetTracker = field(default_factory=BudgetTracker)
     num_labels: int = 0
     warnings: tuple[str, ...] = ()
+    recalled: float = 0.0
     finished: dict[LabelPair, Recovered] = field(default_factory=dict)
+    _possible: set[str] = field(default_factory=set)
     _parts: dict[str, Part] = field(default_factory=dict)
     _began: float = field(default_factory=lambda: time.monotonic())
 
@@ -196,6 +218,17 @@ class Work:
         """A part that will be made, or that will take other passes than was thought: 0 where it will not be made."""
         part = self._parts.setdefault(name, Part(self, name, passes))
         part.planned = passes
+
+    def expect(self, name: str, passes: int) -> None:
+        """A part that may be made: planned until it begins, or is known not to."""
+        self._possible.add(name)
+        self.plan(name, passes)
+
+    def drop(self, *names: str) -> None:
+        """Those of the expected parts that have not begun will not."""
+        for name in self._possible.intersection(names):
+            if not self._parts[name].begun:
+                self.plan(name, 0)
 
     def begin(self, name: str, passes: int, count: int, unit: str = "labels") -> Part:
         """Begin a part; the one before is over."""
@@ -219,16 +252,18 @@ class Work:
         total = sum(one.total for one in self._parts.values())
         most = self.tracker.budget.image_passes
         total = total if most is None else max(done, min(total, most))
+        possible = [self._parts[name] for name in self._possible]
+        at_most = any(one.begun for one in possible) and any(one.planned and not one.begun for one in possible)
         self.report(
             Progress(
                 round(done), round(total), tuple(self.finished.values()), self.num_labels, self.warnings, part.phase,
-                self._seconds_left(done, total),
+                self._seconds_left(done, total), at_most,
             )
         )  # fmt: skip
 
     def _seconds_left(self, done: float, total: float) -> float | None:
         elapsed, deadline = time.monotonic() - self._began, self.tracker.deadline
-        if done <= 0 or elapsed < MEASURED_S:
+        if done <= self.recalled or elapsed < MEASURED_S:
             return None
-        left = elapsed / done * (total - done)
+        left = elapsed / (done - self.recalled) * (total - done)
         return left if deadline is None else max(0.0, min(left, deadline.left))

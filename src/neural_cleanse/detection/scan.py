@@ -1,7 +1,7 @@
 """scan: clean images and a classifier in, a verdict with evidence out. Reads top to bottom as the method does."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from neural_cleanse.classifier import Classifier
@@ -23,7 +23,7 @@ from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult
+from neural_cleanse.results.records import Outcome, Recovered, ScanResult
 
 
 def scan(
@@ -63,11 +63,7 @@ def scan(
     subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
     tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]
     _announce(tests, subject, targets, pair_plan)
-    report = stages.report(PATCHES, prepared.planned, len(prepared.pairs))
-    invert = stages.invert(subject, report)
-    for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, settings.seed, prepared.rule):
-        report.finish(recovered)
-    found = _all_of(prepared.pairs, report.finished)
+    found = _patches(prepared, subject, stages)
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
@@ -80,6 +76,7 @@ def scan(
         )  # fmt: skip
         found, decision, choice_passes = found + across.found, across.decision, across.forward_passes
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
+    teaching.dismiss(work, wanted=False)
     decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
     last = work.begin("evidence", 0, 0)
     parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker, choice_passes)
@@ -88,9 +85,20 @@ def scan(
     return result
 
 
+def _patches(prepared: PreparedScan, subject: Subject, stages: Stages) -> tuple[Recovered, ...]:
+    """The search of every label by the scan's plan; those that the budget left out say so."""
+    report, seed = stages.report(PATCHES, prepared.planned, len(prepared.pairs)), prepared.settings.seed
+    invert = stages.invert(subject, report)
+    for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, seed, prepared.rule):
+        report.finish(recovered)
+    finished = report.finished
+    return tuple(finished.get(pair) or Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in sorted(prepared.pairs))
+
+
 def _announce(tests: KindTests, subject: Subject, targets: Sequence[int], plan: PairPlan) -> None:
     """What will be searched beside patches, as far as that is known before they are."""
     tests.plan()
+    tests.teaching.announce(tests.stages.work)
     prepared = tests.prepared
     if prepared.settings.pairs:
         inversion = pair_inversion(prepared.settings.loss, prepared.inversion)
@@ -102,12 +110,9 @@ def _compared(prepared: PreparedScan, found: Sequence[Recovered], teaching: Teac
     """What a student says of the sizes, as far as there is time for one."""
     decision = prepared.decide(found)
     try:
-        return compare(prepared, found, decision, teaching, stages)
+        compared = compare(prepared, found, decision, teaching, stages)
     except OutOfTime:
         stages.tracker.truncated = True
-        return no_time(prepared, decision)
-
-
-def _all_of(pairs: Sequence[LabelPair], finished: Mapping[LabelPair, Recovered]) -> tuple[Recovered, ...]:
-    """A record of every pair, in order; those that the budget left out say so."""
-    return tuple(finished.get(pair) or Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in sorted(pairs))
+        compared = no_time(prepared, decision)
+    teaching.dismiss(stages.work, wanted=prepared.settings.beyond_patches)
+    return compared

@@ -79,12 +79,15 @@ class Stages:
         invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, meter)
         if self.checkpoint is not None:
             kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)
-            invert = kept.wrap(invert, meter.advance)
+            invert = kept.wrap(invert, lambda image_passes: report.recall(image_passes * subject.weight))
+        taken: dict[LabelPair, int] = {}
 
         def counted(
             inversion: Inversion, pairs: Sequence[LabelPair], resume: bool = False, record: bool = True
         ) -> Iterator[Recovered]:
-            report.searching(len(pairs), inversion.steps)
+            rest = sum(inversion.passes - (taken.get(pair, 0) if resume else 0) for pair in pairs)
+            taken.update(dict.fromkeys(pairs, inversion.passes))
+            report.searching(len(pairs), inversion.steps, subject.weight * rest)
             for one in invert(inversion, pairs, resume, record):
                 report.searched()
                 yield one

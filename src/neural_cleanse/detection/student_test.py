@@ -11,7 +11,7 @@ from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
 from neural_cleanse.detection.students import Asked, as_baseline, ask
-from neural_cleanse.detection.teaching import Teaching
+from neural_cleanse.detection.teaching import MOST_STUDENTS, Teaching
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
@@ -22,7 +22,6 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
-MOST_STUDENTS = 3
 LARGE = 0.75  # of the median label: planted triggers had at most .59
 NO_STUDENT = "no student network could be made of this model, to compare it with"
 NO_TIME = "the budget was spent before a student network could be compared with"

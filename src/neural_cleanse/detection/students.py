@@ -12,14 +12,12 @@ from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.detection.statistics.outlier import over_several
 from neural_cleanse.detection.student import Student, StudentPlan
-from neural_cleanse.detection.teaching import Teaching, called, name_of
+from neural_cleanse.detection.teaching import SEARCHED, Teaching, called, name_of
 from neural_cleanse.detection.verdict import Baseline
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.base import SMALLEST_SIZE
-
-SEARCHED = "patches of {}"
 
 
 @dataclass(frozen=True)

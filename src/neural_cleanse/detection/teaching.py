@@ -1,6 +1,7 @@
 """The students of a scan: each made when a test first asks for it, used by all, its cost counted once."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,13 +12,15 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.feature_space import feature_space
 from neural_cleanse.detection.prepare import PreparedScan
-from neural_cleanse.detection.progress import Part
+from neural_cleanse.detection.progress import Part, Work
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.student import Student, StudentPlan, make_student, remembered
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
 
-LESSON = "training {}, for what leaves doubt"
+LESSON, SEARCHED = "training {}", "patches of {}"
+MOST_LABELS = 100  # beyond, no test asks for a student
+MOST_STUDENTS = 3
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -52,12 +55,31 @@ class Teaching:
     forward_passes: int = 0
     _made: dict[str, Student | None] = field(default_factory=dict)
 
+    def announce(self, work: Work, numbers: Sequence[int] = (0,)) -> None:
+        """What students will take, if the sizes leave doubt or another kind of trigger stands out."""
+        prepared, settings = self.prepared, self.prepared.settings
+        against_sizes = prepared.baseline_sizes is None
+        if not settings.student or prepared.doubt or prepared.num_labels > MOST_LABELS:
+            return
+        for name in map(called, numbers):
+            if against_sizes or settings.beyond_patches:
+                work.expect(LESSON.format(name), self.plan.passes)
+            if against_sizes:
+                work.expect(SEARCHED.format(name), prepared.inversion.passes * len(prepared.pairs))
+
+    def dismiss(self, work: Work, *, wanted: bool) -> None:
+        """The sizes leave no more doubt; `wanted`: another kind of trigger may still ask for one student."""
+        names = [*map(called, range(MOST_STUDENTS))]
+        work.drop(*map(SEARCHED.format, names), *map(LESSON.format, names[wanted:]))
+
     def student(self, stages: Stages, number: int = 0) -> Student | None:
         """The student of that number, from 0 on; None where none can be made, is asked for, or a budget ended it."""
         name = name_of(number)
         if not self.prepared.settings.student:
             return None
         if name not in self._made:
+            if not self._made:
+                self.announce(stages.work, range(number + 1, MOST_STUDENTS))
             report = stages.report(LESSON.format(called(number)), self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
@@ -112,5 +134,5 @@ def _remembered(
     weights = None if stages.checkpoint is None else stages.checkpoint.tensors(name)
     found = None if weights is None else remembered(suspect, weights, unseen)
     if found is not None:
-        report.advance(report.planned)
+        report.recall(report.planned)
     return found

@@ -143,8 +143,8 @@ def _usual_limit(
 
 def _too_few(enough: int, num_labels: int, doubt: str | None) -> Decision:
     """The decision where sizes are too few for an outlier test."""
-    few = f"only {enough}" if enough else "none"
-    reason = f"{few} of {num_labels} labels have a trigger size: too few to tell an outlier"
+    few = f"only {enough} of {num_labels} labels have" if enough else f"none of {num_labels} labels has"
+    reason = f"{few} a trigger size: too few to tell an outlier"
     nothing = PaperRule(INDEX_THRESHOLD, None, ())
     return Decision(Verdict.INCONCLUSIVE, joined(doubt, reason), (), None, None, {}, {}, nothing, None)
 

@@ -94,6 +94,8 @@ class Checkpoint:
                     advance(found.image_passes - (counted.get(pair, 0) if resume else 0))
                     counted[pair] = found.image_passes
                     yield found
+            if again := sum(counted.pop(pair, 0) for pair in lacking if resume):
+                advance(-again)  # no state was kept of these: they are searched from the start
             for recovered in invert(inversion, lacking, resume):
                 cut_off = recovered.outcome is Outcome.NOT_SEARCHED
                 yield recovered if cut_off else self._write(inversion, recovered)
