@@ -7,6 +7,7 @@ from typing import Any
 from neural_cleanse.evaluation.rates import PAPER, RULES, Rate, calibration, median_of, rates, recorded
 from neural_cleanse.evaluation.tables import finished, hits_of, kind, misses
 from neural_cleanse.report.tables import Table
+from neural_cleanse.results.records import Verdict
 
 Row = Mapping[str, Any]
 Suites = Mapping[str, Sequence[Row]]
@@ -77,7 +78,13 @@ def errors(rows: Sequence[Row]) -> str:
         said = f"{row['verdict']} {', '.join(map(str, row['flagged']))}".strip()
         p = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
         lines.append(f"- `{row['model']}` ({labels if targets else 'clean'}): {said}{p}")
-    return "Missed, open or wrong:\n\n" + "\n".join(lines) if lines else "No error."
+    said = "Missed, open or wrong:\n\n" + "\n".join(lines) if lines else "No error."
+    left = [
+        row["model"]
+        for row in finished(rows)
+        if not row["truth"]["infected"] and row["verdict"] == Verdict.INCONCLUSIVE.value
+    ]
+    return said + (f"\n\nClean ones that could not be told: {', '.join(f'`{name}`' for name in left)}." if left else "")
 
 
 def calibrated(rows: Sequence[Row]) -> str:

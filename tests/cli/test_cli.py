@@ -1,6 +1,7 @@
 """The command line as a script sees it: exit codes, streams, and what lies on the disk afterwards."""
 
 import json
+import signal
 import os
 import subprocess
 import sys
@@ -271,11 +272,12 @@ def test_a_reader_that_goes_away_does_not_swallow_the_files(
     assert again.code == 2 and "finished scan" in again.err
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_scan_leaves_nothing(
-    shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sent: signal.Signals, shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(sent)
 
     monkeypatch.setattr("neural_cleanse.detection.scan.scan", interrupt)
     ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
@@ -304,8 +306,10 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
 
 def test_where_a_budget_left_nothing_the_scan_begins_again(shipped: tuple[Path, ...], tmp_path: Path) -> None:
     options = (*shipped, "--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
-    cut = run("scan", "--patches-only", *options, "--max-passes", 200)
+    cut = run("scan", "--patches-only", *options, "--max-passes", 200, "--json")
     assert cut.code == 3 and "begin again" in cut.err and cut.err.splitlines()[-1].endswith("--resume")
+    cut = run("scan", "--patches-only", *options, "--max-passes", 200, "--overwrite")
+    assert cut.out.count("--resume") == 1 and "--resume" not in cut.err, "said once"
     assert run("scan", "--patches-only", *options, "--resume", "--seed", 1).code == 2, "of another scan"
     assert run("scan", "--patches-only", *options, "--resume").code == 1
     assert not (tmp_path / "out" / "unfinished").exists()

@@ -4,7 +4,9 @@ A command's module is imported when the command is called: help, version and com
 """
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -113,7 +115,9 @@ def main(
 
 
 def run() -> None:
-    """Entry point."""
+    """Entry point. Whoever stops the process by SIGTERM, as containers do, is told what Ctrl-C tells."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_freed_memory()
     with streams.guarded():
         _run()

@@ -103,8 +103,8 @@ def scan(
             scanning.keep(result, output, wanted, inputs, data)
             if checkpoint is not None and not result.cut_off:
                 checkpoint.remove()
-        if not quiet:
-            scanning.say_what_is_kept(result, None if formats.on_stdout(wanted) else output, checkpoint)
+        if not quiet and not log_json:
+            scanning.say_what_is_kept(result, output, checkpoint, alone=formats.on_stdout(wanted))
         code = exit_codes.of_scan(result.verdict.value, fail_on)
         sink.done(result.verdict.value, result.flagged, code)
     raise typer.Exit(code)

@@ -13,7 +13,7 @@ from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.report import output_dir, terminal
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.records import ScanResult, Verdict
 
 BUDGETS = ("--budget", "--max-passes")
 
@@ -75,11 +75,15 @@ def say_how_to_go_on(why: str, *without: str) -> None:
     console.print(f"  {shlex.join(['neural-cleanse', *command, '--resume'])}", markup=False, highlight=False)
 
 
-def say_what_is_kept(result: ScanResult, output: Path | None, checkpoint: Checkpoint | None) -> None:
-    """Where the report is, and how to go on with a search that its budget ended."""
-    if output is not None:
+def say_what_is_kept(result: ScanResult, output: Path | None, checkpoint: Checkpoint | None, *, alone: bool) -> None:
+    """Where the report is, and how to go on with a search that its budget ended, unless the answer says so.
+
+    `alone`: stdout holds a document and nothing else.
+    """
+    if output is not None and not alone:
         Console().print(f"report: {output / output_dir.REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
-    if checkpoint is not None and result.cut_off:
+    said = result.verdict is Verdict.INCONCLUSIVE and not alone
+    if checkpoint is not None and result.cut_off and not said:
         kept = "go on" if checkpoint.has_records() else "no label was finished, begin again"
         say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
 
