@@ -1,8 +1,8 @@
 """The command line as a script sees it: exit codes, streams, and what lies on the disk afterwards."""
 
 import json
-import signal
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
