@@ -129,10 +129,10 @@ def clean(demo_files: Path) -> Classifier:
 
 @pytest.fixture(scope="session")
 def scanned_infected(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a scan of the infected classifier, as the command leaves it."""
+    """The directory of a scan of the infected classifier for patches, as the command leaves it."""
     directory = tmp_path_factory.mktemp("scanned") / "scan"
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
-    ran = run("scan", model, "--data", data, "--samples", 400, "--output", directory)
+    ran = run("scan", "--patches-only", model, "--data", data, "--samples", 400, "--output", directory)
     assert ran.code == 1, ran.err
     return directory
 
