@@ -1,6 +1,7 @@
 """What is finished survives; what is of another scan, or damaged, is not taken for it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -101,24 +102,34 @@ def test_a_scan_goes_on_and_ends_as_one_that_was_left_alone(
         assert torch.equal(storage.tensors(resumed)[name], tensor)
 
 
+@pytest.fixture(scope="module")
+def finished(infected: Classifier, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a scan that came to its end left its checkpoint."""
+    directory = tmp_path_factory.mktemp("finished") / "scan"
+    scan(infected, digits, QUICK, checkpoint=Checkpoint.within(directory))
+    return directory
+
+
+@pytest.fixture
+def checkpoint(finished: Path, tmp_path: Path) -> Checkpoint:
+    """A copy of it."""
+    return Checkpoint.within(shutil.copytree(finished, tmp_path / "scan"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"seed": 1}, "seed was 0 and is 1"), ({"samples": 150}, "samples was 200"), ({"alpha": 0.05}, "alpha")],
 )
 def test_another_scan_is_refused_with_what_differs(
-    infected: Classifier, digits: ImageSet, tmp_path: Path, change: dict[str, float], said: str
+    infected: Classifier, digits: ImageSet, checkpoint: Checkpoint, change: dict[str, float], said: str
 ) -> None:
-    checkpoint = Checkpoint.within(tmp_path)
-    scan(infected, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match=said):
         scan(infected, digits, replace(QUICK, **change), checkpoint=checkpoint)  # type: ignore[arg-type]
 
 
 def test_another_model_or_data_is_refused(
-    infected: Classifier, clean: Classifier, digits: ImageSet, tmp_path: Path
+    infected: Classifier, clean: Classifier, digits: ImageSet, checkpoint: Checkpoint
 ) -> None:
-    checkpoint = Checkpoint.within(tmp_path)
-    scan(infected, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match="model sha256"):
         scan(clean, digits, QUICK, checkpoint=checkpoint)
     with pytest.raises(OutputError, match="data sha256"):
