@@ -20,7 +20,7 @@ from neural_cleanse.detection.student import StudentPlan
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.mitigation import family
+from neural_cleanse.mitigation import blends, family
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES, FineTuning
 from neural_cleanse.mitigation.pruning import Pruning
@@ -76,6 +76,7 @@ def _short_repairs() -> Iterator[None]:
         for name, value in {"OCCASIONS": 1, "RESTARTS": 2, "FRESH_RESTARTS": 3, "MOST_FRESH": 10}.items():
             patch.setattr(family, name, value)
         patch.setattr(family, "TAKEN_AT", (60, 120))
+        patch.setattr(blends, "STEPS", 25)
         unlearning = Unlearning(least_batches=LEAST_BATCHES // 16)
         pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 16))
         for name, short in (("unlearn", (unlearning,)), ("prune", (pruning,)), ("auto", (unlearning, pruning))):

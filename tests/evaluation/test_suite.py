@@ -13,8 +13,8 @@ from shell import run
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import OutputError
-from neural_cleanse.evaluation.cards import read_card, read_cards
 from neural_cleanse.evaluation import suite as module
+from neural_cleanse.evaluation.cards import read_card, read_cards
 from neural_cleanse.evaluation.suite import Case, read_rows, read_suite, rows_of, scan_case
 from neural_cleanse.evaluation.suite import run as run_suite
 
