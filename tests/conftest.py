@@ -20,7 +20,7 @@ from neural_cleanse.detection.student import StudentPlan
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
-from neural_cleanse.mitigation import family
+from neural_cleanse.mitigation import blends, family
 from neural_cleanse.mitigation.base import Backdoor, known_backdoors
 from neural_cleanse.mitigation.fine_tuning import LEAST_BATCHES, FineTuning
 from neural_cleanse.mitigation.pruning import Pruning
@@ -76,6 +76,7 @@ def _short_repairs() -> Iterator[None]:
         for name, value in {"OCCASIONS": 1, "RESTARTS": 2, "FRESH_RESTARTS": 3, "MOST_FRESH": 10}.items():
             patch.setattr(family, name, value)
         patch.setattr(family, "TAKEN_AT", (60, 120))
+        patch.setattr(blends, "STEPS", 25)
         unlearning = Unlearning(least_batches=LEAST_BATCHES // 16)
         pruning = Pruning(FineTuning(least_batches=LEAST_BATCHES // 16))
         for name, short in (("unlearn", (unlearning,)), ("prune", (pruning,)), ("auto", (unlearning, pruning))):
@@ -129,10 +130,10 @@ def clean(demo_files: Path) -> Classifier:
 
 @pytest.fixture(scope="session")
 def scanned_infected(demo_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a scan of the infected classifier, as the command leaves it."""
+    """The directory of a scan of the infected classifier for patches, as the command leaves it."""
     directory = tmp_path_factory.mktemp("scanned") / "scan"
     model, data = demo_files / "infected.safetensors", demo_files / "digits.npz"
-    ran = run("scan", model, "--data", data, "--samples", 400, "--output", directory)
+    ran = run("scan", "--patches-only", model, "--data", data, "--samples", 400, "--output", directory)
     assert ran.code == 1, ran.err
     return directory
 

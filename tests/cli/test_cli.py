@@ -264,9 +264,10 @@ def test_a_reader_that_goes_away_does_not_swallow_the_files(
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("neural_cleanse.report.terminal.show", closed)
-    options = ("--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
+    options = ("--restarts", 1, "--samples", 300, "--labels", "3-4", "--output", tmp_path / "out")
     assert run("scan", "--patches-only", *shipped, *options).code == 2
-    assert json.loads((tmp_path / "out" / "scan.json").read_text())["flagged"] == [3]
+    found = json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert [label["target"] for label in found["labels"] if label["size"]] == [3, 4]
     assert not (tmp_path / "out" / "unfinished").exists()
     again = run("scan", "--patches-only", *shipped, *options, "--resume")
     assert again.code == 2 and "finished scan" in again.err
@@ -290,8 +291,8 @@ def test_an_interrupted_scan_leaves_nothing(
 
 def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_path: Path) -> None:
     """To the same result as one without a budget; the command that does it is said."""
-    options = ("--restarts", 1, "--samples", 300, "--seed", 3)
-    bounds = ("--max-passes", 1500, "--batch-images", 4)  # a label at a time: four are finished
+    options = ("--restarts", 1, "--samples", 300, "--seed", 3, "--labels", "0-3")
+    bounds = ("--max-passes", 1500, "--batch-images", 4)  # a label at a time: one is finished
     cut = run("scan", "--patches-only", *shipped, *options, *bounds, "--output", tmp_path / "out", "--json")
     assert cut.code == 3 and strict(cut.out)["cut_off"] is True
     said = cut.err.splitlines()[-1]
@@ -300,18 +301,20 @@ def test_a_scan_that_its_budget_ended_can_go_on(shipped: tuple[Path, ...], tmp_p
     went_on = run("scan", "--patches-only", *shipped, *options, "--output", tmp_path / "out", "--json", "--resume")
     whole = strict(run("scan", "--patches-only", *shipped, *options, "--json").out)
     ours = strict(went_on.out)
-    assert went_on.code == 1 and ours["cut_off"] is False and ours["labels"] == whole["labels"]
+    assert went_on.code == 3 and ours["cut_off"] is False and ours["labels"] == whole["labels"]
+    assert all(label["size"] for label in ours["labels"]) and not strict(cut.out)["labels"][-1]["size"]
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_where_a_budget_left_nothing_the_scan_begins_again(shipped: tuple[Path, ...], tmp_path: Path) -> None:
-    options = (*shipped, "--restarts", 1, "--samples", 300, "--output", tmp_path / "out")
+    options = (*shipped, "--restarts", 1, "--samples", 300, "--labels", "3-4", "--output", tmp_path / "out")
     cut = run("scan", "--patches-only", *options, "--max-passes", 200, "--json")
     assert cut.code == 3 and "begin again" in cut.err and cut.err.splitlines()[-1].endswith("--resume")
     cut = run("scan", "--patches-only", *options, "--max-passes", 200, "--overwrite")
     assert cut.out.count("--resume") == 1 and "--resume" not in cut.err, "said once"
     assert run("scan", "--patches-only", *options, "--resume", "--seed", 1).code == 2, "of another scan"
-    assert run("scan", "--patches-only", *options, "--resume").code == 1
+    assert run("scan", "--patches-only", *options, "--resume", "--json").code == 3
+    assert all(label["size"] for label in json.loads((tmp_path / "out" / "scan.json").read_text())["labels"])
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
@@ -335,7 +338,7 @@ def test_a_model_is_no_baseline_of_itself(demo_files: Path, tmp_path: Path) -> N
     clean = (demo_files / "clean.safetensors", "--data", demo_files / "digits.npz", "--restarts", 1, "--samples", 200)
     assert (
         run(
-            "scan", "--patches-only", *clean, "--plan", "full", "--labels", "0-4", "--output", tmp_path / "baseline"
+            "scan", "--patches-only", *clean, "--plan", "full", "--labels", "0-1", "--output", tmp_path / "baseline"
         ).code
         == 3
     )

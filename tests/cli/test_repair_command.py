@@ -39,7 +39,7 @@ def done(demo_files: Path, scanned_infected: Path, tmp_path_factory: pytest.Temp
     directory = tmp_path_factory.mktemp("repaired")
     ran = run(
         "repair", demo_files / "infected.safetensors", "--scan", scanned_infected, "--data", demo_files / "digits.npz",
-        "--output", directory / "better.safetensors", "--json", "--log-json",
+        "--samples", 500, "--output", directory / "better.safetensors", "--json", "--log-json",
         "--verify-trigger", demo_files / "infected.card.json",
     )  # fmt: skip
     return Done(ran, directory)

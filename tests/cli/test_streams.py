@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 FULL = Path("/dev/full")
+TWO_LABELS = ("--labels", "0-1", "--restarts", "1")  # for an answer in little time: exit code 3
 NEEDS_FULL = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
 
 
@@ -37,8 +38,8 @@ def full() -> object:
 
 @NEEDS_FULL
 def test_what_is_told_on_the_way_is_dropped(demo_files: Path, tmp_path: Path, full: object) -> None:
-    done = scan(demo_files, tmp_path / "out", "--log-json", stdout=subprocess.PIPE, stderr=full)
-    assert done.returncode == 0 and "Nothing found" in done.stdout
+    done = scan(demo_files, tmp_path / "out", "--log-json", *TWO_LABELS, stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == 3 and "Could not tell" in done.stdout
     assert (tmp_path / "out" / "scan.json").exists() and not (tmp_path / "out" / "unfinished").exists()
 
 
@@ -47,7 +48,7 @@ def test_what_is_told_on_the_way_is_dropped(demo_files: Path, tmp_path: Path, fu
 def test_an_answer_that_is_not_taken_is_an_error_and_is_in_the_files(
     demo_files: Path, tmp_path: Path, full: object, options: tuple[str, ...]
 ) -> None:
-    done = scan(demo_files, tmp_path / "out", *options, stdout=full, stderr=subprocess.PIPE)
+    done = scan(demo_files, tmp_path / "out", *options, *TWO_LABELS, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2 and done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
     assert "No space left" in done.stderr
     assert (tmp_path / "out" / "scan.json").exists() and not (tmp_path / "out" / "unfinished").exists()
@@ -58,9 +59,9 @@ def test_an_error_that_cannot_be_told_is_not_taken_for_a_backdoor(tmp_path: Path
     assert scan(tmp_path, tmp_path / "out", stdout=subprocess.PIPE, stderr=full).returncode == 2
 
 
-def closed(demo: Path, stream: int) -> subprocess.CompletedProcess[str]:
+def closed(demo: Path, stream: int, *more: str) -> subprocess.CompletedProcess[str]:
     files = [str(demo / name) for name in ("clean.safetensors", "digits.npz")]
-    options = "--samples 300 --patches-only"
+    options = " ".join(("--samples 300 --patches-only", *more))
     shell = f"{sys.executable} -m neural_cleanse scan {files[0]} --data {files[1]} {options} {stream}>&-"
     return subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
 
@@ -69,5 +70,5 @@ def closed(demo: Path, stream: int) -> subprocess.CompletedProcess[str]:
 def test_closed_streams(demo_files: Path) -> None:
     quiet = closed(demo_files, 2)
     assert quiet.returncode == 0 and "Nothing found" in quiet.stdout
-    unheard = closed(demo_files, 1)
+    unheard = closed(demo_files, 1, *TWO_LABELS)
     assert unheard.returncode == 2 and "it is closed" in unheard.stderr and "Traceback" not in unheard.stderr

@@ -20,6 +20,7 @@ from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion import class_maps
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.report.page import html
@@ -50,8 +51,19 @@ def planted(clean: Classifier) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def found(planted: Classifier, digits: ImageSet) -> ScanResult:
-    return scan(planted, digits, ScanSettings())
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the patches of each model: they are searched once."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def found(planted: Classifier, digits: ImageSet, kept: Path) -> ScanResult:
+    return scan(planted, digits, ScanSettings(), checkpoint=Checkpoint(kept / "planted"))
+
+
+@pytest.fixture(scope="module")
+def cleared(clean: Classifier, digits: ImageSet, kept: Path) -> ScanResult:
+    return scan(clean, digits, ScanSettings(), checkpoint=Checkpoint(kept / "clean"))
 
 
 def test_the_whole_map_is_found_with_one_small_trigger(found: ScanResult) -> None:
@@ -81,38 +93,41 @@ def test_it_is_shown_kept_and_can_be_repaired(found: ScanResult, tmp_path: Path)
     assert {one.natural for one in backdoors} == {of_kind(found, Kind.ALL_TO_ALL).usual_size}
 
 
+@pytest.mark.usefixtures("found")
 def test_a_map_that_a_student_has_too_belongs_to_the_classes(
-    planted: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    planted: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, kept: Path
 ) -> None:
     def itself(self: Teaching, stages: Stages, number: int = 0, least: float | None = None) -> Student:
         return Student(planted, 100, 100)
 
     monkeypatch.setattr(Teaching, "good_student", itself)
-    result = scan(planted, digits, ScanSettings())
+    result = scan(planted, digits, ScanSettings(), checkpoint=Checkpoint(kept / "planted"))
     test = of_kind(result, Kind.ALL_TO_ALL)
     assert test.verdict is Verdict.CLEAN and test.flagged == () and "a student network has one too" in test.reason
 
 
+@pytest.mark.usefixtures("found")
 def test_without_a_student_nothing_is_decided(
-    planted: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    planted: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, kept: Path
 ) -> None:
     monkeypatch.setattr(Teaching, "good_student", lambda self, stages, number=0, least=None: None)
-    test = of_kind(scan(planted, digits, ScanSettings()), Kind.ALL_TO_ALL)
+    result = scan(planted, digits, ScanSettings(), checkpoint=Checkpoint(kept / "planted"))
+    test = of_kind(result, Kind.ALL_TO_ALL)
     assert test.verdict is Verdict.INCONCLUSIVE and "no good student" in test.reason and test.flagged == ()
 
 
-def test_a_clean_model_is_not_compared_with_random_maps(clean: Classifier, digits: ImageSet) -> None:
-    result = scan(clean, digits, ScanSettings())
-    test = of_kind(result, Kind.ALL_TO_ALL)
+def test_a_clean_model_is_not_compared_with_random_maps(cleared: ScanResult) -> None:
+    test = of_kind(cleared, Kind.ALL_TO_ALL)
     assert test.verdict is Verdict.CLEAN and test.p_value == 1.0
     assert test.image_passes <= 3 * 1280
 
 
+@pytest.mark.usefixtures("cleared")
 def test_a_limit_on_images_at_once_leaves_it_out_and_says_so(
-    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, kept: Path
 ) -> None:
     monkeypatch.setattr(class_maps, "BATCH", 100_000)
-    result = scan(clean, digits, ScanSettings())
+    result = scan(clean, digits, ScanSettings(), checkpoint=Checkpoint(kept / "clean"))
     test = of_kind(result, Kind.ALL_TO_ALL)
     assert test.verdict is None and test.reason == "memory does not hold enough images at once"
     assert "all-to-all patches (memory does not hold enough images at once)" in result.reason

@@ -15,7 +15,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import progress as module
 from neural_cleanse.detection import student_test, teaching
-from neural_cleanse.detection.progress import Phase, Progress, Work
+from neural_cleanse.detection.progress import Progress, Work
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import StudentPlan
@@ -129,22 +129,6 @@ def test_a_deadline_is_a_moment_also_for_whoever_unpickles_it(infected: Classifi
     assert 90 < pickle.loads(pickle.dumps(soon)).left <= 100
     with pytest.raises(OutOfTime):
         infected.changed(deadline=Deadline(0))(torch.zeros(1, *infected.input_shape))
-
-
-def test_the_share_is_of_all_parts_and_reaches_the_end_with_the_last(clean: Classifier, digits: ImageSet) -> None:
-    seen: list[Progress] = []
-    scan(clean, digits, ScanSettings(), progress=seen.append)
-    names = list(dict.fromkeys(progress.phase.name.split(",")[0] for progress in seen))
-    assert names == [
-        "checking the input", "patches", "shifts of features", "all-to-all patches", "all-to-all shifts of features",
-        "one-class patches", "evidence",
-    ]  # fmt: skip
-    last = seen[-1]
-    assert last.passes_done == last.passes_planned
-    assert all(progress.share < 0.97 for progress in seen if progress.phase.name == "patches")
-    assert all(progress.phase.done <= progress.phase.count for progress in seen)
-    pairs = [progress.phase for progress in seen if progress.phase.name == "one-class patches"]
-    assert pairs[-1] == Phase("one-class patches", 90, 90, "pairs")
 
 
 def test_a_label_that_could_not_be_searched_tells_nothing_of_the_others() -> None:

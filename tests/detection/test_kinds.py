@@ -11,7 +11,12 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import feature_space as spaces
+from neural_cleanse.detection.all_to_all import AllToAll
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
+from neural_cleanse.detection.feature_test import FeatureTest
+from neural_cleanse.detection.kinds_found import not_made
+from neural_cleanse.detection.one_class import OneClass
+from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.images import ImageSet
@@ -22,11 +27,23 @@ from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 
 
+def left_out(patch: pytest.MonkeyPatch, *, features: bool = False, pairs: bool = False) -> None:
+    """Kinds that a test is not about; of a clean model all are looked for below."""
+    maps = tuple(not_made(kind, "left out") for kind in (Kind.ALL_TO_ALL, Kind.FEATURE_ALL_TO_ALL))
+    patch.setattr(AllToAll, "run", lambda *_: maps)
+    if features:
+        patch.setattr(FeatureTest, "run", lambda *_: not_made(Kind.FEATURE, "left out"))
+    if pairs:
+        patch.setattr(OneClass, "run", lambda *_: not_made(Kind.PAIRS, "left out"))
+
+
 @pytest.fixture(scope="module")
 def warped(clean: Classifier, digits: ImageSet) -> ScanResult:
     assert isinstance(clean.module, nn.Sequential)
     model = Classifier(ShiftBackdoor(clean.module), clean.input_shape, clean.num_classes)
-    return scan(model, digits, ScanSettings())
+    with pytest.MonkeyPatch.context() as patch:
+        left_out(patch, pairs=True)
+        return scan(model, digits, ScanSettings())
 
 
 def test_a_planted_shift_is_found_named_and_has_no_picture(warped: ScanResult, tmp_path: Path) -> None:
@@ -45,25 +62,47 @@ def test_a_planted_shift_is_found_named_and_has_no_picture(warped: ScanResult, t
     assert "feature-space" in html(again)
 
 
-def test_a_clean_model_is_clean_and_says_what_was_looked_for(clean: Classifier, digits: ImageSet) -> None:
-    result = scan(clean, digits, ScanSettings())
+Cleared = tuple[ScanResult, list[Progress]]
+
+
+@pytest.fixture(scope="module")
+def cleared(clean: Classifier, digits: ImageSet) -> Cleared:
+    """The clean demo model looked at for every kind, and what was told on the way."""
+    seen: list[Progress] = []
+    return scan(clean, digits, ScanSettings(), progress=seen.append), seen
+
+
+def test_the_share_is_of_all_parts_and_reaches_the_end_with_the_last(cleared: Cleared) -> None:
+    _, seen = cleared
+    names = list(dict.fromkeys(progress.phase.name.split(",")[0] for progress in seen))
+    assert names == [
+        "checking the input", "patches", "shifts of features", "all-to-all patches", "all-to-all shifts of features",
+        "one-class patches", "evidence",
+    ]  # fmt: skip
+    last = seen[-1]
+    assert last.passes_done == last.passes_planned
+    assert all(progress.share < 0.97 for progress in seen if progress.phase.name == "patches")
+    assert all(progress.phase.done <= progress.phase.count for progress in seen)
+    pairs = [progress.phase for progress in seen if progress.phase.name == "one-class patches"]
+    assert pairs[-1] == Phase("one-class patches", 90, 90, "pairs")
+
+
+def test_a_clean_model_is_clean_and_says_what_was_looked_for(cleared: Cleared) -> None:
+    result, _ = cleared
     assert result.verdict is Verdict.CLEAN and result.flagged == ()
     assert [test.kind for test in result.tests] == list(Kind)
     assert "one-class patches, all-to-all patches" in result.reason
     assert result.image_passes == sum(test.image_passes for test in result.tests)
 
 
-def test_a_one_class_trigger_is_found_by_default(clean: Classifier, digits: ImageSet) -> None:
+def test_a_one_class_trigger_is_found_by_default(
+    clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_out(monkeypatch, features=True)
     result = scan(Classifier(PairBackdoor(clean.module), clean.input_shape, clean.num_classes), digits, ScanSettings())
     pairs = next(test for test in result.tests if test.kind is Kind.PAIRS)
     assert pairs.flagged == (LabelPair(TARGET, SOURCE),) and result.verdict is Verdict.INFECTED
     assert any(one.pair == LabelPair(TARGET, SOURCE) and len(one.after) for one in result.evidence)
-
-
-def test_patches_alone_have_all_of_alpha(clean: Classifier, digits: ImageSet) -> None:
-    alone = scan(clean, digits, ScanSettings(patches_only=True))
-    assert [(test.kind, test.share) for test in alone.tests] == [(Kind.PATCH, 1.0)]
-    assert "Looked for" not in alone.reason
 
 
 def test_a_spent_budget_says_what_was_not_looked_for(clean: Classifier, digits: ImageSet) -> None:

@@ -16,6 +16,7 @@ from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.results import storage
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
 
 
@@ -23,6 +24,12 @@ from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdi
 def found(infected: Classifier, digits: ImageSet) -> ScanResult:
     """The infected demo model, scanned once."""
     return scan(infected, digits, ScanSettings(patches_only=True))
+
+
+@pytest.fixture(scope="module")
+def cleared(clean: Classifier, digits: ImageSet) -> ScanResult:
+    """The clean demo model, scanned once."""
+    return scan(clean, digits, ScanSettings(patches_only=True))
 
 
 def test_the_backdoor_is_found_where_it_is(found: ScanResult) -> None:
@@ -105,9 +112,18 @@ def test_the_evidence_is_from_unseen_images_of_every_other_class(found: ScanResu
     assert 3 not in evidence.answers_before and evidence.answers_after.count(3) >= 5
 
 
-def test_the_clean_model_is_not_flagged(clean: Classifier, digits: ImageSet) -> None:
-    result = scan(clean, digits, ScanSettings(patches_only=True))
-    assert result.verdict is Verdict.CLEAN and result.flagged == () and result.evidence == ()
+def test_the_clean_model_is_not_flagged(cleared: ScanResult) -> None:
+    assert cleared.verdict is Verdict.CLEAN and cleared.flagged == () and cleared.evidence == ()
+
+
+def test_sizes_that_leave_no_doubt_need_no_student(found: ScanResult, cleared: ScanResult) -> None:
+    for result, verdict in ((found, Verdict.INFECTED), (cleared, Verdict.CLEAN)):
+        assert result.verdict is verdict and "student_test" not in result.provenance.settings
+
+
+def test_patches_alone_have_all_of_alpha(cleared: ScanResult) -> None:
+    assert [(test.kind, test.share) for test in cleared.tests] == [(Kind.PATCH, 1.0)]
+    assert "Looked for" not in cleared.reason
 
 
 def test_the_same_scan_gives_the_same_result(infected: Classifier, digits: ImageSet) -> None:
@@ -152,10 +168,12 @@ def test_scanning_leaves_the_module_alone(digits: ImageSet) -> None:
     assert module.training and all(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_a_scan_against_a_baseline(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
+def test_a_scan_against_a_baseline(
+    infected: Classifier, clean: Classifier, digits: ImageSet, cleared: ScanResult
+) -> None:
     settings = ScanSettings(patches_only=True, restarts=1, plan="full")
     with pytest.raises(SettingsError, match="--plan full"):
-        scan(infected, digits, settings, baseline=scan(clean, digits, ScanSettings(patches_only=True)))
+        scan(infected, digits, settings, baseline=cleared)
     baseline_scan = scan(clean, digits, settings)
     found = scan(infected, digits, settings, baseline=baseline_scan)
     assert found.flagged == (3,)
@@ -164,7 +182,7 @@ def test_a_scan_against_a_baseline(infected: Classifier, clean: Classifier, digi
         found.provenance.settings["baseline"] == baseline_record(baseline_scan)
         and "baseline" not in baseline_scan.provenance.settings
     )
-    part = scan(clean, digits, replace(settings, labels=(0, 1, 2, 3)))
+    part = replace(baseline_scan, labels=baseline_scan.labels[:4])
     with pytest.raises(SettingsError, match="not in the baseline: 4, 5"):
         scan(infected, digits, settings, baseline=part)
     renamed = replace(

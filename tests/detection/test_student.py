@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection import other_starts, student_test, teaching
+from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, make_student
@@ -35,6 +37,45 @@ def in_doubt(patch: pytest.MonkeyPatch, plan: StudentPlan = SHORT, *, clear: boo
     patch.setattr(teaching, "StudentPlan", lambda: plan)
     if clear is not None:
         patch.setattr(student_test, "_is_clear", lambda *_: clear)
+
+
+@dataclass(frozen=True)
+class Known(FullSweep):
+    """Stands for a search of all labels: their records, where they are known; else it makes and keeps them."""
+
+    records: list[Recovered]
+
+    def run(self, *given: Any) -> Iterator[Recovered]:
+        if not self.records:
+            self.records.extend({one.pair: one for one in super().run(*given)}.values())
+        yield from self.records
+
+    def describe(self) -> dict[str, Any]:
+        return FullSweep().describe()
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A scan whose student confirmed what it found, the directory of its checkpoint, and what was found of labels."""
+
+    result: ScanResult
+    kept: Path
+    searched: list[Recovered]
+
+    def copy(self, directory: Path) -> Checkpoint:
+        """A checkpoint of its own for a scan that goes on from there."""
+        return Checkpoint(shutil.copytree(self.kept, directory / "kept"))
+
+
+@pytest.fixture(scope="module")
+def confirmed(infected: Classifier, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
+    kept = tmp_path_factory.mktemp("confirmed") / "kept"
+    with pytest.MonkeyPatch.context() as patch:
+        in_doubt(patch)
+        known = Known([])
+        return Confirmed(
+            scan(infected, digits, WITH_STUDENT, search=known, checkpoint=Checkpoint(kept)), kept, known.records
+        )
 
 
 def test_a_network_without_weights_has_no_student(digits: ImageSet) -> None:
@@ -87,7 +128,7 @@ def test_a_spent_budget_ends_the_lesson(infected: Classifier, digits: ImageSet) 
 
 
 def test_the_student_never_sees_the_images_that_judge(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
 
@@ -96,47 +137,21 @@ def test_the_student_never_sees_the_images_that_judge(
 
     monkeypatch.setattr(teaching, "make_student", spy)
     in_doubt(monkeypatch)
-    result = scan(infected, digits, ScanSettings(patches_only=True, samples=300))
+    result = scan(infected, digits, ScanSettings(patches_only=True, samples=300), search=Known(confirmed.searched))
     learnt = {bytes(image.numpy().tobytes()) for image in seen["images"]}
     judged = {bytes(image.numpy().tobytes()) for image in seen["unseen"]}
     assert len(learnt) == 150 + 200 and len(judged) == 150 and not learnt & judged
     assert any("no student network could be made" in note for note in result.provenance.notes)
 
 
-def test_sizes_that_leave_no_doubt_need_no_student(infected: Classifier, clean: Classifier, digits: ImageSet) -> None:
-    for model, verdict in ((infected, Verdict.INFECTED), (clean, Verdict.CLEAN)):
-        result = scan(model, digits, ScanSettings(patches_only=True))
-        assert result.verdict is verdict and "student_test" not in result.provenance.settings
-
-
 def test_a_poor_student_decides_nothing(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_doubt(monkeypatch, StudentPlan(steps=2))
-    result = scan(infected, digits, ScanSettings(patches_only=True))
+    result = scan(infected, digits, WITH_STUDENT, search=Known(confirmed.searched))
     assert result.flagged == (3,)
     assert result.provenance.settings["student_test"]["decides"] is False
     assert any("answers as the model does on only" in note for note in result.provenance.notes)
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """A scan whose student confirmed what it found, and the directory of its checkpoint."""
-
-    result: ScanResult
-    kept: Path
-
-    def copy(self, directory: Path) -> Checkpoint:
-        """A checkpoint of its own for a scan that goes on from there."""
-        return Checkpoint(shutil.copytree(self.kept, directory / "kept"))
-
-
-@pytest.fixture(scope="module")
-def confirmed(infected: Classifier, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
-    kept = tmp_path_factory.mktemp("confirmed") / "kept"
-    with pytest.MonkeyPatch.context() as patch:
-        in_doubt(patch)
-        return Confirmed(scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(kept)), kept)
 
 
 def test_a_good_student_confirms_a_planted_label(confirmed: Confirmed) -> None:
@@ -159,11 +174,11 @@ def test_images_that_a_trigger_is_tried_on_in_a_student_are_counted(
 
 
 def test_whoever_wants_no_student_gets_none(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_doubt(monkeypatch)
     monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("a student is taught"))
-    without = scan(infected, digits, replace(WITH_STUDENT, student=False))
+    without = scan(infected, digits, replace(WITH_STUDENT, student=False), search=Known(confirmed.searched))
     assert without.flagged == (3,) and "student_test" not in without.provenance.settings
 
 
@@ -182,20 +197,22 @@ def test_students_that_leave_doubt_are_averaged(
 
 
 def test_students_that_agree_less_decide_only_together(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     in_doubt(monkeypatch, replace(SHORT, least_agreement=0.5, alone=1.0), clear=True)
-    settings, made = ScanSettings(patches_only=True, samples=200, restarts=1, plan="full"), list[Asked]()
+    made = list[Asked]()
 
     def first_again(*given: Any) -> Asked | None:
         made.extend([] if made else [one] if (one := ask(*given)) else [])
         return made[0]
 
     monkeypatch.setattr(student_test, "ask", first_again)
-    record = scan(infected, digits, settings).provenance.settings["student_test"]
+    found = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
+    record = found.provenance.settings["student_test"]
     assert record["decides"] and record["students"] == 3
     monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else made[0])
-    assert not scan(infected, digits, settings).provenance.settings["student_test"]["decides"]
+    found = scan(infected, digits, WITH_STUDENT, search=Known(confirmed.searched))
+    assert not found.provenance.settings["student_test"]["decides"]
 
 
 def test_fewer_students_than_wanted_are_said(
@@ -224,19 +241,19 @@ def test_a_student_whose_labels_the_budget_cut_off_says_so(confirmed: Confirmed)
 
 
 def test_a_label_that_barely_stands_out_is_not_flagged_without_a_good_student(
-    infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+    confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clean networks with batch norm have labels so small by nature; what stands out clearly needs no student."""
     in_doubt(monkeypatch, StudentPlan(steps=2))
     monkeypatch.setattr(other_starts, "MANY_LABELS", 0)  # one search is enough to tell
-    settings = replace(WITH_STUDENT, restarts=1)
-    found = scan(infected, digits, settings)
+    settings, known = WITH_STUDENT, Known(confirmed.searched)
+    found = scan(infected, digits, settings, search=known)
     assert found.p_value is not None and found.verdict is Verdict.INFECTED
-    barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value))
+    barely = scan(infected, digits, replace(settings, alpha=2 * found.p_value), search=known)
     assert barely.p_value == found.p_value
     assert barely.verdict is Verdict.INCONCLUSIVE and barely.flagged == ()
     assert "no good student" in barely.reason
-    told_to = scan(infected, digits, replace(settings, alpha=2 * found.p_value, student=False))
+    told_to = scan(infected, digits, replace(settings, alpha=2 * found.p_value, student=False), search=known)
     assert told_to.flagged == (3,), "without a student the sizes alone decide"
 
 

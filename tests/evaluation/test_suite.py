@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell import run
@@ -11,8 +13,9 @@ from shell import run
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import OutputError
+from neural_cleanse.evaluation import suite as module
 from neural_cleanse.evaluation.cards import read_card, read_cards
-from neural_cleanse.evaluation.suite import read_rows, read_suite, rows_of, scan_case
+from neural_cleanse.evaluation.suite import Case, read_rows, read_suite, rows_of, scan_case
 from neural_cleanse.evaluation.suite import run as run_suite
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,11 @@ def rows(suite: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     list(run_suite(read_suite(*suite), QUICK, path, InProcess()))
     return path
+
+
+def remembered(case: Case, *, rows: Path, settings: ScanSettings) -> dict[str, Any]:
+    """Stands for scanning a model again: the row that it has in `rows`."""
+    return next(row for row in rows_of(rows, settings) if row["model"] == case.name)
 
 
 def test_a_row_holds_truth_answer_cost_and_surroundings(rows: Path) -> None:
@@ -108,7 +116,10 @@ def test_damaged_rows_are_refused_not_overwritten(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "none.jsonl") == ()
 
 
-def test_a_torn_last_line_is_scanned_again(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+def test_a_torn_last_line_is_scanned_again(
+    suite: tuple[Path, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "scan_case", partial(remembered, rows=rows))
     torn = tmp_path / "rows.jsonl"
     torn.write_bytes(rows.read_bytes()[:-50])
     assert len(read_rows(torn)) == 1
@@ -116,7 +127,10 @@ def test_a_torn_last_line_is_scanned_again(suite: tuple[Path, Path], rows: Path,
     assert {row["model"] for row in read_rows(torn)} == {"clean", "infected"}
 
 
-def test_errors_and_changed_models_are_scanned_again(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+def test_errors_and_changed_models_are_scanned_again(
+    suite: tuple[Path, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "scan_case", partial(remembered, rows=rows))
     known = {row["model"]: row for row in read_rows(rows)}
     failed = {key: known["clean"][key] for key in ("model", "part", "settings", "truth")} | {"error": "damaged"}
     stale = known["infected"] | {"model_sha256": "of another file"}
@@ -146,10 +160,15 @@ def test_two_lines_of_one_name_are_refused(suite: tuple[Path, Path], lines: Path
 
 
 def test_the_command_prints_tables_and_writes_the_page(suite: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    arguments = ("--data", suite[1], "--rows", rows, "--restarts", 1, "--samples", 300, "--html", page)
-    ran = run("benchmark", suite[0], *arguments)
-    assert ran.code == 0
+    """It scans the one model that the rows lack, in a process of its own."""
+    page, some = tmp_path / "page.html", tmp_path / "rows.jsonl"
+    whole = rows.read_text()
+    some.write_text("".join(line for line in whole.splitlines(True) if json.loads(line)["model"] == "infected"))
+    arguments = ("--data", suite[1], "--rows", some, "--restarts", 1, "--samples", 300, "--html", page)
+    ran = run("benchmark", suite[0], *arguments, "--patches-only", "--workers", 1)
+    assert ran.code == 0 and ran.err.splitlines()[0].startswith("1  clean: clean []") and "2  " not in ran.err
+    scanned = {row["model"]: row["sizes"] for row in read_rows(some)}
+    assert scanned == {row["model"]: row["sizes"] for row in read_rows(rows)}
     assert "2 models, 1 of them clean" in ran.out
     text = page.read_text(encoding="utf-8")
     assert text.count("<circle") == 2

@@ -9,7 +9,7 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import attack_hits
-from neural_cleanse.mitigation import family
+from neural_cleanse.mitigation import blends, family
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.blends import STRENGTH, search_blends
 from neural_cleanse.mitigation.family import Renewal
@@ -17,6 +17,12 @@ from neural_cleanse.results.records import LabelPair
 from neural_cleanse.triggers.patch import PatchTrigger
 
 TARGET = 4
+
+
+@pytest.fixture(autouse=True)
+def _whole_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps as users have."""
+    monkeypatch.setattr(blends, "STEPS", 100)
 
 
 class Blended(nn.Module):

@@ -36,6 +36,7 @@ from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.report import tables
 from neural_cleanse.results import storage
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
@@ -57,7 +58,9 @@ def _still_flagged(monkeypatch: pytest.MonkeyPatch, found: ScanResult) -> None:
 @pytest.fixture(scope="module")
 def repaired(infected: Classifier, found: ScanResult, digits: ImageSet, original: Backdoor) -> Repaired:
     """The demo's infected classifier, repaired as anybody would, with the attacker's own trigger to verify."""
-    return repair(infected, found, digits, verify=(original,))
+    settings = {**found.provenance.settings, "patches_only": False}  # the new scan looks for every kind of trigger
+    for_all = replace(found, provenance=replace(found.provenance, settings=settings))
+    return repair(infected, for_all, digits, verify=(original,))
 
 
 # --- the demo's backdoor ---
@@ -79,6 +82,7 @@ def test_the_attackers_own_square_stops_working(repaired: Repaired) -> None:
     before, after = result.accuracy
     assert before - after <= result.max_drop
     assert repaired.scan is not None and repaired.scan.flagged == () and result.rounds[-1].flagged == ()
+    assert [test.kind for test in repaired.scan.tests] == list(Kind)
 
 
 def test_the_figures_are_those_of_images_that_decided_nothing(
@@ -136,9 +140,10 @@ def test_unlabelled_images_work_and_that_is_said(
 @pytest.mark.usefixtures("nothing_found_again")
 def test_all_labels_can_be_patched(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
     settings = RepairSettings(method="quick", labels="all", rounds=1, max_drop=0.1, max_asr=0.5)
-    done = repair(infected, found, digits, settings)
-    sized = [row.target for row in found.labels if row.size is not None]
-    assert len(sized) >= 9
+    assert all(row.size is not None for row in found.labels)
+    sized = [0, 3, 8]  # of the others the scan has no trigger
+    rows = tuple(row if row.target in sized else replace(row, size=None) for row in found.labels)
+    done = repair(infected, replace(found, labels=rows), digits, settings)
     assert [change.target for change in done.result.triggers] == sized
     assert done.result.rounds[0].targets == tuple(sized)
     flagged = next(change for change in done.result.triggers if change.target == 3)
@@ -223,7 +228,10 @@ def test_the_new_scan_is_compared_with_the_baseline_too(
         seen.append(baseline)
         return replace(found, flagged=(), labels=tuple(replace(row, anomaly_index=0.0) for row in found.labels))
 
-    monkeypatch.setattr(importlib.import_module("neural_cleanse.mitigation.repair"), "scan", screened)
+    module = importlib.import_module("neural_cleanse.mitigation.repair")
+    monkeypatch.setattr(module, "scan", screened)
+    monkeypatch.setattr(module, "fresh_triggers", lambda *_: ())
+    monkeypatch.setitem(METHODS, "quick", (Stubborn([]),))
     sized = tuple(replace(row, name=None, outcome=Outcome.CONVERGED) for row in found.labels)
     baseline_scan = replace(found, flagged=(), verdict=Verdict.CLEAN, labels=sized)
     record = {"baseline": baseline_record(baseline_scan)}
@@ -233,7 +241,7 @@ def test_the_new_scan_is_compared_with_the_baseline_too(
     of_another = replace(found, provenance=replace(found.provenance, settings=other))
 
     def notes(result: ScanResult, baseline: ScanResult | None) -> str:
-        done = repair(infected, result, digits, RepairSettings(method="quick"), baseline=baseline)
+        done = repair(infected, result, digits, RepairSettings(method="quick", rounds=1), baseline=baseline)
         return " ".join(note for note in done.result.provenance.notes if "baseline" in note)
 
     assert notes(held, baseline_scan) == notes(found, None) == ""
@@ -249,7 +257,8 @@ def test_the_new_scan_looks_for_what_the_first_did(found: ScanResult) -> None:
     given = {**found.provenance.settings, "patches_only": True, "student": False, "seed": 4, "labels": [3]}
     again = _scan_settings(replace(found, provenance=replace(found.provenance, settings=given)))
     assert (again.patches_only, again.student, again.seed, again.labels) == (True, False, 4, None)
-    assert not _scan_settings(found).patches_only and _scan_settings(found).student
+    every = replace(found, provenance=replace(found.provenance, settings={**given, "patches_only": False}))
+    assert not _scan_settings(every).patches_only and _scan_settings(found).student
 
 
 # --- what is measured is what the file will hold ---

@@ -227,7 +227,7 @@ def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
 ) -> None:
     """One that forgets a twentieth keeps the floor of the limits, and is left for a gentler one all the same."""
     low = replace(limits, min_accuracy=0.0)
-    quick = Unlearning(epochs=2, least_batches=80, learning_rates=(1e-3,), strong_rate=2e-3)
+    quick = Unlearning(epochs=2, least_batches=20, learning_rates=(1e-3,), strong_rate=2e-3)
     monkeypatch.setattr(unlearning, "MOST_LOST", (0.2, 0.2))
     monkeypatch.setattr(unlearning, "MOST_CHANGED", 0.9)
     assert [point.amount for point in quick(infected, [recovered], low, seeded()).trace] == [2e-3]

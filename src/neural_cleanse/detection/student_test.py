@@ -116,6 +116,7 @@ def _hear(
     """Ask one student, and more where it leaves doubt or agrees too seldom to decide alone."""
     asked, students = list[Asked](), list[Asked]()
     over, lacking = None, None
+    teaching.announce(stages.work, range(MOST_STUDENTS))
     for number in range(MOST_STUDENTS):
         one = _ask(prepared, teaching, stages, number)
         lacking = _why_none(stages, number) if one is None else one.lacking(len(found))

@@ -78,8 +78,6 @@ class Teaching:
         if not self.prepared.settings.student:
             return None
         if name not in self._made:
-            if not self._made:
-                self.announce(stages.work, range(number + 1, MOST_STUDENTS))
             report = stages.report(LESSON.format(called(number)), self.plan.passes, self.plan.steps, "steps")
             images = self.prepared.images
             unseen = images.images[torch.cat([images.parts[Split.SELECT], images.parts[Split.TEST]])]
