@@ -38,8 +38,11 @@ def searched() -> str:
     ]
     said = f"{min(shares):.2f} to {max(shares):.2f} (median {statistics.median(shares):.2f})"
     near = sum(ratio <= NEAR for ratio in ratios)
-    lines += ["", f"The default search recovered {said} of the planted size, in {len(shares)} infected networks; it ended "
-              f"within {NEAR:g} times the best known size in {near} of {len(ratios)}, at {max(ratios):.2f} times at worst."]  # fmt: skip
+    lines += [
+        "",
+        f"The default search recovered {said} of the planted size, in {len(shares)} infected networks; it ended within "
+        f"{NEAR:g} times the best known size in {near} of {len(ratios)}, at {max(ratios):.2f} times at worst.",
+    ]
     return "\n".join(lines)
 
 
