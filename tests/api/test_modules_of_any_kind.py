@@ -175,6 +175,17 @@ def test_one_value_an_image_stands_for_two_classes_wherever_it_is(images: ImageS
     assert classifier.num_classes == 2 and classifier.outputs is OutputKind.ONE_LOGIT
 
 
+def test_what_a_module_keeps_beside_its_weights_is_no_hindrance(images: ImageSet) -> None:
+    class Noting(Small):
+        def get_extra_state(self) -> Any:
+            return {"version": 3}
+
+        def set_extra_state(self, state: Any) -> None:
+            assert state == {"version": 3}
+
+    assert scanned(Noting(), images).num_classes == 5
+
+
 def quantised() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(Small(), {nn.Linear}, dtype=torch.qint8)
 

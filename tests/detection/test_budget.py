@@ -178,6 +178,19 @@ def test_a_search_of_which_the_plan_did_not_know_is_planned_when_it_begins() -> 
     assert seen[-1].passes_planned == 3900 and str(seen[-1]) == " 23%, patches, 500 steps: 0 of 10 labels"
 
 
+def test_a_search_after_all_labels_are_finished_is_not_over_before_it_is() -> None:
+    seen = list[Progress]()
+    part = Work(seen.append).begin("patches", 1000, 1)
+    part.searching(1, 250, 100)
+    part.advance(100)
+    part.searched()
+    part.finish(replace(Recovered.skipped(LabelPair(0), Outcome.STEP_LIMIT), image_passes=100))
+    assert seen[-1].share == 1
+    part.searching(1, 500, 100)
+    part.advance(50)
+    assert seen[-1].share < 0.5
+
+
 def test_a_student_is_planned_until_none_is_needed(
     clean: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

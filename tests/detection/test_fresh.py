@@ -144,3 +144,34 @@ def test_a_network_that_cannot_be_copied_has_no_student() -> None:
             raise RuntimeError("there is only one")
 
     assert fresh(Single(), 0) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("named", ["weight_norm", "spectral_norm"])
+def test_weights_that_others_are_computed_from_are_drawn_anew(named: str) -> None:
+    """The layer's own rule draws the computed weight, which the next pass overwrites."""
+    module = Parameters()
+    getattr(nn.utils, named)(module.inner)
+    module(torch.rand(2, 4))
+    again = fresh(module, 0)
+    assert again is not None
+    drawn = dict(again.inner.named_parameters())
+    for name, weight in module.inner.named_parameters():
+        assert not torch.equal(weight, drawn[name]) or weight.unique().numel() == 1, name
+
+
+def test_a_weight_that_two_layers_share_stays_one() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Hidden(torch.randn(784, 10)), Hidden(torch.zeros(1))
+            self.second.weight = self.first.weight
+
+    again = fresh(Both(), 0)
+    assert again is not None and again.first.weight is again.second.weight
+    assert isinstance(again.first.weight, nn.Parameter)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_program_that_keeps_its_weights_to_itself_has_no_student() -> None:
+    assert fresh(nn.Sequential(torch.jit.script(Hidden(torch.randn(784, 10)))), 0) is None

@@ -198,7 +198,8 @@ def _label(recovered: Recovered) -> dict[str, object]:
 
 
 def _labels(progress: Progress) -> int:
-    return sum(found.pair.source is None for found in progress.finished)
+    ended = (found for found in progress.finished if found.outcome is not Outcome.NOT_SEARCHED)
+    return sum(found.pair.source is None for found in ended)
 
 
 def _phase(progress: Progress) -> dict[str, object]:

@@ -27,8 +27,9 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
         torch.manual_seed(seed)
         for layer in found.modules():
             own = [*layer.parameters(recurse=False)]
-            if own and _reset(layer):
-                drawn.update(map(id, own))
+            before = [weight.detach().clone() for weight in own]
+            if own and _reset(layer):  # a rule may draw what others are computed into, as that of weight_norm does
+                drawn.update(id(new) for new, old in zip(own, before, strict=True) if not torch.equal(new, old))
         for weight in found.parameters():
             if weight.is_floating_point():
                 weight.requires_grad_(True)
@@ -76,11 +77,18 @@ def _fixed_share(module: nn.Module) -> float:
 
 
 def _make_parameters(module: nn.Module) -> None:
-    """Make weights of the buffers that can be some, in another order."""
-    for layer, name, value in [*_fixed(module)]:
+    """Make weights of the largest buffers that can be some, in another order, until few values are fixed."""
+    made: dict[int, nn.Parameter] = {}
+    for layer, name, value in sorted(_fixed(module), key=lambda one: one[2].numel(), reverse=True):
+        if id(value) not in made and _fixed_share(module) <= MOST_FIXED:
+            continue
         if value.is_floating_point() and bool(value.isfinite().all()) and name in layer._buffers:
-            del layer._buffers[name]
-            layer.register_parameter(name, nn.Parameter(_shuffled(value)))
+            weight = made.setdefault(id(value), nn.Parameter(_shuffled(value)))
+            try:
+                del layer._buffers[name]
+                layer.register_parameter(name, weight)
+            except (RuntimeError, TypeError):  # TorchScript's stay as they are
+                return
 
 
 def values_of(module: nn.Module) -> dict[str, Tensor]:

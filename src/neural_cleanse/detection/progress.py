@@ -183,7 +183,8 @@ class Part:
             return self.done
         searched = [one.image_passes for one in self.finished.values() if one.image_passes]
         spent, expected = sum(searched), float(self.planned)
-        if searched and spent <= self.done:  # one with too few images tells nothing of the others
+        further = self._call is not None and self._call.done < self._call.count and len(self.finished) >= self.count
+        if searched and spent <= self.done and not further:  # one with too few images tells nothing of the others
             expected = min(expected, spent + spent / len(searched) * (self.count - len(self.finished)))
         return max(self.done, expected)
 

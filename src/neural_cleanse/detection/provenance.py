@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.images import ImageSet
@@ -96,6 +96,7 @@ def identity(provenance: Provenance, classifier: Classifier) -> dict[str, Any]:
 def weights_sha256(module: nn.Module) -> str:
     """A hash of all weights and buffers, in their order."""
     digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
+    values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
+    for tensor in values:
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -99,7 +99,6 @@ def make_student(
         for step in range(plan.steps):
             rows = torch.randint(len(images), (plan.batch_size,), generator=generator).to(images.device)
             batch, answers = pixels(images[rows]).to(suspect.device), taught[rows.to(taught.device)]
-            optimizer.zero_grad()
             if not _graded(suspect, module, batch, answers):
                 if step:
                     return None
@@ -118,6 +117,7 @@ def _graded(
     suspect: Classifier, module: nn.Module, batch: Float[Tensor, "n c h w"], answers: Float[Tensor, "n classes"]
 ) -> bool:
     """Gradients of one step; False where there are none: a network can be made for answering only."""
+    module.zero_grad()
     try:
         F.cross_entropy(suspect.as_logits(module(suspect.normalize(batch))), answers).backward()
     except Exception:  # the network's own code, made for other uses

@@ -19,7 +19,7 @@ from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.metrics import predict_checked
 
 LESSON, SEARCHED = "training {}", "patches of {}"
-MOST_LABELS = 100  # beyond, no test asks for a student
+MOST_LABELS = 100  # beyond, students are hardly ever asked and none is planned
 MOST_STUDENTS = 3
 
 
