@@ -74,14 +74,14 @@ def test_a_record_that_was_cut_short_is_made_again(tmp_path: Path, left: int) ->
 
 
 def test_the_passes_of_a_search_that_goes_on_count_once(tmp_path: Path) -> None:
-    """States are not kept: after a look that was read, a longer search begins again; a record of it holds the look."""
+    """States are not kept: after screening that was read, a longer search begins anew; a record of it holds both."""
     checkpoint, pairs = Checkpoint(tmp_path), [LabelPair(target) for target in range(4)]
-    look, whole = replace(Inversion(), steps=84), Inversion()
-    list(checkpoint.wrap(Counting())(look, pairs))
+    screening, whole = replace(Inversion(), steps=84), Inversion()
+    list(checkpoint.wrap(Counting())(screening, pairs))
     for left in (0, 4000):
         told: list[int] = []
         search = checkpoint.wrap(Counting(), told.append)
-        list(search(look, pairs))
+        list(search(screening, pairs))
         assert sum(told) == 4000
         list(search(whole, pairs, True))
         assert sum(told) == left, "what was made is told by whoever makes it"
