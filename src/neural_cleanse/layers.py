@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+NORM = nn.modules.batchnorm._NormBase  # of every kind that keeps statistics, as buffers
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,13 @@ def test_weights_that_others_are_computed_from_are_drawn_anew(named: str) -> Non
         assert not torch.equal(weight, drawn[name]) or weight.unique().numel() == 1, name
 
 
+def test_values_that_many_layers_share_count_once() -> None:
+    module, shared = nn.Sequential(*(Parameters() for _ in range(8))), torch.arange(16)
+    for layer in module:
+        layer.register_buffer("places", shared)
+    assert fresh(module, 0) is not None, "16 of 232 values are fixed"
+
+
 def test_a_weight_that_two_layers_share_stays_one() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from neural_cleanse.copies import copied
+from neural_cleanse.layers import NORM
 
 MOST_FIXED = 0.1  # of a network's values: beyond, a student would keep the suspect's own
-NORM = nn.modules.batchnorm._NormBase  # whose buffers are statistics
 
 
 def fresh(module: nn.Module, seed: int) -> nn.Module | None:
@@ -35,9 +35,8 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
                 weight.requires_grad_(True)
                 if id(weight) not in drawn:
                     weight.copy_(_shuffled(weight))
-        if _fixed_share(found) > MOST_FIXED:
-            _make_parameters(found)
-    if _fixed_share(found) > MOST_FIXED or not any(weight.requires_grad for weight in found.parameters()):
+        _make_parameters(found)
+    if _beyond(found) > 0 or not any(weight.requires_grad for weight in found.parameters()):
         return None
     return found
 
@@ -45,13 +44,13 @@ def fresh(module: nn.Module, seed: int) -> nn.Module | None:
 def _reset(layer: nn.Module) -> bool:
     """Draw a layer's weights by its own rule; False where it has none that can be asked."""
     reset = getattr(layer, "reset_parameters", None)
+    if not callable(reset):
+        return False
     try:
-        if callable(reset):
-            reset()
-            return True
+        reset()
     except Exception:  # the network's own code: one that wants to be told how
         return False
-    return False
+    return True
 
 
 def _shuffled(values: Tensor) -> Tensor:
@@ -71,22 +70,25 @@ def _fixed(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
                 yield layer, name, value
 
 
-def _fixed_share(module: nn.Module) -> float:
+def _beyond(module: nn.Module) -> float:
+    """How many more values are fixed than may be; one that several layers share counts once."""
     total = sum(value.numel() for value in (*module.parameters(), *module.buffers()))
-    return sum(value.numel() for _, _, value in _fixed(module)) / max(1, total)
+    return sum({id(value): value.numel() for _, _, value in _fixed(module)}.values()) - MOST_FIXED * total
 
 
 def _make_parameters(module: nn.Module) -> None:
     """Make weights of the largest buffers that can be some, in another order, until few values are fixed."""
-    made: dict[int, nn.Parameter] = {}
+    made, beyond = dict[int, nn.Parameter](), _beyond(module)
     for layer, name, value in sorted(_fixed(module), key=lambda one: one[2].numel(), reverse=True):
-        if id(value) not in made and _fixed_share(module) <= MOST_FIXED:
+        if id(value) not in made and beyond <= 0:
             continue
         if value.is_floating_point() and bool(value.isfinite().all()) and name in layer._buffers:
-            weight = made.setdefault(id(value), nn.Parameter(_shuffled(value)))
+            if id(value) not in made:
+                made[id(value)] = nn.Parameter(_shuffled(value))
+                beyond -= value.numel()
             try:
                 del layer._buffers[name]
-                layer.register_parameter(name, weight)
+                layer.register_parameter(name, made[id(value)])
             except (RuntimeError, TypeError):  # TorchScript's stay as they are
                 return
 

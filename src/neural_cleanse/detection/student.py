@@ -16,8 +16,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.fresh import NORM, fresh, values_of
+from neural_cleanse.detection.fresh import fresh, values_of
 from neural_cleanse.distributions import clopper_pearson
+from neural_cleanse.layers import NORM
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, predict
 
 LAST_RATE = 0.05  # of the learning rate, at the end
@@ -94,15 +95,14 @@ def make_student(
     devices = [suspect.device] if suspect.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)  # for dropout
-        for layer in module.modules():  # `train` may be the network's own
-            layer.training = True
+        _train(module, nn.Module)
         for step in range(plan.steps):
             rows = torch.randint(len(images), (plan.batch_size,), generator=generator).to(images.device)
             batch, answers = pixels(images[rows]).to(suspect.device), taught[rows.to(taught.device)]
             if not _graded(suspect, module, batch, answers):
                 if step:
                     return None
-                _train_apart(module)
+                _train(module, TRAINED_APART)  # the whole may then answer otherwise, with auxiliary heads
                 if not _graded(suspect, module, batch, answers):
                     return None
             for group in optimizer.param_groups:
@@ -125,10 +125,10 @@ def _graded(
     return True
 
 
-def _train_apart(module: nn.Module) -> None:
-    """Layers that normalise or drop in train mode, no others: a whole network may then answer with auxiliary heads."""
+def _train(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> None:
+    """Layers of these kinds in train mode, no others; `module.train` may be the network's own."""
     for layer in module.modules():
-        layer.training = isinstance(layer, TRAINED_APART)
+        layer.training = isinstance(layer, kinds)
 
 
 def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8[Tensor, "m c h w"]) -> Student | None:

@@ -22,6 +22,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.cut import Shifted
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.layers import NORM
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.base import Backdoor, Place, RepairLimits
 from neural_cleanse.mitigation.family import Renewal
@@ -136,7 +137,7 @@ def _training(module: nn.Module) -> nn.Module:
     """The module in training mode, except for its batch norms."""
     module.train()
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._NormBase):
+        if isinstance(layer, NORM):
             layer.eval()
     return module
 
