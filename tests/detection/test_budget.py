@@ -137,7 +137,9 @@ def test_a_label_that_could_not_be_searched_tells_nothing_of_the_others() -> Non
     part = work.begin("patches", 1000, 10)
     part.finish(Recovered.skipped(LabelPair(0), Outcome.NOT_ENOUGH_IMAGES))
     part.advance(100)
-    assert seen[-1].passes_planned == 1000
+    assert seen[-1].passes_planned == 1000 and len(seen[-1].finished) == 1
+    part.finish(Recovered.skipped(LabelPair(1), Outcome.NOT_SEARCHED))
+    assert len(part.finished) == 2 and len(seen[-1].finished) == 1, "one that a budget left out is not finished"
 
 
 def test_what_is_left_is_told_by_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:

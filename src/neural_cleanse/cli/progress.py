@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+from neural_cleanse.results.records import LabelPair, Recovered
 
 SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
@@ -153,8 +153,7 @@ class JsonLines:
                 self._warned.add(warning)
                 self._write("warning", text=warning)
         for recovered in progress.finished:
-            known = recovered.outcome is Outcome.NOT_SEARCHED or self._told.get(recovered.pair) is recovered
-            if not known:  # new, or searched further
+            if self._told.get(recovered.pair) is not recovered:  # new, or searched further
                 self._told[recovered.pair] = recovered
                 self._write("label_finished", **_label(recovered))
         if now - self._last >= SECONDS_BETWEEN_EVENTS:
@@ -198,8 +197,7 @@ def _label(recovered: Recovered) -> dict[str, object]:
 
 
 def _labels(progress: Progress) -> int:
-    ended = (found for found in progress.finished if found.outcome is not Outcome.NOT_SEARCHED)
-    return sum(found.pair.source is None for found in ended)
+    return sum(found.pair.source is None for found in progress.finished)
 
 
 def _phase(progress: Progress) -> dict[str, object]:

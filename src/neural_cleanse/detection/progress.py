@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from neural_cleanse.deadline import Deadline
-from neural_cleanse.results.records import LabelPair, Recovered
+from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.text import duration
 
 FORWARD = 1 / 3  # of an image pass: about what a pass without its way back takes
@@ -46,12 +46,10 @@ class Progress:
     at_most: bool = False
 
     def __str__(self) -> str:
-        left = (
-            ""
-            if self.seconds_left is None
-            else f", {'at most' if self.at_most else 'about'} {duration(self.seconds_left)} left"
-        )
-        return f"{self.share:4.0%}{left}, {self.phase}"
+        said = f"{self.share:4.0%}"
+        if self.seconds_left is not None:
+            said += f", {'at most' if self.at_most else 'about'} {duration(self.seconds_left)} left"
+        return f"{said}, {self.phase}"
 
     @property
     def share(self) -> float:
@@ -148,8 +146,10 @@ class Part:
         self.work.tell(self)
 
     def finish(self, recovered: Recovered) -> None:
-        """One more label is finished, or one again that was searched further."""
-        self.finished[recovered.pair] = self.work.finished[recovered.pair] = recovered
+        """One more label is at its end, or one again that was searched further; without a search none is finished."""
+        self.finished[recovered.pair] = recovered
+        if recovered.outcome is not Outcome.NOT_SEARCHED:
+            self.work.finished[recovered.pair] = recovered
         self.work.tell(self)
 
     def searching(self, count: int, steps: int, passes: float) -> None:

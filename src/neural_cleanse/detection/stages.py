@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.progress import BudgetTracker, Part, Work
 from neural_cleanse.engines import Engine
-from neural_cleanse.inversion.batching import Invert, Meter, inverter
+from neural_cleanse.inversion.batching import Invert, inverter
 from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
@@ -36,6 +36,9 @@ class _Weighted:
 
     def advance(self, image_passes: int) -> bool:
         return self.report.advance(image_passes * self.weight)
+
+    def recall(self, image_passes: int) -> bool:
+        return self.report.recall(image_passes * self.weight)
 
     @property
     def exhausted(self) -> bool:
@@ -68,7 +71,7 @@ class Stages:
         """Of a part of that name, which takes `planned` image passes for `count` of `unit`."""
         return self.work.begin(name, planned, count, unit)
 
-    def meter(self, subject: Subject, report: Part) -> Meter:
+    def meter(self, subject: Subject, report: Part) -> _Weighted:
         """Tells `report` of a search's image passes in passes of the whole network."""
         return _Weighted(report, subject.weight)
 
@@ -79,7 +82,7 @@ class Stages:
         invert = inverter(self.engine, subject.classifier, subject.images, self.batch_limit, meter)
         if self.checkpoint is not None:
             kept = self.checkpoint if subject.part is None else self.checkpoint.part(subject.part)
-            invert = kept.wrap(invert, lambda image_passes: report.recall(image_passes * subject.weight))
+            invert = kept.wrap(invert, meter.recall)
         taken: dict[LabelPair, int] = {}
 
         def counted(
