@@ -5,7 +5,6 @@ Damaged values never become a record: each is checked against its field's type.
 
 import enum
 import math
-import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,6 +12,8 @@ from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+
+from neural_cleanse.text import plain
 
 T = TypeVar("T")
 
@@ -69,8 +70,7 @@ def _decoded(kind: Any, value: Any) -> Any:
 
 def _expect(value: Any, kind: Any, named: Any) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and named is not bool):
-        shown = " ".join(reprlib.repr(value).split())
-        raise TypeError(f"{shown} is no {getattr(named, '__name__', named)}")
+        raise TypeError(f"{plain(repr(value))} is no {getattr(named, '__name__', named)}")
 
 
 def _the_other(kinds: tuple[Any, ...]) -> Any:

@@ -1,7 +1,6 @@
 """Results to files and back: scan.json, repair.json, and triggers.safetensors for tensors. Never pickle."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from neural_cleanse.results.repair import RepairResult
 JSON_FILE = "scan.json"
 TENSOR_FILE = "triggers.safetensors"
 REPAIR_FILE = "repair.json"
-SHARES = ("mask", "pattern")  # of a patch, in [0, 1]
+OF_PATCHES = ("mask", "pattern")  # tensors with values in [0, 1]
 DAMAGED = "Copy the whole directory again, or scan the model again."
 
 
@@ -114,12 +113,13 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
 
 def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
     prefix = f"trigger.{_key(pair)}."
-    found = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    all_of = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    found = {name: tensor for name, tensor in all_of.items() if "." not in name}
     for name, tensor in found.items():
-        low, high = (-math.inf, math.inf) if name not in SHARES else (0, 1)
-        if not bool((tensor.isfinite() & (tensor >= low) & (tensor <= high)).all()):
+        good = (tensor >= 0) & (tensor <= 1) if name in OF_PATCHES else tensor.isfinite()
+        if not bool(good.all()):
             raise ValueError(f"the {name} of the trigger of {_key(pair)} holds values that no trigger has")
-    return {name: tensor for name, tensor in found.items() if "." not in name}
+    return found
 
 
 def repair_dumps(result: RepairResult) -> str:
