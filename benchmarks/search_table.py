@@ -1,9 +1,10 @@
 """The table of docs/evaluation.md on how near the search comes to the smallest trigger, from the rows of search.py."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
+
+from resumable import rows_in
 
 NEAR = 1.15  # times the best known size
 ROWS = Path(__file__).parent / "results" / "search.jsonl"
@@ -16,8 +17,8 @@ def searched() -> str:
         "| passes a label | verdict | p |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|--:|",
     ]
-    ratios = []
-    for row in _rows():
+    ratios, rows = [], rows_in(ROWS)
+    for row in rows:
         target, scanned = row["target"], row["scan"] or {}
         known = {int(label): found for label, found in row["labels"].items()}
         best = {label: min(_size(found, "best"), _size(found, "default")) for label, found in known.items()}
@@ -32,9 +33,7 @@ def searched() -> str:
             f"| {scanned.get('passes_a_label', 0):,} | {_said(target, scanned)} | {scanned.get('p_value', 1.0):.2g} |"
         )
     shares = [
-        _size(row["labels"][str(row["target"])], "default") / row["planted_size"]
-        for row in _rows()
-        if row["planted_size"]
+        _size(row["labels"][str(row["target"])], "default") / row["planted_size"] for row in rows if row["planted_size"]
     ]
     said = f"{min(shares):.2f} to {max(shares):.2f} (median {statistics.median(shares):.2f})"
     near = sum(ratio <= NEAR for ratio in ratios)
@@ -64,7 +63,3 @@ def _said(target: int | None, scanned: dict[str, Any]) -> str:
     flagged = ", ".join(map(str, scanned.get("flagged", ())))
     wrong_label = " (wrong)" if flagged and flagged != str(target) else ""
     return f"{scanned.get('verdict', 'not scanned')}{f' {flagged}' if flagged else ''}{wrong_label}"
-
-
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
