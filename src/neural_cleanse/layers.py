@@ -17,6 +17,7 @@ from neural_cleanse.errors import SettingsError, UnusableOutputs
 
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
 NORM = nn.modules.batchnorm._NormBase  # of every kind that keeps statistics, as buffers
+DROPOUT = nn.modules.dropout._DropoutNd
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,15 @@ def _noting(order: list[str], rows: dict[str, int], name: str) -> Callable[[nn.M
         rows[name] = len(inputs[0] if inputs else given["input"])
 
     return note
+
+
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+
+
+def set_training(module: nn.Module, kinds: Kinds, but: Kinds = ()) -> None:
+    """Layers of these kinds in train mode, no others; `module.train` may be the network's own."""
+    for layer in module.modules():
+        layer.training = isinstance(layer, kinds) and not isinstance(layer, but)
 
 
 def one_vector(seen: Float[Tensor, "n ... d"]) -> Float[Tensor, "n d"]:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +119,36 @@ def test_images_given_stay_as_they_are() -> None:
 
 
 # --- what stays ---
+
+
+class TwoHeads(nn.Module):
+    """A network that answers otherwise while it is trained, as those with auxiliary heads do; `answers` says how."""
+
+    def __init__(self, answers: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 5, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Flatten())
+        self.head = nn.Linear(256, 10)
+        self.answers = answers
+        self.drops = False
+
+    def forward(self, images: Tensor) -> Any:
+        logits = self.head(self.body(images))
+        self.drops |= self.body[3].training
+        return self.answers(logits) if self.training else logits
+
+
+def no_answer(_: Tensor) -> Tensor:
+    raise KeyError("targets")
+
+
+@pytest.mark.parametrize("answers", [lambda x: (x, x), lambda x: {"out": x}, lambda x: x[:, :3], no_answer])
+def test_a_network_that_answers_otherwise_while_it_learns_is_fine_tuned(
+    answers: Callable[[Tensor], Any], limits: RepairLimits
+) -> None:
+    classifier = Classifier(TwoHeads(answers), (1, 28, 28), 10)
+    mitigated = kept(ONE_RATE(classifier, [zero_mask()], limits, seeded()))
+    assert isinstance(mitigated.module, TwoHeads) and mitigated.module.drops, "dropout is on all the same"
+    assert not same(state_of(classifier), state_of(mitigated))
 
 
 def test_a_trigger_of_size_zero_is_no_trigger(infected: Classifier, limits: RepairLimits) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.fresh import fresh, values_of
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.layers import NORM
+from neural_cleanse.layers import DROPOUT, NORM, set_training
 from neural_cleanse.metrics import FORWARD_BATCH, pixels, predict
 
 LAST_RATE = 0.05  # of the learning rate, at the end
-TRAINED_APART = (NORM, nn.modules.dropout._DropoutNd)
+TRAINED_APART = (NORM, DROPOUT)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def make_student(
     devices = [suspect.device] if suspect.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)  # for dropout
-        _train(module, nn.Module)
+        set_training(module, nn.Module)
         for step in range(plan.steps):
             rows = torch.randint(len(images), (plan.batch_size,), generator=generator).to(images.device)
             batch, answers = pixels(images[rows]).to(suspect.device), taught[rows.to(taught.device)]
             if not _graded(suspect, module, batch, answers):
                 if step:
                     return None
-                _train(module, TRAINED_APART)  # the whole may then answer otherwise, with auxiliary heads
+                set_training(module, TRAINED_APART)  # the whole may then answer otherwise, with auxiliary heads
                 if not _graded(suspect, module, batch, answers):
                     return None
             for group in optimizer.param_groups:
@@ -123,12 +123,6 @@ def _graded(
     except Exception:  # the network's own code, made for other uses
         return False
     return True
-
-
-def _train(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> None:
-    """Layers of these kinds in train mode, no others; `module.train` may be the network's own."""
-    for layer in module.modules():
-        layer.training = isinstance(layer, kinds)
 
 
 def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8[Tensor, "m c h w"]) -> Student | None:

@@ -22,7 +22,7 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.cut import Shifted
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.images import ImageSet
-from neural_cleanse.layers import NORM
+from neural_cleanse.layers import DROPOUT, NORM, Kinds, set_training
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.base import Backdoor, Place, RepairLimits
 from neural_cleanse.mitigation.family import Renewal
@@ -92,6 +92,7 @@ class FineTuning:
         batches = epochs * a_round
         seen = [classifier.device] if classifier.device.type == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices=seen):  # dropout draws from the global generator
+            trained = _trained_kinds(classifier, module)
             seed = int(torch.randint(2**62, (1,), generator=generator))
             torch.manual_seed(seed)
             mixing = torch.Generator().manual_seed(seed)  # its own, for stamping draws as often as there are triggers
@@ -106,7 +107,8 @@ class FineTuning:
                 found = [*backdoors, *renewal.after(number, network)]
                 each = min(STAMPED, self.most_stamped / max(1, len(found)))
                 stamped = stamp_some(images[rows], labels[rows], found, generator, each)
-                logits = stamped.answers(classifier, _training(module))
+                set_training(module, trained, but=NORM)
+                logits = stamped.answers(classifier, module)
                 loss = nn.functional.cross_entropy(logits, wanted[rows].to(logits.device))
                 if self.mixed:
                     loss = loss + weight * _on_mixtures(classifier, module, mixtures(images, self.mixed, mixing))
@@ -123,23 +125,28 @@ class FineTuning:
 
 
 def _trainable(module: nn.Module) -> nn.Module:
-    """A copy to be trained, whose batch norms keep their statistics.
-
-    Those belong to all the data the network was trained on; a few hundred images, a fifth of them stamped, would
-    estimate them worse. Memory is laid out plainly: channels last, the weight gradient of some 1x1 convolutions with
-    stride crashes in oneDNN (its issue 6035).
+    """A copy to be trained. Memory is laid out plainly: channels last, the weight gradient of some 1x1 convolutions
+    with stride crashes in oneDNN (its issue 6035).
     """
     module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return _training(module.requires_grad_(True))
+    return module.requires_grad_(True)
 
 
-def _training(module: nn.Module) -> nn.Module:
-    """The module in training mode, except for its batch norms."""
-    module.train()
-    for layer in module.modules():
-        if isinstance(layer, NORM):
-            layer.eval()
-    return module
+@torch.no_grad()
+def _trained_kinds(classifier: Classifier, module: nn.Module) -> Kinds:
+    """The layers to put in train mode, batch norms always excepted: all, or dropout alone where the whole then answers
+    otherwise, as with auxiliary heads.
+
+    Statistics of batch norms belong to all the data the network was trained on; a few hundred images, a fifth of them
+    stamped, would estimate them worse.
+    """
+    set_training(module, nn.Module, but=NORM)
+    try:
+        images = torch.zeros(2, *classifier.input_shape)
+        logits = Stamped(images).answers(classifier, module)
+    except Exception:  # the network's own code, made for other uses
+        return DROPOUT
+    return nn.Module if logits.shape == (len(images), classifier.num_classes) else DROPOUT
 
 
 def mixtures(images: UInt8[Tensor, "n c h w"], count: int, generator: torch.Generator) -> Float[Tensor, "count c h w"]:
