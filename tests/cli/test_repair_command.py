@@ -342,7 +342,7 @@ def test_the_baseline_goes_along(asked: list[object], ended: Ended, scanned_infe
 def test_the_progress_names_the_step(
     asked: list[object], ended: Ended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("neural_cleanse.cli.progress.SECONDS_BETWEEN_LINES", {True: 0.0, False: 0.0})
+    monkeypatch.setattr("neural_cleanse.detection.progress.SECONDS_BETWEEN_LINES", {True: 0.0, False: 0.0})
     calls = ended(RepairStatus.REPAIRED)
     assert run(*asked).code == 0
     capsys.readouterr()

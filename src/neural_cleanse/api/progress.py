@@ -1,16 +1,14 @@
 """How far a scan is, for Python: True writes a line to stderr, a function gets every Progress, None says nothing."""
 
 import contextlib
-import math
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from neural_cleanse.api.arguments import expect_progress
 from neural_cleanse.api.errors import in_python
-from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
+from neural_cleanse.detection.progress import Due, Progress
 
 Report = Callable[[Progress], None]
 
@@ -57,17 +55,14 @@ class _Line:
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
-        self._last, self._shown = -math.inf, ""
-        self._told = set[tuple[str, bool]]()
+        self._due, self._shown = Due(self._live), ""
 
     def __call__(self, progress: Progress) -> None:
-        text, now = f"scan: {progress}", time.monotonic()
-        due = progress.news not in self._told or now - self._last >= SECONDS_BETWEEN_LINES[self._live]
-        if text == self._shown or not due:
+        text = f"scan: {progress}"
+        if text == self._shown or not self._due(progress.news):
             return
-        self._told.add(progress.news)
         blank = " " * max(0, len(self._shown) - len(text))
-        self._last, self._shown = now, text
+        self._shown = text
         sys.stderr.write(f"\r{text}{blank}" if self._live else f"{text}\n")
         sys.stderr.flush()
 

@@ -5,13 +5,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
-from neural_cleanse.detection.progress import SECONDS_BETWEEN_LINES, Progress
+from neural_cleanse.detection.progress import Due, Progress
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.results.records import LabelPair, Recovered
 
@@ -54,13 +54,12 @@ class StatusLine:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
-        self._last = -math.inf
+        self.due = Due(self._console.is_terminal)
 
-    def __call__(self, text: str, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if not at_once and now - self._last < SECONDS_BETWEEN_LINES[self._console.is_terminal]:
+    def __call__(self, text: str, news: Hashable = None) -> None:
+        """Show the text where it is due (`Due`)."""
+        if not self.due(news):
             return
-        self._last = now
         if self._console.is_terminal:
             sys.stderr.write(f"\r\x1b[2K{text[: self._console.width - 1]}")
             sys.stderr.flush()
@@ -101,13 +100,12 @@ class ProgressLine:
     def __init__(self) -> None:
         self._status = StatusLine()
         self._step = ""
-        self._told: set[tuple[str, bool]] = set()
         self._warned = set[str]()
 
     def step(self, text: str) -> None:
         """What is being done, shown now and before what a scan says."""
         self._step = f"{text}: "
-        self._told.clear()
+        self._status.due.forget()
         self._status(text)
 
     def __call__(self, progress: Progress) -> None:
@@ -116,8 +114,7 @@ class ProgressLine:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._status.say(f"warning: {warning}")
-        self._status(self._step + self.line(progress), at_once=progress.news not in self._told)
-        self._told.add(progress.news)
+        self._status(self._step + self.line(progress), progress.news)
 
     def line(self, progress: Progress) -> str:
         """Share done, time left, the phase, and the smallest triggers so far."""

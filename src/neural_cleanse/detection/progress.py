@@ -1,7 +1,8 @@
 """How far a scan is, and whether it may go on: one account of all its parts, against what is planned and a budget."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from neural_cleanse.deadline import Deadline
@@ -63,6 +64,28 @@ class Progress:
         What follows a comma says with how many steps: some plans go on step by step.
         """
         return self.phase.name.partition(",")[0], self.seconds_left is not None
+
+
+class Due:
+    """Whether a line for people is to be written now: at once where it has news, else now and then."""
+
+    def __init__(self, live: bool) -> None:
+        self._between = SECONDS_BETWEEN_LINES[live]
+        self._last = -math.inf
+        self._told = set[Hashable]()
+
+    def __call__(self, news: Hashable = None) -> bool:
+        """`news` is told at once the first time, None never."""
+        now, told = time.monotonic(), news is None or news in self._told
+        if told and now - self._last < self._between:
+            return False
+        self._told.add(news)
+        self._last = now
+        return True
+
+    def forget(self) -> None:
+        """Whatever comes is news again."""
+        self._told.clear()
 
 
 @dataclass(frozen=True)
