@@ -69,7 +69,8 @@ class Parts:
 
 def answer(parts: Parts, began: float) -> ScanResult:
     """The result of a scan that began at that moment (time.monotonic)."""
-    others = {pair for one in parts.kinds for pair in one.test.flagged} - {*parts.compared.decision.flagged_pairs}
+    others = {pair for one in parts.kinds if one.flagged for pair in one.test.flagged}
+    others -= {*parts.compared.decision.flagged_pairs}
     by_patch = {*parts.decision.flagged_pairs} - others
     flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
@@ -111,7 +112,7 @@ def _evidence(
     """Evidence against all that is flagged; on few images, which a note says, where there is no time for all."""
     prepared, found, hurried = parts.prepared, list[Evidence](), False
     images = prepared.images
-    for kind, classifier, data, one in _to_show(prepared, kinds, patches):
+    for kind, classifier, data, one in _to_show(parts, kinds, patches):
         try:
             found.append(evidence_of(classifier, data, images.images, one, kind))
         except OutOfTime:
@@ -123,11 +124,17 @@ def _evidence(
 
 
 def _to_show(
-    prepared: PreparedScan, kinds: Sequence[KindFound], patches: Sequence[Recovered]
+    parts: Parts, kinds: Sequence[KindFound], patches: Sequence[Recovered]
 ) -> Iterator[tuple[Kind, Classifier, ScanImages, Recovered]]:
     """What is flagged, with the network and images that show it: patches for all images first, one a label pair."""
+    prepared, by_margin = (
+        parts.prepared,
+        {pair for test in parts.tests if test.kind is Kind.MARGIN for pair in test.flagged},
+    )
+    by_margin -= {*parts.compared.decision.flagged_pairs}
     for one in patches:
-        yield Kind.PATCH, prepared.classifier, prepared.images, one
+        shown_as = Kind.MARGIN if one.pair in by_margin else Kind.PATCH
+        yield shown_as, prepared.classifier, prepared.images, one
     known = {one.pair for one in patches}
     for kind in kinds:
         new = [one for one in kind.flagged if one.pair not in known]

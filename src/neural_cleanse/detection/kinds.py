@@ -1,7 +1,9 @@
-"""Triggers that are no patch for all images: shifts in feature space, one-class and all-to-all triggers.
+"""Triggers that are no patch for all images: shifts in feature space, one-class and all-to-all triggers,
+and triggers of any shape.
 
 Tests beside that of patches, each cheap: sizes of shifts over the labels (feature_test.py); sizes of patches over all
-pairs of labels (one_class.py); triggers of maps of all classes (all_to_all.py). Classes that are near each other by
+pairs of labels (one_class.py); triggers of maps of all classes (all_to_all.py); the largest margins that inputs reach
+(margin_test.py). Classes that are near each other by
 nature have small triggers between them, so what a test flags must be much smaller than in a student of those classes.
 """
 
@@ -14,20 +16,25 @@ from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.feature_test import EXPECTED_SHARE, MOST_LABELS, FeatureTest
 from neural_cleanse.detection.kind_search import PARTS, KindSearch
 from neural_cleanse.detection.kinds_found import Ended, KindFound, charged
+from neural_cleanse.detection.margin_test import PART as MARGINS
+from neural_cleanse.detection.margin_test import MarginTest
 from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import Recovered
 
 
 @dataclass
 class KindTests:
-    """The tests of one scan, made one after the other; `taken` are the labels that have a patch trigger already."""
+    """The tests of one scan, made one after the other; `patches` are what the search for patches came to, `taken`
+    the labels that it flagged."""
 
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
+    patches: tuple[Recovered, ...] = ()
     taken: tuple[int, ...] = ()
 
     def plan(self) -> None:
@@ -41,6 +48,7 @@ class KindTests:
                 work.plan(part, passes)
         if not self.prepared.settings.pairs:
             work.plan(PARTS[Kind.PAIRS], self._one_class.planned())
+        work.plan(MARGINS, self._margins.planned())
 
     def run(self) -> tuple[KindFound, ...]:
         """All of them; one that cannot be made says why."""
@@ -51,9 +59,9 @@ class KindTests:
         shifts, maps = self._features.run(space), self._maps.run(space)
         shifts = replace(shifts, test=charged(shifts.test, Ended(forward_passes=sum(spent))))
         if self.prepared.settings.pairs:  # searched with all steps
-            return shifts, *maps
+            return shifts, *maps, self._margins.run()
         explained = frozenset(pair for one in maps for pair in one.test.mapped)
-        return shifts, self._one_class.run(explained), *maps
+        return shifts, self._one_class.run(explained), *maps, self._margins.run()
 
     @property
     def _wanted(self) -> bool:
@@ -66,6 +74,10 @@ class KindTests:
     @property
     def _one_class(self) -> OneClass:
         return OneClass(KindSearch(Kind.PAIRS, self.prepared, self.stages, self.teaching), self.taken)
+
+    @property
+    def _margins(self) -> MarginTest:
+        return MarginTest(self.prepared, self.stages, self.teaching, self.patches)
 
     @property
     def _maps(self) -> AllToAll:

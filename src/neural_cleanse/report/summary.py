@@ -22,6 +22,7 @@ COMMON = 0.5
 WHOLE = 3.0  # times as large, from where on no decimals are said
 IF = ", if their trigger sizes spread as the test assumes (normally, on a log scale)"
 ANY_CHANGE = "A change that is the same for all images, and no small patch,"
+SIMILAR = "networks that learnt the same classes from it: a sign of a backdoor, whatever its trigger."
 MISSED = (
     "Also some that were looked for: triggers for one class only, natural-looking changes of the whole image, and what "
     "an attacker builds against such scans."
@@ -41,12 +42,12 @@ def plain(result: ScanResult) -> str:
 
 def _infected(result: ScanResult) -> str:
     found, titles = flagged(result), Titles(result)
-    single = [one.row for one in found if not one.is_map]
+    single = [one for one in found if not one.is_map]
     parts = [_sends_all(one, result) for one in found if one.is_map]
-    parts += [_sends(titles, row, result) for row in single[:LABELS_NAMED]]
+    parts += [_sends(titles, one, result) for one in single[:LABELS_NAMED]]
     more = f" {len(single) - LABELS_NAMED} more labels were flagged." if len(single) > LABELS_NAMED else ""
     sizes = [row.size for row in result.label_rows if row.size is not None]
-    in_pixels = [one.row for one in found if one.row.size is not None]
+    in_pixels = [one.row for one in found if one.row.size is not None and not one.by_margin]
     maps = [test.usual_size for test in result.tests if test.kind is Kind.ALL_TO_ALL and test.usual_size]
     usual = ""
     if maps:
@@ -64,7 +65,12 @@ def _usual(row: LabelResult, middle: float) -> str:
     return f"A typical label of this model needs one {times:.{0 if times >= WHOLE else 1}f} times as large."
 
 
-def _sends(titles: Titles, row: LabelResult, result: ScanResult) -> str:
+def _sends(titles: Titles, one: Flagged, result: ScanResult) -> str:
+    row = one.row
+    if one.by_margin:
+        found = row.shown.size
+        shown = "" if found is None else f" The smallest patch found for it takes {_size(found, result)}."
+        return f"Inputs can make this model far surer of label {one.title} than {SIMILAR}{shown}"
     whose = "images of any class" if row.source is None else f"images of class {titles.label(row.source)}"
     size = row.shown.size
     trigger = ANY_CHANGE if size is None else f"A small patch ({_size(size, result)})"

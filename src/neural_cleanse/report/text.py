@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.results.kind import Kind
@@ -58,12 +58,13 @@ class Flagged:
     """What was flagged: one label or pair of labels, or all pairs of a map, along which one trigger sends its classes.
 
     `row` has its size, p-value and success; for a map the success is over the images of all its classes, and target and
-    source are those of the first pair.
+    source are those of the first pair. `by_margin`: the margin that inputs reach flagged it, the patch only shows it.
     """
 
     row: LabelResult
     pairs: tuple[LabelPair, ...]
     title: str
+    by_margin: bool = False
 
     @property
     def is_map(self) -> bool:
@@ -80,6 +81,8 @@ class Flagged:
         """What is wrong, in a clause."""
         if self.is_map:
             return f"One unusually small trigger sends {len(self.pairs)} classes each to another label ({self.title})"
+        if self.by_margin:
+            return f"Inputs reach label {self.title} with a far larger margin than in networks of the same classes"
         return f"Label {self.title} is reached by an unusually small trigger"
 
 
@@ -101,9 +104,13 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
     for pair in result.flagged_pairs:
         if pair in by_map:
             continue
-        row = _row_of_kind(result, [kinds[pair]]) if pair in kinds else known.get(pair)
+        row, by_margin = known.get(pair), pair in kinds and kinds[pair].kind is Kind.MARGIN
+        if by_margin and row is not None:
+            row = replace(row, p_value=_p_of_kind(result, Kind.MARGIN, pair))
+        elif pair in kinds:
+            row = _row_of_kind(result, [kinds[pair]])
         if row is not None:
-            found.append(Flagged(row, (pair,), titles.pair(pair)))
+            found.append(Flagged(row, (pair,), titles.pair(pair), by_margin))
     return tuple(found)
 
 
@@ -111,6 +118,12 @@ def _few(titles: Titles, pairs: Sequence[LabelPair]) -> str:
     """The first pairs of a map in words."""
     named = [f"{titles.label(pair.source)} to {titles.label(pair.target)}" for pair in pairs if pair.source is not None]
     return ", ".join(named[:NAMED]) + (", and so on" if len(named) > NAMED else "")
+
+
+def _p_of_kind(result: ScanResult, kind: Kind, pair: LabelPair) -> float | None:
+    """The pair's p-value in the test of that kind."""
+    rows = (row for test in result.tests if test.kind is kind for row in test.rows)
+    return next((row.p_value for row in rows if row.pair == pair), None)
 
 
 def _row_of_kind(result: ScanResult, seen: Sequence[Evidence]) -> LabelResult:
@@ -249,6 +262,7 @@ def _answer(result: ScanResult) -> str:
     if len(found) == 1 and not found[0].is_map:
         title, row = found[0].title, found[0].row
         how = "feature-space trigger" if row.size is None else f"{number(row.size, 0)} px, {median}"
+        how = "largest margin" if found[0].by_margin else how
         return f"{headline}: label {title} ({how}, {p_is(row.p_value)})"
     maps = [f"{one.heading} ({found_at(one.row)})" for one in found if one.is_map]
     each = [f"{one.title} ({found_at(one.row)})" for one in found if not one.is_map]

@@ -11,11 +11,12 @@ class Kind(enum.Enum):
     PAIRS = "pairs"
     ALL_TO_ALL = "all_to_all"
     FEATURE_ALL_TO_ALL = "feature_all_to_all"
+    MARGIN = "margin"
 
     @property
     def of_pixels(self) -> bool:
         """Whether its triggers change pixels, which images can show; the others change activations."""
-        return self in (Kind.PATCH, Kind.PAIRS, Kind.ALL_TO_ALL)
+        return self in (Kind.PATCH, Kind.PAIRS, Kind.ALL_TO_ALL, Kind.MARGIN)
 
     @property
     def meaning(self) -> str:
@@ -26,6 +27,7 @@ class Kind(enum.Enum):
             Kind.PAIRS: "one-class patches",
             Kind.ALL_TO_ALL: "all-to-all patches",
             Kind.FEATURE_ALL_TO_ALL: "all-to-all feature-space triggers",
+            Kind.MARGIN: "labels with far larger margins than in student networks (triggers of any shape)",
         }[self]
 
     @property
@@ -37,4 +39,5 @@ class Kind(enum.Enum):
             Kind.PAIRS: "trigger between two labels",
             Kind.ALL_TO_ALL: "all-to-all patch",
             Kind.FEATURE_ALL_TO_ALL: "all-to-all feature-space trigger",
+            Kind.MARGIN: "margin",
         }[self]

@@ -108,7 +108,31 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
 
     Sizes in px, or over those of a baseline, label by label, with OVER_BASELINE as prior.
     """
-    logs = _capped(log_sizes(sizes), prior)
+    low = low_values(log_sizes(sizes), alpha, prior)
+    return OutlierTest(
+        anomaly_index=tuple(anomaly_index(sizes).tolist()),
+        p_values=low.p_values,
+        p_value=min(low.p_values, default=1.0),
+        flagged=low.flagged,
+        detection_limit=detection_limit(sizes, low.flagged, alpha, prior),
+        tail_holds=low.tail_holds,
+        tail_p_value=low.tail_p_value,
+    )
+
+
+@dataclass(frozen=True)
+class LowValues:
+    """The part of an OutlierTest that holds of any values, not of sizes alone."""
+
+    p_values: tuple[float, ...]
+    flagged: tuple[int, ...]
+    tail_holds: bool | None
+    tail_p_value: float | None
+
+
+def low_values(values: Floats, alpha: float, prior: Prior) -> LowValues:
+    """Which values lie too far below the others for chance."""
+    logs = _capped(values, prior)
     order = np.argsort(logs, kind="stable")
     ascending = logs[order]
     steps = _esd(ascending, prior)
@@ -118,16 +142,7 @@ def outlier_test(sizes: Sequence[float] | Floats, alpha: float, prior: Prior = L
         num_flagged, tail_holds, tail_p_value = check_tail(ascending, num_flagged, ascending[num_flagged:], alpha)
     p_values = np.empty_like(logs)
     p_values[order] = steps
-    flagged = tuple(order[:num_flagged].tolist())
-    return OutlierTest(
-        anomaly_index=tuple(anomaly_index(sizes).tolist()),
-        p_values=tuple(p_values.tolist()),
-        p_value=float(steps[0]) if len(steps) else 1.0,
-        flagged=flagged,
-        detection_limit=detection_limit(sizes, flagged, alpha, prior),
-        tail_holds=tail_holds,
-        tail_p_value=tail_p_value,
-    )
+    return LowValues(tuple(p_values.tolist()), tuple(order[:num_flagged].tolist()), tail_holds, tail_p_value)
 
 
 def over_several(baselines: Sequence[Sequence[float]]) -> Prior:

@@ -1,0 +1,137 @@
+"""Backdoors whose trigger may have any shape: a label that inputs reach by a margin far above that in students.
+
+It sees what no size shows: patches as large as the classes differ, and triggers that a student has taken on in part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
+from neural_cleanse.detection.margins import PASSES_PER_LABEL, STARTS, largest_margins
+from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.shares import SHARES, over_share
+from neural_cleanse.detection.stages import Stages
+from neural_cleanse.detection.statistics.margins import margin_test
+from neural_cleanse.detection.statistics.outlier import LowValues
+from neural_cleanse.detection.teaching import MOST_LABELS, MOST_STUDENTS, Teaching, called
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
+from neural_cleanse.text import p_is
+
+LEAST_LABELS = 4  # fewer are no reference
+CLEAR_P = 0.1  # with one student: planted labels had .03 at most
+LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
+PART = "largest margins"
+NO_TIME = Ended().reason
+
+
+@dataclass(frozen=True)
+class MarginTest:
+    """The test of one scan; `patches` are what its search for patches came to, which is shown of a flagged label."""
+
+    prepared: PreparedScan
+    stages: Stages
+    teaching: Teaching
+    patches: Sequence[Recovered] = ()
+    _spent: list[float] = field(default_factory=list)
+
+    def planned(self) -> int:
+        """Image passes of the suspect's margins and of a student's; that takes two at least, or three."""
+        return 0 if self._impossible() else 2 * PASSES_PER_LABEL * len(self.prepared.pairs)
+
+    def run(self) -> KindFound:
+        """Compare the labels' largest margins with those in up to MOST_STUDENTS students, one where it is clear."""
+        why = self._impossible()
+        if why is not None:
+            self.stages.work.plan(PART, 0)
+            return not_made(Kind.MARGIN, why)
+        try:
+            found = self._judged()
+        except OutOfTime:
+            self.stages.tracker.truncated = True
+            found = not_made(Kind.MARGIN, NO_TIME)
+        return replace(found, test=charged(found.test, Ended(round(sum(self._spent)))))
+
+    def _impossible(self) -> str | None:
+        prepared = self.prepared
+        if not prepared.settings.student:
+            return "no student networks were asked for"
+        if not LEAST_LABELS <= prepared.num_labels <= MOST_LABELS or len(prepared.pairs) < prepared.num_labels:
+            return "too few or too many labels, or not all of them are searched"
+        return None
+
+    def _judged(self) -> KindFound:
+        """Raises OutOfTime after the deadline."""
+        own = self._margins(self.prepared.classifier, PART)
+        if own is None:
+            return not_made(Kind.MARGIN, NO_TIME)
+        theirs, alone, lacking = list[list[float]](), True, None
+        for number in range(MOST_STUDENTS):
+            lacking = self._lacking(number)
+            student = self.teaching.student(self.stages, number) if lacking is None else None
+            if student is None:
+                break
+            margins = self._margins(student.classifier, f"{PART} of {called(number)}")
+            if margins is None:
+                lacking = NO_TIME
+                break
+            theirs.append(margins)
+            alone &= student.agreement >= self.teaching.plan.alone
+            if alone and min(self._test(own, theirs[:1]).p_values) >= CLEAR_P:
+                break
+        if not theirs or (lacking is not None and not (alone and len(theirs) >= LEAST_STUDENTS)):
+            return not_made(Kind.MARGIN, lacking or NO_TIME)
+        return self._answer(own, theirs)
+
+    def _lacking(self, number: int) -> str | None:
+        """Why there is no student of that number to compare with."""
+        student = self.teaching.student(self.stages, number)
+        if student is None:
+            return NO_TIME if self.stages.tracker.truncated else "no student network could be made to compare with"
+        if student.agreement < self.teaching.plan.least_agreement:
+            return f"a student network answers as the model does on only {student.agreement:.0%} of the images"
+        return None
+
+    def _margins(self, classifier: Classifier, part: str) -> list[float] | None:
+        if self.stages.spent():
+            return None
+        targets = [pair.target for pair in self.prepared.pairs]
+        report = self.stages.report(part, PASSES_PER_LABEL * len(targets), len(targets))
+        at_once = max(STARTS, self.stages.batch_limit.images)
+        try:
+            found = largest_margins(classifier, targets, self.prepared.settings.seed, at_once, report.advance)
+        finally:
+            self._spent.append(report.done)
+        self.stages.tracker.truncated |= found is None
+        return found
+
+    def _test(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> LowValues:
+        return margin_test(own, theirs, self.prepared.settings.alpha * SHARES[Kind.MARGIN])
+
+    def _answer(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> KindFound:
+        share, test, pairs = SHARES[Kind.MARGIN], self._test(own, theirs), self.prepared.pairs
+        rows = tuple(
+            KindRow(pair.target, None, round(margin, 3), over_share(p, share))
+            for pair, margin, p in zip(pairs, own, test.p_values, strict=True)
+        )
+        made = KindTest(
+            Kind.MARGIN, share, Verdict.CLEAN, "no label stands out", over_share(min(test.p_values), share), rows=rows
+        )
+        middle = sorted(own)[len(own) // 2]
+        far = [index for index in test.flagged if own[index] > middle] if test.tail_holds is not False else []
+        if not far or len(theirs) < LEAST_STUDENTS:
+            return KindFound(made)
+        named = ", ".join(
+            f"label {pairs[index].target} ({own[index]:.1f}, in student networks "
+            f"{sum(one[index] for one in theirs) / len(theirs):.1f})"
+            for index in far
+        )
+        reason = f"margins that inputs reach: {named}, {p_is(made.p_value)}"
+        with_patch = {one.pair for one in self.patches if one.shown.trigger is not None}
+        flagged = tuple(LabelPair(pairs[index].target) for index in far)
+        if not with_patch.issuperset(flagged):
+            why = f"{reason}; but the search found no patch to show it by"
+            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=why))
+        return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))
