@@ -21,7 +21,7 @@ from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recover
 from neural_cleanse.text import p_is
 
 LEAST_LABELS = 4  # fewer are no reference
-CLEAR_P = 0.1  # with one student: planted labels had .03 at most
+CLEAR_P = 0.15  # with one student: planted labels had .12 at most
 LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
 PART = "largest margins"
 NO_TIME = Ended().reason

@@ -4,11 +4,11 @@ from neural_cleanse.results.kind import Kind
 
 SHARES = {
     Kind.PATCH: 0.5,
-    Kind.FEATURE: 0.2,
+    Kind.FEATURE: 0.15,
     Kind.PAIRS: 0.1,
     Kind.ALL_TO_ALL: 0.05,  # maps that are planted have a p of .0001 and less
     Kind.FEATURE_ALL_TO_ALL: 0.05,
-    Kind.MARGIN: 0.1,
+    Kind.MARGIN: 0.15,
 }
 
 
