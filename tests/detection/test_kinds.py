@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from left_out import left_out
 from planted_networks import SOURCE, TARGET, PairBackdoor, ShiftBackdoor
 from torch import nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import feature_space as spaces
-from neural_cleanse.detection.all_to_all import AllToAll
+from neural_cleanse.detection import teaching
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
-from neural_cleanse.detection.feature_test import FeatureTest
-from neural_cleanse.detection.kinds_found import not_made
-from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -25,16 +23,6 @@ from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
-
-
-def left_out(patch: pytest.MonkeyPatch, *, features: bool = False, pairs: bool = False) -> None:
-    """Kinds that a test is not about; of a clean model all are looked for below."""
-    maps = tuple(not_made(kind, "left out") for kind in (Kind.ALL_TO_ALL, Kind.FEATURE_ALL_TO_ALL))
-    patch.setattr(AllToAll, "run", lambda *_: maps)
-    if features:
-        patch.setattr(FeatureTest, "run", lambda *_: not_made(Kind.FEATURE, "left out"))
-    if pairs:
-        patch.setattr(OneClass, "run", lambda *_: not_made(Kind.PAIRS, "left out"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +65,8 @@ def test_the_share_is_of_all_parts_and_reaches_the_end_with_the_last(cleared: Cl
     names = list(dict.fromkeys(progress.phase.name.split(",")[0] for progress in seen))
     assert names == [
         "checking the input", "patches", "shifts of features", "all-to-all patches", "all-to-all shifts of features",
-        "one-class patches", "evidence",
+        "one-class patches", "largest margins", "training a student network", "largest margins of a student network",
+        "evidence",
     ]  # fmt: skip
     last = seen[-1]
     assert last.passes_done == last.passes_planned
@@ -92,7 +81,8 @@ def test_a_clean_model_is_clean_and_says_what_was_looked_for(cleared: Cleared) -
     assert result.verdict is Verdict.CLEAN and result.flagged == ()
     assert [test.kind for test in result.tests] == list(Kind)
     assert "one-class patches, all-to-all patches" in result.reason
-    assert result.image_passes == sum(test.image_passes for test in result.tests)
+    taught = teaching.StudentPlan().passes
+    assert result.image_passes == sum(test.image_passes for test in result.tests) + taught
 
 
 def test_a_one_class_trigger_is_found_by_default(

@@ -3,6 +3,7 @@
 It sees what no size shows: patches as large as the classes differ, and triggers that a student has taken on in part.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,11 +18,12 @@ from neural_cleanse.detection.statistics.margins import margin_test
 from neural_cleanse.detection.statistics.outlier import LowValues
 from neural_cleanse.detection.teaching import MOST_LABELS, MOST_STUDENTS, Teaching, called
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
+from neural_cleanse.results.records import KindRow, KindTest, Recovered, Verdict
 from neural_cleanse.text import p_is
 
 LEAST_LABELS = 4  # fewer are no reference
 CLEAR_P = 0.15  # with one student: planted labels had .12 at most
+LARGE = 1.25  # of the median label's margin: planted labels had 1.28 and more, and clean ones can gain on students
 LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
 PART = "largest margins"
 NO_TIME = Ended().reason
@@ -111,27 +113,30 @@ class MarginTest:
         return margin_test(own, theirs, self.prepared.settings.alpha * SHARES[Kind.MARGIN])
 
     def _answer(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> KindFound:
-        share, test, pairs = SHARES[Kind.MARGIN], self._test(own, theirs), self.prepared.pairs
+        share, pairs, test = SHARES[Kind.MARGIN], self.prepared.pairs, self._test(own, theirs)
+        large = LARGE * statistics.median(own)
+        p_values = [
+            over_share(p, share) if margin >= large else 1.0 for margin, p in zip(own, test.p_values, strict=True)
+        ]
         rows = tuple(
-            KindRow(pair.target, None, round(margin, 3), over_share(p, share))
-            for pair, margin, p in zip(pairs, own, test.p_values, strict=True)
+            KindRow(pair.target, None, round(margin, 3), p)
+            for pair, margin, p in zip(pairs, own, p_values, strict=True)
         )
-        made = KindTest(
-            Kind.MARGIN, share, Verdict.CLEAN, "no label stands out", over_share(min(test.p_values), share), rows=rows
-        )
-        middle = sorted(own)[len(own) // 2]
-        far = [index for index in test.flagged if own[index] > middle] if test.tail_holds is not False else []
+        made = KindTest(Kind.MARGIN, share, Verdict.CLEAN, "no label stands out", min(p_values), rows=rows)
+        far = [index for index in test.flagged if own[index] >= large] if test.tail_holds is not False else []
         if not far or len(theirs) < LEAST_STUDENTS:
             return KindFound(made)
-        named = ", ".join(
-            f"label {pairs[index].target} ({own[index]:.1f}, in student networks "
-            f"{sum(one[index] for one in theirs) / len(theirs):.1f})"
-            for index in far
-        )
-        reason = f"margins that inputs reach: {named}, {p_is(made.p_value)}"
+        reason = f"margins that inputs reach: {self._named(own, theirs, far)}, {p_is(made.p_value)}"
         with_patch = {one.pair for one in self.patches if one.shown.trigger is not None}
-        flagged = tuple(LabelPair(pairs[index].target) for index in far)
+        flagged = tuple(pairs[index] for index in far)
         if not with_patch.issuperset(flagged):
             why = f"{reason}; but the search found no patch to show it by"
             return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=why))
         return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))
+
+    def _named(self, own: Sequence[float], theirs: Sequence[Sequence[float]], far: Sequence[int]) -> str:
+        return ", ".join(
+            f"label {self.prepared.pairs[index].target} ({own[index]:.1f}, in student networks "
+            f"{statistics.fmean(one[index] for one in theirs):.1f})"
+            for index in far
+        )
