@@ -85,6 +85,7 @@ def made(
     labels: int = 10,
     shown: bool = True,
     theirs: list[list[float]] = CLEAN,
+    needed: bool = True,
     **settings: Any,
 ) -> tuple[Any, Students]:
     """The test of a scan whose networks reach such margins."""
@@ -104,7 +105,7 @@ def made(
     trigger = PatchTrigger(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) if shown else None
     patches = [replace(Recovered.skipped(pair, Outcome.CONVERGED), trigger=trigger, size=9.0) for pair in pairs]
     test = MarginTest(prepared, stages, students, patches)  # type: ignore[arg-type]
-    return test.run().test, students
+    return test.run(needed=needed).test, students
 
 
 def test_a_planted_label_is_flagged_over_three_students(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +153,7 @@ def test_a_label_that_is_none_of_the_surest_is_not_flagged(monkeypatch: pytest.M
     assert test.verdict is Verdict.CLEAN and [row.p_value for row in test.rows] == [1.0] * 10
 
 
-@pytest.mark.parametrize("settings", [{"student": False}, {"labels": 3}, {"labels": 101}])
+@pytest.mark.parametrize("settings", [{"student": False}, {"labels": 3}, {"labels": 101}, {"needed": False}])
 def test_where_it_cannot_be_made_it_says_so(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     test, students = made(monkeypatch, PLANTED, **settings)
     assert test.verdict is None and test.reason and not students.asked

@@ -58,10 +58,12 @@ class KindTests:
         space = self._space(spent.append)
         shifts, maps = self._features.run(space), self._maps.run(space)
         shifts = replace(shifts, test=charged(shifts.test, Ended(forward_passes=sum(spent))))
-        if self.prepared.settings.pairs:  # searched with all steps
-            return shifts, *maps, self._margins.run()
-        explained = frozenset(pair for one in maps for pair in one.test.mapped)
-        return shifts, self._one_class.run(explained), *maps, self._margins.run()
+        found = (shifts, *maps)
+        if not self.prepared.settings.pairs:  # else searched with all steps
+            explained = frozenset(pair for one in maps for pair in one.test.mapped)
+            found = (shifts, self._one_class.run(explained), *maps)
+        taken = bool(self.taken) or any(one.test.flagged for one in found)
+        return *found, self._margins.run(needed=not taken)
 
     @property
     def _wanted(self) -> bool:

@@ -43,9 +43,12 @@ class MarginTest:
         """Image passes of the suspect's margins and of a student's; that takes two at least, or three."""
         return 0 if self._impossible() else 2 * PASSES_PER_LABEL * len(self.prepared.pairs)
 
-    def run(self) -> KindFound:
-        """Compare the labels' largest margins with those in up to MOST_STUDENTS students, one where it is clear."""
-        why = self._impossible()
+    def run(self, *, needed: bool) -> KindFound:
+        """Compare the labels' largest margins with those in up to MOST_STUDENTS students, one where it is clear.
+
+        Where another test has flagged what it found it is not `needed`: students cost more than all other tests.
+        """
+        why = self._impossible() if needed else "another test has flagged a label"
         if why is not None:
             self.stages.work.plan(PART, 0)
             return not_made(Kind.MARGIN, why)
