@@ -58,7 +58,7 @@ class KindTests:
         space = self._space(spent.append)
         shifts, maps = self._features.run(space), self._maps.run(space)
         shifts = replace(shifts, test=charged(shifts.test, Ended(forward_passes=sum(spent))))
-        found = (shifts, *maps)
+        found: tuple[KindFound, ...] = (shifts, *maps)
         if not self.prepared.settings.pairs:  # else searched with all steps
             explained = frozenset(pair for one in maps for pair in one.test.mapped)
             found = (shifts, self._one_class.run(explained), *maps)
