@@ -99,7 +99,7 @@ def made(
         report=lambda *_: SimpleNamespace(done=100.0, advance=lambda _: True),
         batch_limit=SimpleNamespace(images=64),
         tracker=tracker,
-        work=SimpleNamespace(plan=lambda *_: None),
+        work=SimpleNamespace(plan=lambda *_: None, expect=lambda *_: None, drop=lambda *_: None),
     )
     prepared = SimpleNamespace(settings=ScanSettings(**settings), pairs=pairs, num_labels=labels, classifier="suspect")
     trigger = PatchTrigger(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) if shown else None

@@ -16,7 +16,7 @@ from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.margins import margin_test
 from neural_cleanse.detection.statistics.outlier import LowValues
-from neural_cleanse.detection.teaching import MOST_LABELS, MOST_STUDENTS, Teaching, called
+from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, Recovered, Verdict
 from neural_cleanse.text import p_is
@@ -26,6 +26,7 @@ CLEAR_P = 0.15  # with one student: planted labels had .12 at most
 LARGE = 1.25  # of the median label's margin: planted labels had 1.28 and more, and clean ones can gain on students
 LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
 PART = "largest margins"
+OF_STUDENT = PART + " of {}"
 NO_TIME = Ended().reason
 
 
@@ -40,8 +41,8 @@ class MarginTest:
     _spent: list[float] = field(default_factory=list)
 
     def planned(self) -> int:
-        """Image passes of the suspect's margins and of a student's; that takes two at least, or three."""
-        return 0 if self._impossible() else 2 * PASSES_PER_LABEL * len(self.prepared.pairs)
+        """Image passes of the suspect's margins."""
+        return 0 if self._impossible() else self._passes
 
     def run(self, *, needed: bool) -> KindFound:
         """Compare the labels' largest margins with those in up to MOST_STUDENTS students, one where it is clear.
@@ -72,13 +73,22 @@ class MarginTest:
         own = self._margins(self.prepared.classifier, PART)
         if own is None:
             return not_made(Kind.MARGIN, NO_TIME)
+        self._expect_more()
+        theirs, lacking = self._of_students(own)
+        self._expect_no_more()
+        if not theirs or lacking is not None:
+            return not_made(Kind.MARGIN, lacking or NO_TIME)
+        return self._answer(own, theirs)
+
+    def _of_students(self, own: Sequence[float]) -> tuple[list[list[float]], str | None]:
+        """The margins of as many students as it takes, and why they do not do."""
         theirs, alone, lacking = list[list[float]](), True, None
         for number in range(MOST_STUDENTS):
             lacking = self._lacking(number)
             student = self.teaching.student(self.stages, number) if lacking is None else None
             if student is None:
                 break
-            margins = self._margins(student.classifier, f"{PART} of {called(number)}")
+            margins = self._margins(student.classifier, OF_STUDENT.format(called(number)))
             if margins is None:
                 lacking = NO_TIME
                 break
@@ -86,9 +96,24 @@ class MarginTest:
             alone &= student.agreement >= self.teaching.plan.alone
             if alone and min(self._test(own, theirs[:1]).p_values) >= CLEAR_P:
                 break
-        if not theirs or (lacking is not None and not (alone and len(theirs) >= LEAST_STUDENTS)):
-            return not_made(Kind.MARGIN, lacking or NO_TIME)
-        return self._answer(own, theirs)
+        return theirs, None if alone and len(theirs) >= LEAST_STUDENTS else lacking
+
+    def _expect_more(self) -> None:
+        """Students beyond the first may be asked."""
+        for name in self._later:
+            self.stages.work.expect(name, self._passes if name.startswith(PART) else self.teaching.plan.passes)
+
+    def _expect_no_more(self) -> None:
+        self.stages.work.drop(*self._later)
+
+    @property
+    def _later(self) -> list[str]:
+        students = [called(number) for number in range(1, MOST_STUDENTS)]
+        return [form.format(one) for one in students for form in (LESSON, OF_STUDENT)]
+
+    @property
+    def _passes(self) -> int:
+        return PASSES_PER_LABEL * len(self.prepared.pairs)
 
     def _lacking(self, number: int) -> str | None:
         """Why there is no student of that number to compare with."""
@@ -103,7 +128,7 @@ class MarginTest:
         if self.stages.spent():
             return None
         targets = [pair.target for pair in self.prepared.pairs]
-        report = self.stages.report(part, PASSES_PER_LABEL * len(targets), len(targets))
+        report = self.stages.report(part, self._passes, len(targets))
         at_once = max(STARTS, self.stages.batch_limit.images)
         try:
             found = largest_margins(classifier, targets, self.prepared.settings.seed, at_once, report.advance)
