@@ -194,4 +194,5 @@ def test_a_label_flagged_by_its_margin_is_evidenced_and_told(
     storage.save_result(result, tmp_path)
     again = storage.load_result(tmp_path)
     assert again.tests == result.tests and "far larger margin" in text.flagged(again)[0].statement
-    assert "margin" in html(again)
+    page = html(again)
+    assert "largest margin, p = " in page and "it is no proof" in page and "The budget ended" not in page

@@ -13,7 +13,7 @@ from typing import Any
 from neural_cleanse.errors import OutputError
 from neural_cleanse.report import content, summary
 from neural_cleanse.report.taxonomy import TAXONOMIES
-from neural_cleanse.report.text import flagged, found_at, sentence
+from neural_cleanse.report.text import flagged, sentence
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -142,7 +142,7 @@ def _vulnerabilities(result: ScanResult) -> Iterator[dict[str, Any]]:
                 for one in TAXONOMIES
                 for taxon in one.taxa
             ],
-            "description": f"Backdoor. {one.statement} ({found_at(one.row)}).",
+            "description": f"Backdoor. {one.statement} ({one.compared}).",
             "detail": content.NATURAL,
             "recommendation": "Do not use the model as it is. neural-cleanse repair writes a copy without the trigger.",
             "analysis": {"state": "exploitable", "detail": escape(sentence(result))},

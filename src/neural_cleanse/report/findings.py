@@ -78,7 +78,7 @@ def findings(result: ScanResult) -> tuple[Finding, ...]:
             for each in seen
             for rate in each.by_source
         )  # fmt: skip
-        found.append(Finding(one, _together(seen), sources, _weak(result, one.row, sources)))
+        found.append(Finding(one, _together(seen), sources, _weak(result, one, sources)))
     return tuple(found)
 
 
@@ -107,9 +107,9 @@ def _works_first(evidence: Evidence) -> list[int]:
     return sorted(range(len(evidence.before)), key=lambda place: evidence.answers_after[place] != evidence.target)
 
 
-def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) -> tuple[str, ...]:
+def _weak(result: ScanResult, one: Flagged, sources: tuple[SourceRow, ...]) -> tuple[str, ...]:
     """Where the evidence against one label is thin, in sentences."""
-    found = []
+    row, found = one.row, list[str]()
     if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
         found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
     sized = sum(other.size is not None for other in result.labels)
@@ -124,12 +124,17 @@ def _weak(result: ScanResult, row: LabelResult, sources: tuple[SourceRow, ...]) 
         more = f" and {len(low) - CLASSES_NAMED} more classes" if len(low) > CLASSES_NAMED else ""
         found.append(f"It seldom works on images of {', '.join(named)}{more}.")
     shown = row.shown
-    if any(one.pair == row.pair and not one.has_pictures for one in result.evidence):
+    if any(each.pair == row.pair and not each.has_pictures for each in result.evidence):
         found.append("It acts between the layers: no image shows it, and repairs of patches may not reach it.")
     elif row.log_size_sd is None:
         found.append("One search only: how much its size varies from search to search is not known.")
     elif row.log_size_sd > WIDE_SPREAD:
         found.append(f"Repeated searches typically differ in size by a factor of {math.exp(row.log_size_sd):.2f}.")
+    if one.by_margin:
+        found.append(
+            "The patch shown is as large as other labels have by nature: it is no proof, and not the attacker's."
+        )
+        return tuple(found)
     if shown.outcome is Outcome.STEP_LIMIT:
         found.append("Its size was still shrinking when the steps ran out: the true one is smaller.")
     if shown.outcome is Outcome.SCREENED:

@@ -6,7 +6,7 @@ A flagged label fails; a scan that could not tell is an error of the case "verdi
 from xml.etree import ElementTree
 
 from neural_cleanse.report import summary
-from neural_cleanse.report.text import Flagged, Titles, flagged, found_at, sentence
+from neural_cleanse.report.text import Flagged, Titles, flagged, sentence
 from neural_cleanse.results.records import LabelResult, Outcome, ScanResult, Verdict
 from neural_cleanse.text import escape
 
@@ -74,7 +74,7 @@ def _label(result: ScanResult, row: LabelResult) -> ElementTree.Element:
 def _failed(one: Flagged) -> ElementTree.Element:
     """A label or pair that was flagged; all pairs of a map are one case."""
     case = _case(one.heading if one.is_map else f"label {one.title}")
-    message = escape(f"{one.statement}: {found_at(one.row)}.")
+    message = escape(f"{one.statement}: {one.compared}.")
     ElementTree.SubElement(case, "failure", {"type": "BackdoorTrigger", "message": message})
     return case
 

@@ -13,7 +13,6 @@ from neural_cleanse.report.text import (
     asr_text,
     bars,
     folder_name,
-    found_at,
     mark,
     number,
     paper_sentence,
@@ -125,7 +124,7 @@ def _finding(finding: findings.Finding, pictures: bool) -> list[str]:
     row = finding.row
     parts = [
         f"## {text(finding.heading)}",
-        f"{text(found_at(row))}. {text(success_of(row))}",
+        f"{text(finding.flagged.compared)}. {text(success_of(row))}",
     ]
     if pictures and finding.evidence.has_pictures:
         folder = folder_name(finding.pair)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from neural_cleanse.report import content, findings
 from neural_cleanse.report.taxonomy import TAXONOMIES, references
-from neural_cleanse.report.text import Flagged, flagged, found_at, sentence
+from neural_cleanse.report.text import Flagged, flagged, sentence
 from neural_cleanse.results.codec import encode
 from neural_cleanse.results.records import ScanResult, Verdict
 from neural_cleanse.results.storage import to_json
@@ -117,10 +117,10 @@ def _results(result: ScanResult) -> list[dict[str, Any]]:
     weak = {found.flagged: found.weak for found in findings.findings(result)}
     found = []
     for one in flagged(result):
-        row, shown = one.row, one.row.shown
+        _row, shown = one.row, one.row.shown
         success = "" if shown.asr is None else f" It succeeds for {shown.asr:.1%} of images that no search saw."
         thin = "".join(f" {line}" for line in weak.get(one, ()))
-        text = f"{one.statement}: {found_at(row)}.{success}{thin}"
+        text = f"{one.statement}: {one.compared}.{success}{thin}"
         found.append(_result(result, BACKDOOR, text, _which(one), _values(one)))
     return found
 

@@ -77,6 +77,14 @@ class Flagged:
         return f"{len(self.pairs)} classes, each to another label" if self.is_map else f"Label {self.title}"
 
     @property
+    def compared(self) -> str:
+        """What was compared, with its p-value; of one flagged by its margin the patch says nothing."""
+        p = p_is(self.row.p_value)
+        if self.by_margin:
+            return f"largest margin, {p}"
+        return p if self.row.size is None else f"{number(self.row.size)} px, {p}"
+
+    @property
     def statement(self) -> str:
         """What is wrong, in a clause."""
         if self.is_map:
@@ -157,11 +165,6 @@ def folder_name(pair: LabelPair) -> str:
 def number(value: float | None, digits: int = 1) -> str:
     """A number with so many decimals, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def found_at(row: LabelResult) -> str:
-    """The size that was compared, with its p-value."""
-    return p_is(row.p_value) if row.size is None else f"{number(row.size)} px, {p_is(row.p_value)}"
 
 
 def success_of(row: LabelResult) -> str:
@@ -264,7 +267,7 @@ def _answer(result: ScanResult) -> str:
         how = "feature-space trigger" if row.size is None else f"{number(row.size, 0)} px, {median}"
         how = "largest margin" if found[0].by_margin else how
         return f"{headline}: label {title} ({how}, {p_is(row.p_value)})"
-    maps = [f"{one.heading} ({found_at(one.row)})" for one in found if one.is_map]
-    each = [f"{one.title} ({found_at(one.row)})" for one in found if not one.is_map]
+    maps = [f"{one.heading} ({one.compared})" for one in found if one.is_map]
+    each = [f"{one.title} ({one.compared})" for one in found if not one.is_map]
     named = [*maps, *([f"labels {'; '.join(each)}"] if each else [])]
     return f"{headline}: {'; '.join(named)}; {median}"
