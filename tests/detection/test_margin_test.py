@@ -195,4 +195,4 @@ def test_a_label_flagged_by_its_margin_is_evidenced_and_told(
     again = storage.load_result(tmp_path)
     assert again.tests == result.tests and "far larger margin" in text.flagged(again)[0].statement
     page = html(again)
-    assert "largest margin, p = " in page and "it is no proof" in page and "The budget ended" not in page
+    assert "largest margin stands out, p = " in page and "it is no proof" in page and "The budget ended" not in page

@@ -81,7 +81,7 @@ class Flagged:
         """What was compared, with its p-value; of one flagged by its margin the patch says nothing."""
         p = p_is(self.row.p_value)
         if self.by_margin:
-            return f"largest margin, {p}"
+            return f"its largest margin stands out, {p}; the smallest patch for it has {number(self.row.size)} px"
         return p if self.row.size is None else f"{number(self.row.size)} px, {p}"
 
     @property
