@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import margin_test
+from neural_cleanse.detection.combined import combine_kinds
+from neural_cleanse.detection.kinds_found import KindFound
 from neural_cleanse.detection.margin_test import MarginTest
 from neural_cleanse.detection.margins import STARTS, STEPS, largest_margins
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import StudentPlan
+from neural_cleanse.detection.verdict import Decision, decide
 from neural_cleanse.images import ImageSet
 from neural_cleanse.report import summary, text
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.results.records import KindTest, LabelPair, Outcome, Recovered, Verdict
 from neural_cleanse.triggers.patch import PatchTrigger
 
 # --- the search ---
@@ -196,3 +199,45 @@ def test_a_label_flagged_by_its_margin_is_evidenced_and_told(
     assert again.tests == result.tests and "far larger margin" in text.flagged(again)[0].statement
     page = html(again)
     assert "largest margin stands out, p = " in page and "it is no proof" in page and "The budget ended" not in page
+
+
+# --- where sizes differ too much to tell ---
+
+
+def sized(sizes: list[float], last: Outcome = Outcome.CONVERGED) -> list[Recovered]:
+    outcomes = [*[Outcome.CONVERGED] * (len(sizes) - 1), last]
+    found = [Recovered.skipped(LabelPair(label), outcome) for label, outcome in enumerate(outcomes)]
+    return [
+        replace(one, size=size if one.outcome is Outcome.CONVERGED else None)
+        for one, size in zip(found, sizes, strict=True)
+    ]
+
+
+SPREAD = [10.0, 15, 40, 100, 250, 30, 60, 20, 150, 300]
+
+
+def combined(found: list[Recovered], margin_p: float, verdict: Verdict | None = Verdict.CLEAN) -> Decision:
+    decision = decide(found, 0.01, 784, None)
+    margins = KindTest(Kind.MARGIN, 0.15, verdict, "said", margin_p)
+    return combine_kinds(decision, [KindFound(margins)], None)
+
+
+def test_margins_as_in_students_speak_where_sizes_differ_too_much() -> None:
+    found = combined(sized(SPREAD), 0.7)
+    assert found.verdict is Verdict.CLEAN and "no label's margin is larger than in student networks" in found.reason
+    assert found.detection_limit is not None and found.detection_limit < 7.84, "which stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("found", "margin_p", "verdict"),
+    [
+        (sized(SPREAD), 0.1, Verdict.CLEAN),
+        (sized(SPREAD), 0.7, None),
+        (sized(SPREAD, Outcome.ASR_NOT_REACHED), 0.7, Verdict.CLEAN),
+        (sized(SPREAD[:5]), 0.7, Verdict.CLEAN),
+        (sized([3.0, *SPREAD[1:]]), 0.7, Verdict.CLEAN),
+    ],
+)
+def test_and_only_where_nothing_else_is_open(found: list[Recovered], margin_p: float, verdict: Verdict | None) -> None:
+    assert decide(found, 0.01, 784, None).verdict is Verdict.INCONCLUSIVE
+    assert combined(found, margin_p, verdict).verdict is Verdict.INCONCLUSIVE

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from neural_cleanse.detection.kinds_found import KindFound
+from neural_cleanse.detection.statistics.outlier import SCREEN_CLEAR_P
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, Verdict
+from neural_cleanse.text import p_is
 
 
 def patch_test(decision: Decision, share: float, image_passes: int, forward_passes: int) -> KindTest:
@@ -28,6 +30,7 @@ def combine_kinds(
     if not tests:
         return decision
     p_values = [p for p in (decision.p_value, *(test.p_value for test in tests)) if p is not None]
+    sizes_clear = decision.p_value is not None and decision.p_value >= SCREEN_CLEAR_P
     decision = replace(decision, p_value=min(p_values, default=None))
     said = looked_for(tests, pairs=pairs)
     if doubt is not None:
@@ -44,9 +47,20 @@ def combine_kinds(
         return replace(
             decision, verdict=Verdict.INFECTED, reason=f"{'; '.join(reasons)}. {said}", flagged_pairs=flagged
         )  # fmt: skip
+    margins = next((test for test in tests if test.kind is Kind.MARGIN), None)
+    if not unclear and decision.but_for_limit and sizes_clear and margins is not None and _clears(margins):
+        reason = (
+            f"{decision.reason}; but no label's margin is larger than in student networks ({p_is(margins.p_value)})"
+        )
+        return replace(decision, verdict=Verdict.CLEAN, reason=f"{reason}. {said}")
     if unclear and decision.verdict is Verdict.CLEAN:
         return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=f"{'; '.join(unclear)}. {said}")
     return replace(decision, reason=f"{decision.reason}. {said}")
+
+
+def _clears(margins: KindTest) -> bool:
+    """Whether the test of margins, which knows no size, finds nothing far from it: it may speak where sizes cannot."""
+    return margins.verdict is Verdict.CLEAN and margins.p_value is not None and margins.p_value >= SCREEN_CLEAR_P
 
 
 def looked_for(tests: Sequence[KindTest], *, pairs: bool = False) -> str:

@@ -63,7 +63,7 @@ def found_nothing(
             f"every label has a small trigger: the median is {middle:.1f} px, under {SMALL_MEDIAN_SHARE:.1%} of the "
             "image; a model with a backdoor in most labels looks like this, and so does a fragile network"
         )
-    if limit is None or limit < MIN_LIMIT_SHARE * area:
+    if too_low(limit, area):
         seen = "no size at all" if limit is None else f"only a label under {limit:.2g} px"
         why = f"{len(sizes)} labels are too few" if len(sizes) < FEW_LABELS else "the labels differ too much in size"
         return Verdict.INCONCLUSIVE, (
@@ -80,6 +80,11 @@ def found_nothing(
     if count(found, Outcome.NOT_ENOUGH_IMAGES):
         return Verdict.INCONCLUSIVE, "nothing was flagged among the labels that could be searched"
     return Verdict.CLEAN, f"no patch-like backdoor found; a recovered trigger of under {limit:.1f} px would be flagged"
+
+
+def too_low(limit: float | None, area: int) -> bool:
+    """Whether a backdoor can well be larger than what would have been flagged."""
+    return limit is None or limit < MIN_LIMIT_SHARE * area
 
 
 def still_shrinking(found: Sequence[Recovered]) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.reasons import (
+    FEW_LABELS,
     count,
     found_nothing,
     found_something,
@@ -16,6 +17,7 @@ from neural_cleanse.detection.reasons import (
     left_out,
     named,
     still_shrinking,
+    too_low,
     unsearched,
 )
 from neural_cleanse.detection.screening import nothing_in_screening, screening_undecided
@@ -42,7 +44,8 @@ MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no ref
 class Decision:
     """The verdict and what it rests on; numbers by label pair for those that have a size.
 
-    `level` is the p-value at which a label was flagged; None where no p-value would have done.
+    `level` is the p-value at which a label was flagged; None where no p-value would have done. `but_for_limit`: nothing
+    but a low detection limit forbids to call the model clean.
     """
 
     verdict: Verdict
@@ -54,6 +57,7 @@ class Decision:
     p_values: Mapping[LabelPair, float]
     paper_rule: PaperRule
     level: float | None
+    but_for_limit: bool = False
 
     @property
     def flagged(self) -> tuple[int, ...]:
@@ -98,6 +102,7 @@ def decide(
     if screened and baseline is None:  # its thresholds are others
         threshold = alpha * share * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
         limit = detection_limit(sizes, test.flagged, threshold)
+    but_for_limit = False
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         open_still = screening_undecided(found, area) if screened and baseline is None else None
@@ -111,6 +116,7 @@ def decide(
             clear_p = over_share(SCREEN_CLEAR_P, share) if screened else None
             verdict, reason = _clear(found, among, test, area, limit, clear_p, compared, reason)
         without = [pair.target for pair, size in known if (pair, size) not in sized]
+        but_for_limit = _but_for_limit(found, reference, among, usual, area, missing) and not without
         if without:
             verdict = Verdict.INCONCLUSIVE
             reason = f"nothing was flagged, but the baseline has no size for label {', '.join(map(str, without))}"
@@ -128,7 +134,22 @@ def decide(
         p_values=dict(zip(pairs, test.p_values, strict=True)),
         paper_rule=_paper_rule(index),
         level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
+        but_for_limit=but_for_limit,
     )
+
+
+def _but_for_limit(
+    found: Sequence[Recovered],
+    reference: frozenset[LabelPair] | None,
+    among: Sequence[float],
+    usual: float | None,
+    area: int,
+    missing: int,
+) -> bool:
+    """Whether labels are many enough, and all would be well with a higher limit."""
+    if not too_low(usual, area) or len(among) < FEW_LABELS:
+        return False
+    return found_nothing(found, reference, among, float(area), area, missing)[0] is Verdict.CLEAN
 
 
 def _usual_limit(
