@@ -22,7 +22,7 @@ from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.files import written_whole
+from neural_cleanse.files import refuse_unwritable, written_whole
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.save import as_written, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
@@ -100,8 +100,7 @@ class Repaired:
             )
         if path.is_dir() or (path.exists() and not overwrite):
             raise OutputError(f"{path} exists.", cure="" if path.is_dir() else "Name another path, or overwrite=True.")
-        if not path.parent.is_dir():
-            raise OutputError(f"There is no directory {path.parent} for the repaired model.", cure="Make it first.")
+        refuse_unwritable(path)
         if self.suspect.file is not None:
             refuse_suffix(self.suspect.file.origin, path)
             save_like(self.suspect.file.origin, self.classifier.module.state_dict(), path)

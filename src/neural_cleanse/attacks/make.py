@@ -25,7 +25,7 @@ from neural_cleanse.attacks.train import (
 )
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import refuse_unwritable, write_whole
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.images.splits import Parts, load_parts
@@ -189,11 +189,7 @@ def prepare(output: Path, *, overwrite: bool) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror}.", cure="Name another --output.") from error
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(
-            f"{output.parent} cannot be written to.",
-            cure="Name another --output, or change the directory's permissions.",
-        )
+    refuse_unwritable(output)
 
 
 def _one_key_a_line(values: Mapping[str, Any]) -> str:
