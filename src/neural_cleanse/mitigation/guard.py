@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import DataError, OutputError
+from neural_cleanse.errors import RIGHTS, DataError, OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
@@ -251,6 +251,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     """What guard.json says. Raises OutputError when it is no guard of this version."""
     try:
         described = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise OutputError(f"The guard in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     except OSError as error:
         raise OutputError(
             f"There is no guard in {directory}: {error.strerror}.", cure="Make one with guard fit."

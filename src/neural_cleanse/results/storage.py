@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.errors import OutputError
+from neural_cleanse.errors import RIGHTS, OutputError
 from neural_cleanse.files import write_whole, written_whole
 from neural_cleanse.results.codec import decode, encode
 from neural_cleanse.results.kind import Kind
@@ -78,7 +78,9 @@ def load_result(directory: Path) -> ScanResult:
             f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
             cure="Give the directory that --output named.",
         ) from error
-    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise OutputError(f"The scan in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
+    except (ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise OutputError(f"The scan in {directory} is damaged: {error}", cure=DAMAGED) from error
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -133,15 +135,16 @@ def repair_dumps(result: RepairResult) -> str:
 
 def load_repair(directory: Path) -> RepairResult | None:
     """The repair whose report is in `directory`, None where there is none. Raises OutputError on a damaged one."""
-    path = directory / REPAIR_FILE
-    if not path.exists():
-        return None
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads((directory / REPAIR_FILE).read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
         return decode(RepairResult, raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"The repair in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(
             f"The repair in {directory} is damaged: {type(error).__name__} {error}.",
             cure="Repair the model again, or remove that file.",
