@@ -28,7 +28,7 @@ class ImageSet:
 
     `origin` says where the images come from and what was done to them, for the report; `files` which file each was
     read from, where each has one. `orders` are numberings that a model may have been trained with instead.
-    `normalised` says that they came as normalised floats, which was undone.
+    `normalised` says that they came as normalised floats, which was undone. `unreadable` names what was left out.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -38,6 +38,7 @@ class ImageSet:
     files: tuple[str, ...] | None = None
     orders: tuple[ClassOrder, ...] = ()
     normalised: bool = False
+    unreadable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
