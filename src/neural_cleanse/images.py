@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +127,13 @@ class ImageSet:
             )
         index = torch.tensor([names.index(name) if name in present else 0 for name in self.names])
         return replace(self, labels=index[self.labels], names=names, orders=())
+
+
+def whole_numbers(labels: Any) -> Any:
+    """An array of whole numbers as int64. Raises DataError on one beyond it, which would come out as another."""
+    if labels.size and labels.dtype.kind in "uf" and (largest := labels.max().item()) >= 2**63:
+        raise DataError(f"There is the label {int(largest)}.", cure="Labels count classes from 0.")
+    return labels.astype(np.int64)
 
 
 def in_channels(images: Shaped[Tensor, "n c h w"], count: int) -> Shaped[Tensor, "n d h w"] | None:
