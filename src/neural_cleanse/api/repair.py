@@ -30,6 +30,7 @@ from neural_cleanse.mitigation.repair import repair as run_repair
 from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
 from neural_cleanse.results import records
 from neural_cleanse.results.repair import RepairResult, RepairStatus
+from neural_cleanse.results.storage import expect_labels
 
 SAMPLES = 10_000  # images at most: half of them teach, a quarter decides, a quarter measures
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -188,6 +189,7 @@ def as_scanned(
             f"The scan is of images {result.image_shape}, now they are {suspect.classifier.input_shape}.",
             cure="Pass the same images or the same resize=.",
         )
+    expect_labels(result, suspect.classifier.num_classes)
     return suspect, images
 
 
