@@ -58,6 +58,7 @@ def fit(
     """
     import torch
 
+    from neural_cleanse.checks import expect_seed
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed
@@ -66,6 +67,7 @@ def fit(
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
+    expect_seed(seed)
     result = storage.load_result(scan)
     inputs, kept_data = recorded.completed(inputs, data, scan)
     form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
