@@ -263,7 +263,7 @@ def test_an_interrupted_attack_leaves_its_snapshot_alone_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(attack_command, "describe", interrupt)
         ran = run(*command, "--output", output)
-    assert ran.code == 130
+    assert ran.code == 130 and "goes on from the last epoch that was finished" in ran.err
     assert "Traceback" not in ran.err
     assert set(files_under(output.parent)) == {".m.safetensors.train.unfinished"}
     another = run(*command, "--output", output, "--seed", 1)
