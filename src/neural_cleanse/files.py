@@ -14,7 +14,7 @@ from neural_cleanse.errors import OutputError
 LONGEST_KEPT = 200  # bytes of a name that a partial file's own name repeats; file systems take 255
 MOST_LINKS = 40  # as Linux follows
 DEVICES, PROCESSES = Path("/dev"), Path("/proc")
-ELSEWHERE = "Is the disk full, or the directory read-only? Name another place."
+ELSEWHERE = "Is the disk full, or the directory read-only? Free some space, or name another place."
 
 
 def make_directory(path: Path, cure: str = "Name another --output.") -> None:

@@ -289,3 +289,11 @@ def test_a_damaged_guard_is_refused(
     (tmp_path / "guard.json").write_bytes((fitted[1] / "guard.json").read_bytes())
     (tmp_path / "guard.safetensors").write_bytes(content)
     refused(run(*arguments, tmp_path), "cannot be used")
+
+
+def test_a_place_for_copies_that_is_a_file_names_its_option(
+    check: Callable[..., Ran], images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = check(images / "clean.npz", "--copy-rejected", tmp_path / "file")
+    refused(ran, "Name another directory with --copy-rejected")

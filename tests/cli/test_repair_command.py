@@ -254,7 +254,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(
     refused(run(*asked[:-1], tmp_path / f"{'x' * 252}.safetensors"), "too long")
     (tmp_path / "file").touch()
     refused(run(*asked[:-1], tmp_path / "file" / "m"), "no directory")
-    refused(run(*asked, "--report", tmp_path / "file"), "cannot be used")
+    refused(run(*asked, "--report", tmp_path / "file"), "Name another directory with --report")
     deny_writing(monkeypatch, tmp_path / "out")
     refused(run(*asked), "Permission denied")
     assert files_under(tmp_path) == {"file": b""}
@@ -308,7 +308,8 @@ def test_an_interrupted_repair_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", interrupt)
-    assert run(*asked).code == 130
+    ran = run(*asked)
+    assert ran.code == 130 and "interrupted: nothing is kept, and the same command begins again" in ran.err
     assert files_under(tmp_path / "out") == {}
 
 
@@ -471,6 +472,7 @@ def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path:
         run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3),
         "neither a model card nor a picture",
     )
+    refused(run(*asked, "--verify-target", 3), "none is given")
     assert calls == []
     assert run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 3).code == 0
     (backdoor,) = calls[0]["verify"]

@@ -150,7 +150,7 @@ def check(
     if copy_rejected is not None:
         if copy_rejected.is_dir() and any(copy_rejected.iterdir()):
             raise OutputError(f"{copy_rejected} is not empty.", cure="Name another directory for --copy-rejected.")
-        output_dir.prepare(copy_rejected, overwrite=False)
+        output_dir.prepare(copy_rejected, overwrite=False, option="--copy-rejected")
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
     classifier = loaded.classifier.to(where)

@@ -59,7 +59,7 @@ def repair(
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed, run_info_of
     from neural_cleanse.cli.progress import watching
-    from neural_cleanse.cli.triggers import read_backdoors
+    from neural_cleanse.cli.triggers import attackers_own
     from neural_cleanse.files import refuse_unwritable
     from neural_cleanse.loading.load import load_model
     from neural_cleanse.loading.save import as_written, refuse_original, refuse_suffix
@@ -73,17 +73,17 @@ def repair(
     where = device_named(device)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
     refuse_unwritable(output)
-    pages = output.with_name(f"{output.name}.repair") if report is None else report
+    pages, named = (report, "--report") if report else (output.with_name(f"{output.name}.repair"), "--output")
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
     refuse_suffix(loaded.origin, output)
     _refuse_place(output, pages, scan, baseline, overwrite=overwrite)
 
-    verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)
+    verify, instead = attackers_own(with_, verify_trigger, verify_target, loaded.classifier)
     settings = repairs.RepairSettings(
         method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
-        with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
+        with_triggers=instead,
     )  # fmt: skip
     reload = partial(
         load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
@@ -91,7 +91,7 @@ def repair(
     )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
-    with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
+    with output_dir.claimed(pages, overwrite=overwrite, option=named), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = repairs.repair(
             loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=verify,
             run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
