@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from shell import Ran, files_under, one_message, run, strict
+from shell import Ran, files_under, one_message, refused, run, strict
 from torch import nn
 
 from neural_cleanse.cli import main
@@ -348,6 +348,15 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
     ]
     ran = subprocess.run([*command, "--max-passes", "400", "--workers", "2"], capture_output=True, text=True)
     assert ran.returncode == 3 and ran.stderr == ""
+
+
+def test_a_scan_does_not_write_over_its_baseline(shipped: tuple[Path, ...], scanned_infected: Path) -> None:
+    before = files_under(scanned_infected)
+    refused(
+        run("scan", *shipped, "--baseline", scanned_infected, "--output", scanned_infected, "--overwrite"),
+        "write over its baseline",
+    )
+    assert files_under(scanned_infected) == before
 
 
 def test_a_model_is_no_baseline_of_itself(demo_files: Path, tmp_path: Path) -> None:

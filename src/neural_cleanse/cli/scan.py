@@ -84,7 +84,7 @@ def scan(
         scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
     where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
-        checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
+        checkpoint = scanning.checkpoint_in(output, baseline, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, settings.images_wanted, seed)
         notes = crop_advice(loaded, images, data, form, seed)

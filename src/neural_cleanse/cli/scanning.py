@@ -38,12 +38,16 @@ def keep(
         recorded.write(output, inputs, data)
 
 
-def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+def checkpoint_in(
+    output: Path | None, baseline: Path | None = None, *, resume: bool, overwrite: bool
+) -> Checkpoint | None:
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
             raise SettingsError("--resume goes on with the scan in a directory.", cure="Name it with --output.")
         return None
+    if baseline is not None and output.resolve() == baseline.resolve():
+        raise OutputError(f"The scan would write over its baseline, {baseline}.", cure="Name another --output.")
     checkpoint = Checkpoint.within(output)
     if checkpoint.exists() and not overwrite and not resume:
         raise OutputError(
