@@ -26,7 +26,7 @@ def expect_seed(seed: object) -> None:
     """Raise SettingsError on a seed that not every generator takes."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
         raise SettingsError(
-            f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r:.80}.",
+            f"The seed {seed!r:.80} is not a whole number from 0 to {LARGEST_SEED}.",
             cure="Choose a seed in that range.",
         )
 

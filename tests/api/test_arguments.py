@@ -78,7 +78,7 @@ def test_a_field_of_settings_of_another_kind_is_named(name: str, value: object, 
         (lambda: nc.ScanSettings(max_seconds="1x"), "max_seconds='1x'"),  # type: ignore[arg-type]
         (lambda: RepairSettings(max_drop=None), "max_drop=None"),  # type: ignore[arg-type]
         (lambda: RepairSettings(rounds="a"), "rounds='a'"),  # type: ignore[arg-type]
-        (lambda: nc.ScanSettings(seed=2**63), f"from 0 to {2**63 - 1}, got {2**63}"),
+        (lambda: nc.ScanSettings(seed=2**63), f"seed {2**63} is not a whole number from 0 to {2**63 - 1}"),
         (lambda: RepairSettings(seed=2**64), f"from 0 to {2**63 - 1}"),
         (lambda: expect_rate("a", "rate"), "rate must lie between 0 and 1, got 'a'"),
         (lambda: expect_rate(None, "rate"), "got None"),
