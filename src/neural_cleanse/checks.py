@@ -2,6 +2,7 @@
 
 import types
 from dataclasses import fields
+from numbers import Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from neural_cleanse.errors import SettingsError
@@ -33,7 +34,7 @@ def expect_seed(seed: object) -> None:
 
 def expect_rate(rate: object, name: str) -> None:
     """Raise SettingsError on what is no number between 0 and 1, both excluded."""
-    if not isinstance(rate, int | float) or not 0 < rate < 1:
+    if not isinstance(rate, Real) or not 0 < float(rate) < 1:  # also a number of NumPy
         raise SettingsError(f"The {name} must lie between 0 and 1, got {rate!r:.80}.", cure="Choose one like 0.02.")
 
 
