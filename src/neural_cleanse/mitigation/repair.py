@@ -272,7 +272,7 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
     try:
         plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
         return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
-    except TypeError as error:
+    except (TypeError, SettingsError) as error:
         raise OutputError(
             f"The scan is damaged: its settings {known} are none.", cure="Scan the model again."
         ) from error

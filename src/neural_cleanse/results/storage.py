@@ -160,7 +160,7 @@ def load_repair(directory: Path) -> RepairResult | None:
         if raw["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
         return decode(RepairResult, raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise OutputError(f"The repair in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
