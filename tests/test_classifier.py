@@ -226,3 +226,25 @@ def test_devices_by_name() -> None:
     for name in ("nonsense", "", "cpu:x", "meta", "cuda:99"):
         with pytest.raises(SettingsError, match="Use --device auto or cpu"):
             device_named(name)
+
+
+class WritesIntoItsInput(nn.Module):
+    """Halves its images in place, as some networks normalise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(images.mul_(0.5).flatten(1))
+
+
+def test_a_network_that_writes_into_its_input_gets_a_copy() -> None:
+    classifier = Classifier(WritesIntoItsInput(), (1, 4, 4), 3)
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    answers = classifier(images)
+    assert torch.equal(images, before) and torch.equal(classifier(images), answers)
+    values = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier(values.sigmoid()).sum(), values)
+    assert classifier.changes_input and bool(gradient.any())

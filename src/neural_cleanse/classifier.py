@@ -90,7 +90,8 @@ class Classifier:
 
     `input_shape` is (channels, height, width); `outputs` says what the module itself returns; `features_layer` names
     the linear layer whose input are the features, where it is not the last one. After `deadline` a call raises
-    OutOfTime. `rounds` says that gradients pass its roundings (rounding.py).
+    OutOfTime. `rounds` says that gradients pass its roundings (rounding.py), `changes_input` that the module writes
+    into what it is given: it then gets a copy.
     """
 
     module: nn.Module
@@ -102,11 +103,13 @@ class Classifier:
     deadline: Deadline | None = None
     memory_format: torch.memory_format = field(init=False, default=torch.contiguous_format)
     rounds: bool = field(init=False, default=False)
+    changes_input: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         module = frozen(self.module)
         object.__setattr__(self, "module", module)
         object.__setattr__(self, "memory_format", _fastest_layout(module, self.input_shape, self.normalize))
+        object.__setattr__(self, "changes_input", self._changes_input())
         object.__setattr__(self, "rounds", self._loses_gradient())
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -115,13 +118,26 @@ class Classifier:
             return self._answer(images)
 
     def _answer(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        return self.as_logits(self.module(self.normalize(images.contiguous(memory_format=self.memory_format))))
+        given = self.normalize(images.contiguous(memory_format=self.memory_format))
+        return self.as_logits(self.module(given.clone() if self.changes_input else given))
+
+    def _noise(self) -> Float[Tensor, "two c h w"]:
+        return torch.rand(2, *self.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    @torch.no_grad()
+    def _changes_input(self) -> bool:
+        """Whether the module writes into its input, which then is no longer what a gradient was to be taken of."""
+        given = self._noise()
+        try:
+            self.module(given)
+            return given._version > 0
+        except Exception:  # whatever a user's own forward raises is told by `probe`
+            return False
 
     def _loses_gradient(self) -> bool:
         """Whether a rounding keeps the gradient from the pixels; on two images of noise."""
-        noise = torch.rand(2, *self.input_shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         try:
-            return rounds_pixels(self._answer, noise)
+            return rounds_pixels(self._answer, self._noise())
         except Exception:  # whatever a user's own forward raises is told by `probe`
             return False
 

@@ -13,6 +13,14 @@ NeuralCleanseError
 └── WorkerLost               a process or machine that worked for us died
 """
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
+# What the system says of a path that it will not open, list or write: no fault of ours.
+OF_PATHS = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOSPC, errno.EROFS})
+RIGHTS = "Check the path, and that you may read and write there."
+
 
 class NeuralCleanseError(Exception):
     """A fault that a user can cause: says what, got and why, and in `cure` what to do about it."""
@@ -65,3 +73,14 @@ class OutputError(NeuralCleanseError):
 
 class WorkerLost(NeuralCleanseError):
     """A process or machine that worked for us died, with the job that it had."""
+
+
+@contextlib.contextmanager
+def path_errors() -> Iterator[None]:
+    """Within it, a path that the system refuses (no permission, a name too long) is an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_PATHS:
+            raise
+        raise SettingsError(f"{error.filename} cannot be used: {error.strerror}.", cure=RIGHTS) from error

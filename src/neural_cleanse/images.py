@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class ImageSet:
 
     `origin` says where the images come from and what was done to them, for the report; `files` which file each was
     read from, where each has one. `orders` are numberings that a model may have been trained with instead.
-    `normalised` says that they came as normalised floats, which was undone.
+    `normalised` says that they came as normalised floats, which was undone. `unreadable` names what was left out.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -38,6 +39,7 @@ class ImageSet:
     files: tuple[str, ...] | None = None
     orders: tuple[ClassOrder, ...] = ()
     normalised: bool = False
+    unreadable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -125,6 +127,13 @@ class ImageSet:
             )
         index = torch.tensor([names.index(name) if name in present else 0 for name in self.names])
         return replace(self, labels=index[self.labels], names=names, orders=())
+
+
+def whole_numbers(labels: Any) -> Any:
+    """An array of whole numbers as int64. Raises DataError on one beyond it, which would come out as another."""
+    if labels.size and labels.dtype.kind in "uf" and (largest := labels.max().item()) >= 2**63:
+        raise DataError(f"There is the label {int(largest)}.", cure="Labels count classes from 0.")
+    return labels.astype(np.int64)
 
 
 def in_channels(images: Shaped[Tensor, "n c h w"], count: int) -> Shaped[Tensor, "n d h w"] | None:

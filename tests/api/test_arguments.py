@@ -1,14 +1,18 @@
 """Arguments of another kind than Python's annotations say are told by name, with what to give instead."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 import neural_cleanse as nc
 from neural_cleanse.api.arguments import expect_count, expect_parts, expect_progress, expect_result, expect_settings
 from neural_cleanse.api.form import _names, _normalize, _size, parsed
+from neural_cleanse.api.guard import FittedGuard
 from neural_cleanse.api.progress import reporting
+from neural_cleanse.checks import LARGEST_SEED, expect_rate
 from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.engines import InProcess
 from neural_cleanse.errors import SettingsError
@@ -64,6 +68,35 @@ def test_an_argument_of_another_kind_is_named_with_what_to_give(call: Callable[[
 def test_a_field_of_settings_of_another_kind_is_named(name: str, value: object, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         expect_settings(with_field(nc.ScanSettings(), name, value), nc.ScanSettings)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nc.ScanSettings(samples="5"), "samples='5'"),  # type: ignore[arg-type]
+        (lambda: nc.ScanSettings(seed="a"), "seed='a'"),  # type: ignore[arg-type]
+        (lambda: nc.ScanSettings(max_seconds="1x"), "max_seconds='1x'"),  # type: ignore[arg-type]
+        (lambda: RepairSettings(max_drop=None), "max_drop=None"),  # type: ignore[arg-type]
+        (lambda: RepairSettings(rounds="a"), "rounds='a'"),  # type: ignore[arg-type]
+        (lambda: nc.ScanSettings(seed=2**63), f"seed {2**63} is not a whole number from 0 to {2**63 - 1}"),
+        (lambda: RepairSettings(seed=2**64), f"from 0 to {2**63 - 1}"),
+        (lambda: expect_rate("a", "rate"), "rate must lie between 0 and 1, got 'a'"),
+        (lambda: expect_rate(None, "rate"), "got None"),
+        (lambda: nc.fit_guard(None, None, None, seed=2**64), f"from 0 to {2**63 - 1}"),  # type: ignore[arg-type]
+        (lambda: nc.fit_guard(None, None, None, labels=3), "labels= is 3"),  # type: ignore[arg-type]
+        (lambda: nc.fit_guard(None, None, None, labels=["a"]), "labels= is"),  # type: ignore[list-item,arg-type]
+        (lambda: FittedGuard(None, None, {}).save(None), "directory= is None"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_of_another_kind_are_told_where_they_are_made(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        call()
+
+
+def test_the_largest_seed_is_one_that_every_generator_takes() -> None:
+    """Also with the few that are added to it for parts of the work."""
+    assert nc.ScanSettings(seed=LARGEST_SEED).seed == RepairSettings(seed=LARGEST_SEED).seed == LARGEST_SEED
+    torch.Generator().manual_seed(LARGEST_SEED + 1000)
 
 
 def test_settings_that_fit_pass() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import neural_cleanse as nc
 from neural_cleanse.api.data import draw
-from neural_cleanse.api.form import FormKeywords, parsed
+from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.items import arrays_of
 from neural_cleanse.api.models import opened
 from neural_cleanse.api.pixels import to_uint8
@@ -137,3 +137,9 @@ def test_labels_before_images_are_told_as_such() -> None:
         with pytest.raises(DataError, match="holds no images") as refused:
             arrays_of(pair)
         assert "(images, labels), in this order" in refused.value.cure
+
+
+@pytest.mark.parametrize("data", [np.array(3), torch.tensor(3)])
+def test_one_number_holds_no_images(data: object) -> None:
+    with pytest.raises(nc.NeuralCleanseError, match=r"not one image|holds no images"):
+        draw(data, Form(), None, 0)

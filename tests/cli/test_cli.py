@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from shell import Ran, files_under, one_message, run, strict
+from shell import Ran, files_under, one_message, refused, run, strict
 from torch import nn
 
 from neural_cleanse.cli import main
+from neural_cleanse.errors import OutputError
+from neural_cleanse.inversion.checkpoint import Checkpoint
 from neural_cleanse.loading.architectures import mnist_cnn
 from neural_cleanse.results.records import SCHEMA_VERSION
 
@@ -282,8 +284,22 @@ def test_an_interrupted_scan_leaves_nothing(
 
     monkeypatch.setattr("neural_cleanse.detection.scan.scan", interrupt)
     ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
-    assert ran.code == 130
+    assert ran.code == 130 and "interrupted: nothing was kept (no label was finished)" in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_that_finished_labels_are_kept(
+    shipped: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, checkpoint: Checkpoint, **__: object) -> None:
+        checkpoint.begin({"settings": 1})
+        (checkpoint.directory / "0.safetensors").touch()
+        raise OutputError("out cannot be written: No space left.", cure="Free some space.")
+
+    monkeypatch.setattr("neural_cleanse.detection.scan.scan", full)
+    ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
+    assert ran.code == 2 and "Finished labels are kept: the same command goes on with --resume." in ran.err
+    assert (tmp_path / "out" / "unfinished" / "0.safetensors").exists()
 
 
 # --- the output directory ---
@@ -332,6 +348,15 @@ def test_workers_that_a_budget_ends_say_nothing(shipped: tuple[Path, ...]) -> No
     ]
     ran = subprocess.run([*command, "--max-passes", "400", "--workers", "2"], capture_output=True, text=True)
     assert ran.returncode == 3 and ran.stderr == ""
+
+
+def test_a_scan_does_not_write_over_its_baseline(shipped: tuple[Path, ...], scanned_infected: Path) -> None:
+    before = files_under(scanned_infected)
+    refused(
+        run("scan", *shipped, "--baseline", scanned_infected, "--output", scanned_infected, "--overwrite"),
+        "write over its baseline",
+    )
+    assert files_under(scanned_infected) == before
 
 
 def test_a_model_is_no_baseline_of_itself(demo_files: Path, tmp_path: Path) -> None:

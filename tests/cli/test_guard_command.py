@@ -185,6 +185,20 @@ def test_at_most_says_how_many_rejected_are_no_alarm(check: Callable[..., Ran], 
     assert check(images / "both.npz", "--at-most", share).code == 0, "no more than that"
 
 
+def test_images_that_cannot_be_read_are_told_as_not_checked(
+    check: Callable[..., Ran], images: Path, tmp_path: Path
+) -> None:
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).write_bytes((images / "folder" / "a" / name).read_bytes())
+    broken = tmp_path / "2.png"
+    broken.write_bytes((images / "folder" / "b" / "2.png").read_bytes()[:60])
+    ran = check(tmp_path, "--skip-unreadable", "--at-most", 0.9)
+    assert ran.code == 2, "nothing was rejected, and not all were checked"
+    assert f"1 could not be read, and not checked: {broken}" in ran.out
+    told = strict(check(tmp_path, "--skip-unreadable", "--json").out)
+    assert told["not_checked"] == [str(broken)] and len(told["images"]) == 2
+
+
 @pytest.mark.parametrize("wrong", ["-0.1", "1.5", "nan"])
 def test_a_share_outside_zero_to_one_is_refused(check: Callable[..., Ran], images: Path, wrong: str) -> None:
     refused(check(images / "clean.npz", "--at-most", wrong), "between 0 and 1")
@@ -275,3 +289,11 @@ def test_a_damaged_guard_is_refused(
     (tmp_path / "guard.json").write_bytes((fitted[1] / "guard.json").read_bytes())
     (tmp_path / "guard.safetensors").write_bytes(content)
     refused(run(*arguments, tmp_path), "cannot be used")
+
+
+def test_a_place_for_copies_that_is_a_file_names_its_option(
+    check: Callable[..., Ran], images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = check(images / "clean.npz", "--copy-rejected", tmp_path / "file")
+    refused(ran, "Name another directory with --copy-rejected")

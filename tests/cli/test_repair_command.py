@@ -12,10 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from shell import Ran, files_under, refused, run
+from shell import Ran, deny_writing, files_under, refused, run
 
 from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.errors import OutputError
+from neural_cleanse.loading import save
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.mitigation.repair import Repaired
 from neural_cleanse.report.page import html
@@ -240,19 +241,41 @@ def test_an_output_that_exists_needs_overwrite(asked: list[object], ended: Ended
 
 
 def test_places_that_cannot_be_written_are_refused_before_the_work(
-    asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: list[object], scanned_infected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", lambda *_, **__: pytest.fail("work began"))
     refused(run(*asked[:-1], tmp_path / "absent" / "m"), "no directory")
     refused(run(*asked[:-1], tmp_path / "out", "--overwrite"), "is a directory")
     refused(run(*asked[:-1], ".", "--overwrite"), "is a directory")
     refused(run(*asked, "--report", asked[-1]), "cannot lie where the model does")
+    refused(run(*asked, "--report", Path(str(asked[-1])) / "x"), "cannot lie where the model does")
+    refused(run(*asked, "--report", scanned_infected, "--overwrite"), "which it reads")
+    refused(run(*asked[:-1], scanned_infected / "triggers.safetensors", "--overwrite"), "which it reads")
+    refused(run(*asked[:-1], tmp_path / f"{'x' * 252}.safetensors"), "too long")
     (tmp_path / "file").touch()
     refused(run(*asked[:-1], tmp_path / "file" / "m"), "no directory")
-    refused(run(*asked, "--report", tmp_path / "file"), "cannot be used")
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "out")
-    refused(run(*asked), "Nothing can be written")
+    refused(run(*asked, "--report", tmp_path / "file"), "Name another directory with --report")
+    deny_writing(monkeypatch, tmp_path / "out")
+    refused(run(*asked), "Permission denied")
     assert files_under(tmp_path) == {"file": b""}
+
+
+def test_a_model_that_cannot_be_written_leaves_the_report(
+    asked: list[object], ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(RepairStatus.REPAIRED)
+
+    unchanged = save.save_like
+
+    def full(origin: Any, state: Any, output: Path) -> str:
+        if output.parent == tmp_path / "out":
+            raise OutputError("The disk is full.", cure="Free some.")
+        return unchanged(origin, state, output)
+
+    monkeypatch.setattr("neural_cleanse.loading.save.save_like", full)
+    ran = run(*asked)
+    assert ran.code == 2 and "The disk is full" in ran.err
+    assert {"repair.json", "report.html"} <= set(files_under(tmp_path / "out" / "better.safetensors.repair"))
 
 
 def test_two_containers_of_one_name_have_two_reports(asked: list[object], ended: Ended, tmp_path: Path) -> None:
@@ -285,7 +308,8 @@ def test_an_interrupted_repair_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", interrupt)
-    assert run(*asked).code == 130
+    ran = run(*asked)
+    assert ran.code == 130 and "interrupted: nothing is kept, and the same command begins again" in ran.err
     assert files_under(tmp_path / "out") == {}
 
 
@@ -448,6 +472,7 @@ def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path:
         run(*asked, "--verify-trigger", tmp_path / "text.png", "--verify-target", 3),
         "neither a model card nor a picture",
     )
+    refused(run(*asked, "--verify-target", 3), "none is given")
     assert calls == []
     assert run(*asked, "--verify-trigger", tmp_path / "square.png", "--verify-target", 3).code == 0
     (backdoor,) = calls[0]["verify"]

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from made_scans import repaired, result
-from shell import files_under, run
+from shell import deny_writing, files_under, run
 
 from neural_cleanse.cli import formats
 from neural_cleanse.report import output_dir as directory
@@ -107,3 +109,20 @@ def test_a_scan_writes_sarif_beside_its_answer(demo_files: Path, tmp_path: Path)
     assert 'errors="1"' in junit.read_text()
     truncated = run(*scan, "--format", f"sarif={tmp_path / 'no' / 'folder.sarif'}")
     assert (truncated.code, truncated.out) == (2, "")
+
+
+def test_a_scan_directory_that_takes_nothing_more_names_another_way_to_write(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny_writing(monkeypatch, written)
+    ran = run("report", written)
+    assert ran.code == 2 and "--format html=FILE" in ran.err
+
+
+def test_an_answer_that_stdout_does_not_take_names_no_option_that_is_not_there(written: Path) -> None:
+    with (written / "scan.json").open("rb") as unwritable:
+        ran = subprocess.run(
+            [sys.executable, "-m", "neural_cleanse", "report", str(written), "--json"],
+            stdout=unwritable, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 2 and "send it elsewhere" in ran.stderr and "--output" not in ran.stderr

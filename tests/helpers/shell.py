@@ -60,3 +60,15 @@ def strict(text: str) -> Any:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def deny_writing(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Nothing can be made in the directory any more, also by root, who may write everywhere."""
+    unchanged = Path.open
+
+    def opened(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if path.parent == directory and "r" not in mode:
+            raise PermissionError(13, "Permission denied", str(path))
+        return unchanged(path, mode, *more, **named)
+
+    patch.setattr(Path, "open", opened)

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import made_scans
 import pytest
 import torch
 from networks import same, state_of
@@ -561,6 +562,13 @@ def test_a_network_without_a_linear_layer_can_be_unlearned_and_not_pruned(
 def test_bounds_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
         RepairSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_scan_whose_settings_are_of_other_types_is_damaged() -> None:
+    made = made_scans.result()
+    changed = replace(made, provenance=replace(made.provenance, settings={"samples": "5"}))
+    with pytest.raises(OutputError, match="its settings"):
+        _scan_settings(changed)
 
 
 BAD_TRIGGERS = {

@@ -339,6 +339,31 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
 
 
+@pytest.mark.parametrize(
+    ("label", "said"), [(99, "has the label 99"), (-1, "label -1"), (10**30, "has the label 1000")]
+)
+def test_labels_that_the_model_does_not_have_are_damage(label: int, said: str) -> None:
+    made = result(("a",) * 10)
+    storage.expect_labels(made, 10)
+    rows = (dataclasses.replace(made.labels[0], target=label), *made.labels[1:])
+    with pytest.raises(OutputError, match=rf"s1 is damaged.*{said}"):
+        storage.expect_labels(dataclasses.replace(made, labels=rows), 10, Path("s1"))
+
+
+def test_a_flagged_label_without_its_trigger_is_damage(tmp_path: Path) -> None:
+    made = result()
+    lacking = {pair: trigger for pair, trigger in made.triggers.items() if pair.target != 0}
+    storage.save_result(dataclasses.replace(made, triggers=lacking), tmp_path)
+    with pytest.raises(OutputError, match=f"{tmp_path} is damaged.*trigger of 0, which is flagged, is missing"):
+        storage.load_result(tmp_path)
+
+
+def test_a_trigger_of_another_size_than_the_images_is_damage(tmp_path: Path) -> None:
+    storage.save_result(dataclasses.replace(result(), image_shape=(3, 9, 9)), tmp_path)
+    with pytest.raises(OutputError, match=rf"{tmp_path} is damaged.*for images \(3, 9, 9\)"):
+        storage.load_result(tmp_path)
+
+
 def test_an_unfinished_scan_is_not_taken_for_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """scan.json goes first and comes last."""
     storage.save_result(result(verdict=Verdict.CLEAN), tmp_path)

@@ -146,7 +146,7 @@ def _reading(data: object) -> Iterator[None]:
 
 
 def _of_arrays(images: Any, labels: Any, form: Form, count: int | None, seed: int) -> Drawn:
-    number = len(images)
+    number = 0 if getattr(images, "ndim", 1) == 0 else len(images)
     if number == 0:
         raise DataError(f"The {type(images).__name__} holds not one image.", cure=f"Give {KINDS}.")
     labelled = labels is not None and not form.ignore_labels

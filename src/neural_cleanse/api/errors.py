@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from neural_cleanse.errors import NeuralCleanseError
+from neural_cleanse.errors import NeuralCleanseError, path_errors
 
 FLAGS = frozenset({"allow-code", "bgr", "force", "ignore-labels", "overwrite", "pairs", "resume", "skip-unreadable"})
 NAMES = {"features": "features_layer", "fpr": "false_positive_rate", "output": "directory"}
@@ -50,7 +50,8 @@ def _value(text: str) -> str:
 def python_errors() -> Iterator[None]:
     """What is raised inside names keywords; kind and cause of the error stay."""
     try:
-        yield
+        with path_errors():
+            yield
     except NeuralCleanseError as error:
         error.message, error.cure = in_python(error.message), in_python(error.cure)
         error.args = (error.message,)

@@ -1,6 +1,6 @@
 """fit_guard: a filter in front of somebody's model that rejects images with a trigger which a scan recovered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +13,7 @@ from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form, FormKeywords
 from neural_cleanse.api.repair import as_scanned
 from neural_cleanse.api.results import as_result
+from neural_cleanse.checks import expect_seed
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import known_backdoors
 from neural_cleanse.mitigation.guard import Checked, Guard, expect_shape
@@ -60,6 +61,8 @@ class FittedGuard:
         """Write guard.json and guard.safetensors, which `neural-cleanse guard check` and Guard.load read."""
         from neural_cleanse.report import output_dir
 
+        if not isinstance(directory, str | Path):
+            raise SettingsError(f"directory= is {directory!r:.80}.", cure="Give the path of a directory.")
         with output_dir.claimed(Path(directory), overwrite=overwrite):
             self.guard.save(Path(directory), self.about)
 
@@ -85,14 +88,15 @@ def fit_guard(
     Raises SettingsError where nothing was flagged or the scan is of another model, DataError on too few images.
     """
     expect_count(samples, "samples", 1)
-    expect_count(seed, "seed", 0)
+    expect_seed(seed)
+    wanted = _labels(labels)
     found = as_result(result)
     with torch.inference_mode(False), torch.enable_grad():
         suspect, images = as_scanned(model, found, data, samples, seed, "fit_guard", form)
-        backdoors = known_backdoors(found, found.flagged if labels is None else tuple(labels))
-        if labels is not None and not backdoors:
+        backdoors = known_backdoors(found, found.flagged if wanted is None else wanted)
+        if wanted is not None and not backdoors:
             raise SettingsError(
-                f"The scan has no trigger for any of the labels {tuple(labels)}.",
+                f"The scan has no trigger for any of the labels {wanted}.",
                 cure="Give labels that the scan flagged, or leave labels= out.",
             )
         guard, report = run_fit(
@@ -101,3 +105,13 @@ def fit_guard(
         )  # fmt: skip
     about = described(suspect.classifier, suspect.sha256, seed, report.as_record(backdoors))
     return FittedGuard(guard, report, about)
+
+
+def _labels(labels: object) -> tuple[int, ...] | None:
+    """The labels to guard. Raises SettingsError on anything else than class indices."""
+    if labels is None:
+        return None
+    given = tuple(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else (None,)
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in given):
+        raise SettingsError(f"labels= is {labels!r:.80}.", cure="Give class indices, like (3, 7).")
+    return given

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.images import whole_numbers
 
 CURE = "Give one class index an image, or pass ignore_labels=True."
 
@@ -42,7 +43,7 @@ def _whole(values: Any) -> Tensor | None:
         found = np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # lists of different lengths, tensors without values
         return None
-    return torch.from_numpy(found.astype(np.int64)) if found.dtype.kind in "ui" else None
+    return torch.from_numpy(whole_numbers(found)) if found.dtype.kind in "ui" else None
 
 
 def names_of(data: Any, label_key: str | None) -> tuple[str, ...] | None:
@@ -86,6 +87,8 @@ def labels_of(
         values = values.argmax(1)
     if values.is_floating_point() and not (torch.isfinite(values) & (values == values.round())).all():
         raise DataError("Labels are fractions or no numbers: class indices are needed.", cure=CURE)
+    if values.is_floating_point():
+        values = torch.from_numpy(whole_numbers(values.double().cpu().numpy()))
     found = values.long()
     return found, names if names is not None and int(found.max()) < len(names) else None
 
@@ -106,9 +109,9 @@ def _numbers(labels: Sequence[Any]) -> Tensor:
 
 
 def _number(label: Any) -> Tensor:
-    if isinstance(label, Tensor):
+    if isinstance(label, Tensor) and label.dtype is not torch.uint64:
         return label.detach()
     values = np.asarray(label)
     if values.dtype.kind not in "uifb":
         raise TypeError(f"{label!r:.60} is no number")
-    return torch.from_numpy(values.astype(np.int64) if values.dtype.kind in "ui" else values)
+    return torch.from_numpy(whole_numbers(values) if values.dtype.kind in "ui" else values)

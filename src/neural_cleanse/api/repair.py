@@ -22,7 +22,7 @@ from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.files import written_whole
+from neural_cleanse.files import refuse_unwritable, written_whole
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.save import as_written, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
@@ -30,6 +30,7 @@ from neural_cleanse.mitigation.repair import repair as run_repair
 from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
 from neural_cleanse.results import records
 from neural_cleanse.results.repair import RepairResult, RepairStatus
+from neural_cleanse.results.storage import expect_labels
 
 SAMPLES = 10_000  # images at most: half of them teach, a quarter decides, a quarter measures
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -100,8 +101,7 @@ class Repaired:
             )
         if path.is_dir() or (path.exists() and not overwrite):
             raise OutputError(f"{path} exists.", cure="" if path.is_dir() else "Name another path, or overwrite=True.")
-        if not path.parent.is_dir():
-            raise OutputError(f"There is no directory {path.parent} for the repaired model.", cure="Make it first.")
+        refuse_unwritable(path)
         if self.suspect.file is not None:
             refuse_suffix(self.suspect.file.origin, path)
             save_like(self.suspect.file.origin, self.classifier.module.state_dict(), path)
@@ -189,6 +189,7 @@ def as_scanned(
             f"The scan is of images {result.image_shape}, now they are {suspect.classifier.input_shape}.",
             cure="Pass the same images or the same resize=.",
         )
+    expect_labels(result, suspect.classifier.num_classes)
     return suspect, images
 
 

@@ -23,15 +23,15 @@ from neural_cleanse.attacks.train import (
     remove_snapshots,
     snapshots_of,
 )
+from neural_cleanse.checks import expect_seed
 from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import refuse_unwritable, write_whole
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.checkpoint import Description, write_checkpoint
 from neural_cleanse.loading.images.splits import Parts, load_parts
 from neural_cleanse.loading.load import load_model
 
-LARGEST_SEED = 2**63 - 1
 LONGEST_NAME = 200  # bytes: a file system takes 255, and snapshots are named after the model
 
 
@@ -52,10 +52,7 @@ class Recipe:
     half: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise SettingsError(
-                f"The seed {self.seed} is not between 0 and {LARGEST_SEED}.", cure="Choose a seed in that range."
-            )
+        expect_seed(self.seed)
 
 
 def card_path(model: Path) -> Path:
@@ -189,11 +186,7 @@ def prepare(output: Path, *, overwrite: bool) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror}.", cure="Name another --output.") from error
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(
-            f"{output.parent} cannot be written to.",
-            cure="Name another --output, or change the directory's permissions.",
-        )
+    refuse_unwritable(output)
 
 
 def _one_key_a_line(values: Mapping[str, Any]) -> str:

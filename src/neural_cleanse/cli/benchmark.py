@@ -52,12 +52,14 @@ def benchmark(
     from neural_cleanse.evaluation import suite as runner
     from neural_cleanse.evaluation.tables import markdown
     from neural_cleanse.evaluation.zoo import part_of
-    from neural_cleanse.files import write_whole
+    from neural_cleanse.files import refuse_unwritable, write_named
 
     settings = ScanSettings(
         preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
         patches_only=patches_only,
     )  # fmt: skip
+    if html is not None:
+        refuse_unwritable(html, streams=True)
     cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
     if part is not Part.every:
         cases = tuple(case for case in cases if part_of(case.name) == part.value)
@@ -73,4 +75,4 @@ def benchmark(
     found = [row for row in runner.rows_of(rows, settings) if row["model"] in names]
     print(markdown(found), end="")
     if html is not None:
-        write_whole(html, rates_page.html(found).encode())
+        write_named(html, rates_page.html(found).encode())

@@ -1,13 +1,23 @@
 """What every command has in common: how its help reads."""
 
 import inspect
+import sys
 from typing import Any
 
 import typer.core
 
+from neural_cleanse.cli.exit_codes import INTERRUPTED
 from neural_cleanse.cli.options import COMMON
 
 HELP_ALL = "--help-all"
+# What an interruption leaves, of commands that go on; the others begin again.
+GOES_ON = {
+    "scan": "with --output, what was finished is kept, and the same command goes on with --resume",
+    "attack": "the same command goes on from the last epoch that was finished",
+    "build": "finished models are kept, and the same command goes on",
+    "benchmark": "finished models are kept, and the same command goes on",
+}
+BEGINS_AGAIN = "nothing is kept, and the same command begins again"
 
 
 class _FlagsWithoutType:
@@ -56,6 +66,14 @@ class Command(_FlagsWithoutType, typer.core.TyperCommand):
         """As typer does it, once it is known which help is asked for."""
         ctx.meta[HELP_ALL] = HELP_ALL in args
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer does it; an interruption says what is left of the work."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            sys.stderr.write(f"interrupted: {GOES_ON.get(ctx.info_name, BEGINS_AGAIN)}\n")
+            raise typer.Exit(INTERRUPTED) from interrupt
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The common options alone, unless all are asked for."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neural_cleanse.choices import DOCUMENT_NAMES
-from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.errors import SettingsError
 
 if TYPE_CHECKING:
     from neural_cleanse.results.records import ScanResult
@@ -39,8 +39,10 @@ def parsed(texts: list[str] | None, *, as_json: bool = False) -> tuple[Wanted, .
     files = [one.file for one in wanted if one.file is not None]
     if len(set(files)) < len(files):
         raise SettingsError("Two documents have the same file.", cure="Give each --format a file of its own.")
+    from neural_cleanse.files import refuse_unwritable  # help and completion load nothing heavy
+
     for file in files:
-        _prepare(file)
+        refuse_unwritable(file, streams=True)
     return tuple(dict.fromkeys(wanted))
 
 
@@ -50,15 +52,6 @@ def _wanted(text: str) -> Wanted:
     if name not in NAMES or (equals and not file):
         raise SettingsError(f"--format {text} is no document.", cure=f"Write NAME or NAME=FILE: {', '.join(NAMES)}.")
     return Wanted(name, Path(file) if equals else None)
-
-
-def _prepare(path: Path) -> None:
-    """See before the work that the file can be written."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(
-            f"{path} cannot be written: {'it is a directory' if path.is_dir() else f'there is no {path.parent}'}.",
-            cure="Name a file in a directory that exists.",
-        )
 
 
 def on_stdout(wanted: tuple[Wanted, ...]) -> bool:
@@ -75,7 +68,7 @@ def write(
     files: bool,
 ) -> None:
     """Write the documents with a file, or the one for stdout. Files are written whole or not at all."""
-    from neural_cleanse.files import write_whole
+    from neural_cleanse.files import write_named
     from neural_cleanse.report.documents import DOCUMENTS
 
     for one in wanted:
@@ -83,7 +76,7 @@ def write(
             continue
         text = DOCUMENTS[one.name](result, repair, directory)
         if one.file is not None:
-            write_whole(one.file, text.encode("utf-8", errors="replace"))
+            write_named(one.file, text.encode("utf-8", errors="replace"))
         else:
             sys.stdout.write(text)
             sys.stdout.flush()

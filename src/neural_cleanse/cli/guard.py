@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neural_cleanse.mitigation.guard import Checked
 
 ROWS_SHOWN = 20
+UNREADABLE_SHOWN = 5
 
 app = typer.Typer(
     cls=Group,
@@ -57,6 +58,7 @@ def fit(
     """
     import torch
 
+    from neural_cleanse.checks import expect_seed
     from neural_cleanse.classifier import device_named
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed
@@ -65,6 +67,7 @@ def fit(
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
+    expect_seed(seed)
     result = storage.load_result(scan)
     inputs, kept_data = recorded.completed(inputs, data, scan)
     form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
@@ -125,7 +128,7 @@ def check(
     A guard fitted with --fpr 0.05 rejects some 5 % of the clean images with a guarded label too: --at-most says how many
     of all are no alarm.
 
-    Exit code: 0 no more rejected than --at-most (by default none), 1 more, 2 could not check.
+    Exit code: 0 no more rejected than --at-most (by default none), 1 more, 2 could not check all.
 
     Example: neural-cleanse guard check incoming/ --model model.safetensors --guard out/guard
     """
@@ -147,7 +150,7 @@ def check(
     if copy_rejected is not None:
         if copy_rejected.is_dir() and any(copy_rejected.iterdir()):
             raise OutputError(f"{copy_rejected} is not empty.", cure="Name another directory for --copy-rejected.")
-        output_dir.prepare(copy_rejected, overwrite=False)
+        output_dir.prepare(copy_rejected, overwrite=False, option="--copy-rejected")
     loaded, data = open_both(model, images, form, None, 0)
     check_shape(data, loaded.classifier.input_shape)
     classifier = loaded.classifier.to(where)
@@ -158,12 +161,14 @@ def check(
     if copy_rejected is not None and rejected:
         _copy(data, rejected, copy_rejected)
     if as_json:
-        told = {"rejected_share": share, "at_most": at_most}
+        told = {"rejected_share": share, "at_most": at_most, "not_checked": data.unreadable}
         json.dump(told | {"images": [_row(data, checked, row) for row in range(len(data))]}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         _show(data, checked, rejected)
-    raise typer.Exit(exit_codes.REJECTED if share > at_most else exit_codes.OK)
+    if share > at_most:
+        raise typer.Exit(exit_codes.REJECTED)
+    raise typer.Exit(exit_codes.ERROR if data.unreadable else exit_codes.OK)
 
 
 def _check_same_model(described: Mapping[str, Any], loaded: "LoadedModel", model: Path, guard: Path) -> None:
@@ -214,6 +219,11 @@ def _show(data: "ImageSet", checked: "Checked", rejected: list[int]) -> None:
     if len(rejected) > len(worst):
         console.print(f"... and {len(rejected) - len(worst)} more")
     console.print(f"{len(rejected)} of {len(data)} images rejected ({len(rejected) / len(data):.1%})", highlight=False)
+    if data.unreadable:
+        named = ", ".join(escape(name) for name in data.unreadable[:UNREADABLE_SHOWN])
+        more = "" if len(data.unreadable) <= UNREADABLE_SHOWN else ", ..."
+        said = f"{len(data.unreadable)} could not be read, and not checked: {named}{more}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _copy(data: "ImageSet", rejected: list[int], to: Path) -> None:

@@ -20,6 +20,7 @@ from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.results.records import ScanResult
+from neural_cleanse.results.storage import expect_labels
 from neural_cleanse.text import by
 
 
@@ -216,6 +217,7 @@ def check_same_model(result: ScanResult, loaded: LoadedModel, where: Path) -> No
             f"{by(loaded.classifier.input_shape)}.",
             cure="Pass the same --resize.",
         )
+    expect_labels(result, loaded.classifier.num_classes, where)
 
 
 def run_info_of(loaded: LoadedModel, notes: tuple[str, ...] = ()) -> RunInfo:

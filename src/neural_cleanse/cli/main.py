@@ -20,7 +20,7 @@ from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.cli import project_file, streams
 from neural_cleanse.cli.command import Command, Group
 from neural_cleanse.cli.exit_codes import ERROR
-from neural_cleanse.errors import NeuralCleanseError, SettingsError
+from neural_cleanse.errors import NeuralCleanseError, SettingsError, path_errors
 from neural_cleanse.text import escape
 
 # One line each: the first line of the command's own help (held by a test).
@@ -127,7 +127,8 @@ def _run() -> None:
     console = Console(stderr=True, soft_wrap=True)
     try:
         try:
-            app()
+            with path_errors():
+                app()
         finally:
             sys.stdout.flush()
     except NeuralCleanseError as error:

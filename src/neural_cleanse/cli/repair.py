@@ -1,6 +1,5 @@
 """`neural-cleanse repair`: disarm what a scan found, prove it, and write the model in the container it came in."""
 
-import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -60,7 +59,8 @@ def repair(
     from neural_cleanse.cli import recorded
     from neural_cleanse.cli.inputs import check_same_model, named_data, open_both, parsed, run_info_of
     from neural_cleanse.cli.progress import watching
-    from neural_cleanse.cli.triggers import read_backdoors
+    from neural_cleanse.cli.triggers import attackers_own
+    from neural_cleanse.files import refuse_unwritable
     from neural_cleanse.loading.load import load_model
     from neural_cleanse.loading.save import as_written, refuse_original, refuse_suffix
     from neural_cleanse.mitigation import repair as repairs
@@ -72,18 +72,18 @@ def repair(
     form, data = parsed(inputs), named_data(kept_data)
     where = device_named(device)
     baseline_scan = None if baseline is None else storage.load_result(baseline)
-    _refuse_directory(output)
-    pages = output.with_name(f"{output.name}.repair") if report is None else report
+    refuse_unwritable(output)
+    pages, named = (report, "--report") if report else (output.with_name(f"{output.name}.repair"), "--output")
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
     refuse_original(loaded.origin, output)
     refuse_suffix(loaded.origin, output)
-    _refuse_place(output, pages, overwrite=overwrite)
+    _refuse_place(output, pages, scan, baseline, overwrite=overwrite)
 
-    verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)
+    verify, instead = attackers_own(with_, verify_trigger, verify_target, loaded.classifier)
     settings = repairs.RepairSettings(
         method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
-        with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
+        with_triggers=instead,
     )  # fmt: skip
     reload = partial(
         load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
@@ -91,7 +91,7 @@ def repair(
     )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
     in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
-    with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
+    with output_dir.claimed(pages, overwrite=overwrite, option=named), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = repairs.repair(
             loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=verify,
             run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
@@ -126,36 +126,29 @@ def _write(
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     after, done = repaired.scan or before, "no repaired model: the original is as it was"
-    if repaired.result.status is RepairStatus.REPAIRED:
-        digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
-        written = {**after.provenance.model, "path": str(output), "sha256": digest}
-        after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
-    say(done)
-    output_dir.write(after, pages, repaired.result)
+    try:
+        if repaired.result.status is RepairStatus.REPAIRED:
+            digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
+            written = {**after.provenance.model, "path": str(output), "sha256": digest}
+            after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
+        say(done)
+    finally:  # a model that cannot be written must not swallow what was measured
+        output_dir.write(after, pages, repaired.result)
     say(f"report: {pages / output_dir.REPORT_FILE}")
 
 
-def _refuse_directory(output: Path) -> None:
-    """Raise OutputError, before anything is read, where a file is to be written."""
-    if output.is_dir():
-        raise OutputError(
-            f"{output} is a directory, a file is needed.",
-            cure="Name the repaired model's own file with --output, like fixed.safetensors.",
-        )
-
-
-def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
-    """Raise OutputError, before the work begins, where the model could not be written."""
+def _refuse_place(output: Path, pages: Path, scan: Path, baseline: Path | None, *, overwrite: bool) -> None:
+    """Raise OutputError, before the work begins, where model, report and scans would be in each other's way."""
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists.", cure="Name another --output, or pass --overwrite.")
-    if not output.parent.is_dir():
-        raise OutputError(f"There is no directory {output.parent} for the repaired model.", cure="Make it first.")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(
-            f"Nothing can be written into {output.parent}.",
-            cure="Name another --output, or change the directory's permissions.",
-        )
-    if pages.resolve() == output.resolve():
+    place = output.resolve()
+    if place in (pages.resolve(), *pages.resolve().parents):
         raise OutputError(
             f"The report cannot lie where the model does, at {output}.", cure="Name a directory with --report."
         )
+    for read in (scan,) if baseline is None else (scan, baseline):
+        if pages.resolve() == read.resolve() or (output.exists() and place.is_relative_to(read.resolve())):
+            raise OutputError(
+                f"The repair would write over the scan in {read}, which it reads.",
+                cure="Name another --output, or another directory with --report.",
+            )

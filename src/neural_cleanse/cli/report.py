@@ -51,5 +51,10 @@ def _show(result: "ScanResult", repair: "RepairResult | None", scan_directory: P
     terminal.show(result, console, scan_directory)
     if repair is not None:
         terminal.show_repair(repair, console)
-    path = output_dir.render(result, scan_directory, repair)
+    try:
+        path = output_dir.render(result, scan_directory, repair)
+    except OutputError as error:
+        raise OutputError(
+            error.message, cure="Free some space there, or write elsewhere: --format html=FILE."
+        ) from error
     console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -84,25 +84,23 @@ def scan(
         scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
     where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
-        checkpoint = scanning.checkpoint_in(output, resume=resume, overwrite=overwrite)
+        checkpoint = scanning.checkpoint_in(output, baseline, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         loaded, images = open_both(model, data, form, settings.images_wanted, seed)
         notes = crop_advice(loaded, images, data, form, seed)
-        try:
+        with scanning.kept_in(checkpoint):
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer, and Ray tells there of lost nodes
                 result = run_scan(
                     loaded.classifier.to(where), images, settings, run_info=run_info_of(loaded, notes),
                     baseline=baseline_scan, checkpoint=checkpoint, engine=spread.for_one(where.type), progress=sink,
                 )  # fmt: skip
-        except KeyboardInterrupt as interrupt:
-            raise scanning.interrupted(checkpoint) from interrupt
-        sink.close()
-        try:
-            scanning.answer(result, output, wanted)
-        finally:  # a full disk must not swallow the answer, nor a reader who went away the files
-            scanning.keep(result, output, wanted, inputs, data)
-            if checkpoint is not None and not result.cut_off:
-                checkpoint.remove()
+            sink.close()
+            try:
+                scanning.answer(result, output, wanted)
+            finally:  # a full disk must not swallow the answer, nor a reader who went away the files
+                scanning.keep(result, output, wanted, inputs, data)
+                if checkpoint is not None and not result.cut_off:
+                    checkpoint.remove()
         if not quiet and not log_json:
             scanning.say_what_is_kept(result, output, checkpoint, alone=formats.on_stdout(wanted))
         code = exit_codes.of_scan(result.verdict.value, fail_on)

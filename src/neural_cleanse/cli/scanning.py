@@ -1,7 +1,9 @@
 """What `neural-cleanse scan` does around the scan itself: the checkpoint, the answer, the files, how to go on."""
 
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -36,12 +38,16 @@ def keep(
         recorded.write(output, inputs, data)
 
 
-def checkpoint_in(output: Path | None, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+def checkpoint_in(
+    output: Path | None, baseline: Path | None = None, *, resume: bool, overwrite: bool
+) -> Checkpoint | None:
     """Where finished labels are kept. Raises OutputError on what nobody said may be gone on with or overwritten."""
     if output is None:
         if resume:
             raise SettingsError("--resume goes on with the scan in a directory.", cure="Name it with --output.")
         return None
+    if baseline is not None and output.resolve() == baseline.resolve():
+        raise OutputError(f"The scan would write over its baseline, {baseline}.", cure="Name another --output.")
     checkpoint = Checkpoint.within(output)
     if checkpoint.exists() and not overwrite and not resume:
         raise OutputError(
@@ -88,11 +94,19 @@ def say_what_is_kept(result: ScanResult, output: Path | None, checkpoint: Checkp
         say_how_to_go_on(f"the budget ended the search; {kept}, with a larger one or none:", *BUDGETS)
 
 
-def interrupted(checkpoint: Checkpoint | None) -> typer.Exit:
-    """What to do next, on stderr."""
-    console = Console(stderr=True, soft_wrap=True)
-    if checkpoint is None or not checkpoint.exists():
-        console.print("interrupted: nothing was kept (with --output finished labels are)", highlight=False)
-    else:
-        say_how_to_go_on("interrupted; go on with:")
-    return typer.Exit(exit_codes.INTERRUPTED)
+@contextlib.contextmanager
+def kept_in(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Within, whoever interrupts the scan, and whose disk is full, is told what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if checkpoint is not None and checkpoint.exists():
+            say_how_to_go_on("interrupted; go on with:")
+        else:
+            why = "with --output finished labels are" if checkpoint is None else "no label was finished"
+            Console(stderr=True, soft_wrap=True).print(f"interrupted: nothing was kept ({why})", highlight=False)
+        raise typer.Exit(exit_codes.INTERRUPTED) from interrupt
+    except OutputError as error:
+        if checkpoint is not None and checkpoint.has_records():
+            error.cure = f"{error.cure} Finished labels are kept: the same command goes on with --resume.".lstrip()
+        raise

@@ -90,7 +90,7 @@ class _Refusing(_Guarded):
             raise error
         raise OutputError(
             f"The answer cannot be written to standard output: {error}.",
-            cure="Write to a file with --output, or free space where the output goes.",
+            cure="Free space where the output goes, or send it elsewhere.",
         ) from error
 
 

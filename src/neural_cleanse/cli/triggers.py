@@ -10,6 +10,24 @@ from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import LabelPair
 
+NO_FILE: dict[str, tuple[Backdoor, ...] | None] = {"recovered": None, "clean": ()}  # values of --with that are none
+
+
+def attackers_own(
+    with_: str, verify: Path | None, target: int | None, classifier: Classifier
+) -> tuple[tuple[Backdoor, ...], tuple[Backdoor, ...] | None]:
+    """What --verify-trigger and --with name: the triggers to verify, and those to repair with (None: recovered ones).
+
+    Raises SettingsError on a target of no trigger, and as `read_backdoors`.
+    """
+    if target is not None and verify is None and with_ in NO_FILE:
+        raise SettingsError(
+            f"--verify-target {target} is the label of a picture, and none is given.",
+            cure="Give it with --verify-trigger, or leave --verify-target out.",
+        )
+    measured = () if verify is None else read_backdoors(verify, classifier, target)
+    return measured, NO_FILE[with_] if with_ in NO_FILE else read_backdoors(Path(with_), classifier, target)
+
 
 def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tuple[Backdoor, ...]:
     """Every trigger of a card (JSON), or the one in a picture, whose alpha channel is the mask, to label `target`.

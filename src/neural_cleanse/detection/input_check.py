@@ -100,7 +100,7 @@ def check_input(
     commonest = torch.bincount(labels).max().item() / count if commonest is None else commonest
     if commonest == 1 and not force:
         raise InputSanityError(
-            f"The clean images ({count}) have one label alone: a scan needs images of several classes.",
+            f"The clean images (different ones: {count}) have one label alone: a scan needs images of several classes.",
             cure="Give more images, or --ignore-labels if the labels are wrong.",
         )
     hits = int((answered == labels).sum())

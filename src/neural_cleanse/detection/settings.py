@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from neural_cleanse.checks import expect_fields, expect_seed
 from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.detection.progress import Budget
 from neural_cleanse.errors import SettingsError
@@ -40,6 +41,7 @@ class ScanSettings:
     patches_only: bool = False
 
     def __post_init__(self) -> None:
+        expect_fields(self)
         if not 0 < self.alpha < 1:
             raise SettingsError(f"alpha must lie between 0 and 1, got {self.alpha}.", cure="Choose one like 0.01.")
         for name in ("samples", "restarts"):
@@ -48,8 +50,7 @@ class ScanSettings:
                 raise SettingsError(
                     f"{name} must be at least 1, got {value}.", cure="Leave it out, or give a positive number."
                 )
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}.", cure="Choose 0 or more.")
+        expect_seed(self.seed)
         if self.precision not in tuple(Precision):
             raise SettingsError(
                 f"precision must be {' or '.join(tuple(Precision))}, got {self.precision}.", cure="Choose one of them."

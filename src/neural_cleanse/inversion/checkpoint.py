@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from neural_cleanse.errors import OutputError
+from neural_cleanse.errors import RIGHTS, OutputError
 from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
@@ -156,7 +156,9 @@ def _tensors(trigger: Trigger | None) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}.", cure=RIGHTS) from error
+    except (ValueError, RecursionError) as error:
         raise OutputError(f"{path} is damaged: {error}.", cure="Start anew with --overwrite.") from error
     return found if isinstance(found, dict) else {}
 

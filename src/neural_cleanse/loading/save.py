@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import partial_of, write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import SUFFIXES, read_whole, rewrite_file
@@ -64,7 +64,7 @@ def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -
     before = read_directory(original)
     _refuse_changed(origin, before.sha256)
     after = Snapshot({**before.files, **huggingface.rewrite(before, state, origin.path)})
-    partial = output.with_name(f".{output.name}.partial")
+    partial = partial_of(output)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

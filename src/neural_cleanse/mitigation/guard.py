@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.errors import DataError, OutputError
+from neural_cleanse.errors import RIGHTS, DataError, OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
@@ -170,13 +170,12 @@ class Guard:
             described = read_description(Path(directory))
             named = safetensors.torch.load((Path(directory) / TENSOR_FILE).read_bytes())
             detectors = tuple(_read_detector(row, number, named) for number, row in enumerate(described["detectors"]))
+            _expect_labels([one.target for one in detectors], classifier.num_classes)
             wanted = [values.shape[1] for values in _views_of_nothing(classifier)]
             for one in detectors:
                 given = [len(direction.weights) for direction in one.directions]
                 if given != wanted:
                     raise ValueError(f"it is for {given} values of {VIEWS}, not {wanted}")
-            if not detectors:
-                raise ValueError("it guards no label")
             normalised = described.get("normalised_images", False)  # files of before do not say
             if not isinstance(normalised, bool):
                 raise ValueError(f"normalised_images is {normalised!r:.80}")
@@ -225,10 +224,20 @@ def _weights(detector: int, view: str) -> str:
 
 def _read_detector(row: Mapping[str, Any], number: int, named: Mapping[str, Tensor]) -> Detector:
     target = row["target"]
-    if not isinstance(target, int) or not row["views"]:
-        raise ValueError(f"detector {number} has target {target} and views {row['views']}")
+    if not isinstance(target, int) or isinstance(target, bool) or not row["views"]:
+        raise ValueError(f"detector {number} has target {target!r:.40} and views {row['views']!r:.80}")
     directions = [_read_direction(view, named[_weights(number, str(view["name"]))]) for view in row["views"]]
     return Detector(target, tuple(directions), _finite(row["threshold"]))
+
+
+def _expect_labels(targets: list[int], num_classes: int) -> None:
+    """Raise ValueError unless they are labels of the model, each once: one that no image gets would guard nothing."""
+    if not targets:
+        raise ValueError("it guards no label")
+    if other := [target for target in targets if not 0 <= target < num_classes]:
+        raise ValueError(f"it guards label {other[0]!r:.40}, the model has the labels 0 to {num_classes - 1}")
+    if len(set(targets)) < len(targets):
+        raise ValueError("it guards a label twice")
 
 
 def _read_direction(row: Mapping[str, Any], weights: Tensor) -> Direction:
@@ -242,7 +251,7 @@ def _read_direction(row: Mapping[str, Any], weights: Tensor) -> Direction:
 
 def _finite(value: Any) -> float:
     number = float(value)
-    if not math.isfinite(number):
+    if isinstance(value, bool) or not math.isfinite(number):
         raise ValueError(f"{number} is no finite number")
     return number
 
@@ -251,6 +260,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     """What guard.json says. Raises OutputError when it is no guard of this version."""
     try:
         described = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise OutputError(f"The guard in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     except OSError as error:
         raise OutputError(
             f"There is no guard in {directory}: {error.strerror}.", cure="Make one with guard fit."

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neural_cleanse.checks import expect_rate
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.input_check import check_shape
 from neural_cleanse.distributions import clopper_pearson
@@ -98,11 +99,7 @@ def fit_guard(
             "There is no trigger to guard against: the scan flagged nothing.",
             cure="Fit a guard for a scan that flagged a label.",
         )
-    if not 0 < false_positive_rate < 1:
-        raise SettingsError(
-            f"The false-positive rate must lie between 0 and 1, got {false_positive_rate}.",
-            cure="Choose one like 0.02.",
-        )
+    expect_rate(false_positive_rate, "false-positive rate")
     check_shape(data, classifier.input_shape)
     assert classifier.layers  # a network without features fails before any work
     data = data.distinct()  # no image that chose weights or threshold also measures

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from neural_cleanse.checks import expect_fields, expect_seed
 from neural_cleanse.choices import Labels, Method
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_record, check_baseline
@@ -72,6 +73,7 @@ class RepairSettings:
     with_triggers: tuple[Backdoor, ...] | None = None
 
     def __post_init__(self) -> None:
+        expect_fields(self)
         if self.method not in METHODS:
             raise SettingsError(
                 f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.", cure="Choose one of them."
@@ -83,11 +85,9 @@ class RepairSettings:
                 f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.",
                 cure="Choose them like 0.02.",
             )
-        if self.rounds < 1 or self.seed < 0:
-            raise SettingsError(
-                f"At least one round and no negative seed, got {self.rounds} and {self.seed}.",
-                cure="Give rounds from 1 and a seed from 0.",
-            )
+        if self.rounds < 1:
+            raise SettingsError(f"rounds must be at least 1, got {self.rounds}.", cure="Give a positive number.")
+        expect_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _scan_settings(result: ScanResult) -> ScanSettings:
     try:
         plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
         return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
-    except TypeError as error:
+    except (TypeError, SettingsError) as error:
         raise OutputError(
             f"The scan is damaged: its settings {known} are none.", cure="Scan the model again."
         ) from error

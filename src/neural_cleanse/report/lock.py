@@ -22,7 +22,7 @@ FILES = frozenset({LOCK_FILE, OWNER_FILE})
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
+def held(directory: Path, option: str = "--output") -> Iterator[None]:
     """Hold the lock of a directory that is there. Raises OutputError, naming who holds it, when another process does.
 
     Both files are gone afterwards; what a killed process left of them is taken over.
@@ -38,7 +38,7 @@ def held(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"The output directory {directory} cannot be used: {error.strerror}.",
-            cure="Name another directory with --output.",
+            cure=f"Name another directory with {option}.",
         ) from error
     try:
         began = datetime.now(UTC).isoformat(timespec="seconds")

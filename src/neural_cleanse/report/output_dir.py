@@ -22,10 +22,11 @@ PICTURES = r"label_\d+(_from_\d+)?"  # names of folders
 
 
 @contextlib.contextmanager
-def claimed(directory: Path | None, *, overwrite: bool) -> Iterator[None]:
+def claimed(directory: Path | None, *, overwrite: bool, option: str = "--output") -> Iterator[None]:
     """Hold the directory for this process, from before the work begins until its result is written.
 
-    A directory that was not there is made, and removed again when nothing was written. None claims nothing.
+    A directory that was not there is made, and removed again when nothing was written. None claims nothing; `option`
+    is where the directory was named.
     Raises OutputError when it cannot be used, when another process holds it, and when it is not empty.
     """
     if directory is None:
@@ -33,15 +34,15 @@ def claimed(directory: Path | None, *, overwrite: bool) -> Iterator[None]:
         return
     missing: list[Path] = []
     try:
-        with _as_output_error(f"The output directory {directory} cannot be used"):
+        with _as_output_error(f"The output directory {directory} cannot be used", option):
             if directory.is_symlink() and not directory.exists():
                 raise OutputError(
                     f"The output directory {directory} is a link that leads nowhere.",
-                    cure="Remove the link, or name another directory with --output.",
+                    cure=f"Remove the link, or name another directory with {option}.",
                 )
             missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
             directory.mkdir(parents=True, exist_ok=True)
-        with lock.held(directory):
+        with lock.held(directory, option):
             if not overwrite:
                 refuse_occupied(directory)
             _refuse_in_the_way(directory)
@@ -77,19 +78,19 @@ def _refuse_in_the_way(directory: Path) -> None:
             )
 
 
-def prepare(directory: Path, *, overwrite: bool) -> None:
+def prepare(directory: Path, *, overwrite: bool, option: str = "--output") -> None:
     """Try the directory before the work begins, leaving no trace. Raises OutputError when it cannot be used."""
-    with claimed(directory, overwrite=overwrite):
+    with claimed(directory, overwrite=overwrite, option=option):
         pass
 
 
 @contextlib.contextmanager
-def _as_output_error(message: str) -> Iterator[None]:
+def _as_output_error(message: str, option: str = "--output") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         why = "it is a file, a directory is needed" if isinstance(error, FileExistsError) else error.strerror
-        raise OutputError(f"{message}: {why}.", cure="Name another directory with --output.") from error
+        raise OutputError(f"{message}: {why}.", cure=f"Name another directory with {option}.") from error
 
 
 def write(result: ScanResult, directory: Path, repair: RepairResult | None = None) -> None:

@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.errors import OutputError
+from neural_cleanse.errors import RIGHTS, OutputError
 from neural_cleanse.files import write_whole, written_whole
 from neural_cleanse.results.codec import decode, encode
 from neural_cleanse.results.kind import Kind
@@ -78,7 +78,9 @@ def load_result(directory: Path) -> ScanResult:
             f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
             cure="Give the directory that --output named.",
         ) from error
-    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise OutputError(f"The scan in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
+    except (ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise OutputError(f"The scan in {directory} is damaged: {error}", cure=DAMAGED) from error
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -108,10 +110,26 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     patches = {one.pair for one in result.evidence if one.kind is Kind.PATCH}
     if lacking := patches - set(rows):
         raise ValueError(f"there is evidence against {len(lacking)} labels without a row")
-    return replace(result, triggers={pair: trigger for pair in pairs if (trigger := _trigger(named, pair))})
+    triggers = {pair: trigger for pair in pairs if (trigger := _trigger(named, pair, result.image_shape))}
+    if without := [_key(one.pair) for one in result.evidence if one.has_pictures and one.pair not in triggers]:
+        raise ValueError(f"the trigger of {without[0]}, which is flagged, is missing")
+    return replace(result, triggers=triggers)
 
 
-def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
+def expect_labels(result: ScanResult, num_classes: int, where: Path | None = None) -> None:
+    """Raise OutputError where a scan says something of labels that its model does not have."""
+    pairs = [*(row.pair for row in result.labels), *(one.pair for one in result.evidence), *result.flagged_pairs]
+    pairs += [pair for test in result.tests for pair in (*test.flagged, *test.mapped, *(row.pair for row in test.rows))]
+    named = {label for pair in pairs for label in (pair.target, pair.source) if label is not None}
+    if other := [label for label in named if not 0 <= label < num_classes]:
+        raise OutputError(
+            f"The scan{'' if where is None else f' in {where}'} is damaged: it has the label {other[0]!s:.20}, its "
+            f"model has 0 to {num_classes - 1}.",
+            cure=DAMAGED,
+        )
+
+
+def _trigger(named: Mapping[str, Tensor], pair: LabelPair, shape: tuple[int, int, int]) -> dict[str, Tensor]:
     prefix = f"trigger.{_key(pair)}."
     all_of = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
     found = {name: tensor for name, tensor in all_of.items() if "." not in name}
@@ -119,6 +137,10 @@ def _trigger(named: Mapping[str, Tensor], pair: LabelPair) -> dict[str, Tensor]:
         good = (tensor >= 0) & (tensor <= 1) if name in OF_PATCHES else tensor.isfinite()
         if not bool(good.all()):
             raise ValueError(f"the {name} of the trigger of {_key(pair)} holds values that no trigger has")
+    wanted = {"mask": (1, 1, *shape[1:]), "pattern": (1, *shape)}
+    given = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if given.keys() == wanted.keys() and given != wanted:
+        raise ValueError(f"the trigger of {_key(pair)} is one of {given}, for images {shape}")
     return found
 
 
@@ -133,15 +155,16 @@ def repair_dumps(result: RepairResult) -> str:
 
 def load_repair(directory: Path) -> RepairResult | None:
     """The repair whose report is in `directory`, None where there is none. Raises OutputError on a damaged one."""
-    path = directory / REPAIR_FILE
-    if not path.exists():
-        return None
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads((directory / REPAIR_FILE).read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
         return decode(RepairResult, raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise OutputError(f"The repair in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(
             f"The repair in {directory} is damaged: {type(error).__name__} {error}.",
             cure="Repair the model again, or remove that file.",

@@ -1,8 +1,10 @@
 """Image data as numbers in a file: CIFAR and MNIST as they are handed out, tables, HDF5, MATLAB, floats."""
 
 import gzip
+import io
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 import scipy.io
 import torch
 
+from neural_cleanse.api.labels import labels_of
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.loading.images import npz
 from neural_cleanse.loading.images.load import load_data
 
 RNG = np.random.default_rng(0)
@@ -355,6 +359,45 @@ def test_arrays_whose_range_would_be_a_guess_are_refused(tmp_path: Path, images:
 
 
 # --- hostile ---
+
+
+def claiming(path: Path, *shape: int, packed: bool = False) -> Path:
+    """A file of arrays whose header says another shape than it holds."""
+    with io.BytesIO() as array:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(array, header)
+        content = array.getvalue() + bytes(100)
+    if not packed:
+        path.write_bytes(content)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_lies_about_its_shape_is_refused(tmp_path: Path, packed: bool) -> None:
+    for shape in ((10**30, 28, 28), (10**9, 28, 28)):
+        with pytest.raises(DataError, match=r"cannot be read as an|asks for more memory than \d"):
+            load_data(claiming(tmp_path / "d", *shape, packed=packed))
+
+
+def test_arrays_that_memory_does_not_hold_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "d.npz", images=np.zeros((1000, 28, 28), np.uint8))
+    monkeypatch.setattr(npz, "physical_memory", lambda: 1_000_000)
+    with pytest.raises(DataError, match=r"holds 784,128 bytes of images.*a part"):
+        load_data(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("label", [np.array([2**64 - 1] * 6, np.uint64), np.array([1e30] * 6)])
+def test_labels_beyond_whole_numbers_are_told_as_they_are(tmp_path: Path, label: Any) -> None:
+    np.savez(tmp_path / "d.npz", images=PLANAR, labels=label)
+    with pytest.raises(DataError, match=r"There is the label 1[08]\d+\."):
+        load_data(tmp_path / "d.npz")
+    with pytest.raises(DataError, match=r"There is the label 1[08]\d+\."):
+        labels_of(list(label), None)
 
 
 def test_changed_bytes_end_in_one_message(tmp_path: Path) -> None:

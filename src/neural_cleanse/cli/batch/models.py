@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.engines import Engine
-from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost
+from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost, path_errors
 from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
@@ -186,7 +186,8 @@ def _scan_all(
 
 def _answer(scan_one: Callable[[ModelEntry], ScanResult], model: ModelEntry) -> Answer:
     try:
-        return model, scan_one(model)
+        with path_errors():
+            return model, scan_one(model)
     except NeuralCleanseError as error:
         return model, str(error)
     except Exception as error:  # one model's network can fail in any way; the others' answers must not be lost with it

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from neural_cleanse.errors import DataError
-from neural_cleanse.images import ImageSet
+from neural_cleanse.images import ImageSet, whole_numbers
 from neural_cleanse.loading.cures import RIGHTS
 from neural_cleanse.loading.images.names import numbered
 from neural_cleanse.loading.memory_limit import physical_memory
@@ -71,7 +71,7 @@ def image_set(arrays: Arrays, path: Path) -> ImageSet:
     origin = str(path) if arrays.images_name == "images" else f"{path}, {arrays.images_name!r}"
     return ImageSet(
         images=torch.from_numpy(np.array(images, order="C")),
-        labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+        labels=None if labels is None else torch.from_numpy(whole_numbers(labels)),
         names=names,
         origin=origin + (f", {said}" if said else ""),
     )
@@ -90,7 +90,7 @@ def _flat(labels: Any) -> Any:
     if labels.dtype.kind == "b":
         return labels.astype(np.int64)
     if labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels == np.round(labels))).all()):
-        return labels.astype(np.int64)
+        return whole_numbers(labels)
     return labels
 
 

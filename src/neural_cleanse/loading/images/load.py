@@ -70,6 +70,7 @@ def load_data(
         origin,
         _files(source, read.tolist()),
         source.orders if isinstance(source, FolderSource) and labels is not None else (),
+        unreadable=tuple(skipped),
     )
 
 

@@ -1,8 +1,10 @@
 """Arrays of pixels: an .npz archive with images and labels under their usual names, or one .npy. Never unpickles."""
 
+import contextlib
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy as np
 from neural_cleanse.errors import DataError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.array_names import PAIRS, are_weights, pair_of
+from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, image_set
+from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 
 SAVE_AS = "Save it with np.savez(file, images=..., labels=...)."
 UNREADABLE = (
-    OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError,
-    NotImplementedError, tokenize.TokenError,
+    OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, tokenize.TokenError, OverflowError,
 )  # fmt: skip
 
 
@@ -29,7 +33,9 @@ def read_npz(path: Path, *, ignore_labels: bool = False) -> ImageSet:
                 raise ValueError("it is one array, no archive")
             images_name, labels_name = _names(archive.files, path)
             wanted = [images_name] if ignore_labels else [images_name, labels_name, "names"]
-            arrays: dict[str, Any] = {key: archive[key] for key in wanted if key is not None and key in archive.files}
+            present = [key for key in wanted if key is not None and key in archive.files]
+            with _room(path, _unpacked(archive, present)):
+                arrays: dict[str, Any] = {key: archive[key] for key in present}
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {_plainly(error)}.", cure=SAVE_AS) from error
     names = tuple(str(name) for name in arrays["names"].reshape(-1)) if "names" in arrays else None
@@ -48,10 +54,34 @@ def read_npy(path: Path, *, ignore_labels: bool = False) -> ImageSet:
 
 def _array(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _room(path, path.stat().st_size):
             return np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an .npy array: {_plainly(error)}.", cure=SAVE_AS) from error
+
+
+def _unpacked(archive: Any, names: list[str]) -> int:
+    """The bytes that arrays of an archive say they unpack to."""
+    held = [info.file_size for info in archive.zip.infolist() if info.filename.removesuffix(".npy") in names]
+    return sum(held)
+
+
+@contextlib.contextmanager
+def _room(path: Path, num_bytes: int) -> Iterator[None]:
+    """Within, arrays of so many bytes are read. Raises DataError where there is no memory for them, or they lie."""
+    limit = physical_memory() // 2
+    if num_bytes > limit:
+        raise DataError(
+            f"{path} holds {num_bytes:,} bytes of images: over half of this machine's memory.",
+            cure="Give a part of the images.",
+        )
+    try:
+        with at_most(allowance(num_bytes)):
+            yield
+    except MemoryError as error:
+        raise DataError(
+            f"{path} asks for more memory than {num_bytes:,} bytes can need.", cure=PICTURES_AGAIN
+        ) from error
 
 
 def _plainly(error: Exception) -> str:
