@@ -102,24 +102,22 @@ def decide(
     if screened and baseline is None:  # its thresholds are others
         threshold = alpha * share * SCREEN_SHARE if test.flagged else SCREEN_CLEAR_P
         limit = detection_limit(sizes, test.flagged, threshold)
-    but_for_limit = False
+    usual, without = _usual_limit(test.detection_limit, sized, baseline), [one for one in known if one not in sized]
     small = [(pairs[index].target, sizes[index]) for index in test.flagged]
     if small:
         open_still = screening_undecided(found, area) if screened and baseline is None else None
         verdict, reason = _flagged(small, among, test, alpha * SCREEN_SHARE if screened else None, open_still)
         reason += f"; {unsearched(missing)}" if missing else ""
     else:
-        usual = _usual_limit(test.detection_limit, sized, baseline)
         verdict, reason = found_nothing(found, reference, among, usual, area, missing)
         if verdict is Verdict.CLEAN:
             compared = baseline is not None or reference is not None
             clear_p = over_share(SCREEN_CLEAR_P, share) if screened else None
             verdict, reason = _clear(found, among, test, area, limit, clear_p, compared, reason)
-        without = [pair.target for pair, size in known if (pair, size) not in sized]
-        but_for_limit = _but_for_limit(found, reference, among, usual, area, missing) and not without
         if without:
             verdict = Verdict.INCONCLUSIVE
-            reason = f"nothing was flagged, but the baseline has no size for label {', '.join(map(str, without))}"
+            which = ", ".join(str(pair.target) for pair, _ in without)
+            reason = f"nothing was flagged, but the baseline has no size for label {which}"
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     # The paper's index is of raw sizes, also where ratios to a baseline's are tested.
@@ -134,7 +132,7 @@ def decide(
         p_values=dict(zip(pairs, test.p_values, strict=True)),
         paper_rule=_paper_rule(index),
         level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
-        but_for_limit=but_for_limit,
+        but_for_limit=not small and not without and _but_for_limit(found, reference, among, usual, area, missing),
     )
 
 
