@@ -116,8 +116,7 @@ def decide(
             verdict, reason = _clear(found, among, test, area, limit, clear_p, compared, reason)
         if without:
             verdict = Verdict.INCONCLUSIVE
-            which = ", ".join(str(pair.target) for pair, _ in without)
-            reason = f"nothing was flagged, but the baseline has no size for label {which}"
+            reason = _not_in_the_baseline([pair for pair, _ in without])
     if doubt is not None:
         verdict = Verdict.INCONCLUSIVE
     # The paper's index is of raw sizes, also where ratios to a baseline's are tested.
@@ -134,6 +133,11 @@ def decide(
         level=alpha if not screened else alpha * SCREEN_SHARE if len(sized) <= MANY_LABELS else None,
         but_for_limit=not small and not without and _but_for_limit(found, reference, among, usual, area, missing),
     )
+
+
+def _not_in_the_baseline(pairs: Sequence[LabelPair]) -> str:
+    which = ", ".join(str(pair.target) for pair in pairs)
+    return f"nothing was flagged, but the baseline has no size for label {which}"
 
 
 def _but_for_limit(
