@@ -24,7 +24,7 @@ from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
 from neural_cleanse.files import written_whole
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.save import as_written, refuse_suffix, save_like
+from neural_cleanse.loading.save import as_written, check_written_back, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
 from neural_cleanse.mitigation.repair import repair as run_repair
 from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
@@ -196,4 +196,5 @@ def _as_written(suspect: Suspect) -> Any:
     """A classifier as its file will hold it, rounded to its number formats; a module's weights are kept as they are."""
     if suspect.file is None or suspect.reload is None:
         return lambda changed: changed
+    check_written_back(suspect.file.origin, suspect.classifier, suspect.reload)  # before the work
     return partial(as_written, suspect.file.origin, load=suspect.reload)

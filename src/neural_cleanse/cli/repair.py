@@ -62,7 +62,7 @@ def repair(
     from neural_cleanse.cli.progress import watching
     from neural_cleanse.cli.triggers import read_backdoors
     from neural_cleanse.loading.load import load_model
-    from neural_cleanse.loading.save import as_written, refuse_original, refuse_suffix
+    from neural_cleanse.loading.save import as_written, check_written_back, refuse_original, refuse_suffix
     from neural_cleanse.mitigation import repair as repairs
     from neural_cleanse.report import output_dir, terminal
     from neural_cleanse.results import storage
@@ -90,7 +90,7 @@ def repair(
         input_shape=images.shape, no_sandbox=form.no_sandbox,
     )  # fmt: skip
     in_its_file = partial(as_written, loaded.origin, load=reload)
-    in_its_file(loaded.classifier)  # a container that cannot be written says so before the work
+    check_written_back(loaded.origin, loaded.classifier, reload)  # before the work
     with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = repairs.repair(
             loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=verify,
