@@ -1,6 +1,7 @@
 """`repair` as a script sees it: exit codes, what is written and what never is."""
 
 import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -264,17 +265,26 @@ def test_two_containers_of_one_name_have_two_reports(asked: list[object], ended:
     }  # fmt: skip
 
 
-def test_a_full_disk_leaves_no_model(
-    asked: list[object], ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [RepairStatus.REPAIRED, RepairStatus.FAILED])
+def test_a_full_disk_leaves_no_model_and_nothing_is_called_repaired(
+    asked: list[object], ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: RepairStatus
 ) -> None:
-    ended(RepairStatus.REPAIRED)
+    ended(status)
+
+    at_once = importlib.import_module("neural_cleanse.mitigation.repair").repair
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    def then_full(*given: Any, **named: Any) -> Repaired:
+        monkeypatch.setattr("os.fsync", full)
+        repaired: Repaired = at_once(*given, **named)
+        return repaired
+
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", then_full)
     ran = run(*asked)
     assert ran.code == 2 and "No space left" in ran.err and "Traceback" not in ran.err
+    assert ran.out.startswith("Not repaired") if status is RepairStatus.FAILED else ran.out == ""
     assert files_under(tmp_path / "out") == {}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neural_cleanse.loading.load import LoadedModel
     from neural_cleanse.mitigation.repair import Repaired
     from neural_cleanse.results.records import ScanResult
+    from neural_cleanse.results.repair import RepairResult
 
 REPAIR = "Repair"
 
@@ -64,7 +65,7 @@ def repair(
     from neural_cleanse.loading.load import load_model
     from neural_cleanse.loading.save import as_written, check_written_back, refuse_original, refuse_suffix
     from neural_cleanse.mitigation import repair as repairs
-    from neural_cleanse.report import output_dir, terminal
+    from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
 
     result = storage.load_result(scan)
@@ -97,42 +98,63 @@ def repair(
             run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
         )  # fmt: skip
         sink.close()
-        console = Console()
-        if as_json:
-            sys.stdout.write(storage.repair_dumps(repaired.result))
-        else:
-            terminal.show_repair(repaired.result, console)
-        _write(loaded, repaired, result, output, pages, None if as_json or quiet else console)
+        _finish(loaded, repaired, result, output, pages, None if as_json else Console(), quiet=quiet)
         status = repaired.result.status
         sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status.value])
     raise typer.Exit(exit_codes.REPAIR[status.value])
 
 
-def _write(
+def _finish(
     loaded: "LoadedModel",
     repaired: "Repaired",
     before: "ScanResult",
     output: Path,
     pages: Path,
     console: Console | None,
+    *,
+    quiet: bool,
 ) -> None:
-    """Write the model, where it is repaired, and the report, and say so on the console."""
+    """The files, then the answer: repaired is what is there. What is not repaired is told also where nothing can be
+    written."""
+    from neural_cleanse.results.repair import RepairStatus
+
+    try:
+        written = _write(loaded, repaired, before, output, pages)
+    except OutputError:
+        if repaired.result.status is not RepairStatus.REPAIRED:
+            _answer(repaired.result, (), console)
+        raise
+    _answer(repaired.result, () if quiet else written, console)
+
+
+def _answer(result: "RepairResult", written: tuple[str, ...], console: Console | None) -> None:
+    """The answer on stdout, as JSON without a console; then what was written where."""
+    from neural_cleanse.report import terminal
+    from neural_cleanse.results import storage
+
+    if console is None:
+        sys.stdout.write(storage.repair_dumps(result))
+        return
+    terminal.show_repair(result, console)
+    for line in written:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(
+    loaded: "LoadedModel", repaired: "Repaired", before: "ScanResult", output: Path, pages: Path
+) -> tuple[str, ...]:
+    """Write the model, where it is repaired, and the report: what to say of them."""
     from neural_cleanse.loading.save import save_like
     from neural_cleanse.report import output_dir
     from neural_cleanse.results.repair import RepairStatus
-
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     after, done = repaired.scan or before, "no repaired model: the original is as it was"
     if repaired.result.status is RepairStatus.REPAIRED:
         digest = save_like(loaded.origin, repaired.classifier.module.state_dict(), output)
         written = {**after.provenance.model, "path": str(output), "sha256": digest}
         after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
-    say(done)
     output_dir.write(after, pages, repaired.result)
-    say(f"report: {pages / output_dir.REPORT_FILE}")
+    return (done, f"report: {pages / output_dir.REPORT_FILE}")
 
 
 def _refuse_directory(output: Path) -> None:
