@@ -259,8 +259,11 @@ def test_a_model_with_nothing_to_repair_is_not_saved(clean: Classifier, digits: 
     found = nc.scan(clean, digits, QUICK)
     assert str(found).startswith("Nothing found: 10 labels, smallest trigger ")
     done = nc.repair(clean, found, digits)
-    with pytest.raises(OutputError, match="no repaired model"):
+    with pytest.raises(OutputError, match="no repaired model") as refused:
         done.save(tmp_path / "fixed.safetensors")
+    assert "method=" not in refused.value.cure
+    unsure = replace(found, verdict=nc.Verdict.INCONCLUSIVE)
+    assert "RepairSettings(labels='all')" in str(nc.repair(clean, unsure, digits))
     assert not list(tmp_path.iterdir())
     with pytest.raises(SettingsError, match="flagged nothing"):
         nc.fit_guard(clean, found, digits)

@@ -446,6 +446,13 @@ def test_a_card_that_does_not_fit_is_refused_before_the_work(
     assert files_under(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize(("typed", "labels"), [("flagged", "flagged"), ("all", "all"), ("3,7-8", (3, 7, 8))])
+def test_labels_are_a_name_or_numbers(asked: list[object], ended: Ended, typed: str, labels: object) -> None:
+    calls = ended(RepairStatus.FAILED)
+    assert run(*asked, "--labels", typed).code == 3
+    assert calls[0]["settings"].labels == labels
+
+
 def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path: Path, demo_files: Path) -> None:
     calls = ended(RepairStatus.REPAIRED)
     square = np.zeros((28, 28, 2), np.uint8)
@@ -479,7 +486,7 @@ def test_what_the_mitigation_works_with(asked: list[object], ended: Ended, demo_
     "options",
     [
         ("--max-drop", "nan"), ("--max-drop", "-0.1"), ("--max-drop", "1"), ("--max-asr", "nan"), ("--rounds", "0"),
-        ("--seed", "-1"), ("--samples", "0"), ("--samples", "99"), ("--method", "magic"), ("--labels", "3"),
+        ("--seed", "-1"), ("--samples", "0"), ("--samples", "99"), ("--method", "magic"), ("--labels", "some"),
         ("--device", "nonsense"), ("--features", "0"), ("--resize", "20x20"), ("--architecture", "gtsrb_cnn"),
         ("--method", "prune", "--with", "clean"),
     ],

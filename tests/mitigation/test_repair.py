@@ -35,6 +35,7 @@ from neural_cleanse.mitigation.repair import (
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.report import tables
+from neural_cleanse.report.advice import after_repair
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
@@ -163,6 +164,27 @@ def test_nothing_flagged_is_nothing_to_repair(infected: Classifier, found: ScanR
     assert done.classifier is infected and done.scan is None and done.result.rounds == ()
     assert done.result.accuracy[0] == done.result.accuracy[1]
     assert "flagged no label" in done.result.reason
+
+
+def test_a_scan_that_could_not_tell_names_the_way_on(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
+    rows = tuple(replace(row, p_value=0.02 if row.target == 8 else 0.5) for row in found.labels)
+    unsure = replace(found, labels=rows, flagged=(), verdict=Verdict.INCONCLUSIVE, reason="label 8 stands out")
+    done = repair(infected, unsure, digits)
+    assert done.result.status is RepairStatus.NOTHING_TO_REPAIR
+    assert "could not tell (label 8 stands out)" in done.result.reason
+    assert "nothing to repair" not in done.result.reason and "--labels 8, or --labels all" in done.result.reason
+    told = [step.what for step in after_repair(done.result, unsure)]
+    assert told[0].startswith("Treat the model as unchecked") and not any("Leave the model" in what for what in told)
+
+
+@pytest.mark.usefixtures("nothing_found_again")
+def test_labels_can_be_named(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
+    unsure = replace(found, flagged=(), verdict=Verdict.INCONCLUSIVE)
+    settings = RepairSettings(method="quick", labels=(3,), rounds=1, max_drop=0.1, max_asr=0.5)
+    done = repair(infected, unsure, digits, settings)
+    assert [change.target for change in done.result.triggers] == [3] and done.result.rounds[0].targets == (3,)
+    with pytest.raises(SettingsError, match="no trigger for label 12"):
+        repair(infected, unsure, digits, replace(settings, labels=(3, 12)))
 
 
 def test_a_scan_without_any_trigger_has_nothing_to_patch(
@@ -553,7 +575,8 @@ def test_a_network_without_a_linear_layer_can_be_unlearned_and_not_pruned(
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": "magic"}, {"labels": "some"}, {"max_drop": -0.1}, {"max_drop": 1.0}, {"max_drop": float("nan")},
+        {"method": "magic"}, {"labels": "some"}, {"labels": ()}, {"labels": (-1,)}, {"labels": ("3",)},
+        {"max_drop": -0.1}, {"max_drop": 1.0}, {"max_drop": float("nan")},
         {"max_asr": float("nan")}, {"max_asr": float("inf")}, {"max_asr": -0.5}, {"rounds": 0}, {"seed": -1},
     ],
     ids=str,

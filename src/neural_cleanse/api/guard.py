@@ -64,7 +64,7 @@ class FittedGuard:
             self.guard.save(Path(directory), self.about)
 
 
-@python_errors()
+@python_errors("fit_guard")
 def fit_guard(
     model: Any,
     result: records.ScanResult | str | Path,

@@ -94,9 +94,10 @@ class Repaired:
         """
         path = Path(path)
         if not self.repaired:
+            tried = self.result.status is RepairStatus.FAILED
             raise OutputError(
                 f"There is no repaired model to save: {self.result.reason}.",
-                cure="The result's reason says why; more images or another method= may help.",
+                cure="More images or another method= may help." if tried else "The model is as it came: keep its file.",
             )
         if path.is_dir() or (path.exists() and not overwrite):
             raise OutputError(f"{path} exists.", cure="" if path.is_dir() else "Name another path, or overwrite=True.")
@@ -127,7 +128,7 @@ def _inner(module: nn.Module) -> nn.Module:
     return module.inner if isinstance(module, Answers) else module
 
 
-@python_errors()
+@python_errors("repair")
 def repair(
     model: Any,
     result: records.ScanResult | str | Path,
@@ -159,7 +160,7 @@ def repair(
             as_written=in_its_file, progress=report,
         )  # fmt: skip
     made = replace(done.result.provenance, notes=notes_in_python(done.result.provenance.notes))
-    record = replace(done.result, provenance=made, reason=in_python(done.result.reason))
+    record = replace(done.result, provenance=made, reason=in_python(done.result.reason, "repair"))
     return Repaired(record, done.classifier, None if done.scan is None else ScanResult.of(done.scan), suspect)
 
 

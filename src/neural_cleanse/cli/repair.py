@@ -12,7 +12,7 @@ from rich.console import Console
 
 from neural_cleanse.choices import Labels, Method
 from neural_cleanse.cli import exit_codes, options, streams
-from neural_cleanse.errors import OutputError
+from neural_cleanse.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
     from neural_cleanse.loading.load import LoadedModel
@@ -35,7 +35,7 @@ def repair(
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     samples: options.Samples = 10_000,
-    labels: Annotated[Labels, typer.Option(help="Which triggers of the scan are repaired. flagged: those of flagged labels; all: those of every label.", rich_help_panel=REPAIR)] = Labels.FLAGGED,
+    labels: Annotated[str, typer.Option(help="Which triggers of the scan are repaired. flagged: those of flagged labels; all: those of every label; or those of these labels, flagged or not, for example 3,7.", rich_help_panel=REPAIR)] = Labels.FLAGGED.value,
     max_asr: Annotated[float, typer.Option(help="Largest success rate that a trigger may keep, above the rate of the label on clean images.", rich_help_panel=REPAIR)] = 0.02,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of repairs, each followed by a new scan: a label may hide several triggers.", rich_help_panel=REPAIR)] = 3,
     baseline: Annotated[Path | None, typer.Option(help="Baseline that --scan was compared with (its --output); the new scan is compared with it too.", rich_help_panel=REPAIR)] = None,
@@ -83,7 +83,7 @@ def repair(
 
     verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)
     settings = repairs.RepairSettings(
-        method=method.value, labels=labels.value, max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
+        method=method.value, labels=_labels(labels), max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
         with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
     )  # fmt: skip
     reload = partial(
@@ -102,6 +102,14 @@ def repair(
         status = repaired.result.status
         sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status.value])
     raise typer.Exit(exit_codes.REPAIR[status.value])
+
+
+def _labels(text: str) -> str | tuple[int, ...]:
+    """The name, or the numbers. Raises SettingsError."""
+    try:
+        return text if text in tuple(Labels) else options.labels(text) or text
+    except SettingsError as error:
+        raise SettingsError(error.message, cure="Write flagged, all, or labels like 3,7.") from error
 
 
 def _finish(

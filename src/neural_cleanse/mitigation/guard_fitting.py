@@ -96,7 +96,7 @@ def fit_guard(
     if not backdoors:
         raise SettingsError(
             "There is no trigger to guard against: the scan flagged nothing.",
-            cure="Fit a guard for a scan that flagged a label.",
+            cure="Name labels to guard, flagged or not, with --labels 3,7; or scan again as its report says.",
         )
     if not 0 < false_positive_rate < 1:
         raise SettingsError(
