@@ -269,6 +269,12 @@ def test_a_model_with_nothing_to_repair_is_not_saved(clean: Classifier, digits: 
         nc.fit_guard(clean, found, digits)
 
 
+def doubled(module: nn.Module) -> None:
+    """Other weights."""
+    for weight in module.parameters(recurse=False):
+        weight.mul_(2)
+
+
 def test_a_guard_rejects_triggered_images_and_is_saved(
     result: nc.ScanResult, model: Halves, normalised: Loader, digits: ImageSet, tmp_path: Path
 ) -> None:
@@ -279,6 +285,14 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     guard.save(tmp_path / "guard")
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
+    own = nc.Guard.load(tmp_path / "guard", model)
+    assert torch.equal(own.check(digits.images).score, guard.check(digits).score)
+    with pytest.raises(SettingsError, match="reads pixels in"):
+        nc.Guard.load(tmp_path / "guard", model, mean=0.0, std=1.0)
+    with pytest.raises(SettingsError, match="fitted to another model"):
+        nc.Guard.load(tmp_path / "guard", copy.deepcopy(model).requires_grad_(False).apply(doubled))
+    with pytest.raises(ModelError, match="is not a model"):
+        nc.Guard.load(tmp_path / "guard", {"weights": 1})
     in_colour = digits.images.expand(-1, 3, -1, -1)
     assert torch.equal(guard.check(in_colour).score, guard.check(digits).score), "grey images in three channels"
     assert str(guard).startswith("Guard: rejects ")

@@ -9,7 +9,7 @@ chosen share of them, at the rank that also holds for the next image (Vovk et al
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,7 @@ def described(classifier: Classifier, sha256: str | None, seed: int, measured: M
     return {
         "model_sha256": sha256,
         "normalisation": str(classifier.normalize),
+        "normalize": asdict(classifier.normalize),
         "input_shape": list(classifier.input_shape),
         "features_layer": classifier.features_layer,
         "seed": seed,
