@@ -222,6 +222,8 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     repaired = nc.repair(model, result, normalised, LENIENT)
     assert repaired.repaired and str(repaired).startswith("Repaired: ")
     repaired.save(tmp_path / "fixed.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "fixed.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     own = copy.deepcopy(model)
     own.load_state_dict(safetensors.torch.load_file(tmp_path / "fixed.safetensors"))
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
@@ -247,6 +249,7 @@ def test_a_repaired_file_is_saved_in_the_container_it_came_in(
     path, found = demo_files / "infected.safetensors", nc.ScanResult.load(scanned_infected)
     repaired = nc.repair(path, found, digits, LENIENT)
     repaired.save(tmp_path / "fixed.safetensors")
+    assert repaired.result.provenance.settings["samples"] == 10_000
     assert nc.load(tmp_path / "fixed.safetensors").origin.container == nc.load(path).origin.container
     with pytest.raises(OutputError, match="original is never overwritten"):
         repaired.save(path, overwrite=True)

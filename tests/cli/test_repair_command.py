@@ -97,6 +97,9 @@ def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     (verified,) = told["verified"]
     assert verified["hits_before"] > 0.95 * verified["trials"] and verified["hits_after"] < 0.05 * verified["trials"]
     assert told["provenance"]["command"].startswith("neural-cleanse repair ")
+    assert told["provenance"]["settings"]["samples"] == 500
+    again = storage.load_result(done.directory / "better.safetensors.repair").provenance
+    assert again.command == told["provenance"]["command"] and again.date
     assert set(told) >= {"triggers", "classes", "rounds", "num_images", "clean_accuracy", "max_drop", "max_asr"}
 
 
@@ -107,7 +110,7 @@ def test_the_model_and_its_report_are_written_and_nothing_else(done: Done) -> No
         for name in written
         if name.startswith("better.safetensors.repair/")
     }
-    assert {"repair.json", "report.html", "scan.json", "triggers.safetensors"} <= pages
+    assert {"repair.json", "report.html", "scan.json", "triggers.safetensors", "options.json"} <= pages
     assert {name for name in written if "/" not in name} == {"better.safetensors"}
     assert written["better.safetensors.repair/repair.json"].decode() == done.ran.out
 
@@ -127,7 +130,20 @@ def test_the_page_holds_before_and_after(done: Done) -> None:
     assert "Repaired" in text and "Triggers before and after" in text
     assert "recovered, scan 1" in text and "attacker&#x27;s own</td>" in text
     assert re.search(r"Clean accuracy [\d.]+% before, [\d.]+% after", text)
-    assert "The scan of the repaired model" in text
+    assert "The scan of the repaired model" in text and "repair of" in text.split("</header>")[0]
+    scanned = done.ran.out
+    assert json.loads(scanned)["provenance"]["model"]["sha256"] in text.split("<nav")[0]
+    assert "--verify-trigger measures" not in text and "the row of the trigger that was given" in text
+
+
+def test_a_repaired_model_is_gone_on_with_without_typing_its_options_again(
+    done: Done, ended: Ended, tmp_path: Path
+) -> None:
+    calls = ended(RepairStatus.FAILED)
+    repaired, again = done.directory / "better.safetensors", tmp_path / "again.safetensors"
+    ran = run("repair", repaired, "--scan", f"{repaired}.repair", "--output", again, "--samples", 200)
+    assert ran.code == 3, ran.err
+    assert len(calls[0]["images"]) == 200
 
 
 def test_report_shows_a_repair_again(done: Done) -> None:
@@ -135,7 +151,8 @@ def test_report_shows_a_repair_again(done: Done) -> None:
     before = (pages / "report.html").read_bytes()
     (pages / "report.html").unlink()
     ran = run("report", pages)
-    assert ran.code == 0 and "Repaired" in ran.out and "success before" in ran.out
+    assert ran.code == 0 and ran.out.startswith("Repaired\n") and "success before" in ran.out
+    assert "Model that was repaired: " in ran.out and "The scan of the repaired model:\nNothing found" in ran.out
     assert (pages / "report.html").read_bytes() == before
 
 

@@ -387,6 +387,21 @@ def test_the_three_parts_are_disjoint_and_cover(digits: ImageSet) -> None:
     assert not torch.equal(split(digits, 0).learn.images, split(digits, 7).learn.images)
 
 
+def test_every_part_says_what_it_is_of(digits: ImageSet) -> None:
+    parts = split(digits, 0)
+    for part, what in ((parts.learn, "learn from"), (parts.decide, "decide"), (parts.report, "report")):
+        assert part.origin == f"{digits.origin}: the {len(part)} images to {what}"
+
+
+def test_the_records_say_what_was_asked_for(repaired: Repaired, found: ScanResult) -> None:
+    """The new scan is forced, since the first one read the same images."""
+    assert repaired.scan is not None
+    again = repaired.scan.provenance
+    assert again.settings["force"] == found.provenance.settings["force"] is False
+    assert again.date is not None and repaired.result.provenance.date is not None
+    assert again.data["origin"] != repaired.result.provenance.data["origin"]
+
+
 def test_repetitions_are_in_one_part_alone(digits: ImageSet) -> None:
     twice = digits.take(torch.arange(200).repeat(2))
     parts = split(twice, 0)

@@ -22,7 +22,7 @@ from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.files import written_whole
+from neural_cleanse.files import write_whole, written_whole
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.save import as_written, check_written_back, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
@@ -117,11 +117,11 @@ def _save_weights(state: dict[str, Tensor], path: Path) -> None:
             f"{path} does not end in {', '.join(SUFFIXES)}.", cure="Weights of a module are saved as one of these."
         )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        write_whole(path, safetensors.torch.save(tensors))  # save_file leaves a file that its owner alone can read
+        return
     with written_whole(path) as partial_file:
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, partial_file)
-        else:
-            torch.save(tensors, partial_file)
+        torch.save(tensors, partial_file)
 
 
 def _inner(module: nn.Module) -> nn.Module:
@@ -160,6 +160,7 @@ def repair(
             as_written=in_its_file, progress=report,
         )  # fmt: skip
     made = replace(done.result.provenance, notes=notes_in_python(done.result.provenance.notes))
+    made = made.joined({"samples": samples}, ())
     record = replace(done.result, provenance=made, reason=in_python(done.result.reason, "repair"))
     return Repaired(record, done.classifier, None if done.scan is None else ScanResult.of(done.scan), suspect)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from neural_cleanse.cli import exit_codes, options, streams
 from neural_cleanse.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
-    from neural_cleanse.loading.load import LoadedModel
+    from neural_cleanse.loading.load import LoadedModel, Origin
     from neural_cleanse.mitigation.repair import Repaired
     from neural_cleanse.results.records import ScanResult
     from neural_cleanse.results.repair import RepairResult
@@ -63,7 +64,7 @@ def repair(
     from neural_cleanse.cli.progress import watching
     from neural_cleanse.cli.triggers import read_backdoors
     from neural_cleanse.loading.load import load_model
-    from neural_cleanse.loading.save import as_written, check_written_back, refuse_original, refuse_suffix
+    from neural_cleanse.loading.save import as_written, check_written_back
     from neural_cleanse.mitigation import repair as repairs
     from neural_cleanse.report import output_dir
     from neural_cleanse.results import storage
@@ -77,28 +78,25 @@ def repair(
     pages = output.with_name(f"{output.name}.repair") if report is None else report
     loaded, images = open_both(model, data, form, samples, seed)
     check_same_model(result, loaded, scan)
-    refuse_original(loaded.origin, output)
-    refuse_suffix(loaded.origin, output)
-    _refuse_place(output, pages, overwrite=overwrite)
+    _refuse_place(loaded.origin, output, pages, overwrite=overwrite)
 
     verify = () if verify_trigger is None else read_backdoors(verify_trigger, loaded.classifier, verify_target)
     settings = repairs.RepairSettings(
         method=method.value, labels=_labels(labels), max_drop=max_drop, max_asr=max_asr, rounds=rounds, seed=seed,
         with_triggers=None if with_ == "recovered" else () if with_ == "clean" else read_backdoors(Path(with_), loaded.classifier, verify_target),
     )  # fmt: skip
-    reload = partial(
-        load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize,
-        input_shape=images.shape, no_sandbox=form.no_sandbox,
-    )  # fmt: skip
-    in_its_file = partial(as_written, loaded.origin, load=reload)
+    reload = partial(load_model, architecture=form.architecture, allow_code=form.allow_code, normalize=form.normalize, input_shape=images.shape, no_sandbox=form.no_sandbox)  # fmt: skip
     check_written_back(loaded.origin, loaded.classifier, reload)  # before the work
     with output_dir.claimed(pages, overwrite=overwrite), watching(quiet=quiet, log_json=log_json) as sink:
         repaired = repairs.repair(
             loaded.classifier.to(where), result, images, settings, baseline=baseline_scan, verify=verify,
-            run_info=run_info_of(loaded), as_written=in_its_file, on_step=sink.step, progress=sink,
+            run_info=run_info_of(loaded), as_written=partial(as_written, loaded.origin, load=reload), on_step=sink.step, progress=sink,
         )  # fmt: skip
         sink.close()
-        _finish(loaded, repaired, result, output, pages, None if as_json else Console(), quiet=quiet)
+        told = replace(repaired.result, provenance=repaired.result.provenance.joined({"samples": samples}, ()))
+        keep = partial(recorded.write, pages, inputs, data)
+        repaired = replace(repaired, result=told)
+        _finish(loaded, repaired, result, output, pages, keep, None if as_json else Console(), quiet=quiet)
         status = repaired.result.status
         sink.done(status.value, (repaired.scan or result).flagged, exit_codes.REPAIR[status.value])
     raise typer.Exit(exit_codes.REPAIR[status.value])
@@ -118,6 +116,7 @@ def _finish(
     before: "ScanResult",
     output: Path,
     pages: Path,
+    keep_options: Callable[[], None],
     console: Console | None,
     *,
     quiet: bool,
@@ -127,31 +126,32 @@ def _finish(
     from neural_cleanse.results.repair import RepairStatus
 
     try:
-        written = _write(loaded, repaired, before, output, pages)
+        after, written = _write(loaded, repaired, before, output, pages)
+        keep_options()
     except OutputError:
         if repaired.result.status is not RepairStatus.REPAIRED:
-            _answer(repaired.result, (), console)
+            _answer(repaired.result, before, (), console)
         raise
-    _answer(repaired.result, () if quiet else written, console)
+    _answer(repaired.result, after, () if quiet else written, console)
 
 
-def _answer(result: "RepairResult", written: tuple[str, ...], console: Console | None) -> None:
-    """The answer on stdout, as JSON without a console; then what was written where."""
+def _answer(result: "RepairResult", after: "ScanResult", written: tuple[str, ...], console: Console | None) -> None:
+    """The answer on stdout, as JSON without a console; then what was written where. `after` is the last scan."""
     from neural_cleanse.report import terminal
     from neural_cleanse.results import storage
 
     if console is None:
         sys.stdout.write(storage.repair_dumps(result))
         return
-    terminal.show_repair(result, console)
+    terminal.show_repair(result, console, after)
     for line in written:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(
     loaded: "LoadedModel", repaired: "Repaired", before: "ScanResult", output: Path, pages: Path
-) -> tuple[str, ...]:
-    """Write the model, where it is repaired, and the report: what to say of them."""
+) -> tuple["ScanResult", tuple[str, ...]]:
+    """Write the model, where it is repaired, and the report: the last scan, and what to say of them."""
     from neural_cleanse.loading.save import save_like
     from neural_cleanse.report import output_dir
     from neural_cleanse.results.repair import RepairStatus
@@ -162,7 +162,7 @@ def _write(
         written = {**after.provenance.model, "path": str(output), "sha256": digest}
         after, done = replace(after, provenance=replace(after.provenance, model=written)), f"written: {output}"
     output_dir.write(after, pages, repaired.result)
-    return (done, f"report: {pages / output_dir.REPORT_FILE}")
+    return after, (done, f"report: {pages / output_dir.REPORT_FILE}")
 
 
 def _refuse_directory(output: Path) -> None:
@@ -174,8 +174,12 @@ def _refuse_directory(output: Path) -> None:
         )
 
 
-def _refuse_place(output: Path, pages: Path, *, overwrite: bool) -> None:
+def _refuse_place(origin: "Origin", output: Path, pages: Path, *, overwrite: bool) -> None:
     """Raise OutputError, before the work begins, where the model could not be written."""
+    from neural_cleanse.loading.save import refuse_original, refuse_suffix
+
+    refuse_original(origin, output)
+    refuse_suffix(origin, output)
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists.", cure="Name another --output, or pass --overwrite.")
     if not output.parent.is_dir():

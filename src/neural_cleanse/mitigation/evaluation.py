@@ -1,7 +1,7 @@
 """Before and after a repair: images split so that no figure is of one that decided, and what the figures are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,7 +35,13 @@ def split(data: ImageSet, seed: int) -> Splits:
         raise DataError(f"Too few different images to repair with: {len(different)}.", cure=f"Give {LEAST_IMAGES}.")
     order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))
     first, second = (round(share * len(different)) for share in (LEARN, LEARN + DECIDE))
-    return Splits(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))
+    parts = {"learn from": order[:first], "decide": order[first:second], "report": order[second:]}
+    return Splits(
+        *(
+            replace(different.take(rows), origin=f"{data.origin}: the {len(rows)} images to {what}")
+            for what, rows in parts.items()
+        )
+    )
 
 
 @dataclass(frozen=True)

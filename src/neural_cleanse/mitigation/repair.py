@@ -21,7 +21,7 @@ from neural_cleanse.detection.baseline import check_baseline
 from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.progress import Progress
-from neural_cleanse.detection.provenance import RunInfo
+from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, OutputError, SettingsError
@@ -140,10 +140,7 @@ def repair(
     limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, limits)
     notes += idle
-    here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
-    again = partial(
-        scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
-    )
+    again = partial(_rescan, given=result, data=images.decide, run_info=run_info, baseline=baseline, progress=progress)
     if known.backdoors:
         outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
@@ -231,6 +228,23 @@ def _limits(
     return RepairLimits(images.learn, decide, min_accuracy, settings.max_asr + max(natural) + ROUNDING)
 
 
+def _rescan(
+    classifier: Classifier,
+    *,
+    given: ScanResult,
+    data: ImageSet,
+    run_info: RunInfo,
+    baseline: ScanResult | None,
+    progress: Callable[[Progress], None],
+) -> ScanResult:
+    """A new scan as the one `given`. Its record has the settings that were asked for, and the command that made it."""
+    before = {"repaired_from": run_info.model.get("sha256")}
+    here = RunInfo(before, run_info.label_names, run_info.command, date=now())
+    found = scan(classifier, data, _scan_settings(given), run_info=here, baseline=baseline, progress=progress)
+    asked = {"force": bool(given.provenance.settings.get("force"))}
+    return replace(found, provenance=found.provenance.joined(asked, ()))
+
+
 def _scan_settings(result: ScanResult) -> ScanSettings:
     """The new scan is done as the one that was given, over all labels."""
     given = result.provenance.settings
@@ -258,4 +272,5 @@ def _provenance(
         data={"origin": data.origin, "sha256": data.sha256(), "images_given": len(data)},
         notes=(*run_info.notes, *notes),
         command=run_info.command,
+        date=run_info.date or now(),
     )

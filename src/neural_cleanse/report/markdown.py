@@ -40,7 +40,7 @@ def markdown(
     """
     parts = [] if repair is None else _repair(repair, result)
     level = "#" if repair is None else "##"
-    what = "" if repair is None else "The last scan: "
+    what = "" if repair is None else f"{tables.scan_heading(repair)}: "
     parts += [
         f"{level} {what}{HEADLINE[result.verdict]}",
         f"**{text(summary.plain(result))}**",
@@ -97,6 +97,7 @@ def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
         f"# {tables.REPAIR_HEADLINE[repair.status]}",
         f"**{text(tables.repair_sentence(repair))}**",
         text(tables.accuracy_sentence(repair)),
+        Table("", ("", ""), [(name, code(value)) for name, value in tables.repaired_files(repair, result)]).markdown(),
         _inert(tables.trigger_table(repair)),
         text(tables.caution(repair)),
         _what_now(after_repair(repair, result)),

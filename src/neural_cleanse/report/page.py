@@ -90,6 +90,9 @@ def _repair(repair: RepairResult, result: ScanResult) -> dict[str, Any]:
     return {
         "headline": tables.REPAIR_HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
+        "of": repair.provenance.model.get("path"),
+        "files": tables.repaired_files(repair, result),
+        "scan_heading": tables.scan_heading(repair),
         "sentence": tables.repair_sentence(repair),
         "accuracy": tables.accuracy_sentence(repair),
         "steps": after_repair(repair, result),

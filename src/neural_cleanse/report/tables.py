@@ -23,8 +23,10 @@ CLASSES = "Clean accuracy of the classes that changed most, on the same images."
 TRIES = "Every try, on images that decide and are not learned from: a learning rate, or the share of neurons pruned."
 CAUTION = (
     "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works does "
-    "not prove that the attacker's own fails; --verify-trigger measures that one, if you have it."
+    "not prove that the attacker's own fails"
 )
+MEASURE_OWN = "; --verify-trigger measures that one, if you have it"
+OWN_GIVEN = ": that is the row of the trigger that was given"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,32 @@ def kind_table(result: ScanResult) -> Table:
 
 
 def caution(result: RepairResult) -> str:
-    """What a repair does not prove; nothing where none was made."""
-    return "" if result.status is RepairStatus.NOTHING_TO_REPAIR else CAUTION
+    """What a repair does not prove; nothing where none was made. The attacker's own trigger may have been given."""
+    if result.status is RepairStatus.NOTHING_TO_REPAIR:
+        return ""
+    if result.verified:
+        return f"{CAUTION}{OWN_GIVEN}."
+    return f"{CAUTION}{'' if result.provenance.command is None else MEASURE_OWN}."
 
 
 def repair_sentence(result: RepairResult) -> str:
     """Why it ended as it did."""
     return result.reason[0].upper() + result.reason[1:] + "."
+
+
+def repaired_files(repair: RepairResult, result: ScanResult) -> list[tuple[str, str]]:
+    """Which model was repaired, and what was written, as (name, value); `result` is the last scan."""
+    known = repair.provenance.model
+    rows = [("Model that was repaired", known.get("path")), ("Its SHA-256", known.get("sha256"))]
+    if repair.status is RepairStatus.REPAIRED:
+        after = result.provenance.model
+        rows += [("Repaired model", after.get("path")), ("SHA-256 of that", after.get("sha256"))]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def scan_heading(repair: RepairResult) -> str:
+    """What the scan beside a repair is of."""
+    return "The scan of the repaired model" if repair.status is RepairStatus.REPAIRED else "The last scan"
 
 
 def accuracy_sentence(result: RepairResult) -> str:
