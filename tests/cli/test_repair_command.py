@@ -99,7 +99,7 @@ def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     assert told["provenance"]["command"].startswith("neural-cleanse repair ")
     assert told["provenance"]["settings"]["samples"] == 500
     again = storage.load_result(done.directory / "better.safetensors.repair").provenance
-    assert again.command == told["provenance"]["command"] and again.date
+    assert again.command == told["provenance"]["command"] and again.date and told["provenance"]["date"]
     assert set(told) >= {"triggers", "classes", "rounds", "num_images", "clean_accuracy", "max_drop", "max_asr"}
 
 
@@ -374,9 +374,22 @@ def test_the_progress_names_the_step(
     assert run(*asked).code == 0
     capsys.readouterr()
     calls[0]["on_step"]("round 1: scanning again")
+    calls[0]["progress"](Progress(0, 100, (), 10, phase=Phase("checking the input", 0, 10)))
     calls[0]["progress"](Progress(50, 100, (), 10, phase=Phase("patches", 0, 10)))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "round 1: scanning again" and second == "round 1: scanning again:  50%, patches: 0 of 10 labels"
+
+
+def test_how_a_try_ended_is_said_at_once_and_epochs_now_and_then(
+    asked: list[object], ended: Ended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = ended(RepairStatus.REPAIRED)
+    assert run(*asked).code == 0
+    capsys.readouterr()
+    steps = [f"try {number}{what}" for number in (1, 2) for what in (", epoch 1 of 9", ", epoch 2 of 9", ": kept")]
+    for step in steps:
+        calls[0]["on_step"](step)
+    assert capsys.readouterr().err.splitlines() == ["try 1, epoch 1 of 9", "try 1: kept", "try 2: kept"]
 
 
 # --- what cannot be repaired ---

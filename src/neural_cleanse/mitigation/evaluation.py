@@ -107,10 +107,11 @@ def certainty(changes: Sequence[TriggerChange], max_asr: float) -> str:
     worst = max(change.hits_after / change.trials for change in rows)
     possible = max(clopper_pearson(change.hits_after, change.trials)[1] for change in rows)
     few = f": too few images to confirm {max_asr:.1%}" if possible > max_asr else ""
-    return (
-        f"on {min(change.trials for change in rows)} images that decided nothing, no trigger that a scan recovered "
-        f"works more often than {worst:.1%} (it may be {possible:.1%}, at 95 % confidence{few})"
+    count = min(change.trials for change in rows)
+    works = (
+        f"the recovered triggers work on at most {worst:.1%} of" if worst else "no recovered trigger works on any of"
     )
+    return f"{works} {count} images that decided nothing (at 95 % confidence on at most {possible:.1%}{few})"
 
 
 def class_changes(

@@ -148,7 +148,7 @@ def repair(
         outcome = RepairOutcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, why)
     notes += how(len(outcome.rounds), settings.with_triggers)
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
-    sure = f"{certainty(triggers, limits.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
+    sure = f"{certainty(triggers, limits.max_asr)}; " if outcome.status is RepairStatus.REPAIRED else ""
     record = RepairResult(
         status=outcome.status,
         reason=sure + outcome.reason,
@@ -239,7 +239,7 @@ def _rescan(
 ) -> ScanResult:
     """A new scan as the one `given`. Its record has the settings that were asked for, and the command that made it."""
     before = {"repaired_from": run_info.model.get("sha256")}
-    here = RunInfo(before, run_info.label_names, run_info.command, date=now())
+    here = RunInfo(before, run_info.label_names, run_info.command, date=run_info.date and now())
     found = scan(classifier, data, _scan_settings(given), run_info=here, baseline=baseline, progress=progress)
     asked = {"force": bool(given.provenance.settings.get("force"))}
     return replace(found, provenance=found.provenance.joined(asked, ()))
@@ -272,5 +272,5 @@ def _provenance(
         data={"origin": data.origin, "sha256": data.sha256(), "images_given": len(data)},
         notes=(*run_info.notes, *notes),
         command=run_info.command,
-        date=run_info.date or now(),
+        date=run_info.date,
     )

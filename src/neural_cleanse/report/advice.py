@@ -198,9 +198,15 @@ def after_repair(repair: RepairResult, result: ScanResult) -> tuple[Step, ...]:
     if repair.status is RepairStatus.REPAIRED:
         path = result.provenance.model.get("path")
         which = f"the repaired file, {path}" if path else "the repaired model"
+        patches = result.provenance.settings.get("patches_only")
         return (
-            Step(f"Use {which}. It is another than the one that was scanned before: replace that everywhere."),
+            Step(f"Use {which}, in every place where the model stood that was scanned before."),
             Step("Measure it on images of your own before it goes into use: accuracy may have moved (see below)."),
+            *([Step("Only patches were looked for. Scan it for the other kinds of trigger too.")] if patches else []),
+            Step(
+                "Keep the file, its SHA-256 and repair.json. A repair removes what was found, and is no proof that "
+                "nothing else is there."
+            ),
         )
     if repair.status is RepairStatus.NOTHING_TO_REPAIR:
         return _after_nothing(repair, _Scan(result, None))

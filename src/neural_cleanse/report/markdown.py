@@ -93,6 +93,7 @@ def code(value: str) -> str:
 
 
 def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
+    classes = _inert(tables.class_table(repair))
     return [
         f"# {tables.REPAIR_HEADLINE[repair.status]}",
         f"**{text(tables.repair_sentence(repair))}**",
@@ -101,7 +102,7 @@ def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
         _inert(tables.trigger_table(repair)),
         text(tables.caution(repair)),
         _what_now(after_repair(repair, result)),
-        _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
+        _folded("Classes that changed most", classes) if repair.rounds and classes else "",
         _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
         *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),

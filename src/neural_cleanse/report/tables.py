@@ -19,7 +19,7 @@ REPAIR_HEADLINE = {
 KINDS = "The tests share alpha: each p is already divided by its test's share, so compare it with alpha."
 CLASSES_SHOWN = 10  # those that lost most
 TRIGGERS = "How often each trigger works, on images that decided nothing."
-CLASSES = "Clean accuracy of the classes that changed most, on the same images."
+CLASSES = "Clean accuracy of the classes that changed most, on the same images; classes as before are left out."
 TRIES = "Every try, on images that decide and are not learned from: a learning rate, or the share of neurons pruned."
 CAUTION = (
     "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works does "
@@ -183,8 +183,9 @@ def _after(change: TriggerChange) -> str:
 
 
 def class_table(result: RepairResult) -> Table:
-    """Accuracy of the classes that lost most."""
-    worst = sorted(result.classes, key=lambda change: (change.right_after - change.right_before) / change.trials)
+    """Accuracy of the classes that lost most; nothing of those as before."""
+    changed = [change for change in result.classes if change.right_after != change.right_before]
+    worst = sorted(changed, key=lambda change: (change.right_after - change.right_before) / change.trials)
     rows = [
         (
             label_title(change.label, change.name),
@@ -200,8 +201,16 @@ def class_table(result: RepairResult) -> Table:
 def try_table(result: RepairResult) -> Table:
     """Every try of every round, on the images that decide."""
     rows = [
-        (str(done.number), point.method, f"{point.amount:.3g}", f"{point.accuracy:.1%}", f"{point.worst_asr:.1%}")
+        (
+            str(done.number),
+            point.method,
+            f"{point.amount:.3g}",
+            f"{point.accuracy:.1%}",
+            f"{point.worst_asr:.1%}",
+            point.outcome,
+        )
         for done in result.rounds
         for point in done.trace
     ]
-    return Table("", ("round", "method", "rate or share", "clean accuracy", "highest success"), rows, caption=TRIES)
+    columns = ("round", "method", "rate or share", "clean accuracy", "highest success", "outcome")
+    return Table("", columns, rows, caption=TRIES)
