@@ -76,6 +76,16 @@ def described(classifier: Classifier, sha256: str | None, seed: int, measured: M
     }
 
 
+def images_of(measured: int) -> int:
+    """How many clean images of a label there were, by how many of them measured the guard."""
+    return round(measured / (1 - LEARNED - CALIBRATED))
+
+
+def enough_images(rate: float) -> int:
+    """So many images of a label set a threshold whose true rate differs from `rate` by half of it (one sd)."""
+    return math.ceil(4 * (1 - rate) / rate / CALIBRATED)
+
+
 def _rate(hits: int, trials: int) -> dict[str, Any]:
     share = hits / trials if trials else 0.0
     return {"hits": hits, "trials": trials, "share": share, "interval": clopper_pearson(hits, trials)}
