@@ -16,7 +16,7 @@ _HOMES = {
     "BatchCost": "inversion.cost",
     "Classifier": "classifier",
     "CostSchedule": "inversion.cost",
-    "Guard": "mitigation.guard",
+    "Guard": "api.guard",
     "ImageSet": "images",
     "Inversion": "inversion.inversion",
     "LabelPair": "results.records",

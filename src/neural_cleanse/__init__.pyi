@@ -1,6 +1,7 @@
 from neural_cleanse import attacks as attacks
 from neural_cleanse import mitigation as mitigation
 from neural_cleanse.api.data import load_data as load_data
+from neural_cleanse.api.guard import Guard as Guard
 from neural_cleanse.api.guard import fit_guard as fit_guard
 from neural_cleanse.api.models import load as load
 from neural_cleanse.api.repair import repair as repair
@@ -17,7 +18,6 @@ from neural_cleanse.inversion.cost import BatchCost as BatchCost
 from neural_cleanse.inversion.cost import CostSchedule as CostSchedule
 from neural_cleanse.inversion.cost import ReferenceCost as ReferenceCost
 from neural_cleanse.inversion.inversion import Inversion as Inversion
-from neural_cleanse.mitigation.guard import Guard as Guard
 from neural_cleanse.mitigation.repair import RepairSettings as RepairSettings
 from neural_cleanse.results.records import LabelPair as LabelPair
 from neural_cleanse.results.records import Verdict as Verdict

@@ -33,6 +33,19 @@ def test_options_become_keywords(option: str, keyword: str) -> None:
     assert in_python(option) == keyword
 
 
+@pytest.mark.parametrize(
+    ("function", "keyword"),
+    [
+        ("scan", "ScanSettings(labels=(3,)), ScanSettings(labels='all') or samples=9"),
+        ("repair", "RepairSettings(labels=(3,)), RepairSettings(labels='all') or samples=9"),
+        ("fit_guard", "labels=(3,), labels='all' or samples=9"),
+    ],
+)
+def test_settings_are_those_of_the_function(function: str, keyword: str) -> None:
+    keyword = keyword.replace("samples=9", "ScanSettings(samples=9)") if function == "scan" else keyword
+    assert in_python("--labels 3, --labels all or --samples 9", function) == keyword
+
+
 def test_no_string_of_the_library_keeps_an_option() -> None:
     strings = [
         node.value

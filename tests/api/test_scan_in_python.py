@@ -222,6 +222,8 @@ def test_repair_takes_the_form_from_the_scan_and_saves_what_the_module_loads(
     repaired = nc.repair(model, result, normalised, LENIENT)
     assert repaired.repaired and str(repaired).startswith("Repaired: ")
     repaired.save(tmp_path / "fixed.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "fixed.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     own = copy.deepcopy(model)
     own.load_state_dict(safetensors.torch.load_file(tmp_path / "fixed.safetensors"))
     assert any(not torch.equal(model.state_dict()[name], tensor) for name, tensor in own.state_dict().items())
@@ -247,6 +249,7 @@ def test_a_repaired_file_is_saved_in_the_container_it_came_in(
     path, found = demo_files / "infected.safetensors", nc.ScanResult.load(scanned_infected)
     repaired = nc.repair(path, found, digits, LENIENT)
     repaired.save(tmp_path / "fixed.safetensors")
+    assert repaired.result.provenance.settings["samples"] == 10_000
     assert nc.load(tmp_path / "fixed.safetensors").origin.container == nc.load(path).origin.container
     with pytest.raises(OutputError, match="original is never overwritten"):
         repaired.save(path, overwrite=True)
@@ -259,11 +262,20 @@ def test_a_model_with_nothing_to_repair_is_not_saved(clean: Classifier, digits: 
     found = nc.scan(clean, digits, QUICK)
     assert str(found).startswith("Nothing found: 10 labels, smallest trigger ")
     done = nc.repair(clean, found, digits)
-    with pytest.raises(OutputError, match="no repaired model"):
+    with pytest.raises(OutputError, match="no repaired model") as refused:
         done.save(tmp_path / "fixed.safetensors")
+    assert "method=" not in refused.value.cure
+    unsure = replace(found, verdict=nc.Verdict.INCONCLUSIVE)
+    assert "RepairSettings(labels='all')" in str(nc.repair(clean, unsure, digits))
     assert not list(tmp_path.iterdir())
     with pytest.raises(SettingsError, match="flagged nothing"):
         nc.fit_guard(clean, found, digits)
+
+
+def doubled(module: nn.Module) -> None:
+    """Other weights."""
+    for weight in module.parameters(recurse=False):
+        weight.mul_(2)
 
 
 def test_a_guard_rejects_triggered_images_and_is_saved(
@@ -276,6 +288,14 @@ def test_a_guard_rejects_triggered_images_and_is_saved(
     guard.save(tmp_path / "guard")
     again = nc.Guard.load(tmp_path / "guard", guard.guard.classifier)
     assert torch.equal(again.check(digits.images).score, guard.check(digits).score)
+    own = nc.Guard.load(tmp_path / "guard", model)
+    assert torch.equal(own.check(digits.images).score, guard.check(digits).score)
+    with pytest.raises(SettingsError, match="reads pixels in"):
+        nc.Guard.load(tmp_path / "guard", model, mean=0.0, std=1.0)
+    with pytest.raises(SettingsError, match="fitted to another model"):
+        nc.Guard.load(tmp_path / "guard", copy.deepcopy(model).requires_grad_(False).apply(doubled))
+    with pytest.raises(ModelError, match="is not a model"):
+        nc.Guard.load(tmp_path / "guard", {"weights": 1})
     in_colour = digits.images.expand(-1, 3, -1, -1)
     assert torch.equal(guard.check(in_colour).score, guard.check(digits).score), "grey images in three channels"
     assert str(guard).startswith("Guard: rejects ")

@@ -1,5 +1,6 @@
 """`guard fit` and `guard check` as a script sees them."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from shell import Ran, files_under, refused, run, strict
 
+from neural_cleanse.cli.guard import _tell
+from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.load import load_model
 from neural_cleanse.metrics import stamped
@@ -95,9 +99,8 @@ def test_a_directory_in_use_needs_overwrite(demo_files: Path, scanned_infected: 
     ]  # fmt: skip
     refused(run(*arguments), "--overwrite")
     ran = run(*arguments, "--overwrite")
-    assert (
-        ran.code == 0 and "asked for 5.0%" in ran.out and "trigger recovered for label 3" in " ".join(ran.out.split())
-    )
+    assert ran.code == 0 and "asked for 5.0%" in ran.out and "still get that label" in " ".join(ran.out.split())
+    assert "next: " in ran.out and "  neural-cleanse guard check IMAGES --model" in ran.out
     assert set(files_under(tmp_path)) == {"mine.txt", "guard.json", "guard.safetensors", "options.json"}
 
 
@@ -297,3 +300,15 @@ def test_a_place_for_copies_that_is_a_file_names_its_option(
     (tmp_path / "file").touch()
     ran = check(images / "clean.npz", "--copy-rejected", tmp_path / "file")
     refused(ran, "Name another directory with --copy-rejected")
+
+
+def test_a_threshold_that_too_few_images_set_says_how_many_it_needs() -> None:
+    def told(hits: int, trials: int) -> str:
+        rate = {"hits": hits, "trials": trials, "share": hits / trials, "interval": clopper_pearson(hits, trials)}
+        measured = {"label_rejected": [{"label": 3, **rate}], "clean_rejected": rate, "triggered_passed": []}
+        stream = io.StringIO()
+        _tell(measured, 0.05, Console(file=stream, width=1000))
+        return stream.getvalue()
+
+    assert "Give some 190 clean images that get label 3 (there were some 50;" in told(5, 10)
+    assert "Give" not in told(1, 20)

@@ -1,5 +1,6 @@
 """`inspect` says what a file is and what would run, and runs none of it."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -241,3 +242,18 @@ def test_the_code_of_a_torchscript_archive_is_one_finding(tmp_path: Path) -> Non
     assert [finding.what for finding in found].count("TorchScript code") == 1
     assert "more files" in next(finding.place for finding in found if finding.what == "TorchScript code")
     assert len({finding.place.partition(", line")[0] for finding in found}) == len(found)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns of itself
+def test_each_file_of_a_model_in_several_has_its_own_hash(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(mnist_cnn(10).eval(), (torch.zeros(1, 1, 28, 28),), str(path), dynamo=True, verbose=False)
+    own = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in tmp_path.iterdir()}
+    assert set(own) == {"m.onnx", "m.onnx.data"}
+    record = record_of(run("inspect", path, "--json"))
+    assert {one["name"]: one["sha256"] for one in record["files"]} == own and record["sha256"] not in own.values()
+    shown = run("inspect", path).out
+    assert "of none of them" in shown and all(f"{digest}  {name}" in shown for name, digest in own.items())
+    write_checkpoint(tmp_path / "one.safetensors", mnist_cnn(10), Description("mnist_cnn", (1, 28, 28), 10))
+    assert record_of(run("inspect", tmp_path / "one.safetensors", "--json"))["files"] == []

@@ -1,6 +1,7 @@
 """`repair` as a script sees it: exit codes, what is written and what never is."""
 
 import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -97,6 +98,9 @@ def test_repaired_is_exit_code_0_and_pure_json(done: Done) -> None:
     (verified,) = told["verified"]
     assert verified["hits_before"] > 0.95 * verified["trials"] and verified["hits_after"] < 0.05 * verified["trials"]
     assert told["provenance"]["command"].startswith("neural-cleanse repair ")
+    assert told["provenance"]["settings"]["samples"] == 500
+    again = storage.load_result(done.directory / "better.safetensors.repair").provenance
+    assert again.command == told["provenance"]["command"] and again.date and told["provenance"]["date"]
     assert set(told) >= {"triggers", "classes", "rounds", "num_images", "clean_accuracy", "max_drop", "max_asr"}
 
 
@@ -107,7 +111,7 @@ def test_the_model_and_its_report_are_written_and_nothing_else(done: Done) -> No
         for name in written
         if name.startswith("better.safetensors.repair/")
     }
-    assert {"repair.json", "report.html", "scan.json", "triggers.safetensors"} <= pages
+    assert {"repair.json", "report.html", "scan.json", "triggers.safetensors", "options.json"} <= pages
     assert {name for name in written if "/" not in name} == {"better.safetensors"}
     assert written["better.safetensors.repair/repair.json"].decode() == done.ran.out
 
@@ -127,7 +131,20 @@ def test_the_page_holds_before_and_after(done: Done) -> None:
     assert "Repaired" in text and "Triggers before and after" in text
     assert "recovered, scan 1" in text and "attacker&#x27;s own</td>" in text
     assert re.search(r"Clean accuracy [\d.]+% before, [\d.]+% after", text)
-    assert "The scan of the repaired model" in text
+    assert "The scan of the repaired model" in text and "repair of" in text.split("</header>")[0]
+    scanned = done.ran.out
+    assert json.loads(scanned)["provenance"]["model"]["sha256"] in text.split("<nav")[0]
+    assert "--verify-trigger measures" not in text and "the row of the trigger that was given" in text
+
+
+def test_a_repaired_model_is_gone_on_with_without_typing_its_options_again(
+    done: Done, ended: Ended, tmp_path: Path
+) -> None:
+    calls = ended(RepairStatus.FAILED)
+    repaired, again = done.directory / "better.safetensors", tmp_path / "again.safetensors"
+    ran = run("repair", repaired, "--scan", f"{repaired}.repair", "--output", again, "--samples", 200)
+    assert ran.code == 3, ran.err
+    assert len(calls[0]["images"]) == 200
 
 
 def test_report_shows_a_repair_again(done: Done) -> None:
@@ -135,7 +152,8 @@ def test_report_shows_a_repair_again(done: Done) -> None:
     before = (pages / "report.html").read_bytes()
     (pages / "report.html").unlink()
     ran = run("report", pages)
-    assert ran.code == 0 and "Repaired" in ran.out and "success before" in ran.out
+    assert ran.code == 0 and ran.out.startswith("Repaired\n") and "success before" in ran.out
+    assert "Model that was repaired: " in ran.out and "The scan of the repaired model:\nNothing found" in ran.out
     assert (pages / "report.html").read_bytes() == before
 
 
@@ -287,17 +305,26 @@ def test_two_containers_of_one_name_have_two_reports(asked: list[object], ended:
     }  # fmt: skip
 
 
-def test_a_full_disk_leaves_no_model(
-    asked: list[object], ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [RepairStatus.REPAIRED, RepairStatus.FAILED])
+def test_a_full_disk_leaves_no_model_and_nothing_is_called_repaired(
+    asked: list[object], ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: RepairStatus
 ) -> None:
-    ended(RepairStatus.REPAIRED)
+    ended(status)
+
+    at_once = importlib.import_module("neural_cleanse.mitigation.repair").repair
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    def then_full(*given: Any, **named: Any) -> Repaired:
+        monkeypatch.setattr("os.fsync", full)
+        repaired: Repaired = at_once(*given, **named)
+        return repaired
+
+    monkeypatch.setattr("neural_cleanse.mitigation.repair.repair", then_full)
     ran = run(*asked)
     assert ran.code == 2 and "No space left" in ran.err and "Traceback" not in ran.err
+    assert ran.out.startswith("Not repaired") if status is RepairStatus.FAILED else ran.out == ""
     assert files_under(tmp_path / "out") == {}
 
 
@@ -371,9 +398,22 @@ def test_the_progress_names_the_step(
     assert run(*asked).code == 0
     capsys.readouterr()
     calls[0]["on_step"]("round 1: scanning again")
+    calls[0]["progress"](Progress(0, 100, (), 10, phase=Phase("checking the input", 0, 10)))
     calls[0]["progress"](Progress(50, 100, (), 10, phase=Phase("patches", 0, 10)))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "round 1: scanning again" and second == "round 1: scanning again:  50%, patches: 0 of 10 labels"
+
+
+def test_how_a_try_ended_is_said_at_once_and_epochs_now_and_then(
+    asked: list[object], ended: Ended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = ended(RepairStatus.REPAIRED)
+    assert run(*asked).code == 0
+    capsys.readouterr()
+    steps = [f"try {number}{what}" for number in (1, 2) for what in (", epoch 1 of 9", ", epoch 2 of 9", ": kept")]
+    for step in steps:
+        calls[0]["on_step"](step)
+    assert capsys.readouterr().err.splitlines() == ["try 1, epoch 1 of 9", "try 1: kept", "try 2: kept"]
 
 
 # --- what cannot be repaired ---
@@ -460,6 +500,13 @@ def test_a_card_that_does_not_fit_is_refused_before_the_work(
     assert files_under(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize(("typed", "labels"), [("flagged", "flagged"), ("all", "all"), ("3,7-8", (3, 7, 8))])
+def test_labels_are_a_name_or_numbers(asked: list[object], ended: Ended, typed: str, labels: object) -> None:
+    calls = ended(RepairStatus.FAILED)
+    assert run(*asked, "--labels", typed).code == 3
+    assert calls[0]["settings"].labels == labels
+
+
 def test_a_picture_needs_its_target(asked: list[object], ended: Ended, tmp_path: Path, demo_files: Path) -> None:
     calls = ended(RepairStatus.REPAIRED)
     square = np.zeros((28, 28, 2), np.uint8)
@@ -494,7 +541,7 @@ def test_what_the_mitigation_works_with(asked: list[object], ended: Ended, demo_
     "options",
     [
         ("--max-drop", "nan"), ("--max-drop", "-0.1"), ("--max-drop", "1"), ("--max-asr", "nan"), ("--rounds", "0"),
-        ("--seed", "-1"), ("--samples", "0"), ("--samples", "99"), ("--method", "magic"), ("--labels", "3"),
+        ("--seed", "-1"), ("--samples", "0"), ("--samples", "99"), ("--method", "magic"), ("--labels", "some"),
         ("--device", "nonsense"), ("--features", "0"), ("--resize", "20x20"), ("--architecture", "gtsrb_cnn"),
         ("--method", "prune", "--with", "clean"),
     ],

@@ -36,6 +36,7 @@ from neural_cleanse.mitigation.repair import (
 from neural_cleanse.mitigation.unlearning import Unlearning
 from neural_cleanse.outputs import OutputKind
 from neural_cleanse.report import tables
+from neural_cleanse.report.advice import after_repair
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
@@ -148,6 +149,7 @@ def test_all_labels_can_be_patched(infected: Classifier, found: ScanResult, digi
     assert [change.target for change in done.result.triggers] == sized
     assert done.result.rounds[0].targets == tuple(sized)
     flagged = next(change for change in done.result.triggers if change.target == 3)
+    assert [point.outcome for point in done.result.rounds[0].trace].count("kept") == 1
     assert flagged.hits_after < 0.5 * flagged.hits_before
     assert sum(change.hits_after for change in done.result.triggers) < 0.5 * sum(
         change.hits_before for change in done.result.triggers
@@ -164,6 +166,27 @@ def test_nothing_flagged_is_nothing_to_repair(infected: Classifier, found: ScanR
     assert done.classifier is infected and done.scan is None and done.result.rounds == ()
     assert done.result.accuracy[0] == done.result.accuracy[1]
     assert "flagged no label" in done.result.reason
+
+
+def test_a_scan_that_could_not_tell_names_the_way_on(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
+    rows = tuple(replace(row, p_value=0.02 if row.target == 8 else 0.5) for row in found.labels)
+    unsure = replace(found, labels=rows, flagged=(), verdict=Verdict.INCONCLUSIVE, reason="label 8 stands out")
+    done = repair(infected, unsure, digits)
+    assert done.result.status is RepairStatus.NOTHING_TO_REPAIR
+    assert "could not tell (label 8 stands out)" in done.result.reason
+    assert "nothing to repair" not in done.result.reason and "--labels 8, or --labels all" in done.result.reason
+    told = [step.what for step in after_repair(done.result, unsure)]
+    assert told[0].startswith("Treat the model as unchecked") and not any("Leave the model" in what for what in told)
+
+
+@pytest.mark.usefixtures("nothing_found_again")
+def test_labels_can_be_named(infected: Classifier, found: ScanResult, digits: ImageSet) -> None:
+    unsure = replace(found, flagged=(), verdict=Verdict.INCONCLUSIVE)
+    settings = RepairSettings(method="quick", labels=(3,), rounds=1, max_drop=0.1, max_asr=0.5)
+    done = repair(infected, unsure, digits, settings)
+    assert [change.target for change in done.result.triggers] == [3] and done.result.rounds[0].targets == (3,)
+    with pytest.raises(SettingsError, match="no trigger for label 12"):
+        repair(infected, unsure, digits, replace(settings, labels=(3, 12)))
 
 
 def test_a_scan_without_any_trigger_has_nothing_to_patch(
@@ -298,7 +321,9 @@ def test_a_file_whose_numbers_are_too_coarse_rolls_back(
 
     done = repair(infected, found, digits, RepairSettings(method="quick"), as_written=ruined)
     assert done.result.status is RepairStatus.FAILED and "rolled back" in done.result.reason
-    assert [point.method for point in done.result.rounds[0].trace] == ["unlearning", "as the file holds it"]
+    trace = done.result.rounds[0].trace
+    assert [point.method for point in trace] == ["unlearning", "as the file holds it"]
+    assert trace[1].outcome == "undone: it costs more accuracy than it may" and trace[0].outcome != "kept"
     assert same(state_of(done.classifier), state_of(infected))
 
 
@@ -324,10 +349,13 @@ def test_a_reason_names_the_bound_that_failed(
 def test_few_images_confirm_little(repaired: Repaired) -> None:
     """Of some 112 images not one is sent to the label; three in a hundred may be all the same."""
     told = re.search(
-        r"more often than ([\d.]+)% \(it may be ([\d.]+)%, at 95 % confidence: too few", repaired.result.reason
+        r"(?:at most ([\d.]+)% of|not? .* any of) \d+ images that decided nothing "
+        r"\(at 95 % confidence on at most ([\d.]+)%: too few",
+        repaired.result.reason,
     )
     assert told is not None, repaired.result.reason
-    assert float(told[1]) < 5 and float(told[2]) > 3
+    assert float(told[1] or 0) < 5 and float(told[2]) > 3
+    assert "0.0%" not in repaired.result.reason
     written = json.loads(storage.repair_dumps(repaired.result))
     for change in (*written["triggers"], *written["verified"]):
         assert change["asr_after_interval"] == list(clopper_pearson(change["hits_after"], change["trials"]))
@@ -342,7 +370,11 @@ def test_every_step_is_said(infected: Classifier, found: ScanResult, digits: Ima
     repair(infected, found, digits, RepairSettings(method="quick", rounds=1), on_step=steps.append)
     assert steps[0] == "round 1: unlearning, try 1 of up to 2, learning rate 0.002, epoch 1 of 4"
     recovering = "round 1: recovering other triggers from the model as it came"
-    assert steps[-3:] == ["round 1: deciding", recovering, "round 1: scanning again"] and len(steps) == 7
+    assert steps[-3:] == ["round 1: deciding", recovering, "round 1: scanning again"] and len(steps) == 8
+    assert re.fullmatch(
+        r"round 1: unlearning, try 1 of up to 2: clean accuracy [\d.]+%, the strongest trigger works on [\d.]+%; kept",
+        steps[-4],
+    )
     steps.clear()
     repair(infected, found, digits, RepairSettings(method="prune", max_drop=0.05), on_step=steps.append)
     assert "round 1: pruning, learning which neurons the trigger needs" in steps
@@ -364,6 +396,20 @@ def test_the_three_parts_are_disjoint_and_cover(digits: ImageSet) -> None:
         assert sum(map(len, rows)) == len(set.union(*rows)) == len(digits.distinct())
         assert [len(part) for part in rows] == [250, 125, 125]
     assert not torch.equal(split(digits, 0).learn.images, split(digits, 7).learn.images)
+
+
+def test_every_part_says_what_it_is_of(digits: ImageSet) -> None:
+    parts = split(digits, 0)
+    for part, what in ((parts.learn, "learn from"), (parts.decide, "decide"), (parts.report, "report")):
+        assert part.origin == f"{digits.origin}: the {len(part)} images to {what}"
+
+
+def test_the_records_say_what_was_asked_for(repaired: Repaired, found: ScanResult) -> None:
+    """The new scan is forced, since the first one read the same images."""
+    assert repaired.scan is not None
+    again = repaired.scan.provenance
+    assert again.settings["force"] == found.provenance.settings["force"] is False
+    assert again.data["origin"] != repaired.result.provenance.data["origin"]
 
 
 def test_repetitions_are_in_one_part_alone(digits: ImageSet) -> None:
@@ -554,7 +600,8 @@ def test_a_network_without_a_linear_layer_can_be_unlearned_and_not_pruned(
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": "magic"}, {"labels": "some"}, {"max_drop": -0.1}, {"max_drop": 1.0}, {"max_drop": float("nan")},
+        {"method": "magic"}, {"labels": "some"}, {"labels": ()}, {"labels": (-1,)}, {"labels": ("3",)},
+        {"max_drop": -0.1}, {"max_drop": 1.0}, {"max_drop": float("nan")},
         {"max_asr": float("nan")}, {"max_asr": float("inf")}, {"max_asr": -0.5}, {"rounds": 0}, {"seed": -1},
     ],
     ids=str,

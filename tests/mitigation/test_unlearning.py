@@ -271,6 +271,7 @@ def test_a_strong_try_is_kept_only_where_it_costs_next_to_nothing(
     monkeypatch.setattr(unlearning, "MOST_LOST", (0.2, 0.2))
     monkeypatch.setattr(unlearning, "MOST_CHANGED", 0.0)
     trace = quick(infected, [recovered], low, seeded()).trace
+    assert [point.outcome for point in trace] == [unlearning.CHANGES, ""]
     assert [point.amount for point in trace] == [2e-3, 2e-3], "the first changes some answers to mixtures, as all do"
 
 
@@ -295,6 +296,8 @@ def test_a_strong_try_that_costs_more_is_taken_where_no_gentler_one_keeps_the_bo
     assert mitigated.classifier is strong
     rates = [STRONG_RATE, STRONG_RATE, LEARNING_RATES[0], *LEARNING_RATES]
     assert [point.amount for point in mitigated.trace] == rates, "as much as before is not more"
+    assert mitigated.kept == 0 and {point.outcome for point in mitigated.trace[:2]} == {unlearning.COSTS}
+    assert {point.outcome for point in mitigated.trace[2:]} == {"a trigger still works"}
     mitigated = Unlearning()(infected, [recovered], replace(limits, max_asr=bound - 0.01), seeded())
     assert mitigated.classifier is unsound, "one that keeps no bound is not taken for its cost"
 
@@ -309,6 +312,7 @@ def test_gentler_tries_end_where_one_leaves_more_than_the_one_before(
     bounds = replace(limits, max_asr=measure(once, [recovered], limits.check).worst_asr - 0.001)
     mitigated = Unlearning(strong_rate=None)(infected, [recovered], bounds, seeded())
     assert [point.amount for point in mitigated.trace] == [1e-3, 1e-3, 5e-4] and mitigated.classifier is once
+    assert mitigated.kept == 0
 
 
 def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) -> None:

@@ -10,6 +10,9 @@ from made_scans import repaired, result
 
 from neural_cleanse.cli.main import whole_program
 from neural_cleanse.report.advice import after_repair, what_now
+from neural_cleanse.report.markdown import markdown
+from neural_cleanse.report.page import html
+from neural_cleanse.report.tables import class_table, try_table
 from neural_cleanse.results.records import Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus
 
@@ -114,11 +117,39 @@ def test_no_word_of_a_record_becomes_shell() -> None:
 def test_a_repair_says_what_comes_next(status: RepairStatus) -> None:
     first = after_repair(repaired(status), scan(Verdict.CLEAN))[0].what
     begins = {
-        RepairStatus.REPAIRED: "Use the repaired file, m.onnx.",
+        RepairStatus.REPAIRED: "Use the repaired file, m.onnx, in every place",
         RepairStatus.FAILED: "Do not use the model",
         RepairStatus.NOTHING_TO_REPAIR: "Leave the model as it is",
     }
     assert first.startswith(begins[status])
+
+
+def test_after_a_repair_it_is_said_what_that_does_not_prove() -> None:
+    whole = [step.what for step in after_repair(repaired(), scan(Verdict.CLEAN))]
+    assert "no proof that nothing else is there" in whole[-1] and "repair.json" in whole[-1]
+    patches = [step.what for step in after_repair(repaired(), scan(Verdict.CLEAN, settings={"patches_only": True}))]
+    assert [what for what in patches if what not in whole] == [
+        "Only patches were looked for. Scan it for the other kinds of trigger too."
+    ]
+
+
+def test_classes_as_before_are_left_out() -> None:
+    fixed = repaired()
+    same = tuple(dataclasses.replace(one, right_after=one.right_before) for one in fixed.classes)
+    one = dataclasses.replace(fixed, classes=(*same[:-1], fixed.classes[-1]))
+    assert len(class_table(one).rows) == 1 < len(same)
+    none = dataclasses.replace(fixed, classes=same)
+    assert "accuracy of every class is as before" in html(scan(Verdict.CLEAN), none)
+    assert "Classes that changed most" not in markdown(scan(Verdict.CLEAN), none)
+
+
+def test_what_became_of_every_try_stands_in_the_table() -> None:
+    fixed = repaired()
+    trace = tuple(
+        dataclasses.replace(point, outcome=f"try {number}") for number, point in enumerate(fixed.rounds[0].trace)
+    )
+    told = dataclasses.replace(fixed, rounds=(dataclasses.replace(fixed.rounds[0], trace=trace),))
+    assert [row[-1] for row in try_table(told).rows] == [point.outcome for point in trace]
 
 
 def test_every_step_that_announces_a_command_has_one_in_python_too() -> None:

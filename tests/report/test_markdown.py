@@ -85,7 +85,7 @@ def test_pairs_and_repairs() -> None:
     assert "## Label 3 -\\> 8 class 8" in markdown(pairs())
     document = markdown(result(verdict=Verdict.CLEAN), repaired())
     assert document.startswith("# Repaired\n")
-    assert "## The last scan: Nothing found" in document
+    assert "## The scan of the repaired model: Nothing found" in document
     assert "| 96.0% | 1.0% (0.0% to 5.4%, 1 of 100) |" in document
     fixed = repaired()
     command = "neural-cleanse repair *m*"

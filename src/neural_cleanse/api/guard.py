@@ -1,34 +1,92 @@
 """fit_guard: a filter in front of somebody's model that rejects images with a trigger which a scan recovered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 
 from neural_cleanse.api.arguments import expect_count
 from neural_cleanse.api.data import draw
 from neural_cleanse.api.errors import python_errors
-from neural_cleanse.api.form import Form, FormKeywords
+from neural_cleanse.api.form import Form, FormKeywords, parsed
+from neural_cleanse.api.models import Suspect, normalize_record, read_as
 from neural_cleanse.api.repair import as_scanned
 from neural_cleanse.api.results import as_result
 from neural_cleanse.checks import expect_seed
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.classifier import Classifier
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.mitigation import guard as guards
 from neural_cleanse.mitigation.base import known_backdoors
-from neural_cleanse.mitigation.guard import Checked, Guard, expect_shape
+from neural_cleanse.mitigation.guard import Checked, expect_shape
 from neural_cleanse.mitigation.guard_fitting import GuardReport, described
 from neural_cleanse.mitigation.guard_fitting import fit_guard as run_fit
 from neural_cleanse.results import records
 
 SAMPLES = 2000  # of each kind
+MAX_SIDE = 4096  # channels, rows or columns of what a guard's file says
+
+
+class Guard(guards.Guard):
+    """A classifier with an input filter.
+
+    `false_positive_rate` is the share of the clean images with a guarded label that it was asked to reject.
+    `normalised_images` says that it was fitted with floats that were normalised: floats in `check` are then taken so.
+    """
+
+    @classmethod
+    @python_errors("fit_guard")
+    def load(cls, directory: str | Path, model: Any, **form: Unpack[FormKeywords]) -> Self:
+        """The guard that `save` wrote, around the model that it was fitted to: whatever fit_guard takes.
+
+        How images are normalised, and the layer of the features, are taken from its files where no keyword says them.
+        Raises SettingsError on another model, OutputError where its files do not fit.
+        """
+        known = guards.read_description(Path(directory))
+        said = parsed(form, "Guard.load")
+        said = replace(said, features_layer=said.features_layer or known.get("features_layer"))
+        given = isinstance(model, Classifier)
+        if said.normalize is None and not given:
+            said = replace(said, normalize=normalize_record(known))
+        suspect = read_as(model, said, _shape_in(known, Path(directory)))
+        _expect_fitted_to(suspect, known, any_weights=given)
+        return super().load(directory, suspect.classifier)
+
+
+def _shape_in(known: Mapping[str, Any], directory: Path) -> tuple[int, int, int]:
+    """Of the images that a guard was fitted for. Raises OutputError."""
+    shape = known.get("input_shape")
+    sizes = shape if isinstance(shape, list) else []
+    if len(sizes) != 3 or not all(type(size) is int and 0 < size <= MAX_SIDE for size in sizes):
+        raise OutputError(
+            f"The guard in {directory} cannot be used: its images are {shape!r:.80}.",
+            cure="Fit the guard again, with this model.",
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _expect_fitted_to(suspect: Suspect, known: Mapping[str, Any], *, any_weights: bool) -> None:
+    """Raise SettingsError where a guard was fitted to another model, or to one that reads other values."""
+    theirs, form = known.get("model_sha256"), suspect.classifier.normalize
+    if theirs != suspect.sha256 and not any_weights:
+        raise SettingsError(
+            f"The guard was fitted to another model (sha256 {str(theirs)[:12]}), not to this one "
+            f"({suspect.sha256[:12]}).",
+            cure="Give the model that it was fitted to: the file where it was a file, the module where it was one.",
+        )
+    if known.get("normalisation") != str(form):
+        raise SettingsError(
+            f"The guard was fitted to a model that reads {known.get('normalisation')}; now it reads {form}.",
+            cure="Pass the same mean= and std=, or fit it again.",
+        )
 
 
 @dataclass(frozen=True)
 class FittedGuard:
     """A guard, and what it does on images that chose nothing. `about` goes into its file."""
 
-    guard: Guard
+    guard: guards.Guard
     report: GuardReport
     about: Mapping[str, Any]
 
@@ -67,7 +125,7 @@ class FittedGuard:
             self.guard.save(Path(directory), self.about)
 
 
-@python_errors()
+@python_errors("fit_guard")
 def fit_guard(
     model: Any,
     result: records.ScanResult | str | Path,

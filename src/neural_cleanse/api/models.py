@@ -100,6 +100,12 @@ def opened(model: object, form: Form, drawn: Drawn) -> tuple[Suspect, ImageSet]:
     return replace(suspect, notes=(*suspect.notes, *doubts, *said)), images
 
 
+def read_as(model: object, form: Form, shape: tuple[int, int, int]) -> Suspect:
+    """The model alone, for images of this shape. Raises ModelError and its kinds on what is none."""
+    blank = Drawn(torch.zeros(PROBE_IMAGES, *shape, dtype=torch.uint8), None, None, "")
+    return _finished(_suspect(model, form, blank), form)
+
+
 def _suspect(model: object, form: Form, drawn: Drawn) -> Suspect:
     """The model, read for images of this shape."""
     if isinstance(model, str | Path):

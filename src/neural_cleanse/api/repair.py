@@ -22,9 +22,9 @@ from neural_cleanse.choices import DOCUMENT_NAMES
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError, SettingsError
-from neural_cleanse.files import refuse_unwritable, written_whole
+from neural_cleanse.files import refuse_unwritable, write_whole, written_whole
 from neural_cleanse.images import ImageSet
-from neural_cleanse.loading.save import as_written, refuse_suffix, save_like
+from neural_cleanse.loading.save import as_written, check_written_back, refuse_suffix, save_like
 from neural_cleanse.mitigation.repair import RepairSettings
 from neural_cleanse.mitigation.repair import repair as run_repair
 from neural_cleanse.report.tables import REPAIR_HEADLINE, repair_sentence
@@ -95,9 +95,10 @@ class Repaired:
         """
         path = Path(path)
         if not self.repaired:
+            tried = self.result.status is RepairStatus.FAILED
             raise OutputError(
                 f"There is no repaired model to save: {self.result.reason}.",
-                cure="The result's reason says why; more images or another method= may help.",
+                cure="More images or another method= may help." if tried else "The model is as it came: keep its file.",
             )
         if path.is_dir() or (path.exists() and not overwrite):
             raise OutputError(f"{path} exists.", cure="" if path.is_dir() else "Name another path, or overwrite=True.")
@@ -116,18 +117,18 @@ def _save_weights(state: dict[str, Tensor], path: Path) -> None:
             f"{path} does not end in {', '.join(SUFFIXES)}.", cure="Weights of a module are saved as one of these."
         )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        write_whole(path, safetensors.torch.save(tensors))  # save_file leaves a file that its owner alone can read
+        return
     with written_whole(path) as partial_file:
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, partial_file)
-        else:
-            torch.save(tensors, partial_file)
+        torch.save(tensors, partial_file)
 
 
 def _inner(module: nn.Module) -> nn.Module:
     return module.inner if isinstance(module, Answers) else module
 
 
-@python_errors()
+@python_errors("repair")
 def repair(
     model: Any,
     result: records.ScanResult | str | Path,
@@ -159,7 +160,8 @@ def repair(
             as_written=in_its_file, progress=report,
         )  # fmt: skip
     made = replace(done.result.provenance, notes=notes_in_python(done.result.provenance.notes))
-    record = replace(done.result, provenance=made, reason=in_python(done.result.reason))
+    made = made.joined({"samples": samples}, ())
+    record = replace(done.result, provenance=made, reason=in_python(done.result.reason, "repair"))
     return Repaired(record, done.classifier, None if done.scan is None else ScanResult.of(done.scan), suspect)
 
 
@@ -197,4 +199,5 @@ def _as_written(suspect: Suspect) -> Any:
     """A classifier as its file will hold it, rounded to its number formats; a module's weights are kept as they are."""
     if suspect.file is None or suspect.reload is None:
         return lambda changed: changed
+    check_written_back(suspect.file.origin, suspect.classifier, suspect.reload)  # before the work
     return partial(as_written, suspect.file.origin, load=suspect.reload)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -93,17 +94,38 @@ def fit(
     if as_json:
         print(json.dumps(about, indent=2))
         return
-    console = Console()
+    _tell(measured, fpr, Console())
+    console = Console(soft_wrap=True)
+    console.print(f"written: {output}", markup=False, highlight=False)
+    command = shlex.join(["neural-cleanse", "guard", "check", "IMAGES", "--model", str(model), "--guard", str(output)])
+    console.print(
+        f"next: check images before the model's answers are used:\n  {escape(command)}", markup=False, highlight=False
+    )
+
+
+def _tell(measured: Mapping[str, Any], fpr: float, console: Console) -> None:
+    """What the guard does to images that chose nothing, and how many more it needs."""
     for row in measured["label_rejected"]:
         said = f"rejects {row['share']:.1%} ({_interval(row)}) of the clean images that get label {row['label']}"
-        missed = "" if row["interval"][0] <= fpr else ": too few images to set it by; give more clean ones"
-        console.print(f"{said}, asked for {fpr:.1%}{missed}", highlight=False)
+        few = "" if row["interval"][0] <= fpr else f": {_few(row, fpr)}"
+        console.print(f"{said}, asked for {fpr:.1%}{few}", highlight=False)
     rejected = measured["clean_rejected"]
     console.print(f"rejects {rejected['share']:.1%} ({_interval(rejected)}) of all clean images", highlight=False)
     for row in measured["triggered_passed"]:
-        said = f"lets {row['share']:.1%} ({_interval(row)}) of images with the trigger recovered for label {row['target']} get it"
-        console.print(said, highlight=False)
-    console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+        whose = f"of images with the trigger recovered for label {row['target']}"
+        console.print(f"{whose} {row['share']:.1%} ({_interval(row)}) still get that label", highlight=False)
+
+
+def _few(row: Mapping[str, Any], fpr: float) -> str:
+    """How many images set the threshold, and how many make the share come within half of what was asked."""
+    from neural_cleanse.mitigation.guard_fitting import enough_images, images_of
+
+    known = images_of(row["trials"])
+    wanted = max(enough_images(fpr), 2 * known)
+    return (
+        f"too few images set its threshold. Give some {wanted} clean images that get label {row['label']} (there were "
+        f"some {known}; --data and --samples) and fit it again, or allow for it with guard check --at-most"
+    )
 
 
 def _interval(rate: dict[str, Any]) -> str:

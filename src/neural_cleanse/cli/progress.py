@@ -17,6 +17,7 @@ from neural_cleanse.results.records import LabelPair, Recovered
 
 SECONDS_BETWEEN_EVENTS = 1.0
 SMALLEST_SHOWN = 3
+EPOCH = ", epoch "  # in the steps of a repair that are many: they are shown now and then
 LOG_SCHEMA = 1  # docs/results.md says what the events hold; names are a contract within a number
 
 
@@ -99,14 +100,14 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._status = StatusLine()
-        self._step = ""
+        self._step, self._said = "", False
         self._warned = set[str]()
 
     def step(self, text: str) -> None:
         """What is being done, shown now and before what a scan says."""
-        self._step = f"{text}: "
+        self._step, self._said = f"{text}: ", True
         self._status.due.forget()
-        self._status(text)
+        self._status(text, None if EPOCH in text else text)
 
     def __call__(self, progress: Progress) -> None:
         """Show the line, and above it once what is warned of."""
@@ -114,6 +115,9 @@ class ProgressLine:
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._status.say(f"warning: {warning}")
+        said, self._said = self._said, False
+        if said and progress.passes_done == 0:  # the step stands there, and this says no more
+            return
         self._status(self._step + self.line(progress), progress.news)
 
     def line(self, progress: Progress) -> str:

@@ -45,12 +45,13 @@ def report(
 
 
 def _show(result: "ScanResult", repair: "RepairResult | None", scan_directory: Path) -> None:
-    from neural_cleanse.report import output_dir, terminal
+    from neural_cleanse.report import output_dir, tables, terminal
 
     console = Console()
-    terminal.show(result, console, scan_directory)
     if repair is not None:
-        terminal.show_repair(repair, console)
+        terminal.show_repair(repair, console, result)
+        console.print(f"\n{tables.scan_heading(repair)}:", highlight=False)
+    terminal.show(result, console, scan_directory)
     try:
         path = output_dir.render(result, scan_directory, repair)
     except OutputError as error:

@@ -4,7 +4,7 @@ Nothing of the file is run, whatever it is: a program is described and left alon
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from neural_cleanse.loading import array_weights
 from neural_cleanse.loading.checkpoint import Checkpoint, read_safetensors, read_state_dict
 from neural_cleanse.loading.common.recognise import recognise
 from neural_cleanse.loading.cures import AGAIN
-from neural_cleanse.loading.detect import Container
+from neural_cleanse.loading.detect import Container, container_of
+from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.fitting import some
 from neural_cleanse.loading.formats import checked_container, open_file, read_whole
+from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.load import LoadedModel, Opened, complete, open_model
 from neural_cleanse.loading.memory_limit import allowance, at_most
 from neural_cleanse.loading.network import FileIssue, Network, Trust
@@ -47,8 +49,20 @@ class NamedTensor:
 
 
 @dataclass(frozen=True)
+class PartFile:
+    """One of several files that a model is read from."""
+
+    name: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """What can be said of a model file. `problem` says why no network could be made of it; None: one was."""
+    """What can be said of a model file. `problem` says why no network could be made of it; None: one was.
+
+    `files` are those of a model that lies in several: the hash of the model is then that of none of them.
+    """
 
     path: str
     container: str
@@ -60,6 +74,7 @@ class Inspection:
     tensors: tuple[NamedTensor, ...] = ()
     findings: tuple[FileIssue, ...] = ()
     problem: str | None = None
+    files: tuple[PartFile, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -73,6 +88,7 @@ class Inspection:
             "trust": self.trust,
             "sha256": self.sha256,
             "num_bytes": self.num_bytes,
+            "files": [asdict(file) for file in self.files],
             "nested_under": network.nested_under if network else None,
             "architecture": network.architecture if network else None,
             "input_shape": None if shape is None else list(shape),
@@ -101,6 +117,28 @@ def layers_of(module: nn.Module) -> tuple[Layer, ...]:
 
 def inspect_model(path: Path, architecture: str | None = None, weights: str | None = None) -> Inspection:
     """Look at a file or a Hugging Face directory. Raises ModelError when nothing can be said of it."""
+    return replace(_looked_at(path, architecture, weights), files=_files(path))
+
+
+def _files(path: Path) -> tuple[PartFile, ...]:
+    """The files of a model that lies in several."""
+    if path.is_dir():
+        held = dict(read_directory(path).files)
+    else:
+        content = read_file(path)
+        if container_of(content) is not Container.ONNX:
+            return ()
+        from neural_cleanse.loading.onnx import external
+        from neural_cleanse.loading.onnx.file import parse_only
+
+        beside = external.files_of(parse_only(content, str(path)), str(path), path.parent)
+        folder = path.parent.resolve()
+        held = {one.relative_to(folder).as_posix(): one.read_bytes() for one in beside}
+        held = {path.name: content, **held} if held else {}
+    return tuple(PartFile(name, hashlib.sha256(part).hexdigest(), len(part)) for name, part in sorted(held.items()))
+
+
+def _looked_at(path: Path, architecture: str | None, weights: str | None) -> Inspection:
     if path.is_dir():
         return _inspected(open_model(path, architecture, weights=weights), path)
     content = read_whole(path)

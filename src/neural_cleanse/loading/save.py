@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.copies import copied
 from neural_cleanse.errors import OutputError
 from neural_cleanse.files import partial_of, write_whole
 from neural_cleanse.loading.detect import container_of
@@ -20,6 +22,7 @@ from neural_cleanse.loading.load import LoadedModel, Origin
 
 # What goes along with a directory's weights. Anything else stays behind: it may be code, or the unrepaired weights.
 ALONG = (".json", ".txt", ".md")
+NUDGE = 0.01  # by which weights are changed to try a container: small, and more than half precision rounds away
 
 
 def save_like(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:
@@ -51,7 +54,26 @@ def as_written(origin: Origin, classifier: Classifier, load: Callable[[Path], Lo
         path = Path(place) / Path(origin.path).name
         save_like(origin, classifier.module.state_dict(), path)
         read = load(path).classifier.to(classifier.device)
+    if [*read.module.state_dict()] != [*classifier.module.state_dict()]:
+        raise OutputError(
+            f"{origin.path} cannot be written back: the layers of what was written have other names.",
+            cure="Convert the model to .pt2 (torch.export.save) or .safetensors, and scan that.",
+        )
     return classifier.changed(module=read.module)
+
+
+def check_written_back(origin: Origin, classifier: Classifier, load: Callable[[Path], LoadedModel]) -> None:
+    """Raise OutputError where changed weights cannot be written into `origin`'s container, and again once read back.
+
+    Tried before a repair, which is long; what is not changed may stay as it is in the file, and would show nothing.
+    """
+    module = copied(classifier.module)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.is_floating_point():
+                weight.mul_(1 - NUDGE).add_(NUDGE)
+    changed = as_written(origin, classifier.changed(module=module), load)
+    as_written(origin, changed, load)
 
 
 def _save_directory(origin: Origin, state: Mapping[str, Tensor], output: Path) -> str:

@@ -77,15 +77,25 @@ class RepairLimits:
 
     def satisfied(self, measured: Measurement) -> bool:
         """Whether both bounds are kept."""
-        return measured.accuracy >= self.min_accuracy and measured.worst_asr <= self.max_asr
+        return not self.broken(measured)
+
+    def broken(self, found: Measurement | TracePoint) -> str:
+        """Which bound is not kept, in words; "" for none."""
+        if found.accuracy < self.min_accuracy:
+            return "undone: it costs more accuracy than it may"
+        return "a trigger still works" if found.worst_asr > self.max_asr else ""
 
 
 @dataclass(frozen=True)
 class Mitigated:
-    """The changed classifier (None: nothing kept the floor, leave the model as it is), and every step of the way."""
+    """The changed classifier (None: nothing kept the floor, leave the model as it is), and every step of the way.
+
+    `kept` is the place of that classifier's in the trace.
+    """
 
     classifier: Classifier | None
     trace: tuple[TracePoint, ...]
+    kept: int = -1
 
 
 class Mitigation(ABC):

@@ -1,7 +1,7 @@
 """Before and after a repair: images split so that no figure is of one that decided, and what the figures are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,7 +35,13 @@ def split(data: ImageSet, seed: int) -> Splits:
         raise DataError(f"Too few different images to repair with: {len(different)}.", cure=f"Give {LEAST_IMAGES}.")
     order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed))
     first, second = (round(share * len(different)) for share in (LEARN, LEARN + DECIDE))
-    return Splits(*(different.take(rows) for rows in (order[:first], order[first:second], order[second:])))
+    parts = {"learn from": order[:first], "decide": order[first:second], "report": order[second:]}
+    return Splits(
+        *(
+            replace(different.take(rows), origin=f"{data.origin}: the {len(rows)} images to {what}")
+            for what, rows in parts.items()
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,11 @@ def certainty(changes: Sequence[TriggerChange], max_asr: float) -> str:
     worst = max(change.hits_after / change.trials for change in rows)
     possible = max(clopper_pearson(change.hits_after, change.trials)[1] for change in rows)
     few = f": too few images to confirm {max_asr:.1%}" if possible > max_asr else ""
-    return (
-        f"on {min(change.trials for change in rows)} images that decided nothing, no trigger that a scan recovered "
-        f"works more often than {worst:.1%} (it may be {possible:.1%}, at 95 % confidence{few})"
+    count = min(change.trials for change in rows)
+    works = (
+        f"the recovered triggers work on at most {worst:.1%} of" if worst else "no recovered trigger works on any of"
     )
+    return f"{works} {count} images that decided nothing (at 95 % confidence on at most {possible:.1%}{few})"
 
 
 def class_changes(

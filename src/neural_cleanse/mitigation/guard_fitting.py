@@ -9,7 +9,7 @@ chosen share of them, at the rank that also holds for the next image (Vovk et al
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -69,11 +69,22 @@ def described(classifier: Classifier, sha256: str | None, seed: int, measured: M
     return {
         "model_sha256": sha256,
         "normalisation": str(classifier.normalize),
+        "normalize": asdict(classifier.normalize),
         "input_shape": list(classifier.input_shape),
         "features_layer": classifier.features_layer,
         "seed": seed,
         "measured": measured,
     }
+
+
+def images_of(measured: int) -> int:
+    """How many clean images of a label there were, by how many of them measured the guard."""
+    return round(measured / (1 - LEARNED - CALIBRATED))
+
+
+def enough_images(rate: float) -> int:
+    """So many images of a label set a threshold whose true rate differs from `rate` by half of it (one sd)."""
+    return math.ceil(4 * (1 - rate) / rate / CALIBRATED)
 
 
 def _rate(hits: int, trials: int) -> dict[str, Any]:
@@ -97,7 +108,7 @@ def fit_guard(
     if not backdoors:
         raise SettingsError(
             "There is no trigger to guard against: the scan flagged nothing.",
-            cure="Fit a guard for a scan that flagged a label.",
+            cure="Name labels to guard, flagged or not, with --labels 3,7; or scan again as its report says.",
         )
     expect_rate(false_positive_rate, "false-positive rate")
     check_shape(data, classifier.input_shape)

@@ -146,7 +146,7 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: RepairPlan, nu
             "There is nothing to prune: no linear layer has features, or there is no trigger to rank neurons by.",
             cure="Unlearn.",
         )
-    best = _Tried(None, None, None, ())
+    best, kept = _Tried(None, None, None, ()), -1
     trace: tuple[TracePoint, ...] = ()
     dropped_at = 0.0
     for mitigation in possible:
@@ -166,12 +166,19 @@ def _mitigate(classifier: Classifier, known: KnownTriggers, plan: RepairPlan, nu
             dropped_at = max(dropped_at, measured.accuracy)
             continue
         if best.measured is None or measured.worst_asr < best.measured.worst_asr:
-            best = _Tried(written, last.method, measured, trace, untried=mitigation.untried)
+            best = _Tried(written, last.method, measured, (), untried=mitigation.untried)
+            kept = len(trace) - len(mitigated.trace) + mitigated.kept % len(mitigated.trace)
         if plan.limits.satisfied(measured):
             break
     works = best.measured is not None and best.measured.worst_asr > plan.limits.max_asr
     gives_up = works and not any(one.gains_from_more for one in possible)
-    return replace(best, trace=trace, dropped_at=dropped_at, gives_up=gives_up)
+    told = tuple(replace(one, outcome=_outcome(one, plan.limits, number == kept)) for number, one in enumerate(trace))
+    return replace(best, trace=told, dropped_at=dropped_at, gives_up=gives_up)
+
+
+def _outcome(point: TracePoint, limits: RepairLimits, kept: bool) -> str:
+    """What became of a try."""
+    return "kept" if kept else point.outcome or limits.broken(point) or "set aside for another"
 
 
 def _suspects(again: ScanResult, known: Sequence[int]) -> tuple[int, ...]:
@@ -206,13 +213,12 @@ def _ended(
     if failing:
         return RepairStatus.FAILED, "; ".join(failing)
     scanned = "finds nothing" if again.verdict is Verdict.CLEAN else "flags nothing, though it could not tell for sure"
-    scanned += f"; {tried.untried}" if tried.untried else ""
-    if not last.fresh_tried:
-        return RepairStatus.REPAIRED, f"a new scan {scanned}"
-    return RepairStatus.REPAIRED, (
-        f"none of {last.fresh_tried} triggers recovered anew from the model as it came works on more than "
-        f"{last.fresh_worst:.1%} of the images that decide, and a new scan {scanned}"
-    )
+    of = " for patches alone" if again.provenance.settings.get("patches_only") else ""
+    parts = [f"a new scan{of} {scanned}", *([tried.untried] if tried.untried else [])]
+    if last.fresh_tried:
+        works = f"works on more than {last.fresh_worst:.1%} of them" if last.fresh_worst else "works"
+        parts = [f"of {last.fresh_tried} others, recovered anew, none {works}", *parts]
+    return RepairStatus.REPAIRED, "; ".join(parts)
 
 
 def _working(measured: Measurement, known: KnownTriggers, limits: RepairLimits) -> str:

@@ -36,10 +36,12 @@ class _Best:
     limits: RepairLimits
     classifier: Classifier | None = None
     worst_asr: float = math.inf
+    place: int = -1
 
-    def consider(self, classifier: Classifier, found: Measurement) -> None:
+    def consider(self, classifier: Classifier, found: Measurement, place: int) -> None:
+        """Take this one, the last of a trace at that `place`, where it is better."""
         if found.accuracy >= self.limits.min_accuracy and found.worst_asr < self.worst_asr:
-            self.classifier, self.worst_asr = classifier, found.worst_asr
+            self.classifier, self.worst_asr, self.place = classifier, found.worst_asr, place
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Pruning(Mitigation):
         for count, pruned, found in self._curve(classifier, order, backdoors, limits):
             trace.append(TracePoint("pruning", count / len(order), found.accuracy, found.worst_asr))
             if count or limits.satisfied(found):
-                best.consider(pruned, found)
+                best.consider(pruned, found, len(trace) - 1)
             if found.worst_asr <= limits.max_asr or found.accuracy < LEAST_ACCURACY * limits.min_accuracy:
                 break
         if found.worst_asr > limits.max_asr or (count == 0 and limits.satisfied(found)):
-            return Mitigated(best.classifier, tuple(trace))
+            return Mitigated(best.classifier, tuple(trace), best.place)
         for attempt in range(TRIES):
             chosen = order[: min(len(order) - 1, round(count * BEYOND * FURTHER**attempt))]
             tuned = self._tuned(classifier, chosen, limits, generator)
@@ -83,10 +85,10 @@ class Pruning(Mitigation):
             trace.append(TracePoint("pruning, fine-tuned", share, found.accuracy, found.worst_asr))
             if limits.satisfied(found):
                 return Mitigated(tuned, tuple(trace))
-            best.consider(tuned, found)
+            best.consider(tuned, found, len(trace) - 1)
             if found.accuracy < limits.min_accuracy:  # more neurons would cost more
                 break
-        return Mitigated(best.classifier, tuple(trace))
+        return Mitigated(best.classifier, tuple(trace), best.place)
 
     def _curve(
         self, classifier: Classifier, order: Sequence[Neuron], backdoors: Sequence[Backdoor], limits: RepairLimits

@@ -18,11 +18,11 @@ from functools import partial
 from neural_cleanse.checks import expect_fields, expect_seed
 from neural_cleanse.choices import Labels, Method
 from neural_cleanse.classifier import Classifier
-from neural_cleanse.detection.baseline import baseline_record, check_baseline
+from neural_cleanse.detection.baseline import check_baseline
 from neural_cleanse.detection.input_check import check_labels, check_shape
 from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.progress import Progress
-from neural_cleanse.detection.provenance import RunInfo
+from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import DataError, OutputError, SettingsError
@@ -30,7 +30,6 @@ from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import eligible_rows, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
 from neural_cleanse.mitigation.evaluation import (
-    FEW_DECIDE,
     KnownTriggers,
     Splits,
     certainty,
@@ -41,6 +40,15 @@ from neural_cleanse.mitigation.evaluation import (
 )
 from neural_cleanse.mitigation.family import fresh_triggers
 from neural_cleanse.mitigation.loop import RepairOutcome, RepairPlan, run_rounds
+from neural_cleanse.mitigation.notes import (
+    baseline_notes,
+    check_chosen,
+    expect_triggers,
+    few_images,
+    how,
+    nothing_to_repair,
+    of_labels,
+)
 from neural_cleanse.mitigation.pruning import Pruning
 from neural_cleanse.mitigation.shifts import backdoors_of
 from neural_cleanse.mitigation.unlearning import Unlearning
@@ -58,14 +66,14 @@ METHODS: Mapping[str, tuple[Mitigation, ...]] = {
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """How to repair. `labels` is "flagged" or "all"; `max_drop` and `max_asr` are bounds in [0, 1].
+    """How to repair. `labels` is "flagged", "all", or numbers of labels; `max_drop` and `max_asr` are bounds in [0, 1].
 
     `with_triggers` None stands for the recovered ones, as a user has them; others serve comparison: the attacker's own,
     or none at all, which is plain fine-tuning.
     """
 
     method: str = Method.AUTO.value
-    labels: str = Labels.FLAGGED.value
+    labels: str | tuple[int, ...] = Labels.FLAGGED.value
     max_drop: float = 0.02
     max_asr: float = 0.02
     rounds: int = 3
@@ -78,8 +86,7 @@ class RepairSettings:
             raise SettingsError(
                 f"There is no method {self.method!r}; the names are {', '.join(METHODS)}.", cure="Choose one of them."
             )
-        if self.labels not in tuple(Labels):
-            raise SettingsError(f"Labels are flagged or all, not {self.labels!r}.", cure="Choose one of them.")
+        check_chosen(self.labels)
         if not (0 <= self.max_drop < 1 and 0 <= self.max_asr < 1):
             raise SettingsError(
                 f"Bounds lie in [0, 1), got max_drop {self.max_drop} and max_asr {self.max_asr}.",
@@ -121,30 +128,27 @@ def repair(
     """
     began = time.monotonic()
     _check(classifier, result, data, baseline, run_info)
-    notes = [*_baseline_notes(result, baseline)]
+    notes = [*baseline_notes(result, baseline)]
     if data.labels is None:
         notes.append("the images have no labels: the model's own answers stand for them, accuracy is agreement with it")
         data = replace(data, labels=predict(classifier, data.images))
     images = split(data, settings.seed)
-    notes += _few_images(len(images.decide))
-    labels = None if settings.labels == Labels.ALL else result.flagged
-    found = backdoors_of(classifier, result, labels, images=images, seed=settings.seed)
+    notes += few_images(len(images.decide))
+    found = backdoors_of(classifier, result, of_labels(settings.labels, result), images=images, seed=settings.seed)
+    expect_triggers(settings.labels, found)
     check_eligible(found, images)
     limits = replace(_limits(classifier, found, images, settings), on_step=on_step)
     known, idle = _known(classifier, found, limits)
-    notes += [*idle, *(_how(settings) if known.backdoors else ())]
-    here = RunInfo({"repaired_from": run_info.model.get("sha256")}, run_info.label_names)
-    again = partial(
-        scan, data=images.decide, settings=_scan_settings(result), run_info=here, baseline=baseline, progress=progress
-    )
+    notes += idle
+    again = partial(_rescan, given=result, data=images.decide, run_info=run_info, baseline=baseline, progress=progress)
     if known.backdoors:
         outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
-        outcome = RepairOutcome(
-            (), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, _nothing(found, settings, limits)
-        )
+        why = nothing_to_repair(settings.labels, result, found, limits.max_asr)
+        outcome = RepairOutcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, why)
+    notes += how(len(outcome.rounds), settings.with_triggers)
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
-    sure = f"{certainty(triggers, limits.max_asr)}, and " if outcome.status is RepairStatus.REPAIRED else ""
+    sure = f"{certainty(triggers, limits.max_asr)}; " if outcome.status is RepairStatus.REPAIRED else ""
     record = RepairResult(
         status=outcome.status,
         reason=sure + outcome.reason,
@@ -175,12 +179,6 @@ def _plan(
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
     )  # fmt: skip
-
-
-def _few_images(deciding: int) -> list[str]:
-    if deciding >= FEW_DECIDE:
-        return []
-    return [f"only {deciding} images decide: the attacker's own trigger may survive; give more images"]
 
 
 def _check(
@@ -215,38 +213,6 @@ def _known(
     return KnownTriggers(tuple(working), (1,) * len(working), tuple(idle)), tuple(notes)
 
 
-def _nothing(found: Sequence[Backdoor], settings: RepairSettings, limits: RepairLimits) -> str:
-    if found:
-        works = f"more often than {limits.max_asr:.1%} on the images that decide"
-        return f"no trigger of the scan works {works}, before anything is done: there is nothing to repair"
-    what = "flagged no label" if settings.labels == Labels.FLAGGED else "has no trigger for any label"
-    return f"the scan {what}: there is nothing to repair"
-
-
-def _baseline_notes(result: ScanResult, baseline: ScanResult | None) -> tuple[str, ...]:
-    """What is said where the scan that was given and the new one are not compared with the same baseline."""
-    theirs = result.provenance.settings.get("baseline")
-    if baseline is None:
-        if theirs is None:
-            return ()
-        return (
-            "the scan was compared with a baseline and the new scan is not, so the two are not judged alike: give the "
-            "baseline's scan to repair too (--baseline)",
-        )
-    if theirs is None:
-        return ("the new scan is compared with a baseline, the scan that was given was not",)
-    same = theirs == baseline_record(baseline)
-    return () if same else ("the new scan is compared with another baseline than the scan that was given",)
-
-
-def _how(settings: RepairSettings) -> tuple[str, ...]:
-    start = "rounds start from the model as it came"
-    if settings.with_triggers is None:
-        return (start,)
-    given = len(settings.with_triggers)
-    return (start, f"for comparison: {given} given triggers in the place of the recovered ones")
-
-
 def _limits(
     classifier: Classifier, backdoors: Sequence[Backdoor], images: Splits, settings: RepairSettings
 ) -> RepairLimits:
@@ -260,6 +226,23 @@ def _limits(
         natural.append((answers[rows] == backdoor.pair.target).float().mean().item() if len(rows) else 0.0)
     min_accuracy = measure(classifier, (), decide).accuracy - settings.max_drop - ROUNDING
     return RepairLimits(images.learn, decide, min_accuracy, settings.max_asr + max(natural) + ROUNDING)
+
+
+def _rescan(
+    classifier: Classifier,
+    *,
+    given: ScanResult,
+    data: ImageSet,
+    run_info: RunInfo,
+    baseline: ScanResult | None,
+    progress: Callable[[Progress], None],
+) -> ScanResult:
+    """A new scan as the one `given`. Its record has the settings that were asked for, and the command that made it."""
+    before = {"repaired_from": run_info.model.get("sha256")}
+    here = RunInfo(before, run_info.label_names, run_info.command, date=run_info.date and now())
+    found = scan(classifier, data, _scan_settings(given), run_info=here, baseline=baseline, progress=progress)
+    asked = {"force": bool(given.provenance.settings.get("force"))}
+    return replace(found, provenance=found.provenance.joined(asked, ()))
 
 
 def _scan_settings(result: ScanResult) -> ScanSettings:
@@ -289,4 +272,5 @@ def _provenance(
         data={"origin": data.origin, "sha256": data.sha256(), "images_given": len(data)},
         notes=(*run_info.notes, *notes),
         command=run_info.command,
+        date=run_info.date,
     )

@@ -31,6 +31,7 @@ MOST_LOST = (0.0, 0.005)  # what they may cost of accuracy to be kept, and the f
 # tell where those images are nearly the same as some that were learned from, like the frames of a film.
 MOST_CHANGED = 0.1
 COMPARED = 2048  # mixtures
+CHANGES, COSTS = "undone: it changes too many answers", "undone: a strong try may not cost so much accuracy"
 
 
 @dataclass(frozen=True)
@@ -75,31 +76,34 @@ class Unlearning(FineTuning, Mitigation):
         one keeps them. Where a gentler try has left more than the one before it, and too much, the rest are spared.
         """
         trace: list[TracePoint] = []
-        best: tuple[float, Classifier] | None = None
-        costly: tuple[float, Classifier] | None = None
+        best: tuple[float, Classifier, int] | None = None
+        costly: tuple[float, Classifier, int] | None = None
         drawn = generator.get_state()
         before = measure(classifier, (), limits.check).accuracy
-        for number, one in enumerate(self._tries, 1):
+        for number, one in enumerate(self._tries):
             generator.set_state(drawn)
-            start = Start(classifier.module, f"unlearning, try {number} of up to {len(self._tries)}")
+            start = Start(classifier.module, f"unlearning, try {number + 1} of up to {len(self._tries)}")
             tuned = self._as_in(one).tuned(classifier, start, backdoors, limits, one.rate, one.weight, generator)
             found = measure(tuned, backdoors, limits.check)
-            trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr))
-            if one.changes(classifier, tuned, limits.check.images):
+            changes, costs = one.changes(classifier, tuned, limits.check.images), one.costs(found.accuracy, before)
+            outcome = CHANGES if changes else COSTS if costs else limits.broken(found)
+            trace.append(TracePoint("unlearning", one.rate, found.accuracy, found.worst_asr, outcome))
+            limits.on_step(f"{start.name}: {_ended(trace[-1])}")
+            if changes:
                 continue
-            if one.costs(found.accuracy, before):
+            if costs:
                 if limits.satisfied(found) and (costly is None or found.accuracy > costly[0]):
-                    costly = found.accuracy, tuned
+                    costly = found.accuracy, tuned, number
                 continue
             leaves_more = best is not None and found.worst_asr > max(best[0], limits.max_asr)
             if found.accuracy >= limits.min_accuracy and (best is None or found.worst_asr < best[0]):
-                best = found.worst_asr, tuned
+                best = found.worst_asr, tuned, number
             if limits.satisfied(found):
                 return Mitigated(tuned, tuple(trace))
             if leaves_more:
                 break
         kept = costly or best
-        return Mitigated(None if kept is None else kept[1], tuple(trace))
+        return Mitigated(None, tuple(trace)) if kept is None else Mitigated(kept[1], tuple(trace), kept[2])
 
     def _as_in(self, one: _Try) -> FineTuning:
         stamped = self.most_stamped if one.most_stamped is None else one.most_stamped
@@ -119,6 +123,12 @@ class Unlearning(FineTuning, Mitigation):
             _Try(self.strong_rate, LIGHTLY, lightly),
             *calm,
         )
+
+
+def _ended(point: TracePoint) -> str:
+    """What a try left, and what became of it."""
+    left = f"clean accuracy {point.accuracy:.1%}, the strongest trigger works on {point.worst_asr:.1%}"
+    return f"{left}; {point.outcome or 'kept'}"
 
 
 @torch.no_grad()

@@ -198,14 +198,32 @@ def after_repair(repair: RepairResult, result: ScanResult) -> tuple[Step, ...]:
     if repair.status is RepairStatus.REPAIRED:
         path = result.provenance.model.get("path")
         which = f"the repaired file, {path}" if path else "the repaired model"
+        patches = result.provenance.settings.get("patches_only")
         return (
-            Step(f"Use {which}. It is another than the one that was scanned before: replace that everywhere."),
+            Step(f"Use {which}, in every place where the model stood that was scanned before."),
             Step("Measure it on images of your own before it goes into use: accuracy may have moved (see below)."),
+            *([Step("Only patches were looked for. Scan it for the other kinds of trigger too.")] if patches else []),
+            Step(
+                "Keep the file, its SHA-256 and repair.json. A repair removes what was found, and is no proof that "
+                "nothing else is there."
+            ),
         )
     if repair.status is RepairStatus.NOTHING_TO_REPAIR:
-        return (Step("Leave the model as it is: the scan flagged no label, so there is no trigger to remove."),)
+        return _after_nothing(repair, _Scan(result, None))
     return (
         Step("Do not use the model: no changed copy was written."),
         Step("Allow the repair to cost more accuracy (--max-drop 0.05), or give it more images."),
         Step("Or keep the model and reject images that carry the trigger: neural-cleanse guard fit."),
+    )
+
+
+def _after_nothing(repair: RepairResult, scan: _Scan) -> tuple[Step, ...]:
+    """Where nothing was tried; the scan is the one that was given."""
+    if scan.result.verdict is Verdict.CLEAN:
+        return (Step(f"Leave the model as it is: {repair.reason}."),)
+    if scan.result.verdict is Verdict.INCONCLUSIVE:
+        return tuple(_inconclusive(scan))
+    return (
+        Step("Do not use the model: the scan found a backdoor, and these images show none."),
+        Step("See what a new scan says with these images:", scan.again("--data", "IMAGES")),
     )

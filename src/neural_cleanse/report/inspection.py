@@ -13,6 +13,7 @@ from neural_cleanse.text import by, escape, sanitize, truncate
 ROWS_SHOWN = 40  # of many layers or tensors; --json prints all
 NAMES_SHOWN = 10
 LAYERS = "linear layers (the input of one may be the features: --features) and convolutions"
+OF_ALL = "of the model with all of its files, so that it is that of none of them"
 MAX_WIDTH = 120  # characters of a layer's name
 
 
@@ -64,7 +65,8 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("container", record["container"] + (f", weights under {nested!r}" if nested else "")),
         ("trust", record["trust"]),
         ("size", f"{record['num_bytes']:,} bytes"),
-        ("sha256", record["sha256"]),
+        ("sha256", record["sha256"] + (f" ({OF_ALL})" if record["files"] else "")),
+        *(("of one file", f"{file['sha256']}  {file['name']}") for file in record["files"]),
         ("network", record["architecture"] or "not said"),
         ("input", by(shape) + " (channels x height x width)" if shape else "not said"),
         ("classes", "not said" if record["num_classes"] is None else f"{record['num_classes']:,}"),

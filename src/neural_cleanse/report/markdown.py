@@ -39,7 +39,7 @@ def markdown(
     """
     parts = [] if repair is None else _repair(repair, result)
     level = "#" if repair is None else "##"
-    what = "" if repair is None else "The last scan: "
+    what = "" if repair is None else f"{tables.scan_heading(repair)}: "
     parts += [
         f"{level} {what}{HEADLINE[result.verdict]}",
         f"**{text(summary.plain(result))}**",
@@ -92,14 +92,16 @@ def code(value: str) -> str:
 
 
 def _repair(repair: RepairResult, result: ScanResult) -> list[str]:
+    classes = _inert(tables.class_table(repair))
     return [
         f"# {tables.REPAIR_HEADLINE[repair.status]}",
         f"**{text(tables.repair_sentence(repair))}**",
         text(tables.accuracy_sentence(repair)),
+        Table("", ("", ""), [(name, code(value)) for name, value in tables.repaired_files(repair, result)]).markdown(),
         _inert(tables.trigger_table(repair)),
         text(tables.caution(repair)),
         _what_now(after_repair(repair, result)),
-        _folded("Classes that changed most", _inert(tables.class_table(repair))) if repair.rounds else "",
+        _folded("Classes that changed most", classes) if repair.rounds and classes else "",
         _folded("What was tried", _inert(tables.try_table(repair))) if repair.rounds else "",
         *(f"> Note: {text(note)}." for note in repair.provenance.notes),
         *([] if repair.provenance.command is None else [f"The command: {code(repair.provenance.command)}"]),

@@ -85,16 +85,20 @@ def html(result: ScanResult, repair: RepairResult | None = None, directory: Path
 
 def _repair(repair: RepairResult, result: ScanResult) -> dict[str, Any]:
     """What the page shows of a repair. Tables and curves escape what they hold."""
+    classes = tables.class_table(repair)
     return {
         "headline": tables.REPAIR_HEADLINE[repair.status],
         "good": repair.status is RepairStatus.REPAIRED,
+        "of": repair.provenance.model.get("path"),
+        "files": tables.repaired_files(repair, result),
+        "scan_heading": tables.scan_heading(repair),
         "sentence": tables.repair_sentence(repair),
         "accuracy": tables.accuracy_sentence(repair),
         "steps": after_repair(repair, result),
         "tried": bool(repair.rounds),
         "caution": tables.caution(repair),
         "triggers": Markup(tables.trigger_table(repair).html()),
-        "classes": Markup(tables.class_table(repair).html()),
+        "classes": Markup(classes.html()) if classes.rows else None,
         "tries": Markup(tables.try_table(repair).html()),
         "curves": [charts.pruning(points, name) for name, points in _prunings(repair)],
         "notes": repair.provenance.notes,

@@ -19,12 +19,14 @@ REPAIR_HEADLINE = {
 KINDS = "The tests share alpha: each p is already divided by its test's share, so compare it with alpha."
 CLASSES_SHOWN = 10  # those that lost most
 TRIGGERS = "How often each trigger works, on images that decided nothing."
-CLASSES = "Clean accuracy of the classes that changed most, on the same images."
+CLASSES = "Clean accuracy of the classes that changed most, on the same images; classes as before are left out."
 TRIES = "Every try, on images that decide and are not learned from: a learning rate, or the share of neurons pruned."
 CAUTION = (
     "A recovered trigger is the smallest patch that works, not a copy of the attacker's. That it no longer works does "
-    "not prove that the attacker's own fails; --verify-trigger measures that one, if you have it."
+    "not prove that the attacker's own fails"
 )
+MEASURE_OWN = "; --verify-trigger measures that one, if you have it"
+OWN_GIVEN = ": that is the row of the trigger that was given"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,32 @@ def kind_table(result: ScanResult) -> Table:
 
 
 def caution(result: RepairResult) -> str:
-    """What a repair does not prove; nothing where none was made."""
-    return "" if result.status is RepairStatus.NOTHING_TO_REPAIR else CAUTION
+    """What a repair does not prove; nothing where none was made. The attacker's own trigger may have been given."""
+    if result.status is RepairStatus.NOTHING_TO_REPAIR:
+        return ""
+    if result.verified:
+        return f"{CAUTION}{OWN_GIVEN}."
+    return f"{CAUTION}{'' if result.provenance.command is None else MEASURE_OWN}."
 
 
 def repair_sentence(result: RepairResult) -> str:
     """Why it ended as it did."""
     return result.reason[0].upper() + result.reason[1:] + "."
+
+
+def repaired_files(repair: RepairResult, result: ScanResult) -> list[tuple[str, str]]:
+    """Which model was repaired, and what was written, as (name, value); `result` is the last scan."""
+    known = repair.provenance.model
+    rows = [("Model that was repaired", known.get("path")), ("Its SHA-256", known.get("sha256"))]
+    if repair.status is RepairStatus.REPAIRED:
+        after = result.provenance.model
+        rows += [("Repaired model", after.get("path")), ("SHA-256 of that", after.get("sha256"))]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def scan_heading(repair: RepairResult) -> str:
+    """What the scan beside a repair is of."""
+    return "The scan of the repaired model" if repair.status is RepairStatus.REPAIRED else "The last scan"
 
 
 def accuracy_sentence(result: RepairResult) -> str:
@@ -162,8 +183,9 @@ def _after(change: TriggerChange) -> str:
 
 
 def class_table(result: RepairResult) -> Table:
-    """Accuracy of the classes that lost most."""
-    worst = sorted(result.classes, key=lambda change: (change.right_after - change.right_before) / change.trials)
+    """Accuracy of the classes that lost most; nothing of those as before."""
+    changed = [change for change in result.classes if change.right_after != change.right_before]
+    worst = sorted(changed, key=lambda change: (change.right_after - change.right_before) / change.trials)
     rows = [
         (
             label_title(change.label, change.name),
@@ -179,8 +201,16 @@ def class_table(result: RepairResult) -> Table:
 def try_table(result: RepairResult) -> Table:
     """Every try of every round, on the images that decide."""
     rows = [
-        (str(done.number), point.method, f"{point.amount:.3g}", f"{point.accuracy:.1%}", f"{point.worst_asr:.1%}")
+        (
+            str(done.number),
+            point.method,
+            f"{point.amount:.3g}",
+            f"{point.accuracy:.1%}",
+            f"{point.worst_asr:.1%}",
+            point.outcome,
+        )
         for done in result.rounds
         for point in done.trace
     ]
-    return Table("", ("round", "method", "rate or share", "clean accuracy", "highest success"), rows, caption=TRIES)
+    columns = ("round", "method", "rate or share", "clean accuracy", "highest success", "outcome")
+    return Table("", columns, rows, caption=TRIES)

@@ -88,11 +88,13 @@ REPAIR_COLOUR = {
 }
 
 
-def show_repair(result: RepairResult, console: Console) -> None:
-    """Print what a repair did."""
+def show_repair(result: RepairResult, console: Console, after: ScanResult) -> None:
+    """Print what a repair did, of which model; `after` is the last scan."""
     console.print(Text(tables.REPAIR_HEADLINE[result.status], style=REPAIR_COLOUR[result.status]))
     for line in (tables.repair_sentence(result), tables.accuracy_sentence(result)):
         _print(console, line)
+    for name, value in tables.repaired_files(result, after):
+        console.print(escape(f"{name}: {value}"), style="dim", markup=False, highlight=False, soft_wrap=True)
     if result.triggers or result.verified:
         console.print()
         show_table(tables.trigger_table(result), console)

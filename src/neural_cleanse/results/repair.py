@@ -26,13 +26,15 @@ class Measurement:
 class TracePoint:
     """One try of a mitigation, measured on the images that decide.
 
-    `amount` is the learning rate of an unlearning, or the share of the layer's neurons that are pruned.
+    `amount` is the learning rate of an unlearning, or the share of the layer's neurons that are pruned. `outcome` is
+    "kept", or why it was not, in words; "" in records of before.
     """
 
     method: str
     amount: float
     accuracy: float
     worst_asr: float
+    outcome: str = ""
 
 
 class RepairStatus(enum.Enum):

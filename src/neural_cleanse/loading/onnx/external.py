@@ -42,6 +42,13 @@ def take_in(model: Any, name: str, folder: Path | None) -> None:
         del proto.external_data[:]
 
 
+def files_of(model: Any, name: str, folder: Path) -> list[Path]:
+    """The files beside it that hold weights. Raises ModelError on one outside its folder."""
+    outside = [proto for proto in tensors(model) if proto.data_location == EXTERNAL]
+    locations = {entry.value for proto in outside for entry in proto.external_data if entry.key == "location"}
+    return [_inside(location, name, folder) for location in sorted(locations)]
+
+
 def _inside(location: str, name: str, folder: Path | None) -> Path:
     """The file of external data. Raises ModelError unless it lies in the model's folder by every link."""
     relative = Path(location)

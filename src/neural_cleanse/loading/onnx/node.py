@@ -14,6 +14,7 @@ from neural_cleanse.loading.onnx.file import place
 
 INT, STRING, TENSOR, INTS = 2, 3, 4, 7  # AttributeProto.AttributeType; FLOAT is 1, FLOATS 6
 FLOAT, FLOATS = 1, 6
+WEIGHT = ".weight"  # what follows a layer's name in that of its weight
 FIELDS = {FLOAT: "f", INT: "i", STRING: "s", TENSOR: "t", FLOATS: "floats", INTS: "ints"}
 
 
@@ -184,7 +185,7 @@ class Node:
     def layer(self, layer: nn.Module, weights: Mapping[str, Weight], image: Any) -> Any:
         """A step through `layer`, named as in the file."""
         name = self.proto.input[weights["weight"].index] if "weight" in weights else ""
-        wanted = name.removesuffix(".weight") if name.endswith(".weight") else self.proto.name or self.op_type
+        wanted = name.removesuffix(WEIGHT) if name.endswith(WEIGHT) else self.proto.name or self.op_type
         return self.builder.add_layer(wanted, layer, weights, image, self.proto)
 
 

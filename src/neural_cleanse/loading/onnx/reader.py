@@ -36,7 +36,7 @@ from neural_cleanse.loading.onnx.file import (
 )
 from neural_cleanse.loading.onnx.findings import findings_of
 from neural_cleanse.loading.onnx.input import FLAT, NHW, NHWC, ImageInput, image_input
-from neural_cleanse.loading.onnx.node import Node
+from neural_cleanse.loading.onnx.node import WEIGHT, Node
 from neural_cleanse.loading.onnx.operators import OPERATORS
 from neural_cleanse.loading.onnx.scale import takes_bytes
 from neural_cleanse.loading.planes import WHOLE_PIXELS
@@ -95,13 +95,15 @@ def rewrite(content: bytes, state: Mapping[str, Tensor], folder: Path | None = N
     built = _built(model, "The file")
     before = built.network.state_dict()
     used = {name for node in model.graph.node for name in node.input}
-    for number, (key, slot) in enumerate(sorted(built.slots.items())):
+    for key, slot in sorted(built.slots.items()):
         old = before.get(key)
         if old is None or not old.is_floating_point():
             continue
+        if key not in state:
+            raise ModelError(f"The changed network has no {plain(key)}, which the file holds.", cure=OTHER_THAN_ONNX)
         new = state[key].detach().to("cpu", old.dtype)
         if not torch.equal(old, new):
-            _write(model, slot, new, f"changed_{number}")
+            _write(model, slot, new)
     wanted = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for field in (model.graph.initializer, model.graph.input):
         for item in [item for item in field if item.name in used - wanted]:
@@ -112,23 +114,40 @@ def rewrite(content: bytes, state: Mapping[str, Tensor], folder: Path | None = N
         raise ModelError("The changed network is too large for one ONNX file.", cure=OTHER_THAN_ONNX) from error
 
 
-def _write(model: Any, slot: Slot, tensor: Tensor, wanted: str) -> None:
-    """Give the nodes that use a tensor a new initializer: other users of the old one keep theirs."""
+def _write(model: Any, slot: Slot, tensor: Tensor) -> None:
+    """Give the nodes that use a tensor another: in its own initializer, or in a new one where others use that too.
+
+    Layers are called by their weights: what is written must be read again as the same layers.
+    """
     assert slot.entry.tensor is not None
-    name, taken = wanted, {name for node in model.graph.node for name in (*node.input, *node.output)}
-    while name in taken:
-        name += "_"
-    data_type = slot.entry.data_type or FLOAT
+    graph, (first, index) = model.graph, slot.uses[0]
+    name, data_type = first.input[index], slot.entry.data_type or FLOAT
     shape = slot.entry.tensor.shape
     raw = bytes_of(slot.back(tensor).reshape(shape), data_type)
-    model.graph.initializer.add(name=name, data_type=data_type, dims=list(shape), raw_data=raw)
+    own = next((item for item in graph.initializer if item.name == name), None)
+    if own is not None and _used_by(slot, name, graph):
+        own.Clear()
+        own.MergeFrom(type(own)(name=name, data_type=data_type, dims=list(shape), raw_data=raw))
+        return
+    taken = {value for node in graph.node for value in (*node.input, *node.output)}
+    taken.update(item.name for field in (graph.initializer, graph.input, graph.output) for item in field)
+    while name in taken:
+        name = f"{name.removesuffix(WEIGHT)}_{WEIGHT if name.endswith(WEIGHT) else ''}"
+    graph.initializer.add(name=name, data_type=data_type, dims=list(shape), raw_data=raw)
     if model.ir_version < 4:  # then every initializer is an input as well
-        kind = model.graph.input.add(name=name).type.tensor_type
+        kind = graph.input.add(name=name).type.tensor_type
         kind.elem_type = data_type
         for size in shape:
             kind.shape.dim.add(dim_value=size)
-    for node, index in slot.uses:
-        node.input[index] = name
+    for node, place_in in slot.uses:
+        node.input[place_in] = name
+
+
+def _used_by(slot: Slot, name: str, graph: Any) -> bool:
+    """Whether nothing else in the graph uses the value of that name."""
+    own = sum(node.input[index] == name for node, index in slot.uses)
+    uses = sum(value == name for node in graph.node for value in node.input)
+    return own == len(slot.uses) == uses and all(value.name != name for value in graph.output)
 
 
 # --- building ---
