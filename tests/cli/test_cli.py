@@ -283,7 +283,11 @@ def test_an_interrupted_scan_leaves_nothing(
         signal.raise_signal(sent)
 
     monkeypatch.setattr("neural_cleanse.detection.scan.scan", interrupt)
-    ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        ran = run("scan", "--patches-only", *shipped, "--output", tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ran.code == 130 and "interrupted: nothing was kept (no label was finished)" in ran.err
     assert list(tmp_path.iterdir()) == []
 

@@ -429,10 +429,11 @@ def test_another_normalisation_is_refused(asked: list[object]) -> None:
 
 
 def test_the_scan_of_other_images_is_refused(asked: list[object], tmp_path: Path, scanned_infected: Path) -> None:
-    for name in ("scan.json", "triggers.safetensors"):
-        (tmp_path / name).write_bytes((scanned_infected / name).read_bytes())
-    raw = json.loads((tmp_path / "scan.json").read_text())
+    raw = json.loads((scanned_infected / "scan.json").read_text())
     (tmp_path / "scan.json").write_text(json.dumps(raw | {"image_shape": [1, 32, 32]}))
+    tensors = safetensors.torch.load((scanned_infected / "triggers.safetensors").read_bytes())
+    larger = {name: torch.nn.functional.pad(tensor, (2, 2, 2, 2)) for name, tensor in tensors.items()}
+    safetensors.torch.save_file(larger, tmp_path / "triggers.safetensors")
     asked[3] = tmp_path
     refused(run(*asked), "Pass the same --resize")
 

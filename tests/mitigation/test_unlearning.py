@@ -320,7 +320,7 @@ def test_few_images_get_more_epochs(infected: Classifier, limits: RepairLimits) 
     few = replace(limits, train=limits.train.take(torch.arange(64)), on_step=told.append)
     Unlearning(epochs=2, learning_rates=(5e-4,), strong_rate=None, least_batches=7)(infected, (), few, seeded())
     one = "unlearning, try 1 of up to 2, learning rate 0.0005"
-    assert told == [f"{one}, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
+    assert told[:-1] == [f"{one}, epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
 
 
 def test_the_first_try_takes_half_as_long(
