@@ -89,6 +89,7 @@ def made(
     shown: bool = True,
     theirs: list[list[float]] = CLEAN,
     needed: bool = True,
+    small: tuple[int, ...] = (4,),
     **settings: Any,
 ) -> tuple[Any, Students]:
     """The test of a scan whose networks reach such margins."""
@@ -107,7 +108,7 @@ def made(
     prepared = SimpleNamespace(settings=ScanSettings(**settings), pairs=pairs, num_labels=labels, classifier="suspect")
     trigger = PatchTrigger(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) if shown else None
     patches = [replace(Recovered.skipped(pair, Outcome.CONVERGED), trigger=trigger, size=9.0) for pair in pairs]
-    test = MarginTest(prepared, stages, students, patches)  # type: ignore[arg-type]
+    test = MarginTest(prepared, stages, students, patches, [LabelPair(label) for label in small])  # type: ignore[arg-type]
     return test.run(needed=needed).test, students
 
 
@@ -142,9 +143,12 @@ def test_too_few_good_students_decide_nothing(
     assert verdict is not None or "student" in test.reason
 
 
-def test_a_label_without_a_patch_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    test, _ = made(monkeypatch, PLANTED, shown=False)
-    assert test.verdict is Verdict.INCONCLUSIVE and test.flagged == () and "no patch" in test.reason
+@pytest.mark.parametrize("lacking", [{"shown": False}, {"small": (3,)}])
+def test_a_label_that_no_other_test_finds_small_is_left_open(
+    monkeypatch: pytest.MonkeyPatch, lacking: dict[str, Any]
+) -> None:
+    test, _ = made(monkeypatch, PLANTED, **lacking)
+    assert test.verdict is Verdict.INCONCLUSIVE and test.flagged == () and "label 4 (60.0" in test.reason
 
 
 def test_a_label_that_is_none_of_the_surest_is_not_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +191,7 @@ def test_a_label_flagged_by_its_margin_is_evidenced_and_told(
     clean: Classifier, digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_out(monkeypatch, features=True, pairs=True, margins=False)
+    monkeypatch.setattr("neural_cleanse.detection.kinds.SUPPORT_P", 1.0)  # its patch is of usual size
     result = scan(Classifier(FaintPattern(clean.module), (1, 28, 28), 10), digits, ScanSettings())
     patches, *_, margins = result.tests
     assert margins.kind is Kind.MARGIN and margins.flagged == (LabelPair(2),), margins

@@ -7,8 +7,8 @@ pairs of labels (one_class.py); triggers of maps of all classes (all_to_all.py);
 nature have small triggers between them, so what a test flags must be much smaller than in a student of those classes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.all_to_all import AllToAll
@@ -17,25 +17,26 @@ from neural_cleanse.detection.feature_test import EXPECTED_SHARE, MOST_LABELS, F
 from neural_cleanse.detection.kind_search import PARTS, KindSearch
 from neural_cleanse.detection.kinds_found import Ended, KindFound, charged
 from neural_cleanse.detection.margin_test import PART as MARGINS
-from neural_cleanse.detection.margin_test import MarginTest
+from neural_cleanse.detection.margin_test import SUPPORT_P, MarginTest
 from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.teaching import Teaching
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import Recovered
+from neural_cleanse.results.records import LabelPair, Recovered
 
 
 @dataclass
 class KindTests:
     """The tests of one scan, made one after the other; `patches` are what the search for patches came to, `taken`
-    the labels that it flagged."""
+    the labels that it flagged, `p_values` those of its labels."""
 
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
     patches: tuple[Recovered, ...] = ()
     taken: tuple[int, ...] = ()
+    p_values: Mapping[LabelPair, float] = field(default_factory=dict)
 
     def plan(self) -> None:
         """Announce the searches that will be made, as far as is known before the labels have been searched."""
@@ -63,7 +64,9 @@ class KindTests:
             explained = frozenset(pair for one in maps for pair in one.test.mapped)
             found = (shifts, self._one_class.run(explained), *maps)
         taken = bool(self.taken) or any(one.test.flagged for one in found)
-        return *found, self._margins.run(needed=not taken)
+        shifted = {LabelPair(row.target): row.p_value for row in shifts.test.rows if row.p_value is not None}
+        small = {pair for known in (self.p_values, shifted) for pair, p in known.items() if p <= SUPPORT_P}
+        return *found, replace(self._margins, small=small).run(needed=not taken)
 
     @property
     def _wanted(self) -> bool:

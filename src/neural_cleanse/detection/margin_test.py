@@ -1,10 +1,12 @@
 """Backdoors whose trigger may have any shape: a label that inputs reach by a margin far above that in students.
 
 It sees what no size shows: patches as large as the classes differ, and triggers that a student has taken on in part.
+A network that was trained for longer than its students can have such a label by nature. So a label is flagged where
+another test, of patches or of shifts, finds it small too; else the scan could not tell.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from neural_cleanse.classifier import Classifier
@@ -18,7 +20,7 @@ from neural_cleanse.detection.statistics.margins import margin_test
 from neural_cleanse.detection.statistics.outlier import LowValues
 from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import KindRow, KindTest, Recovered, Verdict
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
 from neural_cleanse.text import p_is
 
 LEAST_LABELS = 4  # fewer are no reference
@@ -28,16 +30,23 @@ LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network m
 PART = "largest margins"
 OF_STUDENT = PART + " of {}"
 NO_TIME = Ended().reason
+SUPPORT_P = 0.1
+ALONE = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
 
 
 @dataclass(frozen=True)
 class MarginTest:
-    """The test of one scan; `patches` are what its search for patches came to, which is shown of a flagged label."""
+    """The test of one scan.
+
+    `patches` are what its search for patches came to, which is shown of a flagged label; `small` are the labels that
+    another test finds small, with a p-value of SUPPORT_P at most.
+    """
 
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
     patches: Sequence[Recovered] = ()
+    small: Collection[LabelPair] = ()
     _spent: list[float] = field(default_factory=list)
 
     def planned(self) -> int:
@@ -156,10 +165,9 @@ class MarginTest:
             return KindFound(made)
         reason = f"margins that inputs reach: {self._named(own, theirs, far)}, {p_is(made.p_value)}"
         with_patch = {one.pair for one in self.patches if one.shown.trigger is not None}
-        flagged = tuple(pairs[index] for index in far)
-        if not with_patch.issuperset(flagged):
-            why = f"{reason}; but the search found no patch to show it by"
-            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=why))
+        flagged = tuple(pairs[index] for index in far if pairs[index] in self.small and pairs[index] in with_patch)
+        if not flagged:
+            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=f"{reason}; {ALONE}"))
         return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))
 
     def _named(self, own: Sequence[float], theirs: Sequence[Sequence[float]], far: Sequence[int]) -> str:

@@ -68,7 +68,7 @@ def scan(
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision = compared.decision
-    kinds, choice_passes = replace(tests, patches=found, taken=decision.flagged).run(), 0
+    kinds, choice_passes = replace(tests, patches=found, taken=decision.flagged, p_values=decision.p_values).run(), 0
     if settings.pairs:
         across = scan_pairs(
             subject, decision, targets, prepared.settings, prepared.doubt, stages,
