@@ -30,7 +30,7 @@ LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network m
 PART = "largest margins"
 OF_STUDENT = PART + " of {}"
 NO_TIME = Ended().reason
-SUPPORT_P = 0.1
+SUPPORT_P = 0.05  # a stranger's clean network has .11 for the one label that stands out
 ALONE = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
 
 
