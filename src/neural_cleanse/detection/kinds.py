@@ -65,7 +65,8 @@ class KindTests:
             found = (shifts, self._one_class.run(explained), *maps)
         taken = bool(self.taken) or any(one.test.flagged for one in found)
         shifted = {LabelPair(row.target): row.p_value for row in shifts.test.rows if row.p_value is not None}
-        small = {pair for known in (self.p_values, shifted) for pair, p in known.items() if p <= SUPPORT_P}
+        tested = (self.p_values, self.prepared.share), (shifted, shifts.test.share)
+        small = {pair for known, share in tested for pair, p in known.items() if p * share <= SUPPORT_P}
         return *found, replace(self._margins, small=small).run(needed=not taken)
 
     @property
