@@ -8,7 +8,7 @@ Adam comes as high in 60 steps as plain ascent in 200, on networks whose logits 
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
@@ -51,6 +51,6 @@ def largest_margins(
     return found
 
 
-def _margins(logits: Float[Tensor, "n classes"], labels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def _margins(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     return logits[own] - logits.masked_fill(own, -torch.inf).amax(1)
