@@ -59,6 +59,20 @@ def test_what_may_not_go_on_ends(infected: Classifier) -> None:
         largest_margins(infected.changed(deadline=Deadline(-1)), [0, 1], 0, 64)
 
 
+class Overflowing(nn.Module):
+    """Logits that overflow for one label and are none for another."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        scale = torch.tensor([1.0, 1e38, 1.0])
+        logits = images.mean((1, 2, 3)).unsqueeze(1) * scale * scale
+        return logits + torch.tensor([0.0, 0.0, float("nan")])
+
+
+def test_margins_are_finite_whatever_a_network_answers() -> None:
+    found = largest_margins(Classifier(Overflowing(), (1, 2, 2), 3), [0, 1, 2], 0, 64)
+    assert found is not None and all(abs(margin) <= 1e6 for margin in found)
+
+
 # --- the test ---
 
 CLEAN = [[20.0 + label + 0.3 * number * (-1) ** label for label in range(10)] for number in range(4)]

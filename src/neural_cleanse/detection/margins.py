@@ -15,6 +15,7 @@ from neural_cleanse.classifier import Classifier
 
 STARTS, STEPS, LEARNING_RATE = 4, 60, 0.1
 PASSES_PER_LABEL = STARTS * STEPS
+MOST = 1e6  # what an infinite margin counts as; none at all counts as 0
 
 
 def largest_margins(
@@ -47,7 +48,7 @@ def largest_margins(
                 return None
         with torch.no_grad():
             reached = _margins(classifier(images), wanted).reshape(len(labels), STARTS).amax(1)
-        found += reached.tolist()
+        found += torch.nan_to_num(reached, 0.0, MOST, -MOST).tolist()
     return found
 
 
