@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from shell import deny_writing
 
 from neural_cleanse.attacks import card, dynamic, trojan
 from neural_cleanse.attacks.make import Recipe, card_path, load_for, make, plan, prepare
@@ -464,6 +465,6 @@ def test_places_that_hold_no_model_are_refused(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the system, for root can write where the bits say no."""
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
-    with pytest.raises(OutputError, match="cannot be written to"):
+    deny_writing(monkeypatch, tmp_path)
+    with pytest.raises(OutputError, match="cannot be written: Permission denied"):
         prepare(tmp_path / "m.safetensors", overwrite=False)

@@ -1,9 +1,9 @@
 """fit_guard: a filter in front of somebody's model that rejects images with a trigger which a scan recovered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -37,7 +37,7 @@ class Guard(guards.Guard):
 
     @classmethod
     @python_errors("fit_guard")
-    def load(cls, directory: str | Path, model: Any, **form: Unpack[FormKeywords]) -> Self:
+    def load(cls, directory: str | Path, model: Any, **form: Unpack[FormKeywords]) -> "Guard":
         """The guard that `save` wrote, around the model that it was fitted to: whatever fit_guard takes.
 
         How images are normalised, and the layer of the features, are taken from its files where no keyword says them.
@@ -51,7 +51,8 @@ class Guard(guards.Guard):
             said = replace(said, normalize=normalize_record(known))
         suspect = read_as(model, said, _shape_in(known, Path(directory)))
         _expect_fitted_to(suspect, known, any_weights=given)
-        return super().load(directory, suspect.classifier)
+        loaded = super().load(directory, suspect.classifier)
+        return cls(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
 
 
 def _shape_in(known: Mapping[str, Any], directory: Path) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -164,7 +164,7 @@ class Guard:
         write_whole(directory / JSON_FILE, (json.dumps(described, indent=2, allow_nan=False) + "\n").encode())
 
     @classmethod
-    def load(cls, directory: str | Path, classifier: Classifier) -> Self:
+    def load(cls, directory: str | Path, classifier: Classifier) -> "Guard":
         """The guard that `save` wrote, around its classifier. Raises OutputError when its files do not fit."""
         try:
             described = read_description(Path(directory))
