@@ -127,10 +127,8 @@ def _to_show(
     parts: Parts, kinds: Sequence[KindFound], patches: Sequence[Recovered]
 ) -> Iterator[tuple[Kind, Classifier, ScanImages, Recovered]]:
     """What is flagged, with the network and images that show it: patches for all images first, one a label pair."""
-    prepared, by_margin = (
-        parts.prepared,
-        {pair for test in parts.tests if test.kind is Kind.MARGIN for pair in test.flagged},
-    )
+    prepared = parts.prepared
+    by_margin = {pair for one in parts.kinds if one.test.kind is Kind.MARGIN for pair in one.test.flagged}
     by_margin -= {*parts.compared.decision.flagged_pairs}
     for one in patches:
         shown_as = Kind.MARGIN if one.pair in by_margin else Kind.PATCH

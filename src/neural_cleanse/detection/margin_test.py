@@ -18,6 +18,7 @@ from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.margins import margin_test
 from neural_cleanse.detection.statistics.outlier import LowValues
+from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
@@ -93,9 +94,9 @@ class MarginTest:
         """The margins of as many students as it takes, and why they do not do."""
         theirs, alone, lacking = list[list[float]](), True, None
         for number in range(MOST_STUDENTS):
-            lacking = self._lacking(number)
-            student = self.teaching.student(self.stages, number) if lacking is None else None
-            if student is None:
+            student = self._student(number)
+            if isinstance(student, str):
+                lacking = student
                 break
             margins = self._margins(student.classifier, OF_STUDENT.format(called(number)))
             if margins is None:
@@ -124,14 +125,14 @@ class MarginTest:
     def _passes(self) -> int:
         return PASSES_PER_LABEL * len(self.prepared.pairs)
 
-    def _lacking(self, number: int) -> str | None:
-        """Why there is no student of that number to compare with."""
+    def _student(self, number: int) -> Student | str:
+        """The student of that number; why there is none to compare with."""
         student = self.teaching.student(self.stages, number)
         if student is None:
             return NO_TIME if self.stages.tracker.truncated else "no student network could be made to compare with"
         if student.agreement < self.teaching.plan.least_agreement:
             return f"a student network answers as the model does on only {student.agreement:.0%} of the images"
-        return None
+        return student
 
     def _margins(self, classifier: Classifier, part: str) -> list[float] | None:
         if self.stages.spent():

@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import Evidence, LabelPair, LabelResult, Outcome, Refined, ScanResult, Verdict
+from neural_cleanse.results.records import (
+    Evidence,
+    KindRow,
+    LabelPair,
+    LabelResult,
+    Outcome,
+    Refined,
+    ScanResult,
+    Verdict,
+)
 from neural_cleanse.text import escape, p_is, sanitize, truncate
 
 POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
@@ -114,7 +123,8 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
             continue
         row, by_margin = known.get(pair), pair in kinds and kinds[pair].kind is Kind.MARGIN
         if by_margin and row is not None:
-            row = replace(row, p_value=_p_of_kind(result, Kind.MARGIN, pair))
+            tested = _tested(result, Kind.MARGIN, pair)
+            row = replace(row, p_value=None if tested is None else tested.p_value)
         elif pair in kinds:
             row = _row_of_kind(result, [kinds[pair]])
         if row is not None:
@@ -128,17 +138,16 @@ def _few(titles: Titles, pairs: Sequence[LabelPair]) -> str:
     return ", ".join(named[:NAMED]) + (", and so on" if len(named) > NAMED else "")
 
 
-def _p_of_kind(result: ScanResult, kind: Kind, pair: LabelPair) -> float | None:
-    """The pair's p-value in the test of that kind."""
+def _tested(result: ScanResult, kind: Kind, pair: LabelPair) -> KindRow | None:
+    """The pair's row in the test of that kind."""
     rows = (row for test in result.tests if test.kind is kind for row in test.rows)
-    return next((row.p_value for row in rows if row.pair == pair), None)
+    return next((row for row in rows if row.pair == pair), None)
 
 
 def _row_of_kind(result: ScanResult, seen: Sequence[Evidence]) -> LabelResult:
     """Of one pair, or of all pairs of a map. Sizes in feature space are no pixels, and are left out."""
     first = seen[0]
-    tested = [row for test in result.tests if test.kind is first.kind for row in test.rows]
-    found = next((row for row in tested if row.pair == first.pair), None)
+    found = _tested(result, first.kind, first.pair)
     whole = next((test.p_value for test in result.tests if test.kind is first.kind), None)
     rates = [rate for evidence in seen for rate in evidence.by_source]
     hits, trials = sum(rate.hits for rate in rates), sum(rate.trials for rate in rates)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from neural_cleanse.detection.statistics.means import variance_of_another
 from neural_cleanse.detection.statistics.outlier import NO_SPREAD, Floats, LowValues, Prior, low_values
 
 # What each student beyond the first tells of the spread, in degrees of freedom: suspects vary by up to 1.8 times as
@@ -32,8 +33,7 @@ def margin_test(own: Sequence[float], students: Sequence[Sequence[float]], alpha
     count, labels = theirs.shape
     known = Prior(0.0, 0, labels)
     if count > 1 and labels > 1:
-        variance = float(((theirs - mean) ** 2).sum()) / ((count - 1) * (labels - 1))
-        spread = max(NO_SPREAD, math.sqrt(variance * (1 + 1 / count)))
+        spread = max(NO_SPREAD, math.sqrt(variance_of_another(theirs)))
         known = Prior(spread, (count - 1) * DOF_OF_ANOTHER, 2)
     return low_values(mean - _relative(own), alpha, known)
 

@@ -38,6 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from neural_cleanse.detection.statistics.means import variance_of_another
 from neural_cleanse.distributions import student_t_isf, student_t_sf
 from neural_cleanse.triggers.base import SMALLEST_SIZE
 
@@ -158,11 +159,9 @@ def over_several(baselines: Sequence[Sequence[float]]) -> Prior:
     if count < 2 or labels < 2:
         return OVER_BASELINE
     centred = logs - logs.mean(axis=1, keepdims=True)
-    centred -= centred.mean(axis=0)
-    variance = float((centred**2).sum()) / ((count - 1) * (labels - 1))
     dof, known = (count - 1) * min(DOF_OF_ANOTHER, labels - 1), OVER_BASELINE.dof
     return Prior(
-        OVER_BASELINE.moderated(variance * (1 + 1 / count), dof, known), dof + known, OVER_BASELINE.labels_from
+        OVER_BASELINE.moderated(variance_of_another(centred), dof, known), dof + known, OVER_BASELINE.labels_from
     )
 
 
