@@ -49,9 +49,7 @@ def combine_kinds(
         )  # fmt: skip
     margins = next((test for test in tests if test.kind is Kind.MARGIN), None)
     if not unclear and decision.but_for_limit and sizes_clear and margins is not None and _clears(margins):
-        reason = (
-            f"{decision.reason}; but no label's margin is larger than in student networks ({p_is(margins.p_value)})"
-        )
+        reason = f"{decision.reason}; but no label stands out by its largest margin ({p_is(margins.p_value)})"
         return replace(decision, verdict=Verdict.CLEAN, reason=f"{reason}. {said}")
     if unclear and decision.verdict is Verdict.CLEAN:
         return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=f"{'; '.join(unclear)}. {said}")

@@ -83,15 +83,18 @@ class MarginTest:
         own = self._margins(self.prepared.classifier, PART)
         if own is None:
             return not_made(Kind.MARGIN, NO_TIME)
+        large = _large(own)
+        if not large:
+            return KindFound(self._tested(own, [1.0] * len(own)))
         self._expect_more()
-        theirs, lacking = self._of_students(own)
+        theirs, lacking = self._of_students(own, large)
         self._expect_no_more()
         if not theirs or lacking is not None:
             return not_made(Kind.MARGIN, lacking or NO_TIME)
-        return self._answer(own, theirs)
+        return self._answer(own, large, theirs)
 
-    def _of_students(self, own: Sequence[float]) -> tuple[list[list[float]], str | None]:
-        """The margins of as many students as it takes, and why they do not do."""
+    def _of_students(self, own: Sequence[float], large: Sequence[int]) -> tuple[list[list[float]], str | None]:
+        """The margins of as many students as it takes to tell of the `large` ones, and why they do not do."""
         theirs, alone, lacking = list[list[float]](), True, None
         for number in range(MOST_STUDENTS):
             student = self._student(number)
@@ -104,7 +107,7 @@ class MarginTest:
                 break
             theirs.append(margins)
             alone &= student.agreement >= self.teaching.plan.alone
-            if alone and min(self._test(own, theirs[:1]).p_values) >= CLEAR_P:
+            if alone and min(self._test(own, theirs[:1]).p_values[index] for index in large) >= CLEAR_P:
                 break
         return theirs, None if alone and len(theirs) >= LEAST_STUDENTS else lacking
 
@@ -150,18 +153,13 @@ class MarginTest:
     def _test(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> LowValues:
         return margin_test(own, theirs, self.prepared.settings.alpha * SHARES[Kind.MARGIN])
 
-    def _answer(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> KindFound:
-        share, pairs, test = SHARES[Kind.MARGIN], self.prepared.pairs, self._test(own, theirs)
-        large = LARGE * statistics.median(own)
-        p_values = [
-            over_share(p, share) if margin >= large else 1.0 for margin, p in zip(own, test.p_values, strict=True)
-        ]
-        rows = tuple(
-            KindRow(pair.target, None, round(margin, 3), p)
-            for pair, margin, p in zip(pairs, own, p_values, strict=True)
+    def _answer(self, own: Sequence[float], large: Sequence[int], theirs: Sequence[Sequence[float]]) -> KindFound:
+        pairs, test = self.prepared.pairs, self._test(own, theirs)
+        share = SHARES[Kind.MARGIN]
+        made = self._tested(
+            own, [over_share(p, share) if index in large else 1.0 for index, p in enumerate(test.p_values)]
         )
-        made = KindTest(Kind.MARGIN, share, Verdict.CLEAN, "no label stands out", min(p_values), rows=rows)
-        far = [index for index in test.flagged if own[index] >= large] if test.tail_holds is not False else []
+        far = [index for index in test.flagged if index in large] if test.tail_holds is not False else []
         if not far or len(theirs) < LEAST_STUDENTS:
             return KindFound(made)
         reason = f"margins that inputs reach: {self._named(own, theirs, far)}, {p_is(made.p_value)}"
@@ -171,9 +169,23 @@ class MarginTest:
             return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=f"{reason}; {ALONE}"))
         return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))
 
+    def _tested(self, own: Sequence[float], p_values: Sequence[float]) -> KindTest:
+        rows = tuple(
+            KindRow(pair.target, None, round(margin, 3), p)
+            for pair, margin, p in zip(self.prepared.pairs, own, p_values, strict=True)
+        )
+        share = SHARES[Kind.MARGIN]
+        return KindTest(Kind.MARGIN, share, Verdict.CLEAN, "no label stands out", min(p_values), rows=rows)
+
     def _named(self, own: Sequence[float], theirs: Sequence[Sequence[float]], far: Sequence[int]) -> str:
         return ", ".join(
             f"label {self.prepared.pairs[index].target} ({own[index]:.1f}, in student networks "
             f"{statistics.fmean(one[index] for one in theirs):.1f})"
             for index in far
         )
+
+
+def _large(own: Sequence[float]) -> list[int]:
+    """The labels that could be flagged: far above the median of all in the suspect itself."""
+    middle = statistics.median(own)
+    return [index for index, margin in enumerate(own) if middle > 0 and margin >= LARGE * middle]
