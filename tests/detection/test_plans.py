@@ -233,15 +233,15 @@ class Unsettled(Shrinking):
             yield replace(one, outcome=Outcome.STEP_LIMIT) if open_still else one
 
 
-@pytest.mark.parametrize(("shrinking", "steps"), [(0, 250), (2, 500), (10, 457)])
+@pytest.mark.parametrize("shrinking", [0, 2, 10])
 @pytest.mark.parametrize("search", [FullSweep(), Sequential()])
-def test_labels_that_still_shrink_share_the_passes_that_are_left(search: Search, shrinking: int, steps: int) -> None:
+def test_labels_that_still_shrink_take_twice_the_steps(search: Search, shrinking: int) -> None:
     invert = Unsettled(shrinking)
     found = {one.pair: one for one in search.run(Inversion(), PAIRS[:10], invert, 0)}
     assert all(one.outcome is Outcome.CONVERGED for one in found.values())
-    assert {invert.steps[pair][-1] for pair in PAIRS[:shrinking]} <= {steps}
+    assert all(invert.steps[pair][-1] == 500 for pair in PAIRS[:shrinking])
     assert all(invert.steps[pair][-1] == 250 for pair in PAIRS[shrinking:10])
-    assert sum(one.image_passes for one in found.values()) == invert.passes <= 3_000 * 10
+    assert sum(one.image_passes for one in found.values()) == invert.passes
 
 
 def test_the_reference_schedule_takes_no_extra_steps() -> None:

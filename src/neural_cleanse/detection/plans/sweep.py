@@ -19,7 +19,6 @@ from neural_cleanse.detection.plans.base import (
 )
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.presets import PASSES_PER_LABEL
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 
@@ -129,17 +128,13 @@ def _all_steps(inversion: Inversion, pairs: Pairs, invert: Invert, screened: Map
 
 
 def _extended(inversion: Inversion, pairs: Pairs, invert: Invert, found: Mapping[LabelPair, Recovered]) -> Found:
-    """Extra steps for pairs whose trigger still shrank or did not work, within PASSES_PER_LABEL for all together.
+    """Extra steps for pairs whose trigger still shrank or did not work.
 
     A pair that a spent budget cuts off stays as it was.
     """
     shrinking = [one.pair for one in found.values() if one.outcome in (Outcome.STEP_LIMIT, Outcome.ASR_NOT_REACHED)]
     if not inversion.extra_steps or not shrinking or unfinished(found, pairs):
         return
-    spare = PASSES_PER_LABEL * len(found) - sum(one.image_passes for one in found.values())
-    steps = min(inversion.extra_steps, spare // (len(shrinking) * inversion.batch_size * inversion.batches_per_step))
-    if steps < 1:
-        return
-    for one in invert(replace(inversion, steps=inversion.steps + steps), shrinking, resume=True):
+    for one in invert(replace(inversion, steps=inversion.steps + inversion.extra_steps), shrinking, resume=True):
         if one.outcome is not Outcome.NOT_SEARCHED:
             yield one
