@@ -299,3 +299,16 @@ def test_a_label_that_stands_out_beyond_doubt_is_never_clean_for_the_student_alo
     prepared: Any = SimpleNamespace(share=0.5, settings=ScanSettings())
     assert student_test._settled(own, over, prepared).verdict is Verdict.INCONCLUSIVE
     assert student_test._settled(replace(own, p_value=0.009), over, prepared).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize(("own", "p_value", "clear"), [(0.19, 4e-4, True), (0.31, 4e-4, False), (0.01, 6e-4, False)])
+def test_one_student_alone_flags_no_label_that_does_not_stand_out_by_itself(
+    own: float, p_value: float, clear: bool
+) -> None:
+    """Of a clean network one label, no smaller than others, had 4e-4 over the first student, .14 over two."""
+    paper, small = PaperRule(2.0, 1.0, ()), LabelPair(1)
+    alone = Decision(Verdict.CLEAN, "nothing", (), own, 0.0, {}, {small: own}, paper, 0.01)
+    over = Decision(Verdict.INFECTED, "label 1", (small,), p_value, 0.0, {}, {small: p_value}, paper, 0.01)
+    prepared: Any = SimpleNamespace(share=0.5, settings=ScanSettings())
+    assert student_test._is_clear(over, alone, prepared) is clear
+    assert student_test._is_clear(over, replace(alone, p_values={}), prepared) is False

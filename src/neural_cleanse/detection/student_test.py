@@ -125,7 +125,7 @@ def _hear(
             break
         students.append(one)
         over = _settled(decision, _small_enough(prepared.decide_over(as_baseline(students), found), found), prepared)
-        if one.speaks_alone and _is_clear(over, prepared):
+        if one.speaks_alone and _is_clear(over, decision, prepared):
             break
     if lacking is not None and not all(one.speaks_alone for one in students):
         over = None
@@ -147,11 +147,17 @@ def _why_none(stages: Stages, number: int) -> str:
     return NO_OTHER if number else NO_STUDENT
 
 
-def _is_clear(decision: Decision, prepared: PreparedScan) -> bool:
-    """Whether more students would be for nothing: each flagged label's p-value, or the model's, is far from alpha."""
-    if decision.verdict is Verdict.INFECTED:
-        return max(decision.p_values[pair] for pair in decision.flagged_pairs) <= prepared.settings.alpha * CLEARLY
-    return decision.verdict is Verdict.CLEAN and (decision.p_value or 0) >= over_share(SCREEN_CLEAR_P, prepared.share)
+def _is_clear(over: Decision, own: Decision, prepared: PreparedScan) -> bool:
+    """Whether more students would be for nothing: each flagged label's p-value, or the model's, is far from alpha.
+
+    A label that does not stand out by itself asks for more: a student can be an odd one (of a clean network's one label
+    had 4e-4 over the first).
+    """
+    if over.verdict is Verdict.INFECTED:
+        flagged = over.flagged_pairs
+        by_itself = all(own.p_values.get(pair, 1.0) < SCREEN_CLEAR_P for pair in flagged)
+        return by_itself and max(over.p_values[pair] for pair in flagged) <= prepared.settings.alpha * CLEARLY
+    return over.verdict is Verdict.CLEAN and (over.p_value or 0) >= over_share(SCREEN_CLEAR_P, prepared.share)
 
 
 def no_time(prepared: PreparedScan, decision: Decision) -> Compared:
