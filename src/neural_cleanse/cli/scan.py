@@ -30,7 +30,7 @@ def scan(
     restarts: Annotated[int | None, typer.Option(min=1, help="Random restarts per label; the smallest trigger counts. \\[default: 4; reference: 1]", rich_help_panel=options.SEARCH)] = None,
     student: Annotated[bool, typer.Option(help="Where the sizes leave doubt, compare them with those of a student network trained on the model's answers.", rich_help_panel=options.SEARCH)] = True,
     plan: Annotated[Plan, typer.Option(help="Which labels are optimised to the end. full: all; sequential: all, unless screening decides; adaptive: the smallest after screening; low-cost: as the paper's two phases. \\[default: adaptive from 500 labels on, else sequential]", rich_help_panel=options.SEARCH, show_default=False)] = Plan.AUTO,
-    patches_only: Annotated[bool, typer.Option("--patches-only", help="Look for patches only, not for feature-space, one-class or all-to-all triggers: an eighth to a half of the work.", rich_help_panel=options.SEARCH)] = False,
+    patches_only: Annotated[bool, typer.Option("--patches-only", help="Look for patches only, not for triggers of other kinds: a tenth to a half of the work.", rich_help_panel=options.SEARCH)] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Search pairs of labels with all steps, where the default takes a few: smaller one-class triggers, about twice the cost.", rich_help_panel=options.SEARCH)] = False,
     alpha: Annotated[float, typer.Option(help="False-positive rate of the test.", rich_help_panel=options.SEARCH)] = 0.01,
     baseline: Annotated[Path | None, typer.Option(help="Scan of a known-clean model with --plan full (its --output), to compare trigger sizes with.", rich_help_panel=options.SEARCH)] = None,
