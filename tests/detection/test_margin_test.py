@@ -19,7 +19,7 @@ from neural_cleanse.detection.margin_test import MarginTest
 from neural_cleanse.detection.margins import STARTS, STEPS, largest_margins
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.student import StudentPlan
+from neural_cleanse.detection.student import Student, StudentPlan
 from neural_cleanse.detection.verdict import Decision, decide
 from neural_cleanse.images import ImageSet
 from neural_cleanse.report import summary, text
@@ -91,7 +91,7 @@ class Students:
     def student(self, _: Any, number: int = 0) -> Any:
         self.asked.add(number)
         agreement = self.agreements[number]
-        return None if agreement is None else SimpleNamespace(classifier=number, agreement=agreement)
+        return None if agreement is None else Student(number, round(100 * agreement), 100)  # type: ignore[arg-type]
 
 
 def made(

@@ -225,7 +225,8 @@ def test_fewer_students_than_wanted_are_said(
             raise OutOfTime
         return ask(*given)
 
-    for second, why in ((late, student_test.NO_TIME_FOR_ANOTHER), (lambda *given: None, student_test.NO_OTHER)):
+    for second, truncated in ((late, True), (lambda *given: None, False)):
+        why = teaching.why_none(1, truncated=truncated)
         monkeypatch.setattr(student_test, "ask", lambda *given, second=second: (second if given[-1] else ask)(*given))
         found = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path / why[:9]))
         assert found.flagged == (3,) and found.provenance.settings["student_test"]["students"] == 1

@@ -39,7 +39,7 @@ from neural_cleanse.report import tables
 from neural_cleanse.report.advice import after_repair
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import LabelPair, Outcome, ScanResult, Verdict
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus, TracePoint
 from neural_cleanse.triggers.patch import PatchTrigger
 
@@ -177,6 +177,11 @@ def test_a_scan_that_could_not_tell_names_the_way_on(infected: Classifier, found
     assert "nothing to repair" not in done.result.reason and "--labels 8, or --labels all" in done.result.reason
     told = [step.what for step in after_repair(done.result, unsure)]
     assert told[0].startswith("Treat the model as unchecked") and not any("Leave the model" in what for what in told)
+    by_margin = tuple(KindRow(label, None, 9.0, 1e-5 if label == 5 else 1.0) for label in range(10))
+    margins = KindTest(Kind.MARGIN, 0.15, Verdict.INCONCLUSIVE, "label 5 stands out", 1e-5, rows=by_margin)
+    sizes = KindTest(Kind.PATCH, 0.5, Verdict.CLEAN, "nothing", 0.02)
+    assert "--labels 5," in repair(infected, replace(unsure, tests=(sizes, margins)), digits).result.reason
+    assert "--labels 8," in repair(infected, replace(unsure, tests=(sizes,)), digits).result.reason
 
 
 @pytest.mark.usefixtures("nothing_found_again")

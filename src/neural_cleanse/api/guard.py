@@ -53,6 +53,21 @@ class Guard(guards.Guard):
         _expect_fitted_to(suspect, known, any_weights=given)
         return cast("Guard", super().load(directory, suspect.classifier))  # it makes one of this class
 
+    @python_errors()
+    def check(self, images: Any) -> Checked:
+        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
+
+        Grey images may have one channel or three. Of a guard that was fitted with normalised floats, floats are taken
+        as normalised too, also where they lie in [0, 1]; uint8 images are pixels always. Raises DataError on images of
+        another shape than the model takes.
+        """
+        drawn, wanted = draw(images, Form(ignore_labels=True), None, 0), self.classifier.input_shape
+        grey = drawn.in_channels(wanted[0])
+        drawn = grey if grey is not None and grey.shape == wanted else drawn
+        expect_shape(drawn.shape, wanted)
+        read, _ = drawn.image_set(self.classifier.normalize, normalised=self.normalised_images)
+        return super().check(read.images)
+
 
 def _shape_in(known: Mapping[str, Any], directory: Path) -> tuple[int, int, int]:
     """Of the images that a guard was fitted for. Raises OutputError."""
@@ -86,7 +101,7 @@ def _expect_fitted_to(suspect: Suspect, known: Mapping[str, Any], *, any_weights
 class FittedGuard:
     """A guard, and what it does on images that chose nothing. `about` goes into its file."""
 
-    guard: guards.Guard
+    guard: Guard
     report: GuardReport
     about: Mapping[str, Any]
 
@@ -98,21 +113,9 @@ class FittedGuard:
             f"{trials} with a recovered trigger get its label"
         )
 
-    @python_errors()
     def check(self, images: Any) -> Checked:
-        """Logits, score and acceptance of images: whatever scan takes as data, all of them and in their order.
-
-        Grey images may have one channel or three. Of a guard that was fitted with normalised floats, floats are taken
-        as normalised too, also where they lie in [0, 1]; uint8 images are pixels always. Raises DataError on images of
-        another shape than the model takes.
-        """
-        drawn, guard = draw(images, Form(ignore_labels=True), None, 0), self.guard
-        wanted = guard.classifier.input_shape
-        grey = drawn.in_channels(wanted[0])
-        drawn = grey if grey is not None and grey.shape == wanted else drawn
-        expect_shape(drawn.shape, wanted)
-        read, _ = drawn.image_set(guard.classifier.normalize, normalised=guard.normalised_images)
-        return guard.check(read.images)
+        """What the guard says of images (Guard.check)."""
+        return self.guard.check(images)
 
     @python_errors()
     def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
@@ -162,7 +165,7 @@ def fit_guard(
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
     about = described(suspect.classifier, suspect.sha256, seed, report.as_record(backdoors))
-    return FittedGuard(guard, report, about)
+    return FittedGuard(Guard(**vars(guard)), report, about)
 
 
 def _labels(labels: object) -> tuple[int, ...] | None:

@@ -60,9 +60,10 @@ Data = Annotated[
     ),
 ]
 Samples = Annotated[int, typer.Option(min=1, help="Number of images used, balanced by label.", rich_help_panel=INPUTS)]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.", rich_help_panel=SEARCH)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=OUTPUT)]
+SEED_HELP = "Seed of every random choice."
+Seed = Annotated[int, typer.Option(min=0, help=SEED_HELP, rich_help_panel=SEARCH)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=SCALE)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=COMMON)]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result there.", rich_help_panel=COMMON)
 ]
@@ -75,7 +76,7 @@ Workers = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the unfinished scan in --output.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--resume", help="Continue the unfinished scan in --output.", rich_help_panel=COMMON)
 ]
 EngineChoice = Annotated[
     EngineName | None,

@@ -18,7 +18,7 @@ from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.statistics.maps import LEAST_ASR, LEAST_GAIN, MapTest, map_test, strength
 from neural_cleanse.detection.statistics.means import geometric_mean
-from neural_cleanse.detection.teaching import Teaching, called, name_of
+from neural_cleanse.detection.teaching import NO_GOOD_STUDENT, Teaching, called, name_of
 from neural_cleanse.inversion.batching import Meter
 from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
 from neural_cleanse.inversion.memory import out_of_memory
@@ -205,7 +205,7 @@ class AllToAll:
         """What the same search finds in a student, or why none was made there."""
         student = self.teaching.good_student(self.stages, least=LEAST_AGREEMENT)
         if student is None:
-            return Ended(reason="there is no good student network to compare it with")
+            return Ended(reason=NO_GOOD_STUDENT)
         part, behind_cut = f"{name_of(0)}-{kind.value}", kind is Kind.FEATURE_ALL_TO_ALL
         try:
             subject = self.teaching.subject(student, part, behind_cut=behind_cut)

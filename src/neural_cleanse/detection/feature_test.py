@@ -19,6 +19,7 @@ from neural_cleanse.detection.kinds_found import (
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
+from neural_cleanse.detection.teaching import NO_GOOD_STUDENT
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Verdict
 from neural_cleanse.text import p_is
@@ -77,11 +78,11 @@ class FeatureTest:
         ratios, test = theirs.ratios, charged(test, theirs)
         stands_out = f"{named(small, sizes, Kind.FEATURE)} stands out ({p_is(test.p_value)})"
         if ratios is None and not alone:
-            why = f"{stands_out}, but there is no student to compare it with"
+            why = f"{stands_out}, but {NO_GOOD_STUDENT}"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         planted = [pair for pair in small if ratios is None or ratios[pair] <= CONFIRMED]
         if not planted:  # classes by themselves have none so small
-            why = f"{stands_out}, but as much in a student network"
+            why = f"{stands_out}, but takes more than {CONFIRMED:.0%} of its size in a student network"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))
         reason = f"{named(planted, sizes, Kind.FEATURE)}, {p_is(test.p_value)}"
         if ratios is not None:

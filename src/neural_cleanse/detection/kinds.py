@@ -3,12 +3,12 @@ and triggers of any shape.
 
 Tests beside that of patches, each cheap: sizes of shifts over the labels (feature_test.py); sizes of patches over all
 pairs of labels (one_class.py); triggers of maps of all classes (all_to_all.py); the largest margins that inputs reach
-(margin_test.py). Classes that are near each other by
-nature have small triggers between them, so what a test flags must be much smaller than in a student of those classes.
+(margin_test.py). Classes that are near each other by nature have small triggers between them, so what a test flags must
+be much smaller than in a student of those classes.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.all_to_all import AllToAll
@@ -22,21 +22,18 @@ from neural_cleanse.detection.one_class import OneClass
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.teaching import Teaching
+from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Recovered
 
 
-@dataclass
+@dataclass(frozen=True)
 class KindTests:
-    """The tests of one scan, made one after the other; `patches` are what the search for patches came to, `taken`
-    the labels that it flagged, `p_values` those of its labels."""
+    """The tests of one scan, made one after the other."""
 
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
-    patches: tuple[Recovered, ...] = ()
-    taken: tuple[int, ...] = ()
-    p_values: Mapping[LabelPair, float] = field(default_factory=dict)
 
     def plan(self) -> None:
         """Announce the searches that will be made, as far as is known before the labels have been searched."""
@@ -48,11 +45,11 @@ class KindTests:
             for part, passes in self._maps.planned(EXPECTED_SHARE).items():
                 work.plan(part, passes)
         if not self.prepared.settings.pairs:
-            work.plan(PARTS[Kind.PAIRS], self._one_class.planned())
+            work.plan(PARTS[Kind.PAIRS], self._one_class().planned())
         work.plan(MARGINS, self._margins.planned())
 
-    def run(self) -> tuple[KindFound, ...]:
-        """All of them; one that cannot be made says why."""
+    def run(self, patches: tuple[Recovered, ...], decision: Decision) -> tuple[KindFound, ...]:
+        """All of them, after the search for patches and the decision on it; one that cannot be made says why."""
         if not self._wanted:
             return ()
         spent: list[int] = []
@@ -62,12 +59,12 @@ class KindTests:
         found: tuple[KindFound, ...] = (shifts, *maps)
         if not self.prepared.settings.pairs:  # else searched with all steps
             explained = frozenset(pair for one in maps for pair in one.test.mapped)
-            found = (shifts, self._one_class.run(explained), *maps)
-        taken = bool(self.taken) or any(one.test.flagged for one in found)
+            found = (shifts, self._one_class(decision.flagged).run(explained), *maps)
+        taken = bool(decision.flagged) or any(one.test.flagged for one in found)
         shifted = {LabelPair(row.target): row.p_value for row in shifts.test.rows if row.p_value is not None}
-        tested = (self.p_values, self.prepared.share), (shifted, shifts.test.share)
+        tested = (decision.p_values, self.prepared.share), (shifted, shifts.test.share)
         small = {pair for known, share in tested for pair, p in known.items() if p * share <= SUPPORT_P}
-        return *found, replace(self._margins, small=small).run(needed=not taken)
+        return *found, replace(self._margins, patches=patches, small=small).run(needed=not taken)
 
     @property
     def _wanted(self) -> bool:
@@ -77,13 +74,12 @@ class KindTests:
     def _features(self) -> FeatureTest:
         return FeatureTest(KindSearch(Kind.FEATURE, self.prepared, self.stages, self.teaching))
 
-    @property
-    def _one_class(self) -> OneClass:
-        return OneClass(KindSearch(Kind.PAIRS, self.prepared, self.stages, self.teaching), self.taken)
+    def _one_class(self, taken: tuple[int, ...] = ()) -> OneClass:
+        return OneClass(KindSearch(Kind.PAIRS, self.prepared, self.stages, self.teaching), taken)
 
     @property
     def _margins(self) -> MarginTest:
-        return MarginTest(self.prepared, self.stages, self.teaching, self.patches)
+        return MarginTest(self.prepared, self.stages, self.teaching)
 
     @property
     def _maps(self) -> AllToAll:

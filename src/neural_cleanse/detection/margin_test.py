@@ -19,7 +19,7 @@ from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.margins import margin_test
 from neural_cleanse.detection.statistics.outlier import LowValues
 from neural_cleanse.detection.student import Student
-from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called
+from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called, why_none
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
 from neural_cleanse.text import p_is
@@ -132,10 +132,8 @@ class MarginTest:
         """The student of that number; why there is none to compare with."""
         student = self.teaching.student(self.stages, number)
         if student is None:
-            return NO_TIME if self.stages.tracker.truncated else "no student network could be made to compare with"
-        if student.agreement < self.teaching.plan.least_agreement:
-            return f"a student network answers as the model does on only {student.agreement:.0%} of the images"
-        return student
+            return why_none(number, truncated=self.stages.tracker.truncated)
+        return student.lacking(self.teaching.plan) or student
 
     def _margins(self, classifier: Classifier, part: str) -> list[float] | None:
         if self.stages.spent():

@@ -24,7 +24,7 @@ from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.one_class import NATURAL, PLANTED, pair_p
 from neural_cleanse.detection.statistics.pairs import pair_outlier_test
-from neural_cleanse.detection.teaching import MOST_STUDENTS
+from neural_cleanse.detection.teaching import MOST_STUDENTS, NO_GOOD_STUDENT
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, Verdict
@@ -129,14 +129,14 @@ class OneClass:
         if isinstance(longer, Ended):
             return KindFound(_left_open(test, searched, clear, f"but {longer.reason}"))
         if theirs.ratios is None:
-            return KindFound(_left_open(test, searched, clear, "but there is no student to compare it with"))
+            return KindFound(_left_open(test, searched, clear, f"but {NO_GOOD_STUDENT}"))
         ratios = theirs.ratios
         known = {pair: pair_p(p_values[pair], ratios[pair]) if pair in ratios else 1.0 for pair in small}
         planted = [pair for pair in ratios if ratios[pair] <= PLANTED and known[pair] <= alpha * share]
         between = [pair for pair in clear if PLANTED < ratios.get(pair, 1.0) < NATURAL]
         if between and not planted:
             part = share_of_student([ratios[pair] for pair in between])
-            why = f"at {part} of the size in student networks: a pair alone takes {PLANTED:.0%}"
+            why = f"but takes {part} of its size in student networks, and is flagged only up to {PLANTED:.0%}"
             return KindFound(_left_open(test, searched, between, why))
         said = {**p_values, **known}
         test = charged(charged(record_of(Kind.PAIRS, searched, min(said.values()), said), longer), theirs)

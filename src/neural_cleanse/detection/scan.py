@@ -67,8 +67,8 @@ def scan(
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
-    decision = compared.decision
-    kinds, choice_passes = replace(tests, patches=found, taken=decision.flagged, p_values=decision.p_values).run(), 0
+    decision, choice_passes = compared.decision, 0
+    kinds = tests.run(found, decision)
     if settings.pairs:
         across = scan_pairs(
             subject, decision, targets, prepared.settings, prepared.doubt, stages,

@@ -71,6 +71,21 @@ class Student:
         """The exact 95 % interval of that share."""
         return clopper_pearson(self.hits, self.trials)
 
+    @property
+    def agrees_on(self) -> str:
+        """The share with its interval, in words."""
+        low, high = self.interval
+        return f"{self.agreement:.1%} ({low:.1%} to {high:.1%})"
+
+    def lacking(self, plan: StudentPlan) -> str | None:
+        """Why the suspect is not compared with it; None where it agrees often enough."""
+        if self.agreement >= plan.least_agreement:
+            return None
+        return (
+            f"a student network answers as the model does on only {self.agrees_on} of the images: it takes "
+            f"{plan.least_agreement:.0%} to be compared with"
+        )
+
 
 def make_student(
     suspect: Classifier,

@@ -11,7 +11,7 @@ from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
 from neural_cleanse.detection.students import Asked, as_baseline, ask
-from neural_cleanse.detection.teaching import MOST_STUDENTS, Teaching
+from neural_cleanse.detection.teaching import MOST_STUDENTS, NO_GOOD_STUDENT, Teaching, why_none
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
@@ -23,10 +23,6 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
 LARGE = 0.75  # of the median label: planted triggers had at most .59
-NO_STUDENT = "no student network could be made of this model, to compare it with"
-NO_TIME = "the budget was spent before a student network could be compared with"
-NO_OTHER = "no other student network could be made of this model"
-NO_TIME_FOR_ANOTHER = "the budget was spent before another student network could be compared with"
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,8 @@ def compare(
     passes, forward = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if heard.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        return Compared(unconfirmed(decision, prepared), (heard.lacking or NO_STUDENT,), passes, forward, record)
+        lacking = () if heard.lacking is None else (heard.lacking,)
+        return Compared(unconfirmed(decision, prepared), lacking, passes, forward, record)
     baseline = as_baseline(students)
     record = students[0].record | {
         "decides": True,
@@ -84,12 +81,13 @@ def compare(
         "own_p_value": decision.p_value,
     }
     tried, tried_on = _tried(students[0], found, heard.over)
-    several = f"{len(students)} students: networks" if len(students) > 1 else "a student: a network"
-    agrees = "the first agrees" if len(students) > 1 else "agrees"
+    several, which = ("a student network", "it")
+    if len(students) > 1:
+        several, which = f"{len(students)} student networks", "the first"
     notes = (
-        f"the sizes alone left doubt ({p_is(decision.p_value)}), so they were compared with those of "
-        f"{several} of the same architecture that learnt the model's answers on clean images and {agrees} with it on "
-        f"{students[0].agreement} of others",
+        f"the sizes alone left doubt ({p_is(decision.p_value)}), so they were compared with those of {several} (the "
+        f"same architecture, taught the model's answers on clean images); {which} answers as the model does on "
+        f"{students[0].student.agrees_on} of other images",
         *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
         *tried,
     )
@@ -119,7 +117,7 @@ def _hear(
     teaching.announce(stages.work, range(MOST_STUDENTS))
     for number in range(MOST_STUDENTS):
         one = _ask(prepared, teaching, stages, number)
-        lacking = _why_none(stages, number) if one is None else one.lacking(len(found))
+        lacking = why_none(number, truncated=stages.tracker.truncated) if one is None else one.lacking(len(found))
         asked += [] if one is None else [one]
         if one is None or lacking is not None:
             break
@@ -141,12 +139,6 @@ def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int
         return None
 
 
-def _why_none(stages: Stages, number: int) -> str:
-    if stages.tracker.truncated:
-        return NO_TIME_FOR_ANOTHER if number else NO_TIME
-    return NO_OTHER if number else NO_STUDENT
-
-
 def _is_clear(over: Decision, own: Decision, prepared: PreparedScan) -> bool:
     """Whether more students would be for nothing: each flagged label's p-value, or the model's, is far from alpha.
 
@@ -162,7 +154,7 @@ def _is_clear(over: Decision, own: Decision, prepared: PreparedScan) -> bool:
 
 def no_time(prepared: PreparedScan, decision: Decision) -> Compared:
     """What is said where a budget left no time for a student."""
-    return Compared(unconfirmed(decision, prepared), (NO_TIME,))
+    return Compared(unconfirmed(decision, prepared), (why_none(0, truncated=True),))
 
 
 def unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
@@ -173,10 +165,7 @@ def unconfirmed(decision: Decision, prepared: PreparedScan) -> Decision:
     clearly = (decision.p_value or 0.0) <= prepared.settings.alpha * CLEARLY
     if decision.verdict is not Verdict.INFECTED or clearly or prepared.num_labels > MANY_LABELS:
         return decision
-    reason = (
-        f"{decision.reason}; but so small a trigger can belong to the classes, and there is no good student network to "
-        "tell"
-    )
+    reason = f"{decision.reason}; but so small a trigger can belong to the classes, and {NO_GOOD_STUDENT}"
     return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=reason, flagged_pairs=())
 
 

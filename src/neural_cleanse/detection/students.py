@@ -42,23 +42,14 @@ class Asked:
         return sum(one.forward_passes for one in self.found.values())
 
     @property
-    def agreement(self) -> str:
-        """In words."""
-        low, high = self.student.interval
-        return f"{self.student.agreement:.1%} ({low:.1%} to {high:.1%})"
-
-    @property
     def speaks_alone(self) -> bool:
         """Whether it agrees often enough to decide without others."""
         return self.student.agreement >= self.plan.alone
 
     def lacking(self, num_labels: int) -> str | None:
         """Why it decides nothing; None for a good one."""
-        if self.student.agreement < self.plan.least_agreement:
-            return (
-                f"a student network answers as the model does on only {self.agreement} of the images: it takes "
-                f"{self.plan.least_agreement:.0%} to be compared with"
-            )
+        if (poor := self.student.lacking(self.plan)) is not None:
+            return poor
         searched = sum(one.outcome is not Outcome.NOT_SEARCHED for one in self.found.values())
         if searched < num_labels:
             return (
@@ -85,7 +76,7 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int)
     student, plan = teaching.student(stages, number), teaching.plan
     if student is None:
         return None
-    if student.agreement < plan.least_agreement:
+    if student.lacking(plan) is not None:
         return Asked(student, prepared.images, {}, plan)
     images = prepared.images
     theirs, seen = teaching.images_of(student.classifier), for_margin(images.images)

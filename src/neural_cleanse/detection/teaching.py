@@ -21,6 +21,7 @@ from neural_cleanse.metrics import predict_checked
 LESSON, SEARCHED = "training {}", "patches of {}"
 MOST_LABELS = 100  # beyond, students are hardly ever asked and none is planned
 MOST_STUDENTS = 3
+NO_GOOD_STUDENT = "there is no good student network to compare it with"
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -40,6 +41,13 @@ def name_of(number: int) -> str:
 def called(number: int) -> str:
     """A student in words."""
     return "a student network" if number == 0 else f"student network {number + 1}"
+
+
+def why_none(number: int, *, truncated: bool) -> str:
+    """Why there is no student of that number; `truncated`: a budget ended before it."""
+    if truncated:
+        return f"the budget was spent before {'another' if number else 'a'} student network could be compared with"
+    return f"no {'other ' if number else ''}student network could be made of this model to compare it with"
 
 
 @dataclass

@@ -27,7 +27,6 @@ from neural_cleanse.errors import RIGHTS, DataError, OutputError
 from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
-from neural_cleanse.pixel_values import are_pixels
 from neural_cleanse.text import by
 
 GUARD_VERSION = 2
@@ -83,7 +82,7 @@ class Guard:
     """A classifier with an input filter.
 
     `false_positive_rate` is the share of the clean images with a guarded label that it was asked to reject.
-    `normalised_images` says that it was fitted with floats that were normalised: floats in `check` are then taken so.
+    `normalised_images` says that it was fitted with floats that were normalised, as those of its user then are.
     """
 
     classifier: Classifier
@@ -104,30 +103,14 @@ class Guard:
                 score[rows[mine]] = detector.score(tuple(values[mine] for values in views))
         return Checked(logits, score, score <= 0)
 
-    def check(self, images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]) -> Checked:
-        """The same for images of any number, uint8 or floats, batch by batch, on the CPU afterwards.
+    def check(self, images: UInt8[Tensor, "n c h w"]) -> Checked:
+        """The same for images of any number, batch by batch, on the CPU afterwards.
 
-        Raises DataError on images of another shape, and where floats are no pixels, normalised or not.
+        Raises DataError on images of another shape.
         """
         expect_shape(tuple(images.shape[1:]), self.classifier.input_shape)
-        images = self._pixels(images) if images.is_floating_point() else images
         parts = [self(pixels(part)) for part in images.to(self.classifier.device).split(FORWARD_BATCH)]
         return Checked(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in Checked.__annotations__))
-
-    def _pixels(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Floats as pixels in [0, 1]: normalised ones first where the guard was fitted with such."""
-        undone = self.classifier.normalize.undone(images)
-        if self.normalised_images and are_pixels(undone):
-            return undone.clamp(0, 1)
-        if are_pixels(images, outside=0):
-            return images
-        if are_pixels(undone):
-            return undone.clamp(0, 1)
-        raise DataError(
-            f"The images have values from {images.min():.3g} to {images.max():.3g}: neither in [0, 1] nor normalised "
-            f"as the model takes them, {self.classifier.normalize}.",
-            cure="Give uint8 images, or floats in the form that the guard was fitted with.",
-        )
 
     def save(self, directory: Path, about: Mapping[str, Any]) -> None:
         """Write guard.json and guard.safetensors into `directory`; `about` are plain values that go along."""

@@ -57,10 +57,15 @@ def nothing_to_repair(labels: Chosen, result: ScanResult, found: Sequence[Backdo
 
 
 def _options(result: ScanResult) -> str:
-    """What names the label that looks most suspicious, or all."""
-    rows = [row for row in result.label_rows if row.p_value is not None and row.pair in result.triggers]
-    first = min(rows, key=lambda row: row.p_value or 0.0, default=None)
-    return "--labels all" if first is None else f"--labels {first.target}, or --labels all"
+    """What names the label that looks most suspicious by the tests that were left open, else by its size; or all."""
+    left_open = [test for test in result.tests if test.verdict is Verdict.INCONCLUSIVE]
+    by_test = [row for test in left_open for row in test.rows or result.label_rows]  # sizes of patches are the labels'
+    for rows in (by_test, result.label_rows):
+        known = [row for row in rows if row.source is None and row.pair in result.triggers]
+        ranked = [(row.p_value, row.target) for row in known if row.p_value is not None]
+        if ranked:
+            return f"--labels {min(ranked)[1]}, or --labels all"
+    return "--labels all"
 
 
 def few_images(deciding: int) -> list[str]:
