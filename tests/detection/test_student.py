@@ -193,7 +193,7 @@ def test_students_that_leave_doubt_are_averaged(
     assert [record["students"] for record in records] == [3, 1]
     assert records[0]["sizes"] != records[1]["sizes"] and several.flagged == (3,)
     assert several.image_passes - one.image_passes > 2 * SHORT.passes
-    assert any("compared with those of 3 students" in note for note in several.provenance.notes)
+    assert any("compared with those of 3 student networks" in note for note in several.provenance.notes)
 
 
 def test_students_that_agree_less_decide_only_together(

@@ -81,7 +81,7 @@ def compare(
         "own_p_value": decision.p_value,
     }
     tried, tried_on = _tried(students[0], found, heard.over)
-    several, which = ("a student network", "it")
+    several, which = "a student network", "it"
     if len(students) > 1:
         several, which = f"{len(students)} student networks", "the first"
     notes = (
