@@ -54,6 +54,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
 
 
+def stand(things: Sequence[object]) -> str:
+    """The verb after their names."""
+    return "stands" if len(things) == 1 else "stand"
+
+
+def the_labels(labels: Sequence[int]) -> str:
+    """The labels by number: "label 3", "labels 3, 5"."""
+    return f"label{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels))}"
+
+
 def by(sizes: Iterable[int]) -> str:
     """The sizes of a shape: "3x32x32"."""
     return "x".join(map(str, sizes))

@@ -22,7 +22,7 @@ from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
 from neural_cleanse.detection.teaching import NO_GOOD_STUDENT
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Verdict
-from neural_cleanse.text import p_is
+from neural_cleanse.text import p_is, stand
 
 MOST_LABELS = 100  # above which shifts are not searched
 MIN_SIZED = 0.8  # share of labels that a shift must work for
@@ -76,7 +76,7 @@ class FeatureTest:
             return KindFound(test)
         theirs = Theirs() if alone else self.search.over_student(searched, small, 0)
         ratios, test = theirs.ratios, charged(test, theirs)
-        stands_out = f"{named(small, sizes, Kind.FEATURE)} stands out ({p_is(test.p_value)})"
+        stands_out = f"{named(small, sizes, Kind.FEATURE)} {stand(small)} out ({p_is(test.p_value)})"
         if ratios is None and not alone:
             why = f"{stands_out}, but {NO_GOOD_STUDENT}"
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=why))

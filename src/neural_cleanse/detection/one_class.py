@@ -28,7 +28,7 @@ from neural_cleanse.detection.teaching import MOST_STUDENTS, NO_GOOD_STUDENT
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, LabelPair, Verdict
-from neural_cleanse.text import p_is
+from neural_cleanse.text import p_is, stand
 
 # Steps and images a step of all pairs, and of those that stand out, in the suspect and in its students. For as many
 # image passes, more steps with fewer images tell far more.
@@ -183,7 +183,7 @@ def _left_open(test: KindTest, searched: Searched, pairs: Sequence[LabelPair], w
     if not pairs:
         return test
     which = named(pairs, dict(searched.ended_at), Kind.PAIRS)
-    reason = f"{which} stands out ({p_is(test.p_value)}), {why}"
+    reason = f"{which} {stand(pairs)} out ({p_is(test.p_value)}), {why}"
     return replace(test, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
@@ -195,5 +195,5 @@ def _natural(
         return test
     which = named(pairs, dict(searched.ended_at), Kind.PAIRS)
     if any(pair in ratios for pair in pairs):
-        return replace(test, reason=f"{which} belongs to the classes: it is as small in a student")
+        return replace(test, reason=f"a student has {which} as small: this belongs to the classes")
     return replace(test, reason=f"{which} is no trigger: with more steps and images none works")

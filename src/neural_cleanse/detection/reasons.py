@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, OutlierTest
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
-from neural_cleanse.text import p_is
+from neural_cleanse.text import p_is, stand
 
 # Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
 # every clean network measured, and a model made to mislead the search would hide its label there.
@@ -36,7 +36,7 @@ def found_something(
     large = max(size for _, size in small) > SCREEN_SIZE * statistics.median(sizes)
     if screen_level is not None and (least_clear > screen_level or large or test.tail_holds is not None):
         return Verdict.INCONCLUSIVE, (
-            f"{which} stands out after screening ({p_is(least_clear)}), but screening flags a label only at "
+            f"{which} {stand(small)} out after screening ({p_is(least_clear)}), but screening flags a label only at "
             f"p <= {screen_level:g}, at most {SCREEN_SIZE:.0%} of the median size, and at most {MANY_LABELS} labels; "
             "the budget ended before the full search"
         )

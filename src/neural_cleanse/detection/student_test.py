@@ -16,7 +16,7 @@ from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
-from neural_cleanse.text import p_is
+from neural_cleanse.text import p_is, stand, the_labels
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
@@ -176,15 +176,15 @@ def _settled(own: Decision, over: Decision, prepared: PreparedScan) -> Decision:
         return replace(over, reason=f"{over.reason}; relative to a student network")
     if own.verdict is not Verdict.INFECTED or over.verdict is not Verdict.CLEAN:
         return over
-    which = ", ".join(map(str, own.flagged))
+    which = the_labels(own.flagged)
     clear_p = over_share(SCREEN_CLEAR_P, prepared.share)
     if over_p < clear_p or own_p <= prepared.settings.alpha * CLEARLY:
         reason = (
-            f"label {which} stands out among the labels ({p_is(own_p)}), but not clearly relative to a student "
+            f"{which} {stand(own.flagged)} out among the labels ({p_is(own_p)}), but not clearly relative to a student "
             f"network ({p_is(over_p)}): its small trigger may belong to the classes"
         )
         return replace(over, verdict=Verdict.INCONCLUSIVE, reason=reason)
-    natural = f"the small trigger of label {which} belongs to the classes: a student network has one as small"
+    natural = f"the small size of {which} belongs to the classes: a student network has it too"
     return replace(over, reason=f"{over.reason}; {natural} ({p_is(over_p)} relative to it)")
 
 
@@ -201,8 +201,8 @@ def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
         return over
     p_values = {**over.p_values, **dict.fromkeys(large, 1.0)}
     kept = tuple(pair for pair in over.flagged_pairs if pair not in large)
-    named = ", ".join(str(pair.target) for pair in large)
-    why = f"label {named} takes less than in a student network, but as much as other labels of this model"
+    which = the_labels([pair.target for pair in large])
+    why = f"less is enough for {which} than in a student network, but it is as much as other labels take here"
     return replace(
         over,
         verdict=Verdict.INFECTED if kept else Verdict.CLEAN,

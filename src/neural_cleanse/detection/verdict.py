@@ -36,6 +36,7 @@ from neural_cleanse.detection.statistics.outlier import (
     outlier_test,
 )
 from neural_cleanse.results.records import SCREENED_OUTCOMES, LabelPair, Outcome, PaperRule, Recovered, Verdict
+from neural_cleanse.text import stand
 
 MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no reference at all
 
@@ -181,7 +182,7 @@ def _flagged(
 ) -> tuple[Verdict, str]:
     """Labels were flagged; `open_still` is why screening decides nothing."""
     if open_still is not None:
-        return Verdict.INCONCLUSIVE, f"{named(small)} stands out after screening, but {open_still}"
+        return Verdict.INCONCLUSIVE, f"{named(small)} {stand(small)} out after screening, but {open_still}"
     return found_something(small, among, test, screen_level)
 
 
