@@ -104,6 +104,7 @@ def test_a_map_that_a_student_has_too_belongs_to_the_classes(
     result = scan(planted, digits, ScanSettings(), checkpoint=Checkpoint(kept / "planted"))
     test = of_kind(result, Kind.ALL_TO_ALL)
     assert test.verdict is Verdict.CLEAN and test.flagged == () and "a student network has one too" in test.reason
+    assert test.p_value == 1.0, "what is the classes' is no evidence against the model"
 
 
 @pytest.mark.usefixtures("found")

@@ -1,5 +1,6 @@
 """Largest margins: reached by ascent, compared with students, and what a label flagged by them comes to in a scan."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import heavy_tailed
 from left_out import left_out
 from torch import Tensor, nn
 
@@ -182,6 +184,15 @@ def test_a_label_that_is_none_of_the_surest_is_not_flagged(monkeypatch: pytest.M
     assert test.verdict is Verdict.CLEAN and [row.p_value for row in test.rows] == [1.0] * 10
 
 
+def test_a_label_no_further_off_than_the_others_from_each_other_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many labels whose margins over the students' are heavy-tailed: clean would say less than its own p-value."""
+    own = [20.0 * math.exp(-0.2 * value) for value in heavy_tailed(60)]
+    theirs = [[20.0 + 0.1 * number + 0.01 * label for label in range(60)] for number in range(3)]
+    test, _ = made(monkeypatch, own, labels=60, theirs=theirs)
+    assert test.verdict is Verdict.INCONCLUSIVE and "heavy-tailed" in test.reason and test.flagged == ()
+    assert test.p_value is not None and test.p_value <= ScanSettings().alpha
+
+
 @pytest.mark.parametrize("settings", [{"student": False}, {"labels": 3}, {"labels": 101}, {"needed": False}])
 def test_where_it_cannot_be_made_it_says_so(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     test, students = made(monkeypatch, PLANTED, **settings)
@@ -247,6 +258,14 @@ def combined(found: list[Recovered], margin_p: float, verdict: Verdict | None = 
     decision = decide(found, 0.01, 784, None)
     margins = KindTest(Kind.MARGIN, 0.15, verdict, "said", margin_p)
     return combine_kinds(decision, [KindFound(margins)], None)
+
+
+def test_every_test_that_is_open_is_named() -> None:
+    """Which labels are open says what a repair may be told to remove."""
+    found = combined(sized(SPREAD), 1e-5, Verdict.INCONCLUSIVE)
+    alone = decide(sized(SPREAD), 0.01, 784, None)
+    assert alone.verdict is found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason.startswith(f"{alone.reason}; said. Looked for")
 
 
 def test_margins_as_in_students_speak_where_sizes_differ_too_much() -> None:

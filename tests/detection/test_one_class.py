@@ -51,7 +51,7 @@ class Told(KindSearch):
 
 def judged(clean: Classifier, digits: ImageSet, p_value: float, told: Told) -> KindFound:
     searched = Searched((recovered(PAIR, 10.4),), Subject(clean, ScanImages.of(clean, digits, 0)), Inversion())
-    return OneClass(told)._judged(searched, p_value, {PAIR: p_value}, [PAIR])
+    return OneClass(told)._judged(searched, {PAIR: p_value}, [PAIR])
 
 
 def told(*ratios: float | None, size: float | None = 8.0, truncated: bool = False) -> Told:

@@ -187,7 +187,8 @@ class AllToAll:
         if isinstance(theirs, Ended):
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{said}; but {theirs.reason}"))
         if theirs.stands_out:
-            return KindFound(replace(test, reason=f"{said} belongs to the classes: a student network has one too"))
+            reason = f"{said} belongs to the classes: a student network has one too"
+            return KindFound(replace(test, p_value=1.0, reason=reason))
         rows = searched.rows
         pairs = tuple(one.pair for one in rows)
         test = replace(

@@ -51,8 +51,10 @@ def combine_kinds(
     if not unclear and decision.but_for_limit and sizes_clear and margins is not None and _clears(margins):
         reason = f"{decision.reason}; but no label stands out by its largest margin ({p_is(margins.p_value)})"
         return replace(decision, verdict=Verdict.CLEAN, reason=f"{reason}. {said}")
-    if unclear and decision.verdict is Verdict.CLEAN:
-        return replace(decision, verdict=Verdict.INCONCLUSIVE, reason=f"{'; '.join(unclear)}. {said}")
+    if unclear:
+        reasons = unclear if decision.verdict is Verdict.CLEAN else [decision.reason, *unclear]
+        verdict = decision.verdict if decision.verdict is Verdict.INFECTED else Verdict.INCONCLUSIVE
+        return replace(decision, verdict=verdict, reason=f"{'; '.join(reasons)}. {said}")
     return replace(decision, reason=f"{decision.reason}. {said}")
 
 

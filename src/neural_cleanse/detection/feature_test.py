@@ -16,6 +16,7 @@ from neural_cleanse.detection.kinds_found import (
     record_of,
     share_of_student,
 )
+from neural_cleanse.detection.reasons import heavy_tailed
 from neural_cleanse.detection.shares import SHARES
 from neural_cleanse.detection.stages import Subject
 from neural_cleanse.detection.statistics.outlier import FEATURES, outlier_test
@@ -57,7 +58,11 @@ class FeatureTest:
         sizes = [size for _, size in sized]
         test = outlier_test(sizes, prepared.settings.alpha * SHARES[Kind.FEATURE], FEATURES)
         p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True)}
-        small = [sized[index][0] for index in test.flagged] if test.tail_holds is not False else []
+        small = [sized[index][0] for index in test.flagged]
+        if test.tail_holds is False:
+            made = record_of(Kind.FEATURE, searched, test.p_value, p_values)
+            reason = heavy_tailed(named(small, dict(sized), Kind.FEATURE), made.p_value, test.tail_p_value)
+            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=reason))
         least = min((dict(sized)[pair] for pair in small), default=0.0) / statistics.median(sizes)
         return self._judged(searched, test.p_value, p_values, small, alone=least <= ALONE)
 

@@ -14,6 +14,7 @@ from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
 from neural_cleanse.detection.margins import PASSES_PER_LABEL, STARTS, largest_margins
 from neural_cleanse.detection.prepare import PreparedScan
+from neural_cleanse.detection.reasons import heavy_tailed
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.margins import margin_test
@@ -157,10 +158,14 @@ class MarginTest:
         made = self._tested(
             own, [over_share(p, share) if index in large else 1.0 for index, p in enumerate(test.p_values)]
         )
-        far = [index for index in test.flagged if index in large] if test.tail_holds is not False else []
+        far = [index for index in test.flagged if index in large]
         if not far or len(theirs) < LEAST_STUDENTS:
             return KindFound(made)
-        reason = f"margins that inputs reach: {self._named(own, theirs, far)}, {p_is(made.p_value)}"
+        which = f"margins that inputs reach: {self._named(own, theirs, far)}"
+        if test.tail_holds is False:
+            reason = heavy_tailed(which, made.p_value, test.tail_p_value)
+            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=reason))
+        reason = f"{which}, {p_is(made.p_value)}"
         with_patch = {one.pair for one in self.patches if one.shown.trigger is not None}
         flagged = tuple(pairs[index] for index in far if pairs[index] in self.small and pairs[index] in with_patch)
         if not flagged:

@@ -69,7 +69,8 @@ class OneClass:
         test = pair_outlier_test(*ends, [size for _, size in sized], STANDS_OUT, candidates=len(candidates))
         p_values = {pair: p for (pair, _), p in zip(sized, test.p_values, strict=True) if p is not None}
         small = [pair for index in test.flagged if (pair := sized[index][0]) not in explained]
-        return self._judged(searched, test.p_value, p_values, small[:MOST_COMPARED])
+        p_values |= {pair: 1.0 for pair in p_values if pair in explained}
+        return self._judged(searched, p_values, small[:MOST_COMPARED])
 
     @property
     def _few(self) -> Inversion:
@@ -102,11 +103,9 @@ class OneClass:
             return f"{len(candidates):,} pairs of labels take too long"
         return candidates
 
-    def _judged(
-        self, searched: Searched, p_value: float, p_values: Mapping[LabelPair, float], small: Sequence[LabelPair]
-    ) -> KindFound:
+    def _judged(self, searched: Searched, p_values: Mapping[LabelPair, float], small: Sequence[LabelPair]) -> KindFound:
         """The test's record, once the pairs that stand out have been compared with students."""
-        test = record_of(Kind.PAIRS, searched, p_value, p_values)
+        test = record_of(Kind.PAIRS, searched, min(p_values.values(), default=1.0), p_values)
         if not small:
             return KindFound(test)
         longer = self._longer(searched, small)
@@ -133,12 +132,13 @@ class OneClass:
         ratios = theirs.ratios
         known = {pair: pair_p(p_values[pair], ratios[pair]) if pair in ratios else 1.0 for pair in small}
         planted = [pair for pair in ratios if ratios[pair] <= PLANTED and known[pair] <= alpha * share]
-        between = [pair for pair in clear if PLANTED < ratios.get(pair, 1.0) < NATURAL]
+        unlikely = [pair for pair in small if pair in clear or known[pair] <= alpha * share]
+        between = [pair for pair in unlikely if PLANTED < ratios.get(pair, 1.0) < NATURAL]
         if between and not planted:
             part = share_of_student([ratios[pair] for pair in between])
             why = f"but takes {part} of its size in student networks, and is flagged only up to {PLANTED:.0%}"
             return KindFound(_left_open(test, searched, between, why))
-        said = {**p_values, **known}
+        said = {**p_values, **{pair: 1.0 if ratios.get(pair, 1.0) >= NATURAL else p for pair, p in known.items()}}
         test = charged(charged(record_of(Kind.PAIRS, searched, min(said.values()), said), longer), theirs)
         if not planted:
             return KindFound(_natural(test, searched, clear, ratios))

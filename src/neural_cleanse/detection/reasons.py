@@ -28,10 +28,7 @@ def found_something(
     which = named(small)
     reached = "; ".join(f"label {label} is reached by a {size:.1f}-pixel trigger" for label, size in small)
     if test.tail_holds is False:
-        return Verdict.INCONCLUSIVE, (
-            f"{which} would be flagged if log sizes were normal ({p_is(test.p_value)}), but the sizes of the "
-            f"other labels are heavy-tailed; under a heavy-tailed null {p_is(test.tail_p_value)}"
-        )
+        return Verdict.INCONCLUSIVE, heavy_tailed(which, test.p_value, test.tail_p_value)
     least_clear = max(test.p_values[index] for index in test.flagged)
     large = max(size for _, size in small) > SCREEN_SIZE * statistics.median(sizes)
     if screen_level is not None and (least_clear > screen_level or large or test.tail_holds is not None):
@@ -43,6 +40,14 @@ def found_something(
     where = "" if screen_level is None else ", sizes after screening, the same steps for all labels"
     return Verdict.INFECTED, (
         f"{reached}; the median over all labels is {statistics.median(sizes):.1f} px ({p_is(test.p_value)}{where})"
+    )
+
+
+def heavy_tailed(which: str, p_value: float | None, tail_p_value: float | None) -> str:
+    """What was flagged is no further from the others than these are from each other."""
+    return (
+        f"{which} would be flagged if the logarithms were normal ({p_is(p_value)}), but those of the other labels are "
+        f"heavy-tailed; under a heavy-tailed null {p_is(tail_p_value)}"
     )
 
 
