@@ -21,7 +21,7 @@ from neural_cleanse.detection import teaching
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.feature_test import FeatureTest
 from neural_cleanse.detection.kind_search import KindSearch
-from neural_cleanse.detection.kinds_found import Ended, Searched
+from neural_cleanse.detection.kinds_found import Searched, Unfinished
 from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -155,7 +155,7 @@ class Sized(KindSearch):
 
     def run(
         self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
-    ) -> Searched | Ended:
+    ) -> Searched | Unfinished:
         found = [
             replace(Recovered.skipped(pair, Outcome.CONVERGED), size=size)
             for pair, size in zip(pairs, self.sizes, strict=True)

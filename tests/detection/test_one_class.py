@@ -11,7 +11,7 @@ import pytest
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.kind_search import KindSearch
-from neural_cleanse.detection.kinds_found import Ended, KindFound, Searched, Theirs
+from neural_cleanse.detection.kinds_found import KindFound, Searched, StudentRatios, Unfinished
 from neural_cleanse.detection.one_class import FEW_STEPS, MORE_STEPS, OneClass
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Subject
@@ -40,13 +40,13 @@ class Told(KindSearch):
 
     def run(
         self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
-    ) -> Searched | Ended:
+    ) -> Searched | Unfinished:
         self.steps.append(inversion.steps)
         return Searched(tuple(recovered(pair, self.size) for pair in pairs), subject, inversion)
 
-    def over_student(self, searched: Searched, pairs: Sequence[LabelPair], number: int) -> Theirs:
+    def over_student(self, searched: Searched, pairs: Sequence[LabelPair], number: int) -> StudentRatios:
         self.asked.append(number)
-        return Theirs(self.ratios[number], 100, 5)
+        return StudentRatios(self.ratios[number], 100, 5)
 
 
 def judged(clean: Classifier, digits: ImageSet, p_value: float, told: Told) -> KindFound:
@@ -132,8 +132,8 @@ class CutOff(Told):
 
     def run(
         self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
-    ) -> Searched | Ended:
-        return Ended(7, 3, "the budget was spent after 0 of 1 pairs")
+    ) -> Searched | Unfinished:
+        return Unfinished(7, 3, "the budget was spent after 0 of 1 pairs")
 
 
 def test_a_budget_that_ends_the_longer_search_is_said_and_counted(clean: Classifier, digits: ImageSet) -> None:
@@ -152,7 +152,7 @@ class Early(Told):
 
     def run(
         self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
-    ) -> Searched | Ended:
+    ) -> Searched | Unfinished:
         if len(pairs) == 1:
             return super().run(inversion, pairs, subject, said)
         self.steps.append(inversion.steps)

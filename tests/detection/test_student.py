@@ -19,7 +19,7 @@ from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.student import Student, StudentPlan, make_student
-from neural_cleanse.detection.students import Asked, ask
+from neural_cleanse.detection.students import StudentScan, ask
 from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.checkpoint import Checkpoint
@@ -200,9 +200,9 @@ def test_students_that_agree_less_decide_only_together(
     confirmed: Confirmed, infected: Classifier, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     in_doubt(monkeypatch, replace(SHORT, least_agreement=0.5, alone=1.0), clear=True)
-    made = list[Asked]()
+    made = list[StudentScan]()
 
-    def first_again(*given: Any) -> Asked | None:
+    def first_again(*given: Any) -> StudentScan | None:
         made.extend([] if made else [one] if (one := ask(*given)) else [])
         return made[0]
 
@@ -220,7 +220,7 @@ def test_fewer_students_than_wanted_are_said(
 ) -> None:
     in_doubt(monkeypatch, clear=False)
 
-    def late(*given: Any) -> Asked | None:
+    def late(*given: Any) -> StudentScan | None:
         if given[-1]:
             raise OutOfTime
         return ask(*given)
@@ -236,7 +236,7 @@ def test_fewer_students_than_wanted_are_said(
 
 def test_a_student_whose_labels_the_budget_cut_off_says_so(confirmed: Confirmed) -> None:
     student = Student(None, 99, 100)  # type: ignore[arg-type]
-    begun = Asked(student, None, {LabelPair(0): Recovered.skipped(LabelPair(0), Outcome.NOT_SEARCHED)}, SHORT)  # type: ignore[arg-type]
+    begun = StudentScan(student, None, {LabelPair(0): Recovered.skipped(LabelPair(0), Outcome.NOT_SEARCHED)}, SHORT)  # type: ignore[arg-type]
     assert "the budget was spent after 0 of 10 labels" in (begun.lacking(10) or "")
     assert "the budget was spent after 0 of 10 labels" in (replace(begun, found={}).lacking(10) or "")
 

@@ -11,7 +11,7 @@ import torch
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion
-from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
+from neural_cleanse.detection.kinds_found import KindFound, Unfinished, charged, not_made
 from neural_cleanse.detection.pairs import pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.shares import SHARES, over_share
@@ -118,11 +118,11 @@ class AllToAll:
         if self.stages.batch_limit.images < search.inversion.batch_size:
             return self._left_out(kind, "memory does not hold enough images at once")
         searched = self._searched(kind, subject, search, classes)
-        if isinstance(searched, Ended):
+        if isinstance(searched, Unfinished):
             return self._left_out(kind, searched.reason, searched)
         return self._judged(kind, searched, search)
 
-    def _left_out(self, kind: Kind, why: str, ended: Ended | None = None) -> KindFound:
+    def _left_out(self, kind: Kind, why: str, ended: Unfinished | None = None) -> KindFound:
         if ended is None:
             self.stages.work.plan(PARTS[kind], 0)
         return not_made(kind, why, ended)
@@ -135,11 +135,11 @@ class AllToAll:
 
     def _searched(
         self, kind: Kind, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""
-    ) -> _Searched | Ended:
+    ) -> _Searched | Unfinished:
         """The maps found, and, where one of them might be planted, random ones."""
         tracker, seed = self.stages.tracker, self.prepared.settings.seed
         if self.stages.spent():
-            return Ended()
+            return Unfinished()
         one = search.passes * subject.weight
         report = self.stages.report(PARTS[kind] + whose, round(LEARNT * one), LEARNT, "maps")
         meter, images = self.stages.meter(subject, report), MappedImages.among(subject.images, classes)
@@ -152,13 +152,13 @@ class AllToAll:
                 random = self._random(search, subject, images, found[0], meter)
         except OutOfTime:
             tracker.truncated = True
-            return Ended(round(report.done))
+            return Unfinished(round(report.done))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            return Ended(round(report.done), reason="memory ran out")
+            return Unfinished(round(report.done), reason="memory ran out")
         if tracker.truncated:
-            return Ended(round(report.done), reason="the budget was spent before it was over")
+            return Unfinished(round(report.done), reason="the budget was spent before it was over")
         taken = (len(found) + len(random)) * search.passes
         return _Searched(found, random, tuple(classes), subject, taken)
 
@@ -184,7 +184,7 @@ class AllToAll:
             return KindFound(test)
         theirs = self._in_a_student(kind, search, searched.classes)
         test, said = charged(test, theirs), f"{self._named(kind, searched)} ({p_is(p_value)})"
-        if isinstance(theirs, Ended):
+        if isinstance(theirs, Unfinished):
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{said}; but {theirs.reason}"))
         if theirs.stands_out:
             reason = f"{said} belongs to the classes: a student network has one too"
@@ -202,19 +202,19 @@ class AllToAll:
         )
         return KindFound(test, rows, searched.subject)
 
-    def _in_a_student(self, kind: Kind, search: MapSearch, classes: Sequence[int]) -> _Searched | Ended:
+    def _in_a_student(self, kind: Kind, search: MapSearch, classes: Sequence[int]) -> _Searched | Unfinished:
         """What the same search finds in a student, or why none was made there."""
         student = self.teaching.good_student(self.stages, least=LEAST_AGREEMENT)
         if student is None:
-            return Ended(reason=NO_GOOD_STUDENT)
+            return Unfinished(reason=NO_GOOD_STUDENT)
         part, behind_cut = f"{name_of(0)}-{kind.value}", kind is Kind.FEATURE_ALL_TO_ALL
         try:
             subject = self.teaching.subject(student, part, behind_cut=behind_cut)
         except OutOfTime:
             self.stages.tracker.truncated = True
-            return Ended(reason="the budget was spent before it was looked for in a student network")
+            return Unfinished(reason="the budget was spent before it was looked for in a student network")
         if isinstance(subject, str):
-            return Ended(reason=subject)
+            return Unfinished(reason=subject)
         return self._searched(kind, subject, search, classes, f" of {called(0)}")
 
     def _named(self, kind: Kind, searched: _Searched) -> str:

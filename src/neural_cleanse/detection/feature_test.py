@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from neural_cleanse.detection.feature_space import STEPS, FeatureSpace, feature_inversion
 from neural_cleanse.detection.kind_search import KindSearch
 from neural_cleanse.detection.kinds_found import (
-    Ended,
     KindFound,
     Searched,
-    Theirs,
+    StudentRatios,
+    Unfinished,
     charged,
     named,
     record_of,
@@ -50,7 +50,7 @@ class FeatureTest:
         prepared = self.search.prepared
         subject = Subject(space.classifier, space.images, Kind.FEATURE.value, space.share)
         searched = self.search.run(feature_inversion(prepared.inversion, space), prepared.pairs, subject)
-        if isinstance(searched, Ended):
+        if isinstance(searched, Unfinished):
             return self.search.not_made(searched.reason, searched)
         sized, count = searched.sized, len(searched.found)
         if len(sized) < MIN_SIZED * count:
@@ -79,7 +79,7 @@ class FeatureTest:
         sizes, test = dict(searched.sized), record_of(Kind.FEATURE, searched, p_value, p_values)
         if not small:
             return KindFound(test)
-        theirs = Theirs() if alone else self.search.over_student(searched, small, 0)
+        theirs = StudentRatios() if alone else self.search.over_student(searched, small, 0)
         ratios, test = theirs.ratios, charged(test, theirs)
         stands_out = f"{named(small, sizes, Kind.FEATURE)} {stand(small)} out ({p_is(test.p_value)})"
         if ratios is None and not alone:

@@ -15,7 +15,7 @@ from neural_cleanse.detection.all_to_all import AllToAll
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
 from neural_cleanse.detection.feature_test import EXPECTED_SHARE, MOST_LABELS, FeatureTest
 from neural_cleanse.detection.kind_search import PARTS, KindSearch
-from neural_cleanse.detection.kinds_found import Ended, KindFound, charged
+from neural_cleanse.detection.kinds_found import KindFound, Unfinished, charged
 from neural_cleanse.detection.margin_test import PART as MARGINS
 from neural_cleanse.detection.margin_test import SUPPORT_P, MarginTest
 from neural_cleanse.detection.one_class import OneClass
@@ -55,7 +55,7 @@ class KindTests:
         spent: list[int] = []
         space = self._space(spent.append)
         shifts, maps = self._features.run(space), self._maps.run(space)
-        shifts = replace(shifts, test=charged(shifts.test, Ended(forward_passes=sum(spent))))
+        shifts = replace(shifts, test=charged(shifts.test, Unfinished(forward_passes=sum(spent))))
         found: tuple[KindFound, ...] = (shifts, *maps)
         if not self.prepared.settings.pairs:  # else searched with all steps
             explained = frozenset(pair for one in maps for pair in one.test.mapped)
@@ -92,4 +92,4 @@ class KindTests:
             return feature_space(self.prepared.classifier, self.prepared.images, spent)
         except OutOfTime:
             self.stages.tracker.truncated = True
-            return Ended().reason
+            return Unfinished().reason

@@ -44,7 +44,7 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Unfinished:
     """A search that a spent budget ended, or did not let begin."""
 
     image_passes: int = 0
@@ -53,7 +53,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Theirs:
+class StudentRatios:
     """Sizes over those in a student, None where there is none to compare with; and what the student's search took."""
 
     ratios: Mapping[LabelPair, float] | None = None
@@ -84,15 +84,15 @@ def record_of(kind: Kind, searched: Searched, p_value: float, p_values: Mapping[
     )  # fmt: skip
 
 
-def not_made(kind: Kind, why: str, searched: Searched | Ended | None = None) -> KindFound:
+def not_made(kind: Kind, why: str, searched: Searched | Unfinished | None = None) -> KindFound:
     """The record of a test that could not be made, and what it took."""
     passes, forward = (0, 0) if searched is None else (searched.image_passes, searched.forward_passes)
     return KindFound(KindTest(kind, SHARES[kind], None, why, image_passes=passes, forward_passes=forward))
 
 
 @runtime_checkable
-class Taken(Protocol):
-    """What a search took, in passes of the whole network."""
+class Cost(Protocol):
+    """What something took, in passes of the whole network."""
 
     @property
     def image_passes(self) -> int: ...
@@ -101,7 +101,7 @@ class Taken(Protocol):
     def forward_passes(self) -> int: ...
 
 
-def charged(test: KindTest, more: Taken) -> KindTest:
+def charged(test: KindTest, more: Cost) -> KindTest:
     """The test with what more work for it took."""
     return replace(
         test, image_passes=test.image_passes + more.image_passes,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
-from neural_cleanse.detection.kinds_found import Ended, KindFound, charged, not_made
+from neural_cleanse.detection.kinds_found import KindFound, Unfinished, charged, not_made
 from neural_cleanse.detection.margins import PASSES_PER_LABEL, STARTS, largest_margins
 from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.reasons import heavy_tailed
@@ -31,7 +31,7 @@ LARGE = 1.25  # of the median label's margin: planted labels had 1.28 and more, 
 LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
 PART = "largest margins"
 OF_STUDENT = PART + " of {}"
-NO_TIME = Ended().reason
+NO_TIME = Unfinished().reason
 SUPPORT_P = 0.02  # of the other test by itself: a stranger's clean network has .05 for the one label that stands out
 ALONE = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
 
@@ -69,7 +69,7 @@ class MarginTest:
         except OutOfTime:
             self.stages.tracker.truncated = True
             found = not_made(Kind.MARGIN, NO_TIME)
-        return replace(found, test=charged(found.test, Ended(round(sum(self._spent)))))
+        return replace(found, test=charged(found.test, Unfinished(round(sum(self._spent)))))
 
     def _impossible(self) -> str | None:
         prepared = self.prepared

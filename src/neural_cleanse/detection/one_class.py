@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from neural_cleanse.detection.kind_search import KindSearch
 from neural_cleanse.detection.kinds_found import (
-    Ended,
     KindFound,
     Searched,
-    Theirs,
+    StudentRatios,
+    Unfinished,
     charged,
     named,
     record_of,
@@ -59,7 +59,7 @@ class OneClass:
         if isinstance(candidates, str):
             return self.search.not_made(candidates)
         searched = self.search.run(self._few, candidates, subject)
-        if isinstance(searched, Ended):
+        if isinstance(searched, Unfinished):
             return self.search.not_made(searched.reason, searched)
         lacking = len(candidates) - len(searched.sized)
         if len(candidates) - lacking < MIN_SIZED * len(candidates):
@@ -109,7 +109,7 @@ class OneClass:
         if not small:
             return KindFound(test)
         longer = self._longer(searched, small)
-        theirs, notes = (Theirs(), ()) if isinstance(longer, Ended) else self._over_students(longer)
+        theirs, notes = (StudentRatios(), ()) if isinstance(longer, Unfinished) else self._over_students(longer)
         test = charged(charged(test, longer), theirs)
         return replace(self._compared(test, searched, p_values, small, longer, theirs), notes=notes)
 
@@ -119,13 +119,13 @@ class OneClass:
         searched: Searched,
         p_values: Mapping[LabelPair, float],
         small: Sequence[LabelPair],
-        longer: Searched | Ended,
-        theirs: Theirs,
+        longer: Searched | Unfinished,
+        theirs: StudentRatios,
     ) -> KindFound:
         """What stands out, beside students."""
         share, alpha = SHARES[Kind.PAIRS], self.search.prepared.settings.alpha
         clear = [pair for pair in small if p_values[pair] <= alpha * share]  # without students too
-        if isinstance(longer, Ended):
+        if isinstance(longer, Unfinished):
             return KindFound(_left_open(test, searched, clear, f"but {longer.reason}"))
         if theirs.ratios is None:
             return KindFound(_left_open(test, searched, clear, f"but {NO_GOOD_STUDENT}"))
@@ -149,17 +149,17 @@ class OneClass:
         test = replace(test, verdict=Verdict.INFECTED, reason=reason, flagged=tuple(planted))
         return KindFound(test, tuple(one for one in longer.found if one.pair in planted), searched.subject)
 
-    def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Ended:
+    def _longer(self, searched: Searched, small: Sequence[LabelPair]) -> Searched | Unfinished:
         """The pairs that stand out, with more steps."""
         subject = replace(searched.subject, part=f"{Kind.PAIRS.value}-longer")
         return self.search.run(self._more, small, subject, " that stand out")
 
-    def _over_students(self, longer: Searched) -> tuple[Theirs, tuple[str, ...]]:
+    def _over_students(self, longer: Searched) -> tuple[StudentRatios, tuple[str, ...]]:
         """The largest of the ratios to the students decides; one is enough where it has as small ones.
 
         The notes say where some were wanted and not there.
         """
-        pairs, heard = [pair for pair, _ in longer.sized], list[Theirs]()
+        pairs, heard = [pair for pair, _ in longer.sized], list[StudentRatios]()
         for number in range(MOST_STUDENTS if pairs else 0):
             heard.append(self.search.over_student(longer, pairs, number))
             ratios = heard[-1].ratios
@@ -167,7 +167,7 @@ class OneClass:
                 break
         made = [one.ratios for one in heard if one.ratios is not None]
         alone = {pair: max(each[pair] for each in made) for pair in pairs} if made else None
-        theirs = Theirs(
+        theirs = StudentRatios(
             {} if not pairs else alone,
             sum(one.image_passes for one in heard),
             sum(one.forward_passes for one in heard),

@@ -10,7 +10,7 @@ from neural_cleanse.detection.prepare import PreparedScan
 from neural_cleanse.detection.shares import over_share
 from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.statistics.outlier import MANY_LABELS, SCREEN_CLEAR_P, SCREEN_SHARE
-from neural_cleanse.detection.students import Asked, as_baseline, ask
+from neural_cleanse.detection.students import StudentScan, as_baseline, ask
 from neural_cleanse.detection.teaching import MOST_STUDENTS, NO_GOOD_STUDENT, Teaching, why_none
 from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
@@ -65,12 +65,12 @@ def compare(
         return Compared(decision)
     if stages.tracker.truncated:
         return no_time(prepared, decision)
-    heard = _hear(prepared, found, decision, teaching, stages)
-    asked, students = heard.asked, heard.students
+    consulted = _consult(prepared, found, decision, teaching, stages)
+    asked, students = consulted.asked, consulted.students
     passes, forward = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
-    if heard.over is None:
+    if consulted.over is None:
         record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
-        lacking = () if heard.lacking is None else (heard.lacking,)
+        lacking = () if consulted.lacking is None else (consulted.lacking,)
         return Compared(unconfirmed(decision, prepared), lacking, passes, forward, record)
     baseline = as_baseline(students)
     record = students[0].record | {
@@ -80,7 +80,7 @@ def compare(
         "spread": baseline.prior.sd,
         "own_p_value": decision.p_value,
     }
-    tried, tried_on = _tried(students[0], found, heard.over)
+    tried, tried_on = _tried(students[0], found, consulted.over)
     several, which = "a student network", "it"
     if len(students) > 1:
         several, which = f"{len(students)} student networks", "the first"
@@ -88,31 +88,35 @@ def compare(
         f"the sizes alone left doubt ({p_is(decision.p_value)}), so they were compared with those of {several} (the "
         f"same architecture, taught the model's answers on clean images); {which} answers as the model does on "
         f"{students[0].student.agrees_on} of other images",
-        *([] if heard.lacking is None else [f"{heard.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]),
+        *(
+            []
+            if consulted.lacking is None
+            else [f"{consulted.lacking}; {len(students)} of up to {MOST_STUDENTS} decided"]
+        ),
         *tried,
     )
-    return Compared(heard.over, notes, passes, forward + tried_on, {"student_test": record})
+    return Compared(consulted.over, notes, passes, forward + tried_on, {"student_test": record})
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Consulted:
     """The students that were asked, the good ones among them, the decision by these, and what the last one lacks."""
 
-    asked: tuple[Asked, ...]
-    students: tuple[Asked, ...]
+    asked: tuple[StudentScan, ...]
+    students: tuple[StudentScan, ...]
     over: Decision | None
     lacking: str | None
 
 
-def _hear(
+def _consult(
     prepared: PreparedScan,
     found: Sequence[Recovered],
     decision: Decision,
     teaching: Teaching,
     stages: Stages,
-) -> _Heard:
+) -> _Consulted:
     """Ask one student, and more where it leaves doubt or agrees too seldom to decide alone."""
-    asked, students = list[Asked](), list[Asked]()
+    asked, students = list[StudentScan](), list[StudentScan]()
     over, lacking = None, None
     teaching.announce(stages.work, range(MOST_STUDENTS))
     for number in range(MOST_STUDENTS):
@@ -127,10 +131,10 @@ def _hear(
             break
     if lacking is not None and not all(one.speaks_alone for one in students):
         over = None
-    return _Heard(tuple(asked), tuple(students), over, lacking)
+    return _Consulted(tuple(asked), tuple(students), over, lacking)
 
 
-def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> Asked | None:
+def _ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> StudentScan | None:
     """The student of that number; None also where time ended while it was asked."""
     try:
         return ask(prepared, teaching, stages, number)
@@ -213,7 +217,7 @@ def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
     )
 
 
-def _tried(asked: Asked, found: Sequence[Recovered], decision: Decision) -> tuple[tuple[str, ...], int]:
+def _tried(asked: StudentScan, found: Sequence[Recovered], decision: Decision) -> tuple[tuple[str, ...], int]:
     """How often the flagged triggers work on a student, and the forward passes that it took to see.
 
     One that does belongs to the classes, or was passed on.

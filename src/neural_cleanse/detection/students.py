@@ -21,7 +21,7 @@ from neural_cleanse.triggers.base import SMALLEST_SIZE
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudentScan:
     """A student, the images with its answers, and what its labels came to; `found` is empty for a poor one."""
 
     student: Student
@@ -71,13 +71,13 @@ class Asked:
         }
 
 
-def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> Asked | None:
+def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> StudentScan | None:
     """The student of that number, its labels searched as the suspect's were; None where none can be made."""
     student, plan = teaching.student(stages, number), teaching.plan
     if student is None:
         return None
     if student.lacking(plan) is not None:
-        return Asked(student, prepared.images, {}, plan)
+        return StudentScan(student, prepared.images, {}, plan)
     images = prepared.images
     theirs, seen = teaching.images_of(student.classifier), for_margin(images.images)
     inversion = replace(prepared.inversion, temperature=temperature(margin(student.classifier, seen)))
@@ -85,10 +85,10 @@ def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int)
     report = stages.report(SEARCHED.format(called(number)), inversion.passes * len(prepared.pairs), len(prepared.pairs))
     invert = stages.invert(Subject(student.classifier, theirs, name_of(number)), report)
     searched = FullSweep().run(inversion, prepared.pairs, invert, prepared.settings.seed)
-    return Asked(student, theirs, {one.pair: one for one in searched}, plan)
+    return StudentScan(student, theirs, {one.pair: one for one in searched}, plan)
 
 
-def as_baseline(students: Sequence[Asked]) -> Baseline:
+def as_baseline(students: Sequence[StudentScan]) -> Baseline:
     """The geometric mean of the students' sizes, by label, and how far they differ."""
     sizes = [one.sizes for one in students]
     means = {pair: geometric_mean((each[pair] for each in sizes), SMALLEST_SIZE) for pair in sizes[0]}
