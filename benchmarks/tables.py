@@ -17,7 +17,8 @@ from neural_cleanse.evaluation import base_rates
 from neural_cleanse.evaluation.cards import measured_cards
 from neural_cleanse.evaluation.rates import MIN_CLUSTERS, rates, recorded
 from neural_cleanse.evaluation.suite import read_rows
-from neural_cleanse.evaluation.tables import finished
+from neural_cleanse.evaluation.tables import finished, hits_of
+from neural_cleanse.report.tables import Table
 from neural_cleanse.results.kind import Kind
 from pages import filled
 from reproduce_page import reproduction
@@ -25,6 +26,7 @@ from search_table import searched
 
 ROOT = Path(__file__).parents[1]
 ALPHA = 0.01  # the default, at which all rows were decided
+LATER_SEEDS = 3  # of ordinary architectures, from which on they were scanned later
 RESULTS = ROOT / "benchmarks" / "results"
 CARDS = ROOT / "benchmarks" / "zoo"
 ZOOS = ("small", "standard")
@@ -125,6 +127,28 @@ def architectures_found() -> str:
     return f"{found.hits} of {found.trials}"
 
 
+def architectures_by_seed() -> str:
+    """Ordinary architectures, those scanned later apart."""
+    parts: dict[str, list[dict[str, Any]]] = {"0 to 2": [], "3 and more": []}
+    for row in finished(suites()["architectures"]):
+        parts["0 to 2" if int(row["model"].rpartition("seed")[2]) < LATER_SEEDS else "3 and more"].append(dict(row))
+    columns = ("seeds", "networks", "squares found", "with another label too", "clean flagged", "could not tell, clean")
+    lines = []
+    for seeds, found in parts.items():
+        counted = rates(found, recorded)
+        more = counted.detected.hits - counted.every_label.hits
+        cells = (hits_of(one) for one in (counted.detected, counted.clean_flagged))
+        lines.append([seeds, str(len(found)), next(cells), str(more), next(cells), hits_of(counted.inconclusive_clean)])
+    return Table("", columns, lines, frozenset(columns[1:])).markdown()
+
+
+def with_margins() -> str:
+    """How many rows of the suite of triggers are of scans that compare margins."""
+    found = [row for name, rows in suites().items() if name.startswith("triggers") for row in rows]
+    made = sum(any(test["kind"] == Kind.MARGIN.value for test in row["tests"]) for row in found)
+    return f"{made} of {len(found)}"
+
+
 def hardware() -> str:
     """What the rows were measured on."""
     seen = {f"{row['hardware']}, {row['threads']} thread, torch {row['torch']}" for row in rows("compare")}
@@ -147,6 +171,7 @@ def evaluation() -> dict[str, str]:
             "other rules": suite_tables.other_rules(shown),
             "calibrated": suite_tables.calibrated(found["small"]),
             "architectures found": architectures_found(),
+            "architectures, seeds": architectures_by_seed(),
             "compare": compare(),
             "hardware": hardware(),
             "least clusters": str(MIN_CLUSTERS),
@@ -222,7 +247,10 @@ def triggers() -> dict[str, str]:
     made = {
         f"triggers, {part}": f"{suite_tables.by_attack(one)}\n{suite_tables.errors(one)}" for part, one in parts.items()
     }
-    return made | {"triggers": f"{suite_tables.overview(parts)}\n{suite_tables.other_rules(parts)}"}
+    return made | {
+        "with margins": with_margins(),
+        "triggers": f"{suite_tables.overview(parts)}\n{suite_tables.other_rules(parts)}",
+    }
 
 
 def results() -> dict[str, str]:

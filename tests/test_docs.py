@@ -23,6 +23,7 @@ import pairs
 import repair_tables
 import scale
 import tables
+from neural_cleanse.choices import ATTACK_NAMES
 from neural_cleanse.cli import main
 from neural_cleanse.detection import student_test
 from neural_cleanse.results.records import Verdict
@@ -256,3 +257,10 @@ def test_the_tables_of_pairs_are_those_of_the_recorded_rows() -> None:
     written = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     rows = ROOT / "benchmarks" / "results" / "pairs.jsonl"
     assert written == pairs.page(written, rows), "run: python benchmarks/pairs.py ... --page docs/evaluation.md"
+
+
+def test_the_table_of_attacks_names_each() -> None:
+    written = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    table = written[written.index("| `--attack` |") : written.index("`--target`")]
+    named = re.findall(r"`([a-z-]+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
+    assert sorted(named) == sorted({*ATTACK_NAMES} - {"none"})

@@ -49,8 +49,8 @@ def scan(
     many steps (nc.plans), `engine` where labels are searched, `baseline` the scan of a known-clean model of the same
     classes. `progress` True writes a line to stderr; a function is called with every Progress.
 
-    Patches, feature-space, one-class and all-to-all triggers are looked for. `trigger`, `inversion`, `settings.labels`,
-    the reference preset and `settings.patches_only` leave out the last three.
+    Patches, feature-space, one-class and all-to-all triggers and large margins are looked for. `trigger`, `inversion`,
+    `settings.labels`, the reference preset and `settings.patches_only` leave only patches.
 
     Further keywords say the form of the input: mean, std, scale, bgr, transform, resize, device, label_names,
     ignore_labels, features_layer; for paths also architecture, allow_code, skip_unreadable.
