@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import against_reference
 import suite_tables
 from cost_table import costs
 from neural_cleanse.evaluation import base_rates
@@ -22,6 +23,7 @@ from neural_cleanse.report.tables import Table
 from neural_cleanse.results.kind import Kind
 from pages import filled
 from reproduce_page import reproduction
+from resumable import rows_in
 from search_table import searched
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +187,12 @@ def scale() -> dict[str, str]:
     """The marked places of docs/scale.md; memory, kills and speed have their own scripts."""
     found = suites()
     every_kind = [row for name, rows in found.items() for row in rows if not name.startswith("small")]
-    return {"steps": steps(), "share": share(), "costs": costs([row for row in every_kind if _by_maps(row)])}
+    return {
+        "steps": steps(),
+        "share": share(),
+        "costs": costs([row for row in every_kind if _by_maps(row)]),
+        "against reference": against_reference.table(rows_in(RESULTS / "against_reference.jsonl")),
+    }
 
 
 def _by_maps(row: dict[str, Any]) -> bool:

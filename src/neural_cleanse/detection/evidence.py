@@ -1,4 +1,4 @@
-"""What a sceptic asks of a flag: does it work on images it was not fitted on, and from which classes?"""
+"""Evidence for flagged labels: success on held-out images, overall and by source class."""
 
 import torch
 from jaxtyping import UInt8

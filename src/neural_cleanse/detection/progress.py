@@ -139,7 +139,7 @@ class Part:
     _call: Phase | None = None
 
     def advance(self, image_passes: float) -> bool:
-        """So many more are done; whether the budget allows more work."""
+        """Record progress; return whether the budget allows more work."""
         self.done += image_passes
         self.work.tracker.image_passes += image_passes
         self.work.tell(self)

@@ -1,4 +1,4 @@
-"""The batch that label pairs enter and leave: as many at once as there is room for, the next as soon as one is done.
+"""Continuous batching: label pairs join the batch as others finish, up to the memory limit.
 
 What a batch holds at a time does not grow with the number of labels, and no label waits for a slower one.
 """
