@@ -6,6 +6,7 @@ the network was trained on. The module is a frozen copy in eval mode: no weight 
 """
 
 import copy
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -211,6 +212,12 @@ def _fastest_layout(module: nn.Module, shape: tuple[int, int, int], normalize: N
     return torch.channels_last
 
 
+def wanted_channels(error: Exception) -> int | None:
+    """How many channels the images need, where torch says so of the ones that they have."""
+    found = re.search(r"to have (\d+) channels, but got", str(error))
+    return None if found is None else int(found[1])
+
+
 def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normalize) -> tuple[int, OutputKind]:
     """Number of classes and kind of output, from two equal forward passes over images in [0, 1].
 
@@ -223,9 +230,12 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
         try:
             first, second = tried(normalized.clone()), tried(normalized.clone())
         except Exception as error:  # whatever a user's own forward raises is theirs to read
+            channels = wanted_channels(error)
             raise UnusableOutputs(
                 f"The network fails on images of shape {shape} (channels x height x width): {error}",
-                cure="Check the architecture, and resize the images to what it takes (--resize HxW).",
+                cure=f"Give images with {channels} channels, or check the architecture."
+                if channels
+                else "Check the architecture, and resize the images to what it takes (--resize HxW).",
             ) from error
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         raise UnusableOutputs(

@@ -208,6 +208,19 @@ def test_what_no_scan_can_use_is_told_before_it(images: ImageSet, make: Callable
         scanned(make(), images)
 
 
+@pytest.mark.parametrize(
+    ("channels", "side", "message"),
+    [(5, 8, r"to have 5 channels.*Give them with 5 channels"), (3, 9, r"images of shape 3x8x8 .*in the size it takes")],
+)
+def test_channels_and_sizes_that_do_not_fit_are_told_apart(
+    images: ImageSet, channels: int, side: int, message: str
+) -> None:
+    """Grey images get three channels where the network wants these; then what is wrong is their size."""
+    network = nn.Sequential(nn.Conv2d(channels, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * side * side, 5))
+    with pytest.raises(ModelError, match=message):
+        scanned(network, images)
+
+
 class _Argmax(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         return rows.argmax(1)

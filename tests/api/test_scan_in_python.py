@@ -309,7 +309,8 @@ def test_a_wrong_normalisation_is_named_with_keywords(infected: Classifier, digi
     with pytest.raises(InputSanityError, match=named) as refused:
         nc.scan(infected.module, (digits.images, digits.labels), nc.ScanSettings(), mean=0.485, std=0.229)
     assert (
-        refused.value.cure == "Give that form, or ScanSettings(force=True) if the model was trained on the one given."
+        refused.value.cure == "Look up what the model was trained on, and give it (this form may only be near it); "
+        "ScanSettings(force=True) if it is the form given."
     )
 
 

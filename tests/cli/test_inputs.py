@@ -65,5 +65,5 @@ def test_a_wrong_normalisation_ends_the_scan_before_its_search_with_one_message(
     assert ran.code == 2 and ran.out == ""
     said = " ".join(ran.err.replace("│", " ").split())
     assert "clean images with their label. With pixels in [0, 1] (no --mean, --std, --scale) it would be 9" in said
-    assert "Give that form, or --force" in said and "Traceback" not in said
+    assert "Look up what the model was trained on" in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()

@@ -80,7 +80,7 @@ def half_right(count: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def test_a_clearly_better_form_stops_the_scan_unless_the_user_insists() -> None:
-    told = r"answers 50\.0% of the 200.*With --scale 255 it would be 90\.0% \(200 images\)\. Give that form, or --force"
+    told = r"answers 50\.0% of the 200.*With --scale 255 it would be 90\.0% \(200 images\)\. Look up what"
     with pytest.raises(InputSanityError, match=told):
         check_input(*half_right(), 10, force=False, better=lambda: BETTER)
     insisted = check_input(*half_right(), 10, force=True, better=lambda: BETTER)

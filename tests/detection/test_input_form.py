@@ -60,7 +60,7 @@ def test_a_wrong_form_that_costs_some_points_stops_the_scan_and_is_named(
     named = r"With pixels in \[0, 1\] .* it would be 9[89]\.\d% \(500 images\)"
     with pytest.raises(InputSanityError, match=named) as refused:
         first_look(form, digits, ScanSettings(), Work(lambda _: None))
-    assert refused.value.cure.startswith("Give that form, or --force")
+    assert refused.value.cure.startswith("Look up what the model was trained on")
     insisted = first_look(form, digits, ScanSettings(force=True), Work(lambda _: None)).checked
     assert insisted.accuracy == pytest.approx(declared, abs=0.03) and insisted.doubt is None
     assert len(insisted.warnings) == 1 and "it would be 9" in insisted.warnings[0]

@@ -219,3 +219,12 @@ def test_the_cards_of_other_people_s_models_are_complete(path: Path) -> None:
         assert truth["source"]
         assert not card.file.is_absolute()
     assert len(cards) >= 7
+
+
+def test_recorded_models_need_not_be_there(rows: Path, lines: Path, tmp_path: Path) -> None:
+    """So that whoever has the rows alone can tabulate them."""
+    names = {row["model"] for row in rows_of(rows, QUICK)}
+    cases = read_suite(lines, tmp_path, models=tmp_path, recorded=names)
+    assert {case.name for case in cases} == names and list(run_suite(cases, QUICK, rows, InProcess())) == []
+    with pytest.raises(OutputError, match="clean is not there"):
+        read_suite(lines, tmp_path, models=tmp_path, recorded=names - {"clean"})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neural_cleanse.classifier import wanted_channels
 from neural_cleanse.errors import UnusableOutputs
 from neural_cleanse.outputs import is_a_row_each
 from neural_cleanse.text import by
@@ -73,10 +74,12 @@ def _called(module: nn.Module, normalized: Tensor) -> tuple[Any, tuple[int, ...]
             except Exception:
                 continue
             return returned, shape
+        wanted = wanted_channels(error)
         raise UnusableOutputs(
             f"The network fails on images of shape {by((channels, height, width))} (channels x height x width): "
             f"{error}",
-            cure="Its forward must take images alone. Give them in the size it takes, or resize=(height, width).",
+            cure="Its forward must take images alone. Give them "
+            + (f"with {wanted} channels." if wanted else "in the size it takes, or resize=(height, width)."),
         ) from error
 
 

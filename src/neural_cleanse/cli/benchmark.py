@@ -40,18 +40,17 @@ def benchmark(
 ) -> None:  # fmt: skip
     """Scan a suite of models with known answers; count the errors.
 
-    Prints the error rates as Markdown.
+    Prints the error rates as Markdown. Models that --rows has need not be there.
 
     Exit code: 0 tabulated, 2 could not.
 
-    Example: neural-cleanse benchmark zoo/small --data DATA --rows benchmarks/results/scans_sequential.jsonl --part final
+    Example: neural-cleanse benchmark benchmarks/zoo/small.jsonl --data DATA --rows benchmarks/results/scans_sequential.jsonl --part final --patches-only
     """
     from neural_cleanse.detection.settings import ScanSettings  # help loads nothing heavy
     from neural_cleanse.engines import Processes
     from neural_cleanse.evaluation import page as rates_page
     from neural_cleanse.evaluation import suite as runner
     from neural_cleanse.evaluation.tables import markdown
-    from neural_cleanse.evaluation.zoo import part_of
     from neural_cleanse.files import refuse_unwritable, write_named
 
     settings = ScanSettings(
@@ -60,9 +59,10 @@ def benchmark(
     )  # fmt: skip
     if html is not None:
         refuse_unwritable(html, streams=True)
-    cases = runner.read_suite(suite, data, models=models, allow_code=allow_code)
-    if part is not Part.every:
-        cases = tuple(case for case in cases if part_of(case.name) == part.value)
+    cases = runner.read_suite(
+        suite, data, models=models, allow_code=allow_code, part=None if part is Part.every else part.value,
+        recorded={row["model"] for row in runner.rows_of(rows, settings)},
+    )  # fmt: skip
     console = Console(stderr=True, soft_wrap=True)
     began = time.monotonic()
     engine = Processes(workers or os.cpu_count() or 1)

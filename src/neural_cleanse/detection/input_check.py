@@ -126,7 +126,8 @@ def check_input(
     if form is not None and form.is_clear and not force:
         raise InputSanityError(
             f"The model answers {accuracy:.1%} of the {count} clean images with their label.{_said(form)}",
-            cure="Give that form, or --force if the model was trained on the one given.",
+            cure="Look up what the model was trained on, and give it (this form may only be near it); --force if it is "
+            "the form given.",
         )
     if accuracy < LOW_ACCURACY:
         asked = f"clean accuracy is only {accuracy:.1%}: is this the form of input the model was trained on?"

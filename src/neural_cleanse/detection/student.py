@@ -82,8 +82,8 @@ class Student:
         if self.agreement >= plan.least_agreement:
             return None
         return (
-            f"a student network answers as the model does on only {self.agrees_on} of the images: it takes "
-            f"{plan.least_agreement:.0%} to be compared with"
+            f"a student network answers as the model does on only {self.agrees_on} of the images, under the "
+            f"{plan.least_agreement:.0%} that it needs: the model was not compared with it"
         )
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -49,18 +49,29 @@ class Case:
     allow_code: bool = False
 
 
-def read_suite(suite: Path, data: Path, *, models: Path | None = None, allow_code: bool = False) -> tuple[Case, ...]:
+def read_suite(
+    suite: Path,
+    data: Path,
+    *,
+    models: Path | None = None,
+    allow_code: bool = False,
+    part: str | None = None,
+    recorded: Collection[str] = (),
+) -> tuple[Case, ...]:
     """The models of a suite; `data` holds the data sets by name, `models` the models (else they lie beside the cards).
 
-    Raises OutputError when something lacks.
+    `part` leaves out those of the other one. The `recorded` models need not be there. Raises OutputError when something
+    lacks.
     """
     cases = []
     for card in read_cards(suite):
+        if part is not None and part_of(card.name) != part:
+            continue
         directory = card.directory if models is None else models
-        model = directory / card.file
-        if not model.exists():
+        model, dataset = directory / card.file, data / str(card.truth["dataset"])
+        if not model.exists() and card.name not in recorded:
             raise OutputError(f"The model of the card {card.name} is not there: {model}.", cure=_BUILD)
-        images = _images(data / str(card.truth["dataset"]))
+        images = _images(dataset) if model.exists() else dataset
         cases.append(Case(card.name, model, card.truth, _architecture(card, directory), images, allow_code))
     return tuple(cases)
 
@@ -91,11 +102,17 @@ def _images(dataset: Path) -> Path:
 def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engine) -> Iterator[Mapping[str, Any]]:
     """Scan what `rows` (a file of JSON lines) lacks under these settings; every row is written as it is done.
 
-    A model that could not be scanned, or whose file has changed since, is scanned again. Raises OutputError.
+    A model that could not be scanned, or whose file has changed since, is scanned again; one that is recorded and whose
+    file is not there is not. Raises OutputError.
     """
     known = {(row["model"], row.get("model_sha256")) for row in rows_of(rows, settings)}
+    names = {name for name, _ in known}
     _prepare(rows)
-    todo = [case for case in cases if (case.name, _sha256(case.model)) not in known]
+    todo = [
+        case
+        for case in cases
+        if (case.name, _sha256(case.model)) not in known and (case.model.exists() or case.name not in names)
+    ]
     around = run_info()
     for row in engine.map(partial(scan_case, settings=settings), todo):
         whole = {**row, **around}

@@ -42,7 +42,8 @@ def build(
         return Blueprint(_from_file(spec, allow_code=allow_code), spec, None, True)
     usual = common.recognise(tensors) if spec is None or spec in common.NAMES else None
     if usual is not None and (spec is None or spec.removesuffix("_bn") == usual.name.removesuffix("_bn")):
-        noted = (f"{usual.name}, as the names and shapes of the tensors say", *usual.assumed)
+        recognised = f"{usual.name}, as the names and shapes of the tensors say"
+        noted = (*((recognised,) if spec is None else ()), *usual.assumed)
         return Blueprint(usual.module, f"{usual.name} (torchvision, timm)", None, False, noted)
     if spec is None:
         raise CheckpointMismatch(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
-from neural_cleanse.classifier import Classifier
+from neural_cleanse.classifier import Classifier, wanted_channels
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 
 
@@ -40,15 +40,15 @@ def read_for(images: ImagesT, read: Callable[[ImagesT], ReadT]) -> tuple[ReadT, 
     other: ImagesT | None = images.in_channels(1 if images.shape[0] == 3 else 3)  # type: ignore[assignment]
     try:
         found = read(images)
-    except (UnusableOutputs, SettingsError):  # the second where a normalisation is for three channels
+    except (UnusableOutputs, SettingsError) as first:  # the second where a normalisation is for three channels
         if other is None:
             raise
         try:
             found = read(other)
         except (UnusableOutputs, SettingsError):
-            other = None
-        if other is None:
-            raise
+            if wanted_channels(first) == other.shape[0]:
+                raise  # the channels are right here, so that this says what is wrong
+            raise first from None
     if other is None or found.classifier.input_shape[0] != other.shape[0]:
         return found, images, None
     count = other.shape[0]

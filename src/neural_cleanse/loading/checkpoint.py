@@ -38,7 +38,8 @@ MORE_THAN_TENSORS = (
 ASK_FOR_TENSORS = (
     "Ask its author for a state_dict or a safetensors file (torch.save(model.state_dict(), path)), "
     "name its network with --architecture to read the tensors alone, "
-    "or pass --allow-code (allow_code=True) to run it in a process of its own."
+    "or pass --allow-code (allow_code=True) to run it in bubblewrap, with --architecture FILE.py where its classes are "
+    "not torch's (--no-sandbox where bubblewrap does not work)."
 )
 MAX_INPUT_VALUES = 3 * 1024**2  # of one image: a file that asks for more is broken or wants our memory
 MAX_CLASSES = 100_000  # a scan is one search a class

@@ -228,7 +228,8 @@ def test_npz_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": NHWC / 99}, "float64.*no range is guessed"),
+        ({"images": NHWC / 99}, "float64.*no range is guessed.*astype"),
+        ({"images": NHWC / 99 - 1}, "float64.*no range is guessed.*undo it"),
         ({"images": NHWC.astype(np.int64) * 2}, "int64.*no range is guessed"),
         ({"images": NHWC[0, 0]}, "shape"),
         ({"images": NHWC[None]}, "shape"),

@@ -24,6 +24,7 @@ MAX_CHANNELS = 64
 SURELY_BYTES = 16.0
 NEARLY_WHOLE = {2: 0.1, 4: 0.02, 8: 0.02}  # by the bytes of a float: how far from a whole number rounding leaves it
 MOST = 0.999  # share of the pixels that must be whole bytes
+UNDO = "They look normalised: undo it (images * std + mean), and save them as uint8, 0-255."
 CONVERT = "Convert them, for example (images * 255).round().astype('uint8')."
 
 
@@ -129,7 +130,8 @@ def as_bytes(images: Any, arrays: Arrays, path: Path) -> tuple[Any, str]:
             if found is not None:
                 return found, f"{images.dtype} {form}"
     raise DataError(
-        f"{what} from {low:g} to {high:g}: neither 0-255 nor [0, 1], and no range is guessed.", cure=CONVERT
+        f"{what} from {low:g} to {high:g}: neither 0-255 nor [0, 1], and no range is guessed.",
+        cure=UNDO if low < 0 else CONVERT,
     )
 
 
