@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
+from neural_cleanse.classifier import Classifier, Normalize, device_named
 from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.outputs import OutputKind
+from neural_cleanse.probe import probe
 
 
 def images(channels: int = 3, seed: int = 0) -> Tensor:
@@ -248,3 +249,51 @@ def test_a_network_that_writes_into_its_input_gets_a_copy() -> None:
     values = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(classifier(values.sigmoid()).sum(), values)
     assert classifier.changes_input and bool(gradient.any())
+
+
+class AmongOthers(nn.Module):
+    """Answers an image by how it differs from those beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers: Tensor = self.inner(images)
+        return answers - answers.mean(0)
+
+
+class OfOneSize(nn.Module):
+    """Takes no more than eight images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.reshape(len(images), -1)[:, :3].reshape(min(len(images), 8), 3)
+
+
+class QuietTrain(nn.Flatten):
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        self.training = mode
+
+
+def test_an_answer_that_hangs_on_other_images_is_refused() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(8, 1, 4, 4)
+    with pytest.raises(UnusableOutputs, match="otherwise beside other images"):
+        probe(AmongOthers(), images, Normalize())
+    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 3))
+    with pytest.raises(UnusableOutputs, match="otherwise beside other images"):
+        probe(norm, images, Normalize())
+    assert probe(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3)), images, Normalize())[0] == 3
+
+
+def test_a_network_that_fails_later_is_told_in_its_own_words() -> None:
+    classifier = Classifier(OfOneSize(), (1, 4, 4), 3)
+    classifier(torch.rand(8, 1, 4, 4))
+    with pytest.raises(UnusableOutputs, match=r"fails on 9 images of shape 1x4x4.*shape '.8, 3.' is invalid"):
+        classifier(torch.rand(9, 1, 4, 4))
+
+
+def test_a_train_that_returns_nothing_is_no_fault() -> None:
+    network = nn.Sequential(QuietTrain(), nn.Linear(16, 3))
+    assert Classifier(network, (1, 4, 4), 3)(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+    assert probe(QuietTrain(), torch.rand(8, 1, 4, 4), Normalize())[0] == 16

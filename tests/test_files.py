@@ -14,7 +14,7 @@ from shell import refused, run
 
 import neural_cleanse as nc
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import is_stream, refuse_unwritable, write_named, write_whole, written_whole
+from neural_cleanse.files import is_stream, read_regular, refuse_unwritable, write_named, write_whole, written_whole
 from neural_cleanse.mitigation.guard import GUARD_VERSION
 from neural_cleanse.report import output_dir
 from neural_cleanse.results import storage
@@ -152,3 +152,27 @@ def _deny(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
     for owner, name in ((os, "stat"), (os, "open"), (os, "mkdir"), (Path, "open")):
         patch.setattr(owner, name, refusing(getattr(owner, name)))
+
+
+@UNIX
+def test_a_pipe_or_a_device_is_not_read(pipe: Path, tmp_path: Path) -> None:
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            read_regular(path)
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_regular(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_regular(tmp_path / "file", 4)
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    model, image = tmp_path / "model", tmp_path / "images" / "0.png"
+    for path in (model, image):
+        path.touch()
+    (tmp_path / "link").symlink_to(model)
+    for path in (model, image, tmp_path / "link"):
+        with pytest.raises(OutputError, match="it is what is read"):
+            refuse_unwritable(path, read=[model, tmp_path / "images"])
+    for path in (tmp_path / "images" / "new", tmp_path / "other"):
+        refuse_unwritable(path, read=[model, tmp_path / "images", tmp_path / "nowhere"])

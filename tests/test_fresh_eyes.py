@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, Normalize, probe
+from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.cli.main import run
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -18,6 +18,7 @@ from neural_cleanse.errors import DataError, InputSanityError, UnknownFormat, Un
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import load_model
+from neural_cleanse.probe import probe
 from neural_cleanse.report.output_dir import write
 from neural_cleanse.results.records import Verdict
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Classifier, Normalize, probe
+from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.errors import UnusableOutputs
 from neural_cleanse.outputs import OutputKind
+from neural_cleanse.probe import probe
 
 SHAPE = (1, 6, 6)
 

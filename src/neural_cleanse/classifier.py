@@ -6,7 +6,6 @@ the network was trained on. The module is a frozen copy in eval mode: no weight 
 """
 
 import copy
-import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,15 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.copies import copied, frozen
-from neural_cleanse.deadline import Deadline
-from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.deadline import Deadline, OutOfTime
+from neural_cleanse.errors import NeuralCleanseError, SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
-from neural_cleanse.outputs import OutputKind, is_a_row_each, kind_of, logits_of
+from neural_cleanse.memory_errors import out_of_memory
+from neural_cleanse.outputs import OutputKind, logits_of
 from neural_cleanse.rounding import StraightThrough
 from neural_cleanse.rounding import rounds as rounds_pixels
-from neural_cleanse.text import by
+from neural_cleanse.text import by, first_line
 
-STRESS = (-20.0, 20.0)  # times the input, to tell a sigmoid from logits that happen to be small
 FORM = "Give what training used: one value, or one a channel."
 LAYERS_SEEN_ON = 3  # images: a number of tokens is seldom that
 
@@ -115,8 +114,19 @@ class Classifier:
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         self.check_time()
-        with StraightThrough() if self.rounds else nullcontext():
-            return self._answer(images)
+        try:
+            with StraightThrough() if self.rounds else nullcontext():
+                return self._answer(images)
+        except (NeuralCleanseError, OutOfTime):
+            raise
+        except Exception as error:  # whatever a user's own forward raises
+            if out_of_memory(error):
+                raise
+            raise UnusableOutputs(
+                f"The network fails on {len(images)} images of shape {by(images.shape[1:])} (channels x height x "
+                f"width): {first_line(error)}",
+                cure="Its forward must take any number of images of that shape.",
+            ) from error
 
     def _answer(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         given = self.normalize(images.contiguous(memory_format=self.memory_format))
@@ -210,86 +220,6 @@ def _fastest_layout(module: nn.Module, shape: tuple[int, int, int], normalize: N
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return torch.contiguous_format
     return torch.channels_last
-
-
-def wanted_channels(error: Exception) -> int | None:
-    """How many channels the images need, where torch says so of the ones that they have."""
-    found = re.search(r"to have (\d+) channels, but got", str(error))
-    return None if found is None else int(found[1])
-
-
-def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normalize) -> tuple[int, OutputKind]:
-    """Number of classes and kind of output, from two equal forward passes over images in [0, 1].
-
-    Raises UnusableOutputs when the module fails, has several heads, answers differently twice, or is not finite.
-    """
-    tried = copied(module).eval()
-    shape = by(images.shape[1:])
-    normalized = normalize(images)
-    with torch.no_grad():
-        try:
-            first, second = tried(normalized.clone()), tried(normalized.clone())
-        except Exception as error:  # whatever a user's own forward raises is theirs to read
-            channels = wanted_channels(error)
-            raise UnusableOutputs(
-                f"The network fails on images of shape {shape} (channels x height x width): {error}",
-                cure=f"Give images with {channels} channels, or check the architecture."
-                if channels
-                else "Check the architecture, and resize the images to what it takes (--resize HxW).",
-            ) from error
-    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-        raise UnusableOutputs(
-            f"The network returns a {type(first).__name__}, a scan needs one tensor (images x classes).",
-            cure="Give a network that returns the classification head alone, images x classes.",
-        )
-    if not is_a_row_each(first, len(images)):
-        raise UnusableOutputs(
-            f"The network answers {tuple(first.shape)} to {images.shape[0]} images: a scan needs "
-            f"{images.shape[0]} x the number of classes, or one value an image for two classes.",
-            cure="Give a network that returns the classification head alone, images x classes.",
-        )
-    if not first.is_floating_point():
-        raise UnusableOutputs(
-            f"The network answers with {first.dtype}: a scan needs logits or probabilities.",
-            cure="Give the network without what picks the class (argmax, topk) at its end.",
-        )
-    if not torch.isfinite(first).all():
-        raise UnusableOutputs(
-            "The network's outputs hold NaN or Inf.", cure="Check its weights, and --mean, --std and --scale."
-        )
-    if not torch.equal(first, second):
-        raise UnusableOutputs(
-            "The network answers differently to the same images, even in eval mode.",
-            cure="Remove what is random in its forward pass: a scan needs one answer for one image.",
-        )
-    _check_gradient(tried, normalized)
-    kind = kind_of(first.reshape(len(first), -1), lambda: _stressed(tried, normalized))
-    return max(2, first.numel() // len(first)), kind
-
-
-def _stressed(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> Float[Tensor, " m *outputs"]:
-    """Answers to inputs far outside the images' range."""
-    with torch.no_grad():
-        return torch.cat([module(normalized * factor) for factor in STRESS])
-
-
-def _check_gradient(module: nn.Module, normalized: Float[Tensor, "n c h w"]) -> None:
-    """Raise UnusableOutputs unless a gradient reaches the pixels, at another batch size than the probe's."""
-    with torch.enable_grad():
-        images = normalized[:-1].clone().requires_grad_()
-        try:
-            (gradient,) = torch.autograd.grad(module(images * 1).sum(), images)
-            reaches = bool(torch.isfinite(gradient).all())
-        except Exception as error:  # whatever a user's own forward raises is theirs to read
-            raise UnusableOutputs(
-                f"No gradient reaches the pixels, or the batch size is fixed: {error}",
-                cure="A scan needs the network itself: no torch.no_grad, detach, argmax or fixed batch in forward.",
-            ) from error
-    if not reaches:
-        raise UnusableOutputs(
-            "The gradient at the pixels holds NaN or Inf: the network cannot be searched.",
-            cure="Is the form of the input right (--mean, --std, --scale)? If so, do not trust this model.",
-        )
 
 
 def device_named(name: str) -> torch.device:

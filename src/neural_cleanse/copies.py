@@ -23,7 +23,9 @@ def copied(module: ModuleT) -> ModuleT:
 
 def frozen(module: ModuleT) -> ModuleT:
     """A copy in eval mode of which no weight gets a gradient."""
-    return copied(module).eval().requires_grad_(False)
+    own = copied(module)
+    own.eval()  # a user's own may return nothing
+    return own.requires_grad_(False)
 
 
 def _computed(module: nn.Module) -> Iterator[Tensor]:

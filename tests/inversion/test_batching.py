@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.engines import InProcess, Processes
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.errors import SettingsError, UnusableOutputs
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.batching import BATCHES_BETWEEN_CHECKS, BatchScheduler, inverter
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import BatchLimit, bytes_per_image, fit_to_memory, out_of_memory
+from neural_cleanse.inversion.memory import BatchLimit, bytes_per_image, fit_to_memory
 from neural_cleanse.inversion.presets import preset
 from neural_cleanse.inversion.sampling import ScanImages
+from neural_cleanse.memory_errors import out_of_memory
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 SHORT = Inversion(steps=12, restarts=2)
@@ -141,7 +142,7 @@ def test_an_error_of_another_kind_is_not_memory(infected: Classifier, images: Sc
         def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    with pytest.raises(RuntimeError, match="shapes cannot"):
+    with pytest.raises(UnusableOutputs, match="shapes cannot"):
         list(BatchScheduler(replace(infected, module=Broken()), images, BatchLimit(32))(SHORT, PAIRS))
 
 

@@ -15,10 +15,11 @@ import torch
 from onnx_graphs import FLOAT, SHAPE, graph, helper, node, onnx, onnxruntime, read, values, with_head
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Normalize, probe
+from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import ModelError
 from neural_cleanse.loading.network import Network
 from neural_cleanse.loading.onnx import reader
+from neural_cleanse.probe import probe
 
 DIM = 16  # width of the transformer
 

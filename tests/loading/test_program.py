@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Normalize, probe
+from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError
 from neural_cleanse.loading.network import Network
 from neural_cleanse.loading.program import reader as program
 from neural_cleanse.outputs import OutputKind
+from neural_cleanse.probe import probe
 
 SHAPE = (3, 8, 8)
 OWN_CLASS = """

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import Normalize, probe
+from neural_cleanse.classifier import Normalize
 from neural_cleanse.errors import CodeExecutionRefused, ModelError, NeuralCleanseError, UnknownFormat, UnusableOutputs
 from neural_cleanse.loading.pt2 import reader as pt2
 from neural_cleanse.loading.pt2.shapes import InPortions
 from neural_cleanse.outputs import OutputKind
+from neural_cleanse.probe import probe
 
 SHAPE = (3, 8, 8)
 

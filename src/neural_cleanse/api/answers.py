@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neural_cleanse.classifier import wanted_channels
 from neural_cleanse.errors import UnusableOutputs
 from neural_cleanse.outputs import is_a_row_each
+from neural_cleanse.probe import wanted_channels
 from neural_cleanse.text import by
 
 KEYS = ("logits", "output", "outputs", "out", "prediction", "predictions", "pred", "preds", "y")

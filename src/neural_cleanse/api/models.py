@@ -19,7 +19,7 @@ from neural_cleanse.api.data import Drawn
 from neural_cleanse.api.errors import python_errors
 from neural_cleanse.api.form import Form, FormKeywords, parsed
 from neural_cleanse.api.wrappers import Unwrapped, unwrap
-from neural_cleanse.classifier import Classifier, Normalize, device_named, probe
+from neural_cleanse.classifier import Classifier, Normalize, device_named
 from neural_cleanse.copies import copied
 from neural_cleanse.detection.class_order import in_model_order
 from neural_cleanse.detection.provenance import RunInfo, now, weights_sha256
@@ -29,6 +29,7 @@ from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.checkpoint import MAX_CLASSES
 from neural_cleanse.loading.load import PROBE_IMAGES, LoadedModel, load_model
 from neural_cleanse.metrics import pixels
+from neural_cleanse.probe import probe
 
 PACKED = "_packed_params"  # how torch names quantised weights
 
@@ -184,7 +185,8 @@ def _classes_said(form: Form, found: Unwrapped, drawn: Drawn) -> int | None:
 def _copied(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in eval mode and float32. Raises ModelError where there is none, or a weight is no number."""
     try:
-        own = copied(module).eval()
+        own = copied(module)
+        own.eval()  # their own may return nothing
     except Exception as error:  # whatever a user's own class raises
         raise ModelError(
             f"The {type(module).__name__} cannot be copied: {error}",

@@ -50,6 +50,7 @@ def benchmark(
     from neural_cleanse.engines import Processes
     from neural_cleanse.evaluation import page as rates_page
     from neural_cleanse.evaluation import suite as runner
+    from neural_cleanse.evaluation.cards import CARD_SUFFIX
     from neural_cleanse.evaluation.tables import markdown
     from neural_cleanse.files import refuse_unwritable, write_named
 
@@ -57,12 +58,13 @@ def benchmark(
         preset=preset.value, plan=plan.value, restarts=restarts, samples=samples, alpha=alpha, seed=seed,
         patches_only=patches_only,
     )  # fmt: skip
-    if html is not None:
-        refuse_unwritable(html, streams=True)
     cases = runner.read_suite(
         suite, data, models=models, allow_code=allow_code, part=None if part is Part.every else part.value,
         recorded={row["model"] for row in runner.rows_of(rows, settings)},
     )  # fmt: skip
+    if html is not None:
+        cards = [suite] if suite.is_file() else suite.glob(f"**/*{CARD_SUFFIX}")
+        refuse_unwritable(html, streams=True, read=[rows, *cards, *(case.model for case in cases)])
     console = Console(stderr=True, soft_wrap=True)
     began = time.monotonic()
     engine = Processes(workers or os.cpu_count() or 1)

@@ -1,6 +1,7 @@
 """`--format NAME` and `--format NAME=FILE`, any number of times: which documents are written, and where."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,11 @@ class Wanted:
     file: Path | None
 
 
-def parsed(texts: list[str] | None, *, as_json: bool = False) -> tuple[Wanted, ...]:
-    """What --format says, and --json. Raises SettingsError, and OutputError on a file that could not be written."""
+def parsed(texts: list[str] | None, read: Iterable[Path], *, as_json: bool = False) -> tuple[Wanted, ...]:
+    """What --format says, and --json. Raises SettingsError, and OutputError on a file that could not be written.
+
+    Or that is `read`: a file, or one in a directory.
+    """
     wanted = [_wanted(text) for text in (*(texts or ()), *(["json"] if as_json else ()))]
     on_stdout = dict.fromkeys(one.name for one in wanted if one.file is None)
     if len(on_stdout) > 1:
@@ -42,7 +46,7 @@ def parsed(texts: list[str] | None, *, as_json: bool = False) -> tuple[Wanted, .
     from neural_cleanse.files import refuse_unwritable  # help and completion load nothing heavy
 
     for file in files:
-        refuse_unwritable(file, streams=True)
+        refuse_unwritable(file, streams=True, read=read)
     return tuple(dict.fromkeys(wanted))
 
 

@@ -73,6 +73,8 @@ def fit(
     inputs, kept_data = recorded.completed(inputs, data, scan)
     form, data = parsed(replace(inputs, ignore_labels=True)), named_data(kept_data)
     where = device_named(device)
+    if output.resolve() == scan.resolve():
+        raise OutputError(f"{output} is the scan's directory.", cure="Name another --output for the guard.")
     with output_dir.claimed(output, overwrite=overwrite):
         loaded, images = open_both(model, data, form, samples, seed)
         check_same_model(result, loaded, scan)

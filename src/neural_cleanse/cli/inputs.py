@@ -14,6 +14,7 @@ from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.errors import DataError, SettingsError
+from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.images.load import load_data
@@ -86,9 +87,7 @@ def parsed(inputs: Inputs) -> InputOptions:
 def read_classes(path: Path) -> tuple[str, ...]:
     """The names in a file: one per line, or a JSON list. Raises SettingsError."""
     try:
-        if path.stat().st_size > MAX_CLASSES_BYTES:
-            raise ValueError(f"it has more than {MAX_CLASSES_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, MAX_CLASSES_BYTES).decode("utf-8-sig")
         names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(

@@ -11,8 +11,10 @@ from typing import Any
 
 from neural_cleanse.cli.recorded import names_code
 from neural_cleanse.errors import SettingsError
+from neural_cleanse.files import read_regular
 
 OWN_FILE, PROJECT_FILE, TABLE = "neural-cleanse.toml", "pyproject.toml", "neural-cleanse"
+MAX_BYTES = 1_000_000
 # Options that stand outside the tables of commands: every command that has one takes it.
 FOR_ALL = frozenset(
     {
@@ -61,7 +63,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     own, project = folder / OWN_FILE, folder / PROJECT_FILE
     path = own if own.exists() else project
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = read_regular(path, MAX_BYTES) if path.exists() else b""
         if path == project and TABLE.encode() not in content:
             return path, {}
         values = tomllib.loads(content.decode("utf-8"))

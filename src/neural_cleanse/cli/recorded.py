@@ -12,6 +12,7 @@ from typing import Any
 
 from neural_cleanse.cli.options import Crop, Inputs, PresetTransform
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import read_regular
 
 FILE = "options.json"
 SCHEMA_VERSION = 1
@@ -76,9 +77,7 @@ def _read(directory: Path) -> dict[str, Any]:
     try:
         if not path.exists():
             return {}
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError("too large")
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(read_regular(path, MAX_BYTES).decode("utf-8", "surrogateescape"))
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {content['schema_version']}")
         options = dict(content["options"])

@@ -28,9 +28,11 @@ def report(
 
     Example: neural-cleanse report out/scan --format sarif=found.sarif --format junit=junit.xml
     """
-    from neural_cleanse.results import storage  # help loads nothing heavy
+    from neural_cleanse.cli import recorded  # help loads nothing heavy
+    from neural_cleanse.results import storage
 
-    wanted = formats.parsed(documents, as_json=as_json)
+    read = (storage.JSON_FILE, storage.TENSOR_FILE, storage.REPAIR_FILE, recorded.FILE)
+    wanted = formats.parsed(documents, [scan_directory / name for name in read], as_json=as_json)
     result, repair = storage.load_result(scan_directory), storage.load_repair(scan_directory)
     try:
         if not wanted:

@@ -82,7 +82,10 @@ def scan(
             raise SettingsError("--log-json and --format need a single model.", cure="Give one, or read summary.json.")
         answer = BatchOutput(output, overwrite, as_json, fail_on, quiet)
         scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
-    where, wanted = device_named(device), formats.parsed(documents, as_json=as_json)
+    where, wanted = (
+        device_named(device),
+        formats.parsed(documents, [model, data, *([] if baseline is None else [baseline])], as_json=as_json),
+    )
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, baseline, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)

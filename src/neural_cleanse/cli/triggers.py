@@ -7,6 +7,7 @@ from neural_cleanse.attacks.patterns import picture
 from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.files import read_regular
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.results.records import LabelPair
 
@@ -48,7 +49,7 @@ def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tu
 
 def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[Backdoor, ...]:
     try:
-        is_card = path.read_bytes()[:1] == b"{"
+        is_card = read_regular(path)[:1] == b"{"
     except OSError as error:
         raise OutputError(f"The trigger {path} cannot be read: {error.strerror}.", cure="Check the path.") from error
     if is_card:
@@ -68,7 +69,7 @@ def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[
 def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
     found = []
     try:
-        for poison in json.loads(path.read_text(encoding="utf-8"))["poisons"]:
+        for poison in json.loads(read_regular(path))["poisons"]:
             trigger = trigger_from_json(poison["trigger"])
             if trigger.image_shape != shape:
                 raise SettingsError(

@@ -21,8 +21,8 @@ from neural_cleanse.detection.statistics.means import geometric_mean
 from neural_cleanse.detection.teaching import NO_GOOD_STUDENT, Teaching, called, name_of
 from neural_cleanse.inversion.batching import Meter
 from neural_cleanse.inversion.class_maps import LEAST_CLASSES, Followed, MappedImages, MapSearch, random_maps
-from neural_cleanse.inversion.memory import out_of_memory
 from neural_cleanse.inversion.sampling import ScanImages, Split
+from neural_cleanse.memory_errors import out_of_memory
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
 from neural_cleanse.text import p_is

@@ -14,6 +14,7 @@ from typing import Any
 
 from neural_cleanse.attacks.make import model_of
 from neural_cleanse.errors import OutputError
+from neural_cleanse.files import read_regular
 
 CARD_SUFFIX = ".card.json"
 LINES_SUFFIX = ".jsonl"
@@ -34,7 +35,7 @@ class ModelCard:
 def read_card(path: Path) -> dict[str, Any]:
     """The card in a file of its own. Raises OutputError when the file is no card."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"The card {path} cannot be read: {error}", cure="Check the path, or build the model again."
@@ -67,12 +68,22 @@ def measured_cards(suite: Path) -> tuple[Mapping[str, Any], ...]:
     """The cards of our own models, which say what was measured. Raises OutputError where one does not."""
     cards = read_cards(suite)
     for card in cards:
-        if not card.truth.keys() >= _MEASURED:
+        if not card.truth.keys() >= _MEASURED or not _is_measured(card.truth):
             raise OutputError(
-                f"The card {card.name} in {suite} does not say what was measured: it is of somebody else's model.",
-                cure="Leave its card out of this suite.",
+                f"The card {card.name} in {suite} does not say what was measured: it is damaged or not ours.",
+                cure="Leave its card out of this suite, or build the model again.",
             )
     return tuple(card.truth for card in cards)
+
+
+def _is_measured(truth: Mapping[str, Any]) -> bool:
+    """Whether what tables are made of has the right kind."""
+    poisons = truth["poisons"]
+    shares = [truth["clean_accuracy"]]
+    if not isinstance(poisons, list) or not all(isinstance(one, dict) for one in poisons):
+        return False
+    shares += [one.get("asr") for one in poisons]
+    return all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
 
 
 def _of_directory(directory: Path) -> Iterator[ModelCard]:
@@ -85,7 +96,7 @@ def _of_directory(directory: Path) -> Iterator[ModelCard]:
 
 def _of_lines(path: Path) -> Iterator[ModelCard]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise OutputError(
             f"The cards in {path} cannot be read: {error}", cure="Check the path: a .jsonl holds one card per line."

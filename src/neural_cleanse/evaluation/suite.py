@@ -25,6 +25,7 @@ from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError
 from neural_cleanse.evaluation.cards import ModelCard, read_cards
 from neural_cleanse.evaluation.zoo import part_of
+from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.images.load import load_data
@@ -124,6 +125,8 @@ def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engin
 def _prepare(rows: Path) -> None:
     """See that rows can be added, and cut off a last line that a kill tore. Raises OutputError."""
     try:
+        if rows.exists():
+            read_regular(rows)
         with rows.open("ab+") as file:
             file.seek(0)
             content = file.read()
@@ -149,7 +152,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
     if not path.exists():
         return ()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_regular(path).decode("utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise OutputError(
             f"The rows in {path} cannot be read: {error}.", cure="Remove the damaged line, or name another --rows."

@@ -30,6 +30,7 @@ from neural_cleanse.choices import PARTS
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError
 from neural_cleanse.evaluation.cards import read_card
+from neural_cleanse.files import read_regular
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.splits import Parts
 
@@ -63,7 +64,7 @@ def part_of(name: str) -> str:
 def read_spec(path: Path, data: Path) -> tuple[BuildJob, ...]:
     """The models that a spec lists, data sets under `data`. Raises SettingsError on what makes no model."""
     try:
-        spec = tomllib.loads(path.read_text(encoding="utf-8"))
+        spec = tomllib.loads(read_regular(path).decode("utf-8"))
     except OSError as error:
         raise SettingsError(f"The spec {path} cannot be read: {error.strerror}.", cure="Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -16,9 +16,10 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.engines import Engine, InProcess
 from neural_cleanse.inversion.inversion import Inversion
-from neural_cleanse.inversion.memory import BatchLimit, bytes_for_suspended, out_of_memory
+from neural_cleanse.inversion.memory import BatchLimit, bytes_for_suspended
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.inversion.state import InversionState
+from neural_cleanse.memory_errors import out_of_memory
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
 MIN_IMAGES = 30  # eligible images under which a label is not searched: one image would weigh over 3 % of the ASR

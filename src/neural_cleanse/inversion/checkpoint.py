@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from neural_cleanse.errors import RIGHTS, OutputError
-from neural_cleanse.files import make_directory, write_whole
+from neural_cleanse.files import make_directory, read_regular, write_whole
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
@@ -105,7 +105,7 @@ class Checkpoint:
     def tensors(self, name: str) -> dict[str, torch.Tensor] | None:
         """Those kept under that name; None where there are none, or the file is damaged."""
         try:
-            return safetensors.torch.load((self.directory / f"{name}.safetensors").read_bytes())
+            return safetensors.torch.load(read_regular(self.directory / f"{name}.safetensors"))
         except (OSError, ValueError, safetensors.SafetensorError):
             return None
 
@@ -155,7 +155,7 @@ def _tensors(trigger: Trigger | None) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path))
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     except (ValueError, RecursionError) as error:

@@ -104,15 +104,6 @@ def bytes_for_suspended(device: torch.device) -> float:
     return 2.0**30 if free is None else free / 2
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out: torch has a type for it on a GPU and only words on a CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("can't allocate memory", "out of memory", "not enough memory")
-    )
-
-
 def _free(device: torch.device) -> float | None:
     """Bytes that may be taken; None where the machine does not say."""
     if device.type == "cuda":

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
-from neural_cleanse.classifier import Classifier, wanted_channels
+from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.probe import wanted_channels
 
 
 @runtime_checkable

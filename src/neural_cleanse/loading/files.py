@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from neural_cleanse.errors import ModelError, UnknownFormat
+from neural_cleanse.files import without_waiting
 from neural_cleanse.loading.memory_limit import physical_memory
 
 NEAR_NAMES, MAX_NAMES = 3, 10_000  # suggested, and looked through
@@ -20,7 +21,7 @@ def read_file(path: Path, *, at_most: int | None = None) -> bytes:
         raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.")
     limit = physical_memory() // 2 if at_most is None else at_most
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):  # swapped for a pipe since it was looked at
                 raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.")
@@ -53,8 +54,3 @@ def near(path: Path) -> str:
     close = difflib.get_close_matches(path.stem.lower(), stems, n=NEAR_NAMES)
     near = [str(entry) for stem in close for entry in beside if entry.stem.lower() == stem][:NEAR_NAMES]
     return f"Do you mean {' or '.join(near)}?" if near else "Check the path."
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for whoever writes into a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neural_cleanse.classifier import Classifier, Normalize, probe
+from neural_cleanse.classifier import Classifier, Normalize
 from neural_cleanse.errors import CheckpointMismatch, ModelError, UnusableOutputs
 from neural_cleanse.loading.checkpoint import MAX_CLASSES, MAX_INPUT_VALUES
 from neural_cleanse.loading.cures import AGAIN_DIRECTORY
@@ -19,6 +19,7 @@ from neural_cleanse.loading.formats import NO_ARCHITECTURE, NO_WEIGHTS, open_fil
 from neural_cleanse.loading.huggingface.files import read_directory
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
 from neural_cleanse.loading.network import FileIssue, Network, Trust
+from neural_cleanse.probe import probe
 
 PROBE_IMAGES = 8  # noise images of the first forward passes; of a caller's own images as many
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import RIGHTS, DataError, OutputError
-from neural_cleanse.files import write_whole
+from neural_cleanse.files import read_regular, write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
 from neural_cleanse.text import by
@@ -151,7 +151,7 @@ class Guard:
         """The guard that `save` wrote, around its classifier. Raises OutputError when its files do not fit."""
         try:
             described = read_description(Path(directory))
-            named = safetensors.torch.load((Path(directory) / TENSOR_FILE).read_bytes())
+            named = safetensors.torch.load(read_regular(Path(directory) / TENSOR_FILE))
             detectors = tuple(_read_detector(row, number, named) for number, row in enumerate(described["detectors"]))
             _expect_labels([one.target for one in detectors], classifier.num_classes)
             wanted = [values.shape[1] for values in _views_of_nothing(classifier)]
@@ -242,7 +242,7 @@ def _finite(value: Any) -> float:
 def read_description(directory: Path) -> dict[str, Any]:
     """What guard.json says. Raises OutputError when it is no guard of this version."""
     try:
-        described = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+        described = json.loads(read_regular(directory / JSON_FILE))
     except PermissionError as error:
         raise OutputError(f"The guard in {directory} cannot be read: {error.strerror}.", cure=RIGHTS) from error
     except OSError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import RIGHTS, OutputError
-from neural_cleanse.files import write_whole, written_whole
+from neural_cleanse.files import read_regular, write_whole, written_whole
 from neural_cleanse.results.codec import decode, encode
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import SCHEMA_VERSION, LabelPair, ScanResult
@@ -21,6 +21,7 @@ from neural_cleanse.results.repair import RepairResult
 JSON_FILE = "scan.json"
 TENSOR_FILE = "triggers.safetensors"
 REPAIR_FILE = "repair.json"
+MOST_TENSORS = 2**36  # bytes of triggers
 OF_PATCHES = ("mask", "pattern")  # tensors with values in [0, 1]
 DAMAGED = "Copy the whole directory again, or scan the model again."
 
@@ -71,8 +72,8 @@ def load_result(directory: Path) -> ScanResult:
             cure=f"Give the directory that --output named{where}.",
         )
     try:
-        raw = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
-        named = safetensors.torch.load((directory / TENSOR_FILE).read_bytes())
+        raw = json.loads(read_regular(directory / JSON_FILE))
+        named = safetensors.torch.load(read_regular(directory / TENSOR_FILE, MOST_TENSORS))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputError(
             f"{directory} holds no finished scan: {Path(error.filename).name} is missing.",
@@ -156,7 +157,7 @@ def repair_dumps(result: RepairResult) -> str:
 def load_repair(directory: Path) -> RepairResult | None:
     """The repair whose report is in `directory`, None where there is none. Raises OutputError on a damaged one."""
     try:
-        raw = json.loads((directory / REPAIR_FILE).read_text(encoding="utf-8"))
+        raw = json.loads(read_regular(directory / REPAIR_FILE))
         if raw["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {raw['schema_version']}, this program reads {SCHEMA_VERSION}")
         return decode(RepairResult, raw)

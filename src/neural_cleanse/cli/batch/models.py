@@ -17,7 +17,7 @@ from typing import Any
 
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost, path_errors
-from neural_cleanse.files import make_directory, write_whole
+from neural_cleanse.files import make_directory, read_regular, write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
@@ -211,7 +211,7 @@ def _write(result: ScanResult, place: Path, key: str) -> None:
 def _kept(model: ModelEntry, place: Path, key: str) -> BatchRow | None:
     """The row of an earlier run, where model and key are still the same and its files are whole."""
     try:
-        values = json.loads((place / KEY_FILE).read_text(encoding="utf-8"))
+        values = json.loads(read_regular(place / KEY_FILE))
         if values != {"schema_version": SCHEMA_VERSION, "key": key}:
             return None
         result = storage.load_result(place)

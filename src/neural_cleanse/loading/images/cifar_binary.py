@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
 
@@ -45,8 +46,7 @@ def read_cifar_binary(path: Path, *, ignore_labels: bool = False) -> ImageSet:
 def _names(path: Path, count: int) -> tuple[str, ...] | None:
     """The names in the file beside the batch, where it has one for each class."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_NAMES).decode("utf-8", "replace")
+        text = read_regular(path, MAX_NAMES).decode("utf-8", "replace")
     except OSError:
         return None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

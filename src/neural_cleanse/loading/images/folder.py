@@ -43,6 +43,7 @@ class FolderSource:
     archive: Path | None = None
     is_tar: bool = False
     labelled_by: str = ""  # the file beside the pictures that says their labels
+    unlabelled: str = ""  # why the one that is there does not
 
     def pictures(self, rows: list[int]) -> Iterator[Picture]:
         """The pictures at `rows`."""
@@ -91,6 +92,8 @@ def open_folder(path: Path) -> FolderSource:
         listed = labels_beside(source.files, _folders(source.files, path)[:MAX_LISTED])
     if listed is None:
         return source
+    if isinstance(listed, str):
+        return replace(source, unlabelled=listed)
     labels, classes, said_by = listed
     return replace(source, labels=torch.tensor(labels), names=classes, labelled_by=said_by)
 

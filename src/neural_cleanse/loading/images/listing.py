@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_cleanse.loading.images.names import numbered
+from neural_cleanse.text import plain
 
 FILE_COLUMNS = (
     "filename", "file_name", "file", "filepath", "file_path", "path", "image", "image_id", "image_name", "image_path",
@@ -21,24 +22,28 @@ Said = tuple[list[str], tuple[str, ...] | None]  # a label for each picture, and
 
 def labels_beside(
     files: Sequence[Path], folders: Sequence[Path]
-) -> tuple[list[int], tuple[str, ...] | None, str] | None:
+) -> tuple[list[int], tuple[str, ...] | None, str] | str | None:
     """The label of each picture, the classes' names where labels are words, and the file that says so.
 
-    None unless exactly one such file in `folders` names every picture once with a label.
+    None unless exactly one such file in `folders` names every picture once with a label; in words, which one names
+    them and why it was not taken.
     """
     found: list[tuple[str, Said]] = []
+    refused: list[str] = []
     for path in sorted({path for folder in folders for form in FORMS for path in folder.glob(form)}):
         labels = _labels(path, files)
-        if labels is not None:
+        if isinstance(labels, str):
+            refused.append(f"{path.name} was not taken: {labels}")
+        elif labels is not None:
             found.append((path.name, labels))
     if len(found) != 1:
-        return None
+        return f"{' and '.join(name for name, _ in found)} both give labels" if found else next(iter(refused), None)
     name, (words, classes) = found[0]
     return *numbered(words, classes), name
 
 
-def _labels(path: Path, files: Sequence[Path]) -> Said | None:
-    """What the file says of every picture; None where it leaves one out, or is no such table."""
+def _labels(path: Path, files: Sequence[Path]) -> Said | str | None:
+    """What the file says of every picture; None where it is no such table, and why where it has no label for one."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:  # to read a pipe would never end
             return None
@@ -57,11 +62,16 @@ def _labels(path: Path, files: Sequence[Path]) -> Said | None:
     for row, word in labels:
         name = _base(row[file])
         if said.setdefault(name, word) != word:
-            return None  # one name, two labels
+            return f"it gives {plain(name)} two labels" if known & said.keys() else None
     words = [said.get(one.name, said.get(one.stem)) for one in files]
     named = classes is not None or not set(LABEL_COLUMNS).isdisjoint(_header(rows))
-    if not all(words) or any(map(_is_no_class, words)) or not (named or _repeat(words)):
+    if not any(words) or not (named or _repeat(words)):
         return None
+    for one, its in zip(files, words, strict=True):
+        if not its:
+            return f"it gives {plain(one.name)} no label"
+        if _is_no_class(its):
+            return f"the label of {plain(one.name)} is {plain(its)}"
     return [word for word in words if word], classes
 
 

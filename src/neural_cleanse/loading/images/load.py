@@ -62,6 +62,8 @@ def load_data(
     )
     if labels is not None and isinstance(source, FolderSource) and source.labelled_by:
         origin += f", labels from {source.labelled_by}"
+    if labels is None and isinstance(source, FolderSource) and source.unlabelled:
+        origin += f", {source.unlabelled}"
     read = rows[torch.tensor(kept)]
     return ImageSet(
         images,

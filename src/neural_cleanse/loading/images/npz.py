@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from neural_cleanse.errors import DataError
+from neural_cleanse.files import without_waiting
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.array_names import PAIRS, are_weights, pair_of
 from neural_cleanse.loading.cures import PICTURES_AGAIN
@@ -54,7 +55,7 @@ def read_npy(path: Path, *, ignore_labels: bool = False) -> ImageSet:
 
 def _array(path: Path) -> Any:
     try:
-        with path.open("rb") as file, _room(path, path.stat().st_size):
+        with open(path, "rb", opener=without_waiting) as file, _room(path, path.stat().st_size):
             return np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an .npy array: {_plainly(error)}.", cure=SAVE_AS) from error
