@@ -171,7 +171,7 @@ def test_a_shift_no_smaller_than_many_heavy_tailed_ones_make_likely_is_left_open
         settings=ScanSettings(), inversion=Inversion(), pairs=[LabelPair(label) for label in range(60)]
     )
     nothing: Any = SimpleNamespace()
-    space = feature_space(clean, ScanImages.of(clean, digits, 0), lambda _: None)
-    test = FeatureTest(Sized(Kind.FEATURE, prepared, nothing, nothing, sizes)).run(space).test
+    behind: Any = SimpleNamespace(space=lambda: feature_space(clean, ScanImages.of(clean, digits, 0)), forward_passes=0)
+    test = FeatureTest(Sized(Kind.FEATURE, prepared, nothing, nothing, sizes), behind).run(nothing).test
     assert test.verdict is Verdict.INCONCLUSIVE and "heavy-tailed" in test.reason and test.flagged == ()
     assert test.p_value is not None and test.p_value <= ScanSettings().alpha

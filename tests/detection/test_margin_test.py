@@ -16,8 +16,9 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import margin_test
 from neural_cleanse.detection.combined import combine_kinds
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import KindFound
-from neural_cleanse.detection.margin_test import MarginTest
+from neural_cleanse.detection.margin_test import SUPPORT_P, MarginTest
 from neural_cleanse.detection.margins import STARTS, STEPS, largest_margins
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
@@ -28,7 +29,7 @@ from neural_cleanse.report import summary, text
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import KindTest, LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Outcome, Recovered, Verdict
 from neural_cleanse.triggers.patch import PatchTrigger
 
 # --- the search ---
@@ -104,11 +105,15 @@ def made(
     labels: int = 10,
     shown: bool = True,
     theirs: list[list[float]] = CLEAN,
-    needed: bool = True,
+    flagged: tuple[int, ...] = (),
     small: tuple[int, ...] = (4,),
+    by_shift: bool = False,
     **settings: Any,
 ) -> tuple[Any, Students]:
-    """The test of a scan whose networks reach such margins."""
+    """The test of a scan whose networks reach such margins.
+
+    Its patches flag `flagged`; they find `small` small, or its shifts do where `by_shift`, in tests of half of alpha.
+    """
     students, tracker = Students(agreements), SimpleNamespace(truncated=False)
     monkeypatch.setattr(
         margin_test, "largest_margins", lambda network, *_: own if network == "suspect" else theirs[network]
@@ -121,11 +126,17 @@ def made(
         tracker=tracker,
         work=SimpleNamespace(plan=lambda *_: None, expect=lambda *_: None, drop=lambda *_: None),
     )
-    prepared = SimpleNamespace(settings=ScanSettings(**settings), pairs=pairs, num_labels=labels, classifier="suspect")
+    prepared = SimpleNamespace(
+        settings=ScanSettings(**settings), pairs=pairs, num_labels=labels, classifier="suspect", share=0.5
+    )
     trigger = PatchTrigger(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) if shown else None
-    patches = [replace(Recovered.skipped(pair, Outcome.CONVERGED), trigger=trigger, size=9.0) for pair in pairs]
-    test = MarginTest(prepared, stages, students, patches, [LabelPair(label) for label in small])  # type: ignore[arg-type]
-    return test.run(needed=needed).test, students
+    patches = tuple(replace(Recovered.skipped(pair, Outcome.CONVERGED), trigger=trigger, size=9.0) for pair in pairs)
+    tested = {pair: 2 * SUPPORT_P if pair.target in small else 1.0 for pair in pairs}
+    rows = tuple(KindRow(pair.target, None, 5.0, p) for pair, p in tested.items()) if by_shift else ()
+    decision: Any = SimpleNamespace(flagged=flagged, p_values={} if by_shift else tested)
+    shifts = KindFound(KindTest(Kind.FEATURE, 0.5, Verdict.CLEAN, "none", rows=rows))
+    test = MarginTest(prepared, stages, students)  # type: ignore[arg-type]
+    return test.run(Earlier(patches, decision, (shifts,))).test, students
 
 
 def test_a_planted_label_is_flagged_over_three_students(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +144,11 @@ def test_a_planted_label_is_flagged_over_three_students(monkeypatch: pytest.Monk
     assert test.verdict is Verdict.INFECTED and test.flagged == (LabelPair(4),) and students.asked == {0, 1, 2}
     assert "label 4 (60.0, in student networks 24.3)" in test.reason and test.image_passes == 400
     assert [row.size for row in test.rows] == PLANTED
+
+
+def test_a_label_that_shifts_find_small_is_confirmed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    test, _ = made(monkeypatch, PLANTED, by_shift=True)
+    assert test.verdict is Verdict.INFECTED and test.flagged == (LabelPair(4),)
 
 
 def test_where_no_label_stands_out_in_the_suspect_no_student_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +209,7 @@ def test_a_label_no_further_off_than_the_others_from_each_other_is_left_open(mon
     assert test.p_value is not None and test.p_value <= ScanSettings().alpha
 
 
-@pytest.mark.parametrize("settings", [{"student": False}, {"labels": 3}, {"labels": 101}, {"needed": False}])
+@pytest.mark.parametrize("settings", [{"student": False}, {"labels": 3}, {"labels": 101}, {"flagged": (3,)}])
 def test_where_it_cannot_be_made_it_says_so(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     test, students = made(monkeypatch, PLANTED, **settings)
     assert test.verdict is None and test.reason and not students.asked
@@ -224,7 +240,7 @@ def test_a_label_flagged_by_its_margin_is_evidenced_and_told(
     clean: Classifier, digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_out(monkeypatch, features=True, pairs=True, margins=False)
-    monkeypatch.setattr("neural_cleanse.detection.kinds.SUPPORT_P", 1.0)  # its patch is of usual size
+    monkeypatch.setattr("neural_cleanse.detection.margin_test.SUPPORT_P", 1.0)  # its patch is of usual size
     result = scan(Classifier(FaintPattern(clean.module), (1, 28, 28), 10), digits, ScanSettings())
     patches, *_, margins = result.tests
     assert margins.kind is Kind.MARGIN and margins.flagged == (LabelPair(2),), margins

@@ -11,6 +11,7 @@ import pytest
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import KindFound, Searched, StudentRatios, Unfinished
 from neural_cleanse.detection.one_class import FEW_STEPS, MORE_STEPS, OneClass
 from neural_cleanse.detection.settings import ScanSettings
@@ -177,7 +178,8 @@ def test_pairs_are_told_apart_by_the_masks_that_few_steps_end_at(
     )  # fmt: skip
     nothing: Any = SimpleNamespace()
     search = Early(Kind.PAIRS, prepared, nothing, nothing, ratios=[{PAIR: 0.1}] * 3, working=working)
-    found = OneClass(search).run()
+    decision: Any = SimpleNamespace(flagged=())
+    found = OneClass(search).run(Earlier((), decision))
     assert found.test.verdict is verdict
     assert search.steps == ([FEW_STEPS, MORE_STEPS] if verdict else [FEW_STEPS])
     assert found.test.flagged == ((PAIR,) if verdict else ())
@@ -190,4 +192,4 @@ def test_fewer_restarts_leave_the_pairs_in(restarts: int, clean: Classifier, dig
         classifier=clean, pairs=[LabelPair(target) for target in range(10)], num_labels=10,
     )  # fmt: skip
     nothing: Any = SimpleNamespace()
-    assert OneClass(Told(Kind.PAIRS, prepared, nothing, nothing)).planned() > 0
+    assert OneClass(Told(Kind.PAIRS, prepared, nothing, nothing)).planned()["one-class patches"] > 0

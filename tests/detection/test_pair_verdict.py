@@ -1,13 +1,16 @@
-"""The verdict of labels and pairs together: found by either, clean by both, else could not tell."""
+"""The verdict on pairs, alone and with that on labels: found by either, clean by both, else could not tell."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from neural_cleanse.detection.pair_verdict import PairDecision, combine, judge_pairs, unsearched_words
-from neural_cleanse.detection.verdict import decide
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.detection.combined import combine_kinds
+from neural_cleanse.detection.kinds_found import KindFound
+from neural_cleanse.detection.pair_verdict import judge_pairs, unsearched_words
+from neural_cleanse.detection.verdict import Decision, decide
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, LabelPair, Outcome, Recovered, Verdict
 
 AREA = 784
 
@@ -29,12 +32,24 @@ def usual(scale: float = 60.0) -> dict[LabelPair, float | None]:
     }
 
 
-def across(sizes: dict[LabelPair, float | None], unsearched: str | None = None) -> PairDecision:
-    reference = frozenset(sizes)
-    return judge_pairs(recovered(sizes), 0.01, AREA, reference=reference, candidates=len(sizes), unsearched=unsearched)
+def judged(
+    sizes: dict[LabelPair, float | None], unsearched: str | None = None, doubt: str | None = None
+) -> tuple[KindTest, dict[LabelPair, float]]:
+    return judge_pairs(
+        recovered(sizes), 0.01, AREA, reference=frozenset(sizes), candidates=len(sizes), unsearched=unsearched,
+        doubt=doubt,
+    )  # fmt: skip
 
 
-def of_labels(smallest: float = 90.0, doubt: str | None = None):  # type: ignore[no-untyped-def]
+def across(sizes: dict[LabelPair, float | None], unsearched: str | None = None, doubt: str | None = None) -> KindTest:
+    return judged(sizes, unsearched, doubt)[0]
+
+
+def combine(labels: Decision, pairs: KindTest, doubt: str | None) -> Decision:
+    return combine_kinds(labels, [KindFound(pairs)], doubt)
+
+
+def of_labels(smallest: float = 90.0, doubt: str | None = None) -> Decision:
     sizes = [100.0, 110.0, 90.0, 120.0, 95.0, 105.0, 115.0, smallest]
     return decide(recovered({LabelPair(label): size for label, size in enumerate(sizes)}), 0.01, AREA, doubt, share=0.5)
 
@@ -46,7 +61,9 @@ def test_found_by_pairs_alone() -> None:
     both = combine(of_labels(), across(PLANTED), None)
     assert both.verdict is Verdict.INFECTED and both.flagged == (3,) and both.flagged_pairs == (LabelPair(3, 5),)
     assert both.reason.startswith("images of label 5 go to label 3 with a trigger of 6.0 px")
-    assert both.p_value == both.p_values[LabelPair(3, 5)] < 0.01
+    test, p_values = judged(PLANTED)
+    assert both.p_value == test.p_value == p_values[LabelPair(3, 5)] < 0.01 and test.kind is Kind.PAIRS
+    assert test.share == 0.1 and "of patches for images of any class" in both.reason
 
 
 def test_found_by_labels_alone_and_by_both() -> None:
@@ -65,7 +82,10 @@ def test_clean_only_if_both_say_so() -> None:
 
 
 def test_a_doubt_about_the_images_forbids_a_verdict() -> None:
-    doubted = combine(of_labels(4.0, "the input is wrong"), across(PLANTED), "the input is wrong")
+    doubt = "the input is wrong"
+    pairs = across(PLANTED, doubt=doubt)
+    assert pairs.verdict is Verdict.INCONCLUSIVE and pairs.flagged == () and pairs.reason.startswith(doubt)
+    doubted = combine(of_labels(4.0, doubt), pairs, doubt)
     assert doubted.verdict is Verdict.INCONCLUSIVE and doubted.flagged_pairs == ()
 
 
@@ -76,9 +96,9 @@ def test_the_two_tests_share_alpha() -> None:
     low, high = 1.0, 60.0
     for _ in range(60):  # the size at which the doubled p is 1.5 alpha
         middle = (low + high) / 2
-        low, high = (middle, high) if across({**sizes, pair: middle}).p_values[pair] < 0.015 else (low, middle)
-    judged = across({**sizes, pair: high})
-    assert judged.p_values[pair] == pytest.approx(0.015, rel=1e-3) and judged.flagged == ()
+        low, high = (middle, high) if judged({**sizes, pair: middle})[1][pair] < 0.015 else (low, middle)
+    test, p_values = judged({**sizes, pair: high})
+    assert p_values[pair] == pytest.approx(0.015, rel=1e-3) and test.flagged == ()
 
 
 def test_what_was_not_searched_in_words() -> None:

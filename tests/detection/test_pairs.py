@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +12,15 @@ from shell import run
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import Deadline
-from neural_cleanse.detection.pairs import (
-    PairPlan,
-    PairScan,
-    PairsFound,
-    pair_inversion,
-    scan_pairs,
-    search_pairs,
-)
+from neural_cleanse.detection import answer
+from neural_cleanse.detection.kind_tester import Earlier
+from neural_cleanse.detection.kinds_found import KindFound
+from neural_cleanse.detection.one_class_all_steps import OneClassAllSteps
+from neural_cleanse.detection.pairs import PairPlan, PairsFound, pair_inversion, search_pairs
 from neural_cleanse.detection.progress import Part, Work
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.stages import Stages, Subject
+from neural_cleanse.detection.stages import Stages
 from neural_cleanse.detection.verdict import Decision, decide
 from neural_cleanse.engines import InProcess
 from neural_cleanse.images import ImageSet
@@ -30,12 +29,14 @@ from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.memory import BatchLimit
 from neural_cleanse.inversion.sampling import ScanImages, Split
 from neural_cleanse.mitigation.base import known_backdoors
+from neural_cleanse.report import content
 from neural_cleanse.report import output_dir as directory
 from neural_cleanse.report.page import html
 from neural_cleanse.report.tables import pair_table
-from neural_cleanse.report.text import bars
+from neural_cleanse.report.text import bars, flagged
 from neural_cleanse.results import storage
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.results.kind import Kind
+from neural_cleanse.results.records import KindTest, LabelPair, Outcome, Recovered, ScanResult, Verdict
 
 SHORT = Inversion(steps=6, restarts=1)
 
@@ -125,6 +126,13 @@ def test_a_planted_pair_is_found_and_its_label_is_not(found: ScanResult) -> None
     assert found.verdict is Verdict.INFECTED and found.flagged == (TARGET,)
     assert found.flagged_pairs == (LabelPair(TARGET, SOURCE),)
     assert f"mages of label {SOURCE} go to label {TARGET} with a trigger of" in found.reason
+    patches, pairs = found.tests
+    assert pairs.kind is Kind.PAIRS and pairs.verdict is Verdict.INFECTED and pairs.rows == ()
+    assert pairs.flagged == found.flagged_pairs and "Looked for: patches, one-class patches" in found.reason
+    (row,) = (row for row in found.pair_rows if row.pair == LabelPair(TARGET, SOURCE))
+    assert pairs.p_value == row.p_value == found.p_value and pairs.p_value is not None and pairs.p_value <= found.alpha
+    assert pairs.image_passes == sum(row.image_passes for row in found.pair_rows) > 0
+    assert found.image_passes == patches.image_passes + pairs.image_passes
     mask = found.triggers[LabelPair(TARGET, SOURCE)]["mask"][0, 0]
     assert mask[2:5, 2:5].sum() > 0.5 * mask.sum()
     (evidence,) = found.evidence
@@ -163,7 +171,10 @@ def test_page_and_table_name_the_pair(found: ScanResult) -> None:
     table = pair_table(found)
     assert table.rows[0][:2] == (str(SOURCE), str(TARGET)) and table.rows[0][-1] == "flagged"
     assert [row[-1] == "flagged" for row in table.rows] == [True, *[False] * 5]
-    assert f"Label {SOURCE} -&gt; {TARGET}" in html(found)
+    page, (one,) = html(found), flagged(found)
+    assert f"Label {SOURCE} -&gt; {TARGET}" in page and "one-class patches" in page
+    assert one.row.size is not None and one.compared.startswith(f"{one.row.size:.1f} px, p = ")
+    assert content.FROM_ONE_CLASS not in content.not_checked(found) and "Also:" not in content.looked_for(found)
 
 
 def of_labels(smallest: float) -> Decision:
@@ -175,18 +186,18 @@ def of_labels(smallest: float) -> Decision:
     return decide(known, 0.01, 784, None, share=0.5)
 
 
-def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> PairScan:
+def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> KindFound:
     """One step for every pair: what is said of it, not what is found."""
-    return scan_pairs(
-        Subject(classifier, images), labels, range(10), ScanSettings(pairs=True), None, stages(),
-        plan=PairPlan(900, 0, 0, 1),
+    prepared: Any = SimpleNamespace(
+        classifier=classifier, images=images, settings=ScanSettings(pairs=True), inversion=Inversion(), doubt=None,
+        pairs=[LabelPair(label) for label in range(10)], area=784,
     )  # fmt: skip
+    return OneClassAllSteps(prepared, stages(), PairPlan(900, 0, 0, 1)).run(Earlier((), labels))
 
 
 def test_a_label_with_a_trigger_of_its_own_is_no_target(clean: Classifier, images: ScanImages) -> None:
     result = screened(clean, images, of_labels(3.0))
-    assert result.decision.flagged_pairs == (LabelPair(3),) and len(result.found) == 81
-    assert all(one.pair.target != 3 for one in result.found)
+    assert len(result.searched) == 81 and all(one.pair.target != 3 for one in result.searched)
     assert any("pairs to label 3 were not searched" in note for note in result.notes)
 
 
@@ -198,8 +209,8 @@ def test_a_source_that_is_answered_as_the_target_anyway_is_said_and_nothing_is_c
     assert found.labels is not None
     leaking = replace(found, answers=torch.where(found.labels == 2, 7, found.answers))
     result = screened(clean, leaking, of_labels(100.0))
-    assert result.decision.verdict is not Verdict.CLEAN
-    assert "2 to 7: the model gives so many images" in result.decision.reason
+    assert result.test.verdict is not Verdict.CLEAN
+    assert "2 to 7: the model gives so many images" in result.test.reason
     assert any("2 to 7" in note for note in result.notes)
 
 
@@ -208,11 +219,39 @@ def test_classes_with_too_few_images_are_said_and_nothing_is_called_clean(clean:
     few = digits.take(torch.cat([(digits.labels != 5).nonzero()[:, 0], (digits.labels == 5).nonzero()[:10, 0]]))
     assert of_labels(100.0).verdict is Verdict.CLEAN
     result = screened(clean, ScanImages.of(clean, few.without_labels(), 0), of_labels(100.0))
-    assert result.decision.verdict is Verdict.INCONCLUSIVE
-    assert len(result.found) == 81 and all(one.pair.source != 5 for one in result.found)
-    assert result.record["sources_without_enough_images"] == [5]
+    assert result.test.verdict is Verdict.INCONCLUSIVE
+    assert len(result.searched) == 81 and all(one.pair.source != 5 for one in result.searched)
+    assert result.record["pair_search"]["sources_without_enough_images"] == [5]
     said = " ".join(result.notes)
     assert "label 5 has fewer than 30 images" in said and "answers stand for the source" in said
+
+
+def test_a_pair_that_a_map_explains_has_one_row_and_the_evidence_of_the_map() -> None:
+    pair, other = LabelPair(1, 0), LabelPair(5, 4)
+    subject: Any = SimpleNamespace(classifier=None, images=None)
+
+    def found(kind: Kind, pairs: tuple[LabelPair, ...], size: float) -> KindFound:
+        rows = tuple(replace(Recovered.skipped(one, Outcome.CONVERGED), size=size) for one in pairs)
+        mapped = pairs if kind is Kind.ALL_TO_ALL else ()
+        test = KindTest(kind, 0.1, Verdict.INFECTED, "said", 1e-6, pairs, mapped)
+        return KindFound(test, rows, subject, searched=rows if kind is Kind.PAIRS else ())
+
+    kinds = found(Kind.PAIRS, (pair, other), 9.0), found(Kind.ALL_TO_ALL, (pair,), 40.0)
+    compared = SimpleNamespace(decision=SimpleNamespace(flagged_pairs=()))
+    parts: Any = SimpleNamespace(found=(), kinds=kinds, compared=compared, prepared=None)
+    assert {one.pair: one.size for one in answer._shown(parts)} == {pair: 40.0, other: 9.0}
+    shown = [(kind, one.pair) for kind, _, _, one in answer._to_show(parts, kinds, ())]
+    assert shown == [(Kind.PAIRS, other), (Kind.ALL_TO_ALL, pair)]
+
+
+def test_pairs_that_no_budget_reached_are_not_said_to_be_checked(found: ScanResult) -> None:
+    """Also of older records, in which `--pairs` has no test of its own."""
+    older = replace(found, tests=found.tests[:1])
+    assert content.FROM_ONE_CLASS not in content.not_checked(older)
+    assert flagged(replace(older, evidence=(replace(found.evidence[0], kind=Kind.PATCH),))) == flagged(found)
+    rows = tuple(row if row.source is None else replace(row, outcome=Outcome.NOT_SEARCHED) for row in found.labels)
+    tests = found.tests[0], replace(found.tests[1], verdict=Verdict.INCONCLUSIVE, p_value=None, flagged=())
+    assert content.FROM_ONE_CLASS in content.not_checked(replace(found, labels=rows, tests=tests, evidence=()))
 
 
 def test_the_search_of_a_pair_is_the_default_one_whatever_the_labels_get() -> None:
@@ -228,7 +267,7 @@ def test_pairs_are_searched_with_the_numbers_that_the_scan_computes_with(
     def stop(inversion: Inversion, *_: object) -> None:
         raise Searched(inversion.precision)
 
-    monkeypatch.setattr("neural_cleanse.detection.pairs.search_pairs", stop)
+    monkeypatch.setattr("neural_cleanse.detection.one_class_all_steps.search_pairs", stop)
     settings = ScanSettings(pairs=True, patches_only=True, samples=200, max_passes=1, precision="bf16")
     with pytest.raises(Searched) as found:
         scan(clean, digits, settings)

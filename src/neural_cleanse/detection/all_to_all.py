@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.behind_cut import EXPECTED_SHARE, BehindCut
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_inversion
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import KindFound, Unfinished, charged, not_made
 from neural_cleanse.detection.pairs import pair_inversion
 from neural_cleanse.detection.prepare import PreparedScan
@@ -86,46 +88,51 @@ class _Searched:
 
 @dataclass(frozen=True)
 class AllToAll:
-    """The two tests of one scan."""
+    """The test of one scan: of patches, or of shifts of activations."""
 
+    kind: Kind
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
+    behind: BehindCut
 
     @property
     def possible(self) -> bool:
         """Whether the number of labels allows it."""
         return LEAST_CLASSES <= self.prepared.num_labels <= MOST_LABELS
 
-    def planned(self, share: float) -> dict[str, int]:
-        """Image passes by part, as far as is known before; `share` is that of the network behind its cut."""
-        one = LEARNT * self._search_of(None).passes if self.possible else 0
-        return {PARTS[Kind.ALL_TO_ALL]: one, PARTS[Kind.FEATURE_ALL_TO_ALL]: round(share * one)}
+    def planned(self) -> dict[str, int]:
+        """Those of the maps that are looked for."""
+        share = EXPECTED_SHARE if self._behind_cut else 1.0
+        return {PARTS[self.kind]: round(share * LEARNT * self._search_of(None).passes) if self.possible else 0}
 
-    def run(self, space: FeatureSpace | str) -> tuple[KindFound, KindFound]:
-        """Patches, then shifts of activations."""
-        patches = self._test(Kind.ALL_TO_ALL, Subject(self.prepared.classifier, self.prepared.images), None)
+    def run(self, _: Earlier) -> KindFound:
+        """The maps found in the suspect, beside random ones and those of a student."""
+        space = self.behind.space() if self._behind_cut else None
         if isinstance(space, str):
-            return patches, self._left_out(Kind.FEATURE_ALL_TO_ALL, space)
-        behind = Subject(space.classifier, space.images, weight=space.share)
-        return patches, self._test(Kind.FEATURE_ALL_TO_ALL, behind, space)
-
-    def _test(self, kind: Kind, subject: Subject, space: FeatureSpace | None) -> KindFound:
+            return self._left_out(space)
+        subject = Subject(self.prepared.classifier, self.prepared.images)
+        if space is not None:
+            subject = Subject(space.classifier, space.images, weight=space.share)
         classes = classes_of(subject.images, self.prepared.classifier.num_classes)
         if not self.possible or len(classes) < max(LEAST_CLASSES, LEAST_PART * self.prepared.num_labels):
-            return self._left_out(kind, "too few or too many labels, or too few images of them")
+            return self._left_out("too few or too many labels, or too few images of them")
         search = self._search_of(space)
         if self.stages.batch_limit.images < search.inversion.batch_size:
-            return self._left_out(kind, "memory does not hold enough images at once")
-        searched = self._searched(kind, subject, search, classes)
+            return self._left_out("memory does not hold enough images at once")
+        searched = self._searched(subject, search, classes)
         if isinstance(searched, Unfinished):
-            return self._left_out(kind, searched.reason, searched)
-        return self._judged(kind, searched, search)
+            return self._left_out(searched.reason, searched)
+        return self._judged(searched, search)
 
-    def _left_out(self, kind: Kind, why: str, ended: Unfinished | None = None) -> KindFound:
+    @property
+    def _behind_cut(self) -> bool:
+        return self.kind is Kind.FEATURE_ALL_TO_ALL
+
+    def _left_out(self, why: str, ended: Unfinished | None = None) -> KindFound:
         if ended is None:
-            self.stages.work.plan(PARTS[kind], 0)
-        return not_made(kind, why, ended)
+            self.stages.work.plan(PARTS[self.kind], 0)
+        return not_made(self.kind, why, ended)
 
     def _search_of(self, space: FeatureSpace | None) -> MapSearch:
         if space is not None:
@@ -134,21 +141,22 @@ class AllToAll:
         return MapSearch.of(calm, self.prepared.num_labels)
 
     def _searched(
-        self, kind: Kind, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""
+        self, subject: Subject, search: MapSearch, classes: Sequence[int], whose: str = ""
     ) -> _Searched | Unfinished:
         """The maps found, and, where one of them might be planted, random ones."""
         tracker, seed = self.stages.tracker, self.prepared.settings.seed
         if self.stages.spent():
             return Unfinished()
         one = search.passes * subject.weight
-        report = self.stages.report(PARTS[kind] + whose, round(LEARNT * one), LEARNT, "maps")
+        part = PARTS[self.kind] + whose
+        report = self.stages.report(part, round(LEARNT * one), LEARNT, "maps")
         meter, images = self.stages.meter(subject, report), MappedImages.among(subject.images, classes)
         try:
             found = search.learn(subject.classifier, images, LEARNT, seed, meter)
             found = tuple(sorted(found, key=strength_of, reverse=True))
             random: tuple[Followed, ...] = ()
             if len(found) == LEARNT and found[0].asr >= LEAST_ASR:
-                self.stages.work.plan(PARTS[kind] + whose, round((LEARNT + RANDOM) * one))
+                self.stages.work.plan(part, round((LEARNT + RANDOM) * one))
                 random = self._random(search, subject, images, found[0], meter)
         except OutOfTime:
             tracker.truncated = True
@@ -173,8 +181,8 @@ class AllToAll:
             return found
         return found + search.follow(subject.classifier, images, others, seed, meter)
 
-    def _judged(self, kind: Kind, searched: _Searched, search: MapSearch) -> KindFound:
-        share = SHARES[kind]
+    def _judged(self, searched: _Searched, search: MapSearch) -> KindFound:
+        kind, share = self.kind, SHARES[self.kind]
         p_value = over_share(searched.test.p_value, share) if searched.stands_out else 1.0
         test = KindTest(
             kind, share, Verdict.CLEAN, f"no {kind.singular} stands out", p_value,
@@ -182,8 +190,8 @@ class AllToAll:
         )  # fmt: skip
         if p_value > self.prepared.settings.alpha:
             return KindFound(test)
-        theirs = self._in_a_student(kind, search, searched.classes)
-        test, said = charged(test, theirs), f"{self._named(kind, searched)} ({p_is(p_value)})"
+        theirs = self._in_a_student(search, searched.classes)
+        test, said = charged(test, theirs), f"{self._named(searched)} ({p_is(p_value)})"
         if isinstance(theirs, Unfinished):
             return KindFound(replace(test, verdict=Verdict.INCONCLUSIVE, reason=f"{said}; but {theirs.reason}"))
         if theirs.stands_out:
@@ -202,24 +210,24 @@ class AllToAll:
         )
         return KindFound(test, rows, searched.subject)
 
-    def _in_a_student(self, kind: Kind, search: MapSearch, classes: Sequence[int]) -> _Searched | Unfinished:
+    def _in_a_student(self, search: MapSearch, classes: Sequence[int]) -> _Searched | Unfinished:
         """What the same search finds in a student, or why none was made there."""
         student = self.teaching.good_student(self.stages, least=LEAST_AGREEMENT)
         if student is None:
             return Unfinished(reason=NO_GOOD_STUDENT)
-        part, behind_cut = f"{name_of(0)}-{kind.value}", kind is Kind.FEATURE_ALL_TO_ALL
+        part = f"{name_of(0)}-{self.kind.value}"
         try:
-            subject = self.teaching.subject(student, part, behind_cut=behind_cut)
+            subject = self.teaching.subject(student, part, behind_cut=self._behind_cut)
         except OutOfTime:
             self.stages.tracker.truncated = True
             return Unfinished(reason="the budget was spent before it was looked for in a student network")
         if isinstance(subject, str):
             return Unfinished(reason=subject)
-        return self._searched(kind, subject, search, classes, f" of {called(0)}")
+        return self._searched(subject, search, classes, f" of {called(0)}")
 
-    def _named(self, kind: Kind, searched: _Searched) -> str:
+    def _named(self, searched: _Searched) -> str:
         best, pairs = searched.best, [one.pair for one in searched.rows]
-        unit = " px" if kind is Kind.ALL_TO_ALL else ""
+        unit = "" if self._behind_cut else " px"
         count = self.prepared.classifier.num_classes
         steps = {((pair.target - (pair.source or 0)) % count) for pair in pairs}
         if len(steps) == 1:
@@ -227,8 +235,8 @@ class AllToAll:
         else:
             which = ", ".join(f"{pair.source} to {pair.target}" for pair in pairs)
         return (
-            f"{kind.singular}: {which}, with one trigger of size {best.size:.1f}{unit} on {best.asr:.0%} of the images "
-            f"(random maps: {_usual(searched):.1f}{unit}, {max(one.asr for one in searched.random):.0%} at most)"
+            f"{self.kind.singular}: {which}, with one trigger of size {best.size:.1f}{unit} on {best.asr:.0%} of the "
+            f"images (random maps: {_usual(searched):.1f}{unit}, {max(one.asr for one in searched.random):.0%} at most)"
         )
 
 

@@ -26,10 +26,7 @@ HURRIED_IMAGES = 32  # that evidence is gathered on where no time is left
 
 @dataclass(frozen=True)
 class Parts:
-    """What a scan has gathered: `found` are its patches, `compared` is what a student said of them.
-
-    `choice_passes` are forward passes that chose which pairs of labels to search.
-    """
+    """What a scan has gathered: `found` are its patches, `compared` is what a student said of them."""
 
     prepared: PreparedScan
     found: tuple[Recovered, ...]
@@ -39,7 +36,6 @@ class Parts:
     kinds: Sequence[KindFound]
     teaching: Teaching
     tracker: BudgetTracker
-    choice_passes: int = 0
 
     @property
     def other_passes(self) -> int:
@@ -54,7 +50,6 @@ class Parts:
         return (
             self.teaching.forward_passes
             + self.compared.forward_passes
-            + self.choice_passes
             + sum(one.test.forward_passes for one in self.kinds)
         )
 
@@ -74,9 +69,10 @@ def answer(parts: Parts, began: float) -> ScanResult:
     by_patch = {*parts.decision.flagged_pairs} - others
     flagged = [one.shown for one in parts.found if one.pair in by_patch]
     of_kinds = [one for one in parts.kinds if one.flagged]
-    shown = [*parts.found, *(one for kind in of_kinds if kind.test.kind.of_pixels for one in kind.flagged)]
+    shown = _shown(parts)
     evidence, notes = _evidence(parts, of_kinds, flagged)
     notes += tuple(note for one in parts.kinds for note in one.notes)
+    records = {name: value for one in parts.kinds for name, value in one.record.items()}
     notes += budget_notes(parts.prepared, parts.tracker, parts.found)
     return ScanResult(
         verdict=parts.decision.verdict,
@@ -92,9 +88,9 @@ def answer(parts: Parts, began: float) -> ScanResult:
         + parts.other_forward_passes,
         wall_s=time.monotonic() - began,
         image_shape=parts.prepared.classifier.input_shape,
-        labels=_rows(shown, parts.decision, parts.prepared.names),
+        labels=_rows(shown, parts),
         paper_rule=parts.decision.paper_rule,
-        provenance=parts.provenance.joined({}, notes),
+        provenance=parts.provenance.joined(records, notes),
         cut_off=parts.tracker.truncated,
         evidence=evidence,
         tests=parts.tests,
@@ -134,14 +130,23 @@ def _to_show(
         shown_as = Kind.MARGIN if one.pair in by_margin else Kind.PATCH
         yield shown_as, prepared.classifier, prepared.images, one
     known = {one.pair for one in patches}
+    mapped = {pair for kind in kinds for pair in kind.test.mapped}
     for kind in kinds:
-        new = [one for one in kind.flagged if one.pair not in known]
+        new = [one for one in kind.flagged if one.pair not in known and (kind.test.mapped or one.pair not in mapped)]
         known |= {one.pair for one in new}
         if kind.subject is not None:
             yield from ((kind.test.kind, kind.subject.classifier, kind.subject.images, one) for one in new)
 
 
-def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...] | None) -> tuple[LabelResult, ...]:
+def _shown(parts: Parts) -> tuple[Recovered, ...]:
+    """One record a row of the table: of a pair that a map explains, the map's, which comes last."""
+    rows = [*parts.found, *(one for kind in parts.kinds for one in kind.rows)]
+    return tuple({one.pair: one for one in rows}.values())
+
+
+def _rows(shown: Sequence[Recovered], parts: Parts) -> tuple[LabelResult, ...]:
+    decision, names = parts.decision, parts.prepared.names
+    p_values = {**decision.p_values, **{pair: p for one in parts.kinds for pair, p in one.p_values.items()}}
     return tuple(
         LabelResult(
             target=recovered.pair.target,
@@ -150,14 +155,14 @@ def _rows(found: Sequence[Recovered], decision: Decision, names: tuple[str, ...]
             size=recovered.size,
             log_size_sd=recovered.log_size_sd,
             anomaly_index=decision.anomaly_index.get(recovered.pair),
-            p_value=decision.p_values.get(recovered.pair),
+            p_value=p_values.get(recovered.pair),
             asr=recovered.asr,
             asr_interval=_interval(recovered),
             outcome=recovered.outcome,
             image_passes=recovered.image_passes,
             refined=None if recovered.refined is None else _refined(recovered.refined),
         )
-        for recovered in found
+        for recovered in shown
     )
 
 

@@ -19,20 +19,15 @@ def patch_test(decision: Decision, share: float, image_passes: int, forward_pass
     )  # fmt: skip
 
 
-def combine_kinds(
-    decision: Decision, found: Sequence[KindFound], doubt: str | None, *, pairs: bool = False
-) -> Decision:
-    """The decision on patches with the other tests' findings; a `doubt` about the input forbids any.
-
-    `pairs` says that pairs were searched with all steps, which the decision holds already.
-    """
+def combine_kinds(decision: Decision, found: Sequence[KindFound], doubt: str | None) -> Decision:
+    """The decision on patches with the other tests' findings; a `doubt` about the input forbids any."""
     tests = [one.test for one in found]
     if not tests:
         return decision
     p_values = [p for p in (decision.p_value, *(test.p_value for test in tests)) if p is not None]
     sizes_clear = decision.p_value is not None and decision.p_value >= SCREEN_CLEAR_P
     decision = replace(decision, p_value=min(p_values, default=None))
-    said = looked_for(tests, pairs=pairs)
+    said = looked_for(tests)
     if doubt is not None:
         return replace(decision, reason=f"{decision.reason}. {said}")
     hits = [test for test in tests if test.verdict is Verdict.INFECTED]
@@ -63,10 +58,9 @@ def _clears(margins: KindTest) -> bool:
     return margins.verdict is Verdict.CLEAN and margins.p_value is not None and margins.p_value >= SCREEN_CLEAR_P
 
 
-def looked_for(tests: Sequence[KindTest], *, pairs: bool = False) -> str:
+def looked_for(tests: Sequence[KindTest]) -> str:
     """Which kinds of trigger were looked for, and which not, in words."""
     made = [Kind.PATCH.meaning, *(test.kind.meaning for test in tests if test.verdict is not None)]
-    made[1:1] = ["one-class patches"] * pairs
     lacking = [f"{test.kind.meaning} ({test.reason})" for test in tests if test.verdict is None]
     said = f"Looked for: {', '.join(made)}"
     return f"{said}; not for: {', '.join(lacking)}" if lacking else said

@@ -4,8 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from neural_cleanse.detection.behind_cut import EXPECTED_SHARE, BehindCut
 from neural_cleanse.detection.feature_space import STEPS, FeatureSpace, feature_inversion
-from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kind_search import PARTS, KindSearch
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import (
     KindFound,
     Searched,
@@ -25,9 +27,7 @@ from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, Verdict
 from neural_cleanse.text import p_is, stand
 
-MOST_LABELS = 100  # above which shifts are not searched
 MIN_SIZED = 0.8  # share of labels that a shift must work for
-EXPECTED_SHARE = 0.8  # of the network's work that its tail takes, until it is known
 CONFIRMED = 0.5  # of the size in a student at most; natural ones have .6 and more
 ALONE = 0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
 
@@ -37,14 +37,22 @@ class FeatureTest:
     """The test of one scan."""
 
     search: KindSearch
+    behind: BehindCut
 
-    def planned(self) -> int:
-        """Image passes, as far as is known before."""
+    def planned(self) -> dict[str, int]:
+        """Those of one shift a label."""
+        if not self.behind.possible:
+            return {}
         prepared = self.search.prepared
-        return round(EXPECTED_SHARE * STEPS * prepared.inversion.batch_size) * len(prepared.pairs)
+        passes = round(EXPECTED_SHARE * STEPS * prepared.inversion.batch_size) * len(prepared.pairs)
+        return {PARTS[self.search.kind]: passes}
 
-    def run(self, space: FeatureSpace | str) -> KindFound:
-        """One shift a label, searched behind the network's cut."""
+    def run(self, _: Earlier) -> KindFound:
+        """One shift a label, searched behind the network's cut; being the first there, it pays for the cut."""
+        found = self._of_shifts(self.behind.space())
+        return replace(found, test=charged(found.test, Unfinished(forward_passes=self.behind.forward_passes)))
+
+    def _of_shifts(self, space: FeatureSpace | str) -> KindFound:
         if isinstance(space, str):
             return self.search.not_made(space)
         prepared = self.search.prepared

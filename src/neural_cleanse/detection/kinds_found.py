@@ -1,8 +1,8 @@
 """What the tests of other kinds of trigger come to: searches, what they flagged, and how it is named."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.stages import Subject
@@ -63,12 +63,24 @@ class StudentRatios:
 
 @dataclass(frozen=True)
 class KindFound:
-    """A test, and the triggers of what it flagged, with what they are triggers of; `notes` are for the report."""
+    """A test, and the triggers of what it flagged, with what they are triggers of; `notes` are for the report.
+
+    `searched` are rows of the result's own table, with p-values by pair, where all that was searched stands there.
+    `record` joins the settings in the provenance.
+    """
 
     test: KindTest
     flagged: tuple[Recovered, ...] = ()
     subject: Subject | None = None
     notes: tuple[str, ...] = ()
+    searched: tuple[Recovered, ...] = ()
+    p_values: Mapping[LabelPair, float] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[Recovered, ...]:
+        """What stands in the result's own table: by default what was flagged, if it is of pixels."""
+        return self.searched or (self.flagged if self.test.kind.of_pixels else ())
 
 
 def record_of(kind: Kind, searched: Searched, p_value: float, p_values: Mapping[LabelPair, float]) -> KindTest:

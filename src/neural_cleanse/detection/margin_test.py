@@ -6,11 +6,12 @@ another test, of patches or of shifts, finds it small too; else the scan could n
 """
 
 import statistics
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import KindFound, Unfinished, charged, not_made
 from neural_cleanse.detection.margins import PASSES_PER_LABEL, STARTS, largest_margins
 from neural_cleanse.detection.prepare import PreparedScan
@@ -22,7 +23,7 @@ from neural_cleanse.detection.statistics.outlier import LowValues
 from neural_cleanse.detection.student import Student
 from neural_cleanse.detection.teaching import LESSON, MOST_LABELS, MOST_STUDENTS, Teaching, called, why_none
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Recovered, Verdict
+from neural_cleanse.results.records import KindRow, KindTest, LabelPair, Verdict
 from neural_cleanse.text import p_is
 
 LEAST_LABELS = 4  # fewer are no reference
@@ -34,42 +35,37 @@ OF_STUDENT = PART + " of {}"
 NO_TIME = Unfinished().reason
 SUPPORT_P = 0.02  # of the other test by itself: a stranger's clean network has .05 for the one label that stands out
 ALONE = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
+Spent = Callable[[float], None]  # is told what a part of the test took, in image passes
 
 
 @dataclass(frozen=True)
 class MarginTest:
-    """The test of one scan.
-
-    `patches` are what its search for patches came to, which is shown of a flagged label; `small` are the labels that
-    another test finds small, with a p-value of SUPPORT_P at most (its own, not over its share).
-    """
+    """The test of one scan."""
 
     prepared: PreparedScan
     stages: Stages
     teaching: Teaching
-    patches: Sequence[Recovered] = ()
-    small: Collection[LabelPair] = ()
-    _spent: list[float] = field(default_factory=list)
 
-    def planned(self) -> int:
-        """Image passes of the suspect's margins."""
-        return 0 if self._impossible() else self._passes
+    def planned(self) -> dict[str, int]:
+        """Those of the suspect's margins."""
+        return {PART: 0 if self._impossible() else self._passes}
 
-    def run(self, *, needed: bool) -> KindFound:
+    def run(self, earlier: Earlier) -> KindFound:
         """Compare the labels' largest margins with those in up to MOST_STUDENTS students, fewer where it is clear.
 
-        Where another test has flagged what it found it is not `needed`: students cost more than all other tests.
+        Where another test has flagged what it found it is not needed: students cost more than all other tests.
         """
-        why = self._impossible() if needed else "another test has flagged a label"
+        why = "another test has flagged a label" if earlier.flagged else self._impossible()
         if why is not None:
             self.stages.work.plan(PART, 0)
             return not_made(Kind.MARGIN, why)
+        spent: list[float] = []
         try:
-            found = self._judged()
+            found = self._judged(earlier, spent.append)
         except OutOfTime:
             self.stages.tracker.truncated = True
             found = not_made(Kind.MARGIN, NO_TIME)
-        return replace(found, test=charged(found.test, Unfinished(round(sum(self._spent)))))
+        return replace(found, test=charged(found.test, Unfinished(round(sum(spent)))))
 
     def _impossible(self) -> str | None:
         prepared = self.prepared
@@ -79,22 +75,24 @@ class MarginTest:
             return "too few or too many labels, or not all of them are searched"
         return None
 
-    def _judged(self) -> KindFound:
+    def _judged(self, earlier: Earlier, spent: Spent) -> KindFound:
         """Raises OutOfTime after the deadline."""
-        own = self._margins(self.prepared.classifier, PART)
+        own = self._margins(self.prepared.classifier, PART, spent)
         if own is None:
             return not_made(Kind.MARGIN, NO_TIME)
         large = _large(own)
         if not large:
             return KindFound(self._tested(own, [1.0] * len(own)))
         self._expect_more()
-        theirs, lacking = self._of_students(own, large)
+        theirs, lacking = self._of_students(own, large, spent)
         self._expect_no_more()
         if not theirs or lacking is not None:
             return not_made(Kind.MARGIN, lacking or NO_TIME)
-        return self._answer(own, large, theirs)
+        return self._answer(own, large, theirs, self._confirmed(earlier))
 
-    def _of_students(self, own: Sequence[float], large: Sequence[int]) -> tuple[list[list[float]], str | None]:
+    def _of_students(
+        self, own: Sequence[float], large: Sequence[int], spent: Spent
+    ) -> tuple[list[list[float]], str | None]:
         """The margins of as many students as it takes to tell of the `large` ones, and why they do not do."""
         theirs, alone, lacking = list[list[float]](), True, None
         for number in range(MOST_STUDENTS):
@@ -102,7 +100,7 @@ class MarginTest:
             if isinstance(student, str):
                 lacking = student
                 break
-            margins = self._margins(student.classifier, OF_STUDENT.format(called(number)))
+            margins = self._margins(student.classifier, OF_STUDENT.format(called(number)), spent)
             if margins is None:
                 lacking = NO_TIME
                 break
@@ -136,7 +134,7 @@ class MarginTest:
             return why_none(number, truncated=self.stages.tracker.truncated)
         return student.lacking(self.teaching.plan) or student
 
-    def _margins(self, classifier: Classifier, part: str) -> list[float] | None:
+    def _margins(self, classifier: Classifier, part: str, spent: Spent) -> list[float] | None:
         if self.stages.spent():
             return None
         targets = [pair.target for pair in self.prepared.pairs]
@@ -145,14 +143,32 @@ class MarginTest:
         try:
             found = largest_margins(classifier, targets, self.prepared.settings.seed, at_once, report.advance)
         finally:
-            self._spent.append(report.done)
+            spent(report.done)
         self.stages.tracker.truncated |= found is None
         return found
 
     def _test(self, own: Sequence[float], theirs: Sequence[Sequence[float]]) -> LowValues:
         return margin_test(own, theirs, self.prepared.settings.alpha * SHARES[Kind.MARGIN])
 
-    def _answer(self, own: Sequence[float], large: Sequence[int], theirs: Sequence[Sequence[float]]) -> KindFound:
+    def _confirmed(self, earlier: Earlier) -> set[LabelPair]:
+        """The labels that another test finds small, of which a patch can be shown.
+
+        Its p-value is SUPPORT_P at most: its own, not over its share.
+        """
+        tested = [(earlier.decision.p_values, self.prepared.share)]
+        for test in (one.test for one in earlier.found if one.test.kind is Kind.FEATURE):
+            known = {LabelPair(row.target): row.p_value for row in test.rows if row.p_value is not None}
+            tested.append((known, test.share))
+        small = {pair for known, share in tested for pair, p in known.items() if p * share <= SUPPORT_P}
+        return small & {one.pair for one in earlier.patches if one.shown.trigger is not None}
+
+    def _answer(
+        self,
+        own: Sequence[float],
+        large: Sequence[int],
+        theirs: Sequence[Sequence[float]],
+        confirmed: Collection[LabelPair],
+    ) -> KindFound:
         pairs, test = self.prepared.pairs, self._test(own, theirs)
         share = SHARES[Kind.MARGIN]
         made = self._tested(
@@ -166,8 +182,7 @@ class MarginTest:
             reason = heavy_tailed(which, made.p_value, test.tail_p_value)
             return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=reason))
         reason = f"{which}, {p_is(made.p_value)}"
-        with_patch = {one.pair for one in self.patches if one.shown.trigger is not None}
-        flagged = tuple(pairs[index] for index in far if pairs[index] in self.small and pairs[index] in with_patch)
+        flagged = tuple(pairs[index] for index in far if pairs[index] in confirmed)
         if not flagged:
             return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=f"{reason}; {ALONE}"))
         return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))

@@ -4,10 +4,11 @@ Classes that are near each other by nature have small patches between them, in o
 few steps; after more steps they are as large in students of the same classes, and a planted one is not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from neural_cleanse.detection.kind_search import KindSearch
+from neural_cleanse.detection.kind_search import PARTS, KindSearch
+from neural_cleanse.detection.kind_tester import Earlier
 from neural_cleanse.detection.kinds_found import (
     KindFound,
     Searched,
@@ -41,21 +42,20 @@ MIN_SIZED = 0.3  # share of pairs for which a trigger works: few steps reach the
 
 @dataclass(frozen=True)
 class OneClass:
-    """The test of one scan; `taken` are the labels that have a trigger for all classes already."""
+    """The test of one scan."""
 
     search: KindSearch
-    taken: tuple[int, ...] = ()
 
-    def planned(self) -> int:
-        """Image passes, as far as is known before."""
+    def planned(self) -> dict[str, int]:
+        """Those of few steps for all pairs."""
         pairs = self._candidates()
-        return 0 if isinstance(pairs, str) else self._few.passes * len(pairs)
+        return {PARTS[self.search.kind]: 0 if isinstance(pairs, str) else self._few.passes * len(pairs)}
 
-    def run(self, explained: Collection[LabelPair] = ()) -> KindFound:
-        """Search all pairs; one that an all-to-all map explains is none of its own."""
-        prepared = self.search.prepared
+    def run(self, earlier: Earlier) -> KindFound:
+        """Search all pairs to labels without a patch of their own; one that an all-to-all map explains is none."""
+        prepared, explained = self.search.prepared, earlier.mapped
         subject = Subject(prepared.classifier, prepared.images, Kind.PAIRS.value)
-        candidates = self._candidates()
+        candidates = self._candidates(earlier.decision.flagged)
         if isinstance(candidates, str):
             return self.search.not_made(candidates)
         searched = self.search.run(self._few, candidates, subject)
@@ -90,10 +90,10 @@ class OneClass:
     def _calm(self) -> Inversion:
         return pair_inversion(self.search.prepared.settings.loss, self.search.prepared.inversion)
 
-    def _candidates(self) -> list[LabelPair] | str:
-        """The pairs that are searched, or why none are."""
+    def _candidates(self, taken: Sequence[int] = ()) -> list[LabelPair] | str:
+        """The pairs to labels that are not `taken` which are searched, or why none are."""
         prepared = self.search.prepared
-        targets = [pair.target for pair in prepared.pairs if pair.target not in self.taken]
+        targets = [pair.target for pair in prepared.pairs if pair.target not in taken]
         candidates, lacking = pair_candidates(prepared.images, targets, prepared.classifier.num_classes)
         if prepared.num_labels < LEAST_LABELS or len(targets) < LEAST_TARGETS or not candidates:
             return "too few labels or images"

@@ -1,29 +1,16 @@
-"""From trigger sizes of label pairs to a verdict in words, beside that on labels."""
+"""From trigger sizes of label pairs to a verdict in words."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE
+from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, joined
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
-from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import LabelPair, Recovered, Verdict
+from neural_cleanse.results.records import KindTest, LabelPair, Recovered, Verdict
 from neural_cleanse.text import p_is
 
 MAX_UNSEEN = 0.2  # share of pairs that would not be flagged at MIN_LIMIT_SHARE, or have no size, for a "clean"
-
-
-@dataclass(frozen=True)
-class PairDecision:
-    """The verdict on pairs and what it rests on; numbers by pair for those that have a size."""
-
-    verdict: Verdict
-    reason: str
-    flagged: tuple[LabelPair, ...]
-    p_value: float | None
-    p_values: Mapping[LabelPair, float]
 
 
 def judge_pairs(
@@ -34,13 +21,14 @@ def judge_pairs(
     reference: frozenset[LabelPair],
     candidates: int,
     unsearched: str | None = None,
-    share: float = SHARES[Kind.PAIRS],
-) -> PairDecision:
-    """The verdict on triggers of label pairs, for images of `area` pixels, at that share of alpha.
+    doubt: str | None = None,
+) -> tuple[KindTest, dict[LabelPair, float]]:
+    """The record of the test on triggers of label pairs, for images of `area` pixels; p-values by pair, over its share.
 
     `reference` are the pairs that make the reference, `candidates` is how many the found ones were taken from;
-    `unsearched` says which pairs were not screened.
+    `unsearched` says which pairs were not screened; a `doubt` about the input forbids a verdict.
     """
+    share = SHARES[Kind.PAIRS]
     sized = [(one.pair, one.size) for one in found if one.size is not None]
     pairs, sizes = [pair for pair, _ in sized], [size for _, size in sized]
     test = pair_outlier_test(
@@ -59,7 +47,10 @@ def judge_pairs(
         verdict, reason = Verdict.INFECTED, _found_pairs(small, over_share(test.p_value, share))
     else:
         verdict, reason = _found_nothing(found, test, area, unsearched)
-    return PairDecision(verdict, reason, flagged, over_share(test.p_value, share) if known else None, shared)
+    if doubt is not None:
+        verdict, reason, flagged = Verdict.INCONCLUSIVE, joined(doubt, reason), ()
+    p_value = over_share(test.p_value, share) if known else None
+    return KindTest(Kind.PAIRS, share, verdict, reason, p_value, flagged), shared
 
 
 def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> str:
@@ -92,29 +83,6 @@ def _found_nothing(
     return Verdict.CLEAN, (
         "no backdoor found between two labels; half of the pairs would have been flagged under "
         f"{statistics.median(limits):.1f} px"
-    )
-
-
-def combine(labels: Decision, pairs: PairDecision, doubt: str | None) -> Decision:
-    """One verdict of both: infected if either found something, clean if both say so; a `doubt` forbids either."""
-    flagged_pairs = (*labels.flagged_pairs, *(() if doubt else pairs.flagged))
-    p_values = [p for p in (labels.p_value, pairs.p_value) if p is not None]
-    if flagged_pairs:
-        verdict = Verdict.INFECTED
-    elif labels.verdict is pairs.verdict is Verdict.CLEAN:
-        verdict = Verdict.CLEAN
-    else:
-        verdict = Verdict.INCONCLUSIVE
-    reasons = [labels.reason, pairs.reason]
-    if flagged_pairs and not labels.flagged_pairs:
-        reasons = [pairs.reason, f"of labels by themselves: {labels.reason}"]
-    return replace(
-        labels,
-        verdict=verdict,
-        reason="; ".join(reasons),
-        flagged_pairs=flagged_pairs,
-        p_value=min(p_values, default=None),
-        p_values={**labels.p_values, **pairs.p_values},
     )
 
 

@@ -13,17 +13,13 @@ Every choice is of pairs, never of the reference, and the test (statistics/pairs
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.pair_choice import balanced_draw, by_nearness, furthest_under, pair_candidates
-from neural_cleanse.detection.pair_verdict import combine, judge_pairs, unsearched_words
+from neural_cleanse.detection.pair_verdict import unsearched_words
 from neural_cleanse.detection.progress import Part
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.stages import Stages, Subject
-from neural_cleanse.detection.verdict import Decision
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.inversion.batching import MIN_IMAGES, Invert
 from neural_cleanse.inversion.cost import BatchCost
@@ -33,7 +29,6 @@ from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import Told
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 
-PAIRS = "pairs of labels"  # the part of the search over them
 CHOOSE_ASR = 0.9  # of one class there are a few dozen images to choose on: two that fail must not reject a trigger
 LEAST_LABELS, LEAST_TARGETS = 4, 2  # three labels have 6 pairs and 5 effects: nothing is left to tell an outlier by
 
@@ -76,20 +71,6 @@ class PairsFound:
         return unsearched_words(self.lacking, untried, self.candidates, MIN_IMAGES, already)
 
 
-@dataclass(frozen=True)
-class PairScan:
-    """What a scan adds to its result: rows (only flagged pairs keep their trigger), one verdict, what was done.
-
-    `forward_passes` are those beside the rows' own.
-    """
-
-    found: tuple[Recovered, ...]
-    decision: Decision
-    notes: tuple[str, ...]
-    record: dict[str, Any]
-    forward_passes: int = 0
-
-
 def check_pairs(num_classes: int, num_targets: int) -> None:
     """Raises SettingsError where a search over pairs could say nothing."""
     if num_classes < LEAST_LABELS or num_targets < LEAST_TARGETS:
@@ -98,90 +79,6 @@ def check_pairs(num_classes: int, num_targets: int) -> None:
             f"has {num_classes}, the scan {num_targets}: source and target alone explain every size.",
             cure="Scan without --pairs." if num_classes < LEAST_LABELS else "Scan more labels, or without --pairs.",
         )
-
-
-def scan_pairs(
-    subject: Subject,
-    labels: Decision,
-    targets: Sequence[int],
-    settings: ScanSettings,
-    doubt: str | None,
-    stages: Stages,
-    *,
-    usual: Inversion | None = None,
-    plan: PairPlan = PairPlan(),
-) -> PairScan:
-    """Search pairs of labels and judge them beside the labels' own verdict.
-
-    A label with a trigger from any class is no target of a pair: that trigger is the smallest from each of them.
-    `usual` is how the scan searches a label.
-    """
-
-    classifier, images = subject.classifier, subject.images
-    open_targets = [target for target in targets if target not in labels.flagged]
-    inversion = pair_inversion(settings.loss, usual)
-    planned, count = planned_pairs(subject, open_targets, inversion, plan)
-    report = stages.report(PAIRS, planned, count, "pairs")
-    searched = search_pairs(
-        inversion, classifier, images, open_targets, plan, report, stages.invert(subject, report)
-    )  # fmt: skip
-    judged = judge_pairs(
-        searched.found,
-        settings.alpha,
-        classifier.input_shape[1] * classifier.input_shape[2],
-        reference=searched.reference,
-        candidates=searched.candidates,
-        unsearched=searched.unsearched(searched.untried),
-    )
-    rows = [*searched.found, *searched.screened, *searched.cut_off]
-    return PairScan(
-        tuple(one if one.pair in judged.flagged else replace(one, trigger=None) for one in rows),
-        combine(labels, judged, doubt),
-        _notes(searched, images, sorted(set(targets) - set(open_targets))),
-        {
-            "candidates": searched.candidates,
-            "all_steps": len(searched.found),
-            "few_steps": len(searched.screened),
-            "untried": searched.untried,
-            "sources_without_enough_images": list(searched.lacking),
-            "reference": sorted([pair.source, pair.target] for pair in searched.reference if pair.source is not None),
-            "steps": searched.steps,
-            "choose_asr": CHOOSE_ASR,
-            "plan": asdict(searched.plan),
-        },
-        searched.forward_passes,
-    )
-
-
-def _notes(searched: PairsFound, images: ScanImages, spared: Sequence[int]) -> tuple[str, ...]:
-    """What was searched and what was not, in words."""
-    plan, whole = searched.plan, len(searched.found)
-    said = f"pairs of labels: {whole:,} of {searched.candidates:,} were searched with {searched.steps} steps"
-    if searched.screened or searched.untried:
-        drawn = sum(one.pair in searched.reference for one in searched.found)
-        never = searched.untried - len(searched.cut_off)
-        said += (
-            f" ({drawn:,} of them drawn at random beforehand), {len(searched.screened):,} with {plan.first_steps} steps"
-        )
-        if never:
-            said += f", {never:,} not at all: pairs have {plan.passes_per_label:,} image passes a label"
-        if searched.cut_off:
-            said += f"; the scan's budget cut off {len(searched.cut_off):,}"
-    notes = [f"{said}; the tests share the accepted chance (alpha), and p-values are divided by their shares"]
-    if words := searched.unsearched(0):
-        notes.append(f"pairs were not searched: {words}")
-    if spared:
-        named = ", ".join(map(str, spared))
-        notes.append(f"pairs to label {named} were not searched: its own trigger sends images of any class there")
-    if images.labels is None:
-        notes.append("the images have no labels: the model's own answers stand for the source of a pair")
-    return tuple(notes)
-
-
-def planned_pairs(subject: Subject, targets: Sequence[int], inversion: Inversion, plan: PairPlan) -> tuple[int, int]:
-    """Image passes that a search over pairs takes, and of how many pairs."""
-    candidates, _ = pair_candidates(subject.images, targets, subject.classifier.num_classes)
-    return min(len(candidates) * inversion.passes, plan.passes_per_label * len(targets)), len(candidates)
 
 
 def pair_inversion(loss: str, usual: Inversion | None = None) -> Inversion:

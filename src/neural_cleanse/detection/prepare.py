@@ -92,7 +92,7 @@ class PreparedScan:
         decision = decide(
             found,
             self.settings.alpha,
-            self._area,
+            self.area,
             self.doubt,
             self.num_labels,
             baseline,
@@ -115,7 +115,8 @@ class PreparedScan:
         return EarlyDecision(decision.verdict is Verdict.CLEAN, decision.flagged_pairs)
 
     @property
-    def _area(self) -> int:
+    def area(self) -> int:
+        """Pixels of an image."""
         return self.classifier.input_shape[1] * self.classifier.input_shape[2]
 
 

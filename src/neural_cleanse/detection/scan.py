@@ -10,7 +10,7 @@ from neural_cleanse.detection.answer import Parts, answer
 from neural_cleanse.detection.combined import combine_kinds
 from neural_cleanse.detection.kinds import KindTests
 from neural_cleanse.detection.other_starts import search_again
-from neural_cleanse.detection.pairs import PAIRS, PairPlan, pair_inversion, planned_pairs, scan_pairs
+from neural_cleanse.detection.pairs import PairPlan
 from neural_cleanse.detection.plans import Search
 from neural_cleanse.detection.prepare import PATCHES, PreparedScan, prepare
 from neural_cleanse.detection.progress import BudgetTracker, Progress, Work
@@ -60,50 +60,32 @@ def scan(
     if checkpoint is not None:
         checkpoint.begin({} if tracker.exhausted else identity(prepared.provenance, classifier))
     stages = Stages(engine, prepared.batch_limit, work, checkpoint)
-    subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
-    tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]
-    _announce(tests, subject, targets, pair_plan)
-    found = _patches(prepared, subject, stages)
+    teaching = Teaching(prepared)
+    tests = KindTests(prepared, stages, teaching, pair_plan)
+    tests.plan()
+    teaching.announce(work)
+    found = _patches(prepared, stages)
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
     said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
-    decision, choice_passes = compared.decision, 0
-    kinds = tests.run(found, decision)
-    if settings.pairs:
-        across = scan_pairs(
-            subject, decision, targets, prepared.settings, prepared.doubt, stages,
-            usual=prepared.inversion, plan=pair_plan,
-        )  # fmt: skip
-        found, decision, choice_passes = found + across.found, across.decision, across.forward_passes
-        provenance = provenance.joined({"pair_search": across.record}, across.notes)
+    kinds = tests.run(found, compared.decision)
     teaching.dismiss(work, wanted=False)
-    decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
+    decision = combine_kinds(compared.decision, kinds, prepared.doubt)
     last = work.begin("evidence", 0, 0)
-    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker, choice_passes)
+    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker)
     result = answer(parts, began)
     work.end(last)
     return result
 
 
-def _patches(prepared: PreparedScan, subject: Subject, stages: Stages) -> tuple[Recovered, ...]:
+def _patches(prepared: PreparedScan, stages: Stages) -> tuple[Recovered, ...]:
     """The search of every label by the scan's plan; those that the budget left out say so."""
     report, seed = stages.report(PATCHES, prepared.planned, len(prepared.pairs)), prepared.settings.seed
-    invert = stages.invert(subject, report)
+    invert = stages.invert(Subject(prepared.classifier, prepared.images), report)
     for recovered in prepared.search.run(prepared.inversion, prepared.pairs, invert, seed, prepared.rule):
         report.finish(recovered)
     finished = report.finished
     return tuple(finished.get(pair) or Recovered.skipped(pair, Outcome.NOT_SEARCHED) for pair in sorted(prepared.pairs))
-
-
-def _announce(tests: KindTests, subject: Subject, targets: Sequence[int], plan: PairPlan) -> None:
-    """What will be searched beside patches, as far as that is known before they are."""
-    tests.plan()
-    tests.teaching.announce(tests.stages.work)
-    prepared = tests.prepared
-    if prepared.settings.pairs:
-        inversion = pair_inversion(prepared.settings.loss, prepared.inversion)
-        passes, _ = planned_pairs(subject, targets, inversion, plan)
-        tests.stages.work.plan(PAIRS, passes)
 
 
 def _compared(prepared: PreparedScan, found: Sequence[Recovered], teaching: Teaching, stages: Stages) -> Compared:

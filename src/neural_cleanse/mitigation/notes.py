@@ -7,6 +7,7 @@ from neural_cleanse.detection.baseline import baseline_record
 from neural_cleanse.errors import SettingsError
 from neural_cleanse.mitigation.base import Backdoor
 from neural_cleanse.mitigation.evaluation import FEW_DECIDE
+from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import ScanResult, Verdict
 
 Chosen = str | tuple[int, ...]  # labels: one of the names of Labels, or numbers
@@ -59,7 +60,7 @@ def nothing_to_repair(labels: Chosen, result: ScanResult, found: Sequence[Backdo
 def _options(result: ScanResult) -> str:
     """What names the label that looks most suspicious by the tests that were left open, else by its size; or all."""
     left_open = [test for test in result.tests if test.verdict is Verdict.INCONCLUSIVE]
-    by_test = [row for test in left_open for row in test.rows or result.label_rows]  # sizes of patches are the labels'
+    by_test = [row for test in left_open for row in (result.label_rows if test.kind is Kind.PATCH else test.rows)]
     for rows in (by_test, result.label_rows):
         known = [row for row in rows if row.source is None and row.pair in result.triggers]
         ranked = [(row.p_value, row.target) for row in known if row.p_value is not None]

@@ -47,7 +47,7 @@ def looked_for(result: ScanResult) -> str:
 
 def _other_kinds(result: ScanResult) -> str:
     """The other kinds of trigger that were looked for, as a sentence."""
-    made = [test.kind.meaning for test in result.tests if test.verdict is not None and test.kind is not Kind.PATCH]
+    made = [test.kind.meaning for test in result.tests if test.verdict is not None and not test.in_table]
     return f" Also: {', '.join(made)}." if made else ""
 
 
@@ -171,16 +171,17 @@ def not_checked(result: ScanResult) -> tuple[str, ...]:
     of_them = "label of the model was" if missing == 1 else "labels of the model were"
     lines = [f"{missing:,} {of_them} not searched."] if missing > 0 else []
     made = {test.kind for test in result.tests if test.verdict is not None}
-    lines += [FROM_ONE_CLASS] if any_class and Kind.PAIRS not in made and not _all_steps_for_pairs(result) else []
+    lines += [FROM_ONE_CLASS] if any_class and not _one_class(result) else []
     lines += [] if Kind.FEATURE in made else [NO_PATCH]
     lines += [] if Kind.ALL_TO_ALL in made else [ALL_TO_ALL]
     return (*lines, CODE)
 
 
-def _all_steps_for_pairs(result: ScanResult) -> bool:
-    """Whether pairs were searched by `--pairs`, which is no test of its own in the table."""
+def _one_class(result: ScanResult) -> bool:
+    """Whether triggers of one class were looked for: rows of pairs say so, as in older records, or their test does."""
     searched = any(row.outcome is not Outcome.NOT_SEARCHED for row in result.pair_rows)
-    return searched and bool(result.provenance.settings.get("pairs"))
+    tests = [test for test in result.tests if test.kind is Kind.PAIRS]
+    return searched or any(test.rows or test.verdict in (Verdict.CLEAN, Verdict.INFECTED) for test in tests)
 
 
 def repeat(result: ScanResult) -> list[tuple[str, str]]:

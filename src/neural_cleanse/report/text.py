@@ -106,7 +106,8 @@ class Flagged:
 def flagged(result: ScanResult) -> tuple[Flagged, ...]:
     """Everything that was flagged, maps first.
 
-    The table of labels has the rows of patches; of another kind a row is made of what its test and its evidence say.
+    The table of labels has the rows of patches, and of pairs with all steps; of another kind a row is made of what its
+    test and its evidence say.
     """
     titles, known = Titles(result), {row.pair: row for row in result.labels}
     found: list[Flagged] = []
@@ -117,7 +118,8 @@ def flagged(result: ScanResult) -> tuple[Flagged, ...]:
             pairs = tuple(evidence.pair for evidence in seen)
             by_map.update(pairs)
             found.append(Flagged(_row_of_kind(result, seen), pairs, _few(titles, pairs)))
-    kinds = {evidence.pair: evidence for evidence in result.evidence if evidence.kind is not Kind.PATCH}
+    in_table = {Kind.PATCH, *(test.kind for test in result.tests if test.in_table)}
+    kinds = {evidence.pair: evidence for evidence in result.evidence if evidence.kind not in in_table}
     for pair in result.flagged_pairs:
         if pair in by_map:
             continue

@@ -211,8 +211,9 @@ class KindTest:
 
     `verdict` is None where the test was not made, and `reason` says why. `mapped` is the map of labels that an
     all-to-all trigger follows. `rows` are the sizes compared, in px, or in feature space in units of the layer's
-    spread; those of patches are in the result's own table. `usual_size` is what triggers of random maps have beside
-    that of a map that was flagged. `image_passes` count as far as they ran the whole network.
+    spread; those of patches, and of pairs searched with all steps, are in the result's own table. `usual_size` is what
+    triggers of random maps have beside that of a map that was flagged. `image_passes` count as far as they ran the
+    whole network.
     """
 
     kind: Kind
@@ -226,6 +227,11 @@ class KindTest:
     usual_size: float | None = None
     image_passes: int = 0
     forward_passes: int = 0
+
+    @property
+    def in_table(self) -> bool:
+        """Whether what was compared stands in the result's own table."""
+        return self.kind is Kind.PATCH or (self.kind is Kind.PAIRS and not self.rows)
 
 
 @dataclass(frozen=True)
