@@ -93,12 +93,13 @@ class PreparedScan:
             found,
             self.settings.alpha,
             self._area,
-            self.doubt,
-            self.num_labels,
-            baseline,
-            self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
-            self.share / looks,
+            num_classes=self.num_labels,
+            baseline=baseline,
+            reference=self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
+            share=self.share / looks,
         )
+        if self.doubt is not None:
+            decision = decision.in_doubt(self.doubt)
         screened = any(one.outcome is Outcome.SCREENED for one in found)
         if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != Preset.DEFAULT:
             why = (
