@@ -145,22 +145,9 @@ def checked(result: ScanResult) -> tuple[str, ...]:
     return tuple(lines)
 
 
-ENDED = {
-    Outcome.CONVERGED: "with a settled size",
-    Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
-    Outcome.SCREENED: "after screening",
-    Outcome.REFINED: "after screening, its trigger with all steps",
-    Outcome.ASR_NOT_REACHED: "without a trigger that works",
-    Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
-    Outcome.FIRST_PASS: "after a short search, not being among the smallest",
-    Outcome.SCREENED_OUT: "after a few steps, not looking small (pairs)",
-    Outcome.NOT_SEARCHED: "before their end, the budget being spent",
-}
-
-
 def _ends(rows: Sequence[LabelResult]) -> str:
     ended = Counter(row.outcome for row in rows)
-    return "; ".join(f"{ended[outcome]:,} {ENDED[outcome]}" for outcome in Outcome if ended[outcome])
+    return "; ".join(f"{ended[outcome]:,} {outcome.remark}" for outcome in Outcome if ended[outcome])
 
 
 def not_checked(result: ScanResult) -> tuple[str, ...]:

@@ -35,37 +35,34 @@ class OfPair:
 
 
 class Outcome(enum.Enum):
-    """How the search for one label ended; the value is what JSON holds."""
+    """How the search for one label ended: the value that JSON holds, a remark, and its meaning in a clause."""
 
-    CONVERGED = "converged"
-    STEP_LIMIT = "step_limit"
-    SCREENED = "screened"
-    REFINED = "refined"
-    ASR_NOT_REACHED = "asr_not_reached"
-    NOT_ENOUGH_IMAGES = "not_enough_images"
-    FIRST_PASS = "first_pass"
-    NOT_SEARCHED = "not_searched"
-    SCREENED_OUT = "screened_out"
+    remark: str
+    meaning: str
+
+    CONVERGED = "converged", "settled", "the success rate holds and the size has settled"
+    STEP_LIMIT = "step_limit", "still shrinking", "the success rate holds, the size was still shrinking"
+    SCREENED = "screened", "after screening", "the success rate holds after screening, and no longer search was made"
+    REFINED = (
+        "refined", "screening, then all steps",
+        "its size after screening counts; its trigger was then searched with all steps",
+    )  # fmt: skip
+    ASR_NOT_REACHED = "asr_not_reached", "without a trigger", "no trigger worked: large, without a number"
+    NOT_ENOUGH_IMAGES = "not_enough_images", "with too few images", "too few images of other classes"
+    FIRST_PASS = "first_pass", "searched briefly", "not among the smallest after a short search"
+    NOT_SEARCHED = "not_searched", "not searched", "the budget ended before its turn"
+    SCREENED_OUT = "screened_out", "a few steps only", "a pair of labels not among the smallest after a few steps"
+
+    def __new__(cls, value: str, remark: str = "", meaning: str = "") -> "Outcome":
+        """The value alone stands for the member, also where one is looked up: Outcome("converged")."""
+        member = object.__new__(cls)
+        member._value_, member.remark, member.meaning = value, remark, meaning
+        return member
 
     @property
     def has_size(self) -> bool:
         """Whether the label has a size that may enter the outlier test."""
         return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, *SCREENED_OUTCOMES)
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for a report."""
-        return {
-            Outcome.CONVERGED: "the attack success rate holds and the size has settled",
-            Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
-            Outcome.SCREENED: "the attack success rate holds after screening; no longer search was made",
-            Outcome.REFINED: "its size after screening was compared, its trigger then searched with all steps",
-            Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
-            Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
-            Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
-            Outcome.NOT_SEARCHED: "the budget was spent before its turn",
-            Outcome.SCREENED_OUT: "screened with a few steps, and not among the pairs with the smallest triggers",
-        }[self]
 
 
 SCREENED_OUTCOMES = (Outcome.SCREENED, Outcome.REFINED)
