@@ -54,32 +54,35 @@ def scan(
     began = time.monotonic()
     if inversion is not None:  # one of the caller's own says how everything is searched
         settings = replace(settings, patches_only=True)
-    tracker = BudgetTracker(settings.budget)
-    work = Work(progress, tracker)
-    prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion, work)
+    work = Work(progress, BudgetTracker(settings.budget))
+    prepared = prepare(
+        classifier, data, settings, work, run_info=run_info, search=search, baseline=baseline, inversion=inversion
+    )
     if checkpoint is not None:
-        checkpoint.begin({} if tracker.exhausted else identity(prepared.provenance, classifier))
+        checkpoint.begin({} if work.tracker.exhausted else identity(prepared.provenance, classifier))
     stages = Stages(engine, prepared.batch_limit, work, checkpoint)
     subject, teaching = Subject(prepared.classifier, prepared.images), Teaching(prepared)
     tests, targets = KindTests(prepared, stages, teaching), [pair.target for pair in prepared.pairs]
     _announce(tests, subject, targets, pair_plan)
     found = _patches(prepared, subject, stages)
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
-    said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
+    said = (*prepared.search.notes(found, cut_off=work.tracker.truncated), *prepared.batch_limit.notes)
     provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
     decision, choice_passes = compared.decision, 0
     kinds = tests.run(found, decision)
     if settings.pairs:
         across = scan_pairs(
-            subject, decision, targets, prepared.settings, prepared.doubt, stages,
-            usual=prepared.inversion, plan=pair_plan,
-        )  # fmt: skip
+            subject, decision, targets, settings, prepared.doubt, stages, usual=prepared.inversion, plan=pair_plan
+        )
         found, decision, choice_passes = found + across.found, across.decision, across.forward_passes
         provenance = provenance.joined({"pair_search": across.record}, across.notes)
     teaching.dismiss(work, wanted=False)
     decision = combine_kinds(decision, kinds, prepared.doubt, pairs=settings.pairs)
     last = work.begin("evidence", 0, 0)
-    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker, choice_passes)
+    parts = Parts(
+        prepared=prepared, found=found, decision=decision, provenance=provenance, compared=compared, kinds=kinds,
+        teaching=teaching, tracker=work.tracker, choice_passes=choice_passes,
+    )  # fmt: skip
     result = answer(parts, began)
     work.end(last)
     return result

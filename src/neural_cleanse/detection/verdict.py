@@ -152,7 +152,17 @@ def _too_few(enough: int, num_labels: int) -> Decision:
     few = f"only {enough} of {num_labels} labels have" if enough else f"none of {num_labels} labels has"
     reason = f"{few} a trigger size: too few to tell an outlier"
     nothing = PaperRule(INDEX_THRESHOLD, None, ())
-    return Decision(Verdict.INCONCLUSIVE, reason, (), None, None, {}, {}, nothing, None)
+    return Decision(
+        verdict=Verdict.INCONCLUSIVE,
+        reason=reason,
+        flagged_pairs=(),
+        p_value=None,
+        detection_limit=None,
+        anomaly_index={},
+        p_values={},
+        paper_rule=nothing,
+        level=None,
+    )
 
 
 def _tested(

@@ -61,7 +61,16 @@ def read_suite(suite: Path, data: Path, *, models: Path | None = None, allow_cod
         if not model.exists():
             raise OutputError(f"The model of the card {card.name} is not there: {model}.", cure=_BUILD)
         images = _images(data / str(card.truth["dataset"]))
-        cases.append(Case(card.name, model, card.truth, _architecture(card, directory), images, allow_code))
+        cases.append(
+            Case(
+                name=card.name,
+                model=model,
+                card=card.truth,
+                architecture=_architecture(card, directory),
+                images=images,
+                allow_code=allow_code,
+            )
+        )
     return tuple(cases)
 
 

@@ -145,7 +145,9 @@ def repair(
         outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
         why = nothing_to_repair(settings.labels, result, found, limits.max_asr)
-        outcome = RepairOutcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, why)
+        outcome = RepairOutcome(
+            rounds=(), classifier=classifier, known=known, scan=None, status=RepairStatus.NOTHING_TO_REPAIR, reason=why
+        )
     notes += how(len(outcome.rounds), settings.with_triggers)
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
     sure = f"{certainty(triggers, limits.max_asr)}; " if outcome.status is RepairStatus.REPAIRED else ""
@@ -175,10 +177,16 @@ def _plan(
 ) -> RepairPlan:
     """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
     return RepairPlan(
-        METHODS[settings.method], limits, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
+        mitigations=METHODS[settings.method],
+        limits=limits,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        override_triggers=settings.with_triggers,
+        rescan=again,
+        as_written=as_written,
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
-    )  # fmt: skip
+    )
 
 
 def _check(
