@@ -183,7 +183,7 @@ def prepare(
 
 def _described(settings: ScanSettings, inversion: Inversion, search: Search, left_out: Sequence[int]) -> dict[str, Any]:
     """The settings as plain values for the record, and what they came to."""
-    came_to = {"inversion": inversion.describe(), "plan": search.describe()}
+    came_to = {"inversion": inversion.describe(), "search": search.describe()}
     return asdict(settings) | came_to | ({"unused_outputs": list(left_out)} if left_out else {})
 
 
