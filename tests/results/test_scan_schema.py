@@ -23,6 +23,7 @@ from neural_cleanse.results.records import (
     ScanResult,
     Verdict,
 )
+from neural_cleanse.results.student_test import StudentTest
 
 SCHEMA = json.loads(files("neural_cleanse.results").joinpath("scan.schema.json").read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -46,8 +47,14 @@ def _tested() -> ScanResult:
     return dataclasses.replace(one, tests=tests)
 
 
+def _of_students() -> ScanResult:
+    test = StudentTest(True, 0.9, 50, {"steps": 10}, students=2, sizes={0: 60.0, 1: 77.5}, spread=0.1, own_p_value=0.02)
+    return dataclasses.replace(result(), student_test=test)
+
+
 SCANS = {
     "tests": _tested(),
+    "students": _of_students(),
     **{verdict.value: result(verdict=verdict) for verdict in Verdict},
     "pairs": pairs(),
     "many": many(100),
@@ -59,6 +66,20 @@ SCANS = {
 @pytest.mark.parametrize("name", SCANS)
 def test_every_result_fits(name: str) -> None:
     VALIDATOR.validate(json.loads(storage.dumps(SCANS[name])))
+
+
+@pytest.mark.parametrize("among_the_settings", [False, True])
+def test_what_students_said_comes_back_also_from_older_records(tmp_path: Path, among_the_settings: bool) -> None:
+    said = _of_students()
+    storage.save_result(said, tmp_path)
+    path = tmp_path / storage.JSON_FILE
+    if among_the_settings:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["provenance"]["settings"]["student_test"] = raw.pop("student_test")
+        path.write_text(json.dumps(raw), encoding="utf-8")
+    read = storage.load_result(tmp_path)
+    assert read.student_test == said.student_test
+    assert "student_test" not in read.provenance.settings
 
 
 def test_a_scan_that_the_command_wrote_fits(scanned_infected: Path) -> None:
@@ -85,6 +106,7 @@ def test_every_field_is_described() -> None:
     test = storage.to_json(_tested())["tests"][0]
     assert set(test) == set(SCHEMA["$defs"]["test"]["properties"])
     assert set(test["rows"][0]) == set(SCHEMA["$defs"]["test"]["properties"]["rows"]["items"]["properties"])
+    assert set(storage.to_json(_of_students())["student_test"]) == set(written["student_test"]["properties"])
     for name in ("provenance", "paper_rule"):
         assert set(whole[name]) == set(written[name]["properties"])
 

@@ -98,6 +98,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
         cut_off=parts.tracker.truncated,
         evidence=evidence,
         tests=parts.tests,
+        student_test=parts.compared.student_test,
         triggers={
             recovered.pair: {name: tensor.detach().cpu().clone() for name, tensor in trigger.tensors().items()}
             for recovered in shown

@@ -67,7 +67,7 @@ def scan(
     found = _patches(prepared, subject, stages)
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
     said = (*prepared.search.notes(found, cut_off=work.tracker.truncated), *prepared.batch_limit.notes)
-    provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
+    provenance = prepared.provenance.joined({}, (*said, *compared.notes))
     decision, choice_passes = compared.decision, 0
     kinds = tests.run(found, decision)
     if settings.pairs:

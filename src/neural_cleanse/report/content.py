@@ -113,15 +113,10 @@ def decided_by(result: ScanResult) -> tuple[str, ...]:
 
 def student_sizes(result: ScanResult) -> dict[int, float]:
     """Trigger sizes of the student by label, in px, where it decided; records may be of strangers."""
-    test = result.provenance.settings.get("student_test")
-    sizes = test.get("sizes") if isinstance(test, Mapping) and test.get("decides") else None
-    if not isinstance(sizes, Mapping):
+    test = result.student_test
+    if test is None or not test.decides:
         return {}
-    return {
-        int(label): float(size)
-        for label, size in sizes.items()
-        if str(label).isdecimal() and isinstance(size, int | float) and math.isfinite(size) and size > 0
-    }
+    return {label: size for label, size in test.sizes.items() if math.isfinite(size) and size > 0}
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:

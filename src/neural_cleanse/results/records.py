@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.student_test import StudentTest
 from neural_cleanse.triggers.base import Trigger
 
 SCHEMA_VERSION = 3
@@ -243,7 +244,8 @@ class ScanResult:
     `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
     `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
     tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
-    before the search did. `tests` has one entry for every kind of trigger, looked for or not.
+    before the search did. `tests` has one entry for every kind of trigger, looked for or not. `student_test` is what
+    students said of the sizes of patches (None: none was asked).
     """
 
     verdict: Verdict
@@ -264,6 +266,7 @@ class ScanResult:
     evidence: tuple[Evidence, ...] = ()
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
     tests: tuple[KindTest, ...] = ()
+    student_test: StudentTest | None = None
 
     @property
     def label_rows(self) -> tuple[LabelResult, ...]:

@@ -102,7 +102,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         for row in raw["evidence"]
         for pair in [decode(LabelPair, row)]
     ]
-    result = decode(ScanResult, {**raw, "evidence": evidence, "triggers": {}})
+    result = decode(ScanResult, {**_of_today(raw), "evidence": evidence, "triggers": {}})
     rows = [row.pair for row in result.labels]
     if len(set(rows)) < len(rows):
         raise ValueError("a label has two rows")
@@ -114,6 +114,16 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     if without := [_key(one.pair) for one in result.evidence if one.has_pictures and one.pair not in triggers]:
         raise ValueError(f"the trigger of {without[0]}, which is flagged, is missing")
     return replace(result, triggers=triggers)
+
+
+def _of_today(raw: dict[str, Any]) -> dict[str, Any]:
+    """Older records of this schema have what students said among the settings."""
+    provenance = raw["provenance"]
+    if "student_test" not in provenance["settings"]:
+        return raw
+    settings = {name: value for name, value in provenance["settings"].items() if name != "student_test"}
+    said = provenance["settings"]["student_test"]
+    return {"student_test": said, **raw, "provenance": {**provenance, "settings": settings}}
 
 
 def expect_labels(result: ScanResult, num_classes: int, where: Path | None = None) -> None:
