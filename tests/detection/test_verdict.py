@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neural_cleanse.detection.verdict import Baseline, decide
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
+from neural_cleanse.results.records import BelowLimit, LabelPair, Outcome, Recovered, Verdict
 
 AREA = 784
 
@@ -171,6 +171,7 @@ def test_screening_flags_at_a_share_of_alpha_only() -> None:
     unclear = decide(recovered([*usual(9), 46.0], screened), 0.01, AREA)
     assert unclear.p_value is not None and 0.001 < unclear.p_value < 0.01
     assert unclear.verdict is Verdict.INCONCLUSIVE and unclear.flagged == () and unclear.flagged_pairs == ()
+    assert unclear.below_limit is BelowLimit.FLAGGED, "the limit is that of one more label beside it"
     assert "screening flags a label only at" in unclear.reason
     assert decide(recovered([*usual(9), 46.0]), 0.01, AREA).flagged == (9,)
 
@@ -220,8 +221,9 @@ def test_screening_clears_nothing_whose_sizes_are_strange(factor: float) -> None
 
 def test_the_limit_of_screening_is_where_it_would_have_searched_on() -> None:
     sizes = usual(10)
-    limit = decide(recovered(sizes, Outcome.SCREENED), 0.01, AREA).detection_limit
-    assert limit is not None
+    screened = decide(recovered(sizes, Outcome.SCREENED), 0.01, AREA)
+    limit = screened.detection_limit
+    assert limit is not None and screened.below_limit is BelowLimit.SEARCHED_ON
     for size, verdict in ((limit * 0.99, Verdict.INCONCLUSIVE), (limit * 1.01, Verdict.CLEAN)):
         assert decide(recovered([*sizes, size], Outcome.SCREENED), 0.01, AREA).verdict is verdict
 

@@ -15,6 +15,7 @@ from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (
     SCHEMA_VERSION,
+    BelowLimit,
     KindRow,
     KindTest,
     LabelPair,
@@ -82,6 +83,24 @@ def test_what_students_said_comes_back_also_from_older_records(tmp_path: Path, a
     assert "student_test" not in read.provenance.settings
 
 
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("outcome", [Outcome.SCREENED, Outcome.CONVERGED])
+def test_an_older_record_says_by_its_rows_what_its_limit_is_of(
+    tmp_path: Path, verdict: Verdict, outcome: Outcome
+) -> None:
+    one = result(verdict=verdict)
+    rows = tuple(dataclasses.replace(row, outcome=outcome) for row in one.labels)
+    storage.save_result(dataclasses.replace(one, labels=rows), tmp_path)
+    path = tmp_path / storage.JSON_FILE
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    assert raw.pop("below_limit") == "flagged"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    searched_on = outcome is Outcome.SCREENED and verdict is not Verdict.INFECTED
+    read = storage.load_result(tmp_path)
+    assert read.below_limit is (BelowLimit.SEARCHED_ON if searched_on else BelowLimit.FLAGGED)
+    assert read.detection_limit == one.detection_limit
+
+
 def test_a_scan_that_the_command_wrote_fits(scanned_infected: Path) -> None:
     VALIDATOR.validate(json.loads((scanned_infected / storage.JSON_FILE).read_text(encoding="utf-8")))
 
@@ -92,6 +111,7 @@ def test_the_schema_is_a_schema_of_this_version() -> None:
     assert SCHEMA["$id"].endswith(f":{SCHEMA_VERSION}")
     assert set(SCHEMA["$defs"]["outcome"]["enum"]) == {outcome.value for outcome in Outcome}
     assert set(SCHEMA["$defs"]["kind"]["enum"]) == {kind.value for kind in Kind}
+    assert set(SCHEMA["properties"]["below_limit"]["enum"]) == {limit.value for limit in BelowLimit}
     assert set(SCHEMA["properties"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
 
 

@@ -86,6 +86,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
         alpha=parts.prepared.settings.alpha,
         level=parts.decision.level,
         detection_limit=parts.decision.detection_limit,
+        below_limit=parts.decision.below_limit,
         image_passes=sum(recovered.image_passes for recovered in parts.found) + parts.other_passes,
         forward_passes=sum(one.forward_passes for one in parts.found)
         + parts.prepared.forward_passes

@@ -20,7 +20,15 @@ from neural_cleanse.detection.statistics.outlier import (
     detection_limit,
     outlier_test,
 )
-from neural_cleanse.results.records import SCREENED_OUTCOMES, LabelPair, Outcome, PaperRule, Recovered, Verdict
+from neural_cleanse.results.records import (
+    SCREENED_OUTCOMES,
+    BelowLimit,
+    LabelPair,
+    Outcome,
+    PaperRule,
+    Recovered,
+    Verdict,
+)
 
 MIN_LABELS, MIN_LABELS_OVER_BASELINE = 3, 2  # sizes under which there is no reference at all
 
@@ -30,7 +38,8 @@ class Decision:
     """The verdict and what it rests on; numbers by label pair for those that have a size.
 
     `level` is the p-value at which a label was flagged; None where no p-value would have done. `but_for_limit`: nothing
-    but a low detection limit forbids to call the model clean, whatever a longer search would change.
+    but a low detection limit forbids to call the model clean, whatever a longer search would change. `below_limit` is
+    what one more label under the detection limit would have been.
     """
 
     verdict: Verdict
@@ -43,6 +52,7 @@ class Decision:
     paper_rule: PaperRule
     level: float | None
     but_for_limit: bool = False
+    below_limit: BelowLimit = BelowLimit.FLAGGED
 
     @property
     def flagged(self) -> tuple[int, ...]:
@@ -115,6 +125,7 @@ def _decision(sizes: Sizes, pairs: Sequence[LabelPair], index: Mapping[LabelPair
     verdict = Verdict.INFECTED if sizes.small else Verdict.CLEAN
     if obstacle is not None:
         verdict = Verdict.INCONCLUSIVE
+    for_screening = sizes.screened is not None and not sizes.over_baseline
     level: float | None = alpha
     if sizes.screened is not None:
         level = sizes.screened.flag_p if len(pairs) <= MANY_LABELS else None
@@ -128,6 +139,7 @@ def _decision(sizes: Sizes, pairs: Sequence[LabelPair], index: Mapping[LabelPair
         p_values=dict(zip(pairs, test.p_values, strict=True)),
         paper_rule=_paper_rule(index),
         level=level,
+        below_limit=BelowLimit.SEARCHED_ON if for_screening and not sizes.small else BelowLimit.FLAGGED,
         but_for_limit={Obstacle.SIZES_DIFFER} == set(in_the_way) - FOR_LONGER_SEARCH,
     )
 

@@ -15,7 +15,6 @@ from neural_cleanse.results.records import (
     LabelResult,
     Outcome,
     ScanResult,
-    Verdict,
 )
 from neural_cleanse.text import p_is
 
@@ -62,7 +61,7 @@ def settled_by_screening(result: ScanResult) -> bool:
 
 def under_the_limit(result: ScanResult) -> str:
     """What would have become of one more label under the detection limit."""
-    return "searched on" if settled_by_screening(result) and result.verdict is not Verdict.INFECTED else "flagged"
+    return result.below_limit.value.replace("_", " ")
 
 
 def limit(result: ScanResult) -> str:

@@ -78,6 +78,13 @@ class Verdict(enum.Enum):
     INCONCLUSIVE = "inconclusive"
 
 
+class BelowLimit(enum.Enum):
+    """What one more label under the detection limit would have been; after screening often not flagged yet."""
+
+    FLAGGED = "flagged"
+    SEARCHED_ON = "searched_on"
+
+
 @dataclass(frozen=True)
 class Recovered:
     """The smallest trigger found for one label pair.
@@ -240,9 +247,9 @@ class ScanResult:
     """The answer, its reasons and its evidence.
 
     `labels` has a row for every label, and after those one for every pair of labels that was searched, if any.
-    `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
-    `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
-    `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
+    `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there. `level`
+    is the p-value at which a label was flagged (None: not at any); it is below alpha after screening. `detection_limit`
+    is the size in px under which one more label would have been what `below_limit` says; `triggers` maps pairs to the
     tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
     before the search did. `tests` has one entry for every kind of trigger, looked for or not. `student_test` is what
     students said of the sizes of patches (None: none was asked).
@@ -267,6 +274,7 @@ class ScanResult:
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
     tests: tuple[KindTest, ...] = ()
     student_test: StudentTest | None = None
+    below_limit: BelowLimit = BelowLimit.FLAGGED
 
     @property
     def label_rows(self) -> tuple[LabelResult, ...]:
