@@ -1,4 +1,4 @@
-"""Fail when a file, a function or a parameter list of src/ grows too long: `make check` runs this.
+"""Fail when a file, a function, a parameter list or the unnamed values of a record grow too many: for `make check`.
 
 Commands of the command line may have as many parameters as they have options; the body counts for their length.
 """
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 8
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, MAX_UNNAMED_VALUES = 300, 60, 8, 5
 # The public functions take their parts by keyword, one a part.
 MORE_PARAMETERS = {"api/scan.py:scan", "detection/scan.py:scan", "mitigation/repair.py:repair"}
 
@@ -23,6 +23,8 @@ def findings(source: Path) -> Iterator[str]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 yield from _of_function(node, name)
+            elif isinstance(node, ast.Call):
+                yield from _of_record(node, name)
 
 
 def _of_function(node: ast.FunctionDef, file: str) -> Iterator[str]:
@@ -35,6 +37,16 @@ def _of_function(node: ast.FunctionDef, file: str) -> Iterator[str]:
     count = len(names) - (names[:1] in (["self"], ["cls"]))
     if count > MAX_PARAMETERS and not command and f"{file}:{node.name}" not in MORE_PARAMETERS:
         yield f"{file}:{node.lineno} {node.name}: {count} parameters, at most {MAX_PARAMETERS}"
+
+
+def _of_record(node: ast.Call, file: str) -> Iterator[str]:
+    """A record, told by its name, says which of its many values is which."""
+    is_record = isinstance(node.func, ast.Name) and node.func.id.lstrip("_")[:1].isupper()
+    if is_record and len(node.args) > MAX_UNNAMED_VALUES:
+        yield (
+            f"{file}:{node.lineno} {ast.unparse(node.func)}: {len(node.args)} values without a name, at most "
+            f"{MAX_UNNAMED_VALUES}"
+        )
 
 
 def _is_command(node: ast.FunctionDef) -> bool:

@@ -157,8 +157,8 @@ def measure(job: Job, classifier: Classifier, images: ImageSet, settings: ScanSe
         truth["asr"] = round(hits.float().mean().item(), 4)
         truth["weak"] = truth["asr"] < WEAK
     result = scan(classifier, images, settings)
-    student = result.provenance.settings.get("student_test", {})
-    told = {key: student.get(key) for key in ("agreement", "students", "decides", "own_p_value")}
+    student = result.student_test
+    told = {key: getattr(student, key, None) for key in ("agreement", "students", "decides", "own_p_value")}
     row = {"model": job.name, "part": part_of(job.name), "settings": settings_of(settings), "truth": truth}
     return {**row, **answer_of(result), "student": told, "model_sha256": None, **run_info()}
 

@@ -196,7 +196,7 @@ def _rates(bench: OpenedCase, found: Sequence[Recovered]) -> dict[str, Any]:
 
 
 def _summary(bench: OpenedCase, found: Sequence[Recovered], area: int) -> dict[str, Any]:
-    decision = decide(found, 0.01, area, None)
+    decision = decide(found, 0.01, area)
     return _rates(bench, found) | {
         "verdict": decision.verdict.value,
         "flagged": list(decision.flagged),

@@ -24,7 +24,6 @@ from neural_cleanse.allocator import keep_freed_memory
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.prepare import PreparedScan, prepare
 from neural_cleanse.detection.progress import Work
-from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.engines import InProcess
@@ -134,7 +133,7 @@ def _ranked(inversion: Inversion, track: Sequence[Mapping[LabelPair, float]], ta
 def _reference(classifier: Classifier, data: ImageSet, target: int | None) -> tuple[Row, list[Backdoor]]:
     """The authors' schedule on every label, and what a scan of that preset decides on it."""
     settings = ScanSettings(preset="reference", seed=SEED)
-    prepared = prepare(classifier, data, settings, RunInfo(), None, None, None, Work(lambda _: None))
+    prepared = prepare(classifier, data, settings, Work(lambda _: None))
     found, track = _searched(classifier, prepared)
     decision = prepared.decide(found)
     row: Row = {
@@ -159,7 +158,7 @@ def _default(classifier: Classifier, data: ImageSet, target: int | None) -> tupl
     settings = ScanSettings(seed=SEED)
     row, triggers = _scanned(classifier, data, settings)
     if target is not None:
-        prepared = prepare(classifier, data, settings, RunInfo(), None, None, None, Work(lambda _: None))
+        prepared = prepare(classifier, data, settings, Work(lambda _: None))
         row["ranks"] = _ranked(prepared.inversion, _searched(classifier, prepared)[1], target)
     return row, triggers
 

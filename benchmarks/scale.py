@@ -94,7 +94,7 @@ def measure(job: Job) -> dict[str, Any]:
         "network": name,
         "labels": num_labels,
         "shape": list(shape),
-        "plan": result.provenance.settings["plan"]["name"],
+        "plan": result.provenance.settings["search"]["name"],
         "image_passes": result.image_passes,
         "passes_a_label": round(result.image_passes / num_labels),
         "outcomes": {name: outcomes.count(name) for name in sorted(set(outcomes))},

@@ -26,7 +26,7 @@ import tables
 from neural_cleanse.choices import ATTACK_NAMES
 from neural_cleanse.cli import main
 from neural_cleanse.detection import student_test
-from neural_cleanse.results.records import Verdict
+from neural_cleanse.results.records import Outcome, Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -187,6 +187,12 @@ def anchors(page: str) -> set[str]:
     lines = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE).splitlines()
     heads = [line.lstrip("#").strip().lower() for line in lines if re.match("#+ ", line)]
     return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in heads}
+
+
+def test_the_table_of_outcomes_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (yes|no)\b", (ROOT / "docs" / "method.md").read_text("utf-8"), re.M)
+    of_the_code = [(one.value, one.meaning, "yes" if one.has_size else "no") for one in Outcome]
+    assert sorted(rows) == sorted(of_the_code)
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]

@@ -192,7 +192,7 @@ def test_own_parts_are_used(infected: Classifier, digits: ImageSet) -> None:
     whole = nc.Inversion(steps=7, restarts=1)
     found = nc.scan(infected, digits, settings, inversion=whole, plan=nc.plans.FullSweep())
     assert found.provenance.settings["inversion"]["steps"] == 7
-    assert found.provenance.settings["plan"]["name"] == "FullSweep"
+    assert found.provenance.settings["search"]["name"] == "FullSweep"
 
     class Own(nc.PatchTrigger):
         """Another kind of trigger."""

@@ -25,6 +25,7 @@ from neural_cleanse.results.records import SCHEMA_VERSION
 SCAN_KEYS = {
     "schema_version", "verdict", "reason", "flagged", "p_value", "alpha", "level", "detection_limit", "image_passes",
     "forward_passes", "cut_off", "wall_s", "image_shape", "labels", "paper_rule", "evidence", "provenance", "tests",
+    "student_test", "below_limit",
 }  # fmt: skip
 LABEL_KEYS = {
     "target", "source", "name", "size", "log_size_sd", "anomaly_index", "p_value", "asr", "asr_interval", "outcome",

@@ -11,7 +11,6 @@ from neural_cleanse.detection.first_look import first_look
 from neural_cleanse.detection.input_check import temperature
 from neural_cleanse.detection.prepare import prepare
 from neural_cleanse.detection.progress import Work
-from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.errors import InputSanityError, UnusableOutputs
 from neural_cleanse.images import ImageSet
@@ -68,7 +67,7 @@ def test_answers_that_make_sense_are_those_of_all_images(share: float) -> None:
 
 def test_answers_to_unlabelled_images_are_counted(infected: Classifier, digits: ImageSet) -> None:
     settings = ScanSettings(patches_only=True, samples=300)
-    prepared = prepare(infected, digits.without_labels(), settings, RunInfo(), None, None, None, Work(lambda _: None))
+    prepared = prepare(infected, digits.without_labels(), settings, Work(lambda _: None))
     assert prepared.forward_passes == len(digits.distinct()) + 300 // 2 + 300, "every second for the scale of logits"
 
 

@@ -271,7 +271,7 @@ SPREAD = [10.0, 15, 40, 100, 250, 30, 60, 20, 150, 300]
 
 
 def combined(found: list[Recovered], margin_p: float, verdict: Verdict | None = Verdict.CLEAN) -> Decision:
-    decision = decide(found, 0.01, 784, None)
+    decision = decide(found, 0.01, 784)
     margins = KindTest(Kind.MARGIN, 0.15, verdict, "said", margin_p)
     return combine_kinds(decision, [KindFound(margins)], None)
 
@@ -279,7 +279,7 @@ def combined(found: list[Recovered], margin_p: float, verdict: Verdict | None = 
 def test_every_test_that_is_open_is_named() -> None:
     """Which labels are open says what a repair may be told to remove."""
     found = combined(sized(SPREAD), 1e-5, Verdict.INCONCLUSIVE)
-    alone = decide(sized(SPREAD), 0.01, 784, None)
+    alone = decide(sized(SPREAD), 0.01, 784)
     assert alone.verdict is found.verdict is Verdict.INCONCLUSIVE
     assert found.reason.startswith(f"{alone.reason}; said. Looked for")
 
@@ -301,5 +301,5 @@ def test_margins_as_in_students_speak_where_sizes_differ_too_much() -> None:
     ],
 )
 def test_and_only_where_nothing_else_is_open(found: list[Recovered], margin_p: float, verdict: Verdict | None) -> None:
-    assert decide(found, 0.01, 784, None).verdict is Verdict.INCONCLUSIVE
+    assert decide(found, 0.01, 784).verdict is Verdict.INCONCLUSIVE
     assert combined(found, margin_p, verdict).verdict is Verdict.INCONCLUSIVE

@@ -9,7 +9,6 @@ from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.other_starts import LEFT_OPEN, MOST_SEARCHES, search_again
 from neural_cleanse.detection.prepare import PreparedScan, prepare
 from neural_cleanse.detection.progress import Budget, BudgetTracker, Part, Work
-from neural_cleanse.detection.provenance import RunInfo
 from neural_cleanse.detection.settings import ScanSettings
 from neural_cleanse.detection.stages import Stages, Subject
 from neural_cleanse.detection.student_test import Compared
@@ -46,7 +45,7 @@ class Told(Stages):
 
 
 def prepared_scan(model: Classifier, digits: ImageSet, work: Work, settings: ScanSettings) -> PreparedScan:
-    return prepare(model, digits, settings, RunInfo(), None, None, None, work)
+    return prepare(model, digits, settings, work)
 
 
 def searched_again(

@@ -51,7 +51,9 @@ def combine(labels: Decision, pairs: KindTest, doubt: str | None) -> Decision:
 
 def of_labels(smallest: float = 90.0, doubt: str | None = None) -> Decision:
     sizes = [100.0, 110.0, 90.0, 120.0, 95.0, 105.0, 115.0, smallest]
-    return decide(recovered({LabelPair(label): size for label, size in enumerate(sizes)}), 0.01, AREA, doubt, share=0.5)
+    found = recovered({LabelPair(label): size for label, size in enumerate(sizes)})
+    decision = decide(found, 0.01, AREA, share=0.5)
+    return decision if doubt is None else decision.in_doubt(doubt)
 
 
 PLANTED = {**usual(), LabelPair(3, 5): 6.0}

@@ -183,7 +183,7 @@ def of_labels(smallest: float) -> Decision:
     known = [
         Recovered(LabelPair(label), None, size, None, 0, 0, Outcome.CONVERGED, 0, 0) for label, size in enumerate(sizes)
     ]
-    return decide(known, 0.01, 784, None, share=0.5)
+    return decide(known, 0.01, 784, share=0.5)
 
 
 def screened(classifier: Classifier, images: ScanImages, labels: Decision) -> KindFound:

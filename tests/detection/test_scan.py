@@ -118,7 +118,7 @@ def test_the_clean_model_is_not_flagged(cleared: ScanResult) -> None:
 
 def test_sizes_that_leave_no_doubt_need_no_student(found: ScanResult, cleared: ScanResult) -> None:
     for result, verdict in ((found, Verdict.INFECTED), (cleared, Verdict.CLEAN)):
-        assert result.verdict is verdict and "student_test" not in result.provenance.settings
+        assert result.verdict is verdict and result.student_test is None
 
 
 def test_patches_alone_have_all_of_alpha(cleared: ScanResult) -> None:

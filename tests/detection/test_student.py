@@ -150,14 +150,14 @@ def test_a_poor_student_decides_nothing(
     in_doubt(monkeypatch, StudentPlan(steps=2))
     result = scan(infected, digits, WITH_STUDENT, search=Known(confirmed.searched))
     assert result.flagged == (3,)
-    assert result.provenance.settings["student_test"]["decides"] is False
+    assert result.student_test is not None and not result.student_test.decides
     assert any("answers as the model does on only" in note for note in result.provenance.notes)
 
 
 def test_a_good_student_confirms_a_planted_label(confirmed: Confirmed) -> None:
     result = confirmed.result
-    record = result.provenance.settings["student_test"]
-    assert result.flagged == (3,) and record["decides"] and set(record["sizes"]) == {str(label) for label in range(10)}
+    record = result.student_test
+    assert result.flagged == (3,) and record is not None and record.decides and set(record.sizes) == set(range(10))
     assert result.image_passes >= SHORT.passes
     assert any("the trigger of label 3 sends" in note for note in result.provenance.notes)
 
@@ -179,7 +179,7 @@ def test_whoever_wants_no_student_gets_none(
     in_doubt(monkeypatch)
     monkeypatch.setattr(teaching, "make_student", lambda *_: pytest.fail("a student is taught"))
     without = scan(infected, digits, replace(WITH_STUDENT, student=False), search=Known(confirmed.searched))
-    assert without.flagged == (3,) and "student_test" not in without.provenance.settings
+    assert without.flagged == (3,) and without.student_test is None
 
 
 def test_students_that_leave_doubt_are_averaged(
@@ -189,9 +189,10 @@ def test_students_that_leave_doubt_are_averaged(
     several = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
     monkeypatch.setattr(student_test, "MOST_STUDENTS", 1)
     one = scan(infected, digits, WITH_STUDENT, checkpoint=Checkpoint(tmp_path / "kept"))
-    records = [result.provenance.settings["student_test"] for result in (several, one)]
-    assert [record["students"] for record in records] == [3, 1]
-    assert records[0]["sizes"] != records[1]["sizes"] and several.flagged == (3,)
+    of_several, of_one = several.student_test, one.student_test
+    assert of_several is not None and of_one is not None
+    assert (of_several.students, of_one.students) == (3, 1)
+    assert of_several.sizes != of_one.sizes and several.flagged == (3,)
     assert several.image_passes - one.image_passes > 2 * SHORT.passes
     assert any("compared with those of 3 student networks" in note for note in several.provenance.notes)
 
@@ -208,11 +209,11 @@ def test_students_that_agree_less_decide_only_together(
 
     monkeypatch.setattr(student_test, "ask", first_again)
     found = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path))
-    record = found.provenance.settings["student_test"]
-    assert record["decides"] and record["students"] == 3
+    record = found.student_test
+    assert record is not None and record.decides and record.students == 3
     monkeypatch.setattr(student_test, "ask", lambda *given: None if given[-1] else made[0])
     found = scan(infected, digits, WITH_STUDENT, search=Known(confirmed.searched))
-    assert not found.provenance.settings["student_test"]["decides"]
+    assert found.student_test is not None and not found.student_test.decides
 
 
 def test_fewer_students_than_wanted_are_said(
@@ -229,7 +230,7 @@ def test_fewer_students_than_wanted_are_said(
         why = teaching.why_none(1, truncated=truncated)
         monkeypatch.setattr(student_test, "ask", lambda *given, second=second: (second if given[-1] else ask)(*given))
         found = scan(infected, digits, WITH_STUDENT, checkpoint=confirmed.copy(tmp_path / why[:9]))
-        assert found.flagged == (3,) and found.provenance.settings["student_test"]["students"] == 1
+        assert found.flagged == (3,) and found.student_test is not None and found.student_test.students == 1
         assert f"{why}; 1 of up to 3 decided" in found.provenance.notes
     assert not any("of up to" in note for note in confirmed.result.provenance.notes)
 
@@ -266,7 +267,7 @@ def test_a_scan_that_goes_on_does_not_teach_its_student_again(
     first, checkpoint = confirmed.result, confirmed.copy(tmp_path)
     assert (tmp_path / "kept" / "student-0.safetensors").exists()
     again = scan(infected, digits, WITH_STUDENT, checkpoint=checkpoint)
-    assert again.provenance.settings["student_test"] == first.provenance.settings["student_test"]
+    assert again.student_test == first.student_test
     assert (again.flagged, again.p_value, again.image_passes) == (first.flagged, first.p_value, first.image_passes)
     (tmp_path / "kept" / "student-0.safetensors").write_bytes(b"torn")
     assert checkpoint.tensors("student-0") is None, "a damaged one is taught again"

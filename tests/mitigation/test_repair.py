@@ -17,10 +17,11 @@ from torch import nn
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import baseline_record
 from neural_cleanse.detection.scan import scan
-from neural_cleanse.detection.settings import ScanSettings
+from neural_cleanse.detection.settings import ScanSettings, asked_for
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import DataError, OutputError, SettingsError
 from neural_cleanse.images import ImageSet
+from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigated, Mitigation, known_backdoors, measure
 from neural_cleanse.mitigation.evaluation import Splits, split
@@ -284,10 +285,44 @@ def test_the_new_scan_is_compared_with_the_baseline_too(
 
 def test_the_new_scan_looks_for_what_the_first_did(found: ScanResult) -> None:
     given = {**found.provenance.settings, "patches_only": True, "student": False, "seed": 4, "labels": [3]}
-    again = _scan_settings(replace(found, provenance=replace(found.provenance, settings=given)))
+    again = _scan_settings(replace(found, provenance=replace(found.provenance, settings=given)), over_baseline=False)
     assert (again.patches_only, again.student, again.seed, again.labels) == (True, False, 4, None)
     every = replace(found, provenance=replace(found.provenance, settings={**given, "patches_only": False}))
-    assert not _scan_settings(every).patches_only and _scan_settings(found).student
+    assert not _scan_settings(every, over_baseline=False).patches_only
+    assert _scan_settings(found, over_baseline=False).student
+
+
+def test_the_new_scan_has_the_users_own_plan(
+    infected: Classifier, found: ScanResult, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The record keeps the plan that was asked for beside what it came to with so few labels."""
+    asked = ScanSettings(plan="adaptive", labels=(3,), patches_only=True, samples=100, student=False, max_seconds=60)
+    first = scan(infected, digits, asked, inversion=Inversion(steps=20, restarts=1))
+    storage.save_result(first, tmp_path)
+    recorded = storage.load_result(tmp_path)
+    assert asked_for(recorded.provenance) == asked
+    assert recorded.provenance.settings["search"]["name"] != "Adaptive"
+    plans = list[str]()
+
+    def again(classifier: Classifier, data: ImageSet, settings: ScanSettings, **_: object) -> ScanResult:
+        plans.append(settings.plan)
+        return replace(found, verdict=Verdict.CLEAN, flagged=(), evidence=())
+
+    module = importlib.import_module("neural_cleanse.mitigation.repair")
+    monkeypatch.setattr(module, "scan", again)
+    monkeypatch.setattr(module, "fresh_triggers", lambda *_: ())
+    monkeypatch.setitem(METHODS, "quick", (Stubborn([]),))
+    given = replace(found, provenance=replace(found.provenance, settings=recorded.provenance.settings))
+    sized = tuple(replace(row, name=None, outcome=Outcome.CONVERGED) for row in found.labels)
+    for baseline in (None, replace(found, labels=sized)):
+        repair(infected, given, digits, RepairSettings(method="quick", rounds=1), baseline=baseline)
+    assert plans == ["adaptive", "auto"], "a baseline leaves no choice"
+
+
+@pytest.mark.parametrize(("recorded", "plan"), [("FullSweep", "full"), ("Sequential", "auto"), ("Adaptive", "auto")])
+def test_a_record_of_before_says_what_the_plan_came_to(found: ScanResult, recorded: str, plan: str) -> None:
+    settings = {**found.provenance.settings, "plan": {"name": recorded}}
+    assert asked_for(replace(found.provenance, settings=settings)).plan == plan
 
 
 # --- what is measured is what the file will hold ---
@@ -620,7 +655,7 @@ def test_a_scan_whose_settings_are_of_other_types_is_damaged() -> None:
     made = made_scans.result()
     changed = replace(made, provenance=replace(made.provenance, settings={"samples": "5"}))
     with pytest.raises(OutputError, match="its settings"):
-        _scan_settings(changed)
+        asked_for(changed.provenance)
 
 
 BAD_TRIGGERS = {

@@ -11,7 +11,7 @@ from neural_cleanse.report import content as account
 from neural_cleanse.report.findings import findings
 from neural_cleanse.report.markdown import markdown
 from neural_cleanse.report.page import html
-from neural_cleanse.results.records import Outcome, Refined, ScanResult, SourceRate, Verdict
+from neural_cleanse.results.records import BelowLimit, Outcome, Refined, ScanResult, SourceRate, Verdict
 
 
 def strong() -> ScanResult:
@@ -55,10 +55,12 @@ def test_a_trigger_that_was_refined_is_said_to_be_further_on() -> None:
         assert "40.0 px, p " in text and "98.7%" in text
         assert "was searched further after it was flagged, to 15.5 px" in text
     assert "after screening" in account.limit(scan) and "shaded part would have been flagged" in html(scan)
-    clear = dataclasses.replace(scan, verdict=Verdict.CLEAN, flagged=(), evidence=())
+    clear = dataclasses.replace(
+        scan, verdict=Verdict.CLEAN, flagged=(), evidence=(), below_limit=BelowLimit.SEARCHED_ON
+    )
     assert "shaded part would have been searched on" in html(clear)
     assert "shaded part would have been flagged" in html(strong())
-    assert "1 after screening, its trigger with all steps" in " ".join(account.checked(scan))
+    assert "1 screening, then all steps" in " ".join(account.checked(scan))
 
 
 def test_few_labels_to_compare_with_are_weak() -> None:
@@ -84,7 +86,7 @@ def test_intervals_by_class_are_exact() -> None:
 
 def test_what_was_checked_counts_how_each_label_ended() -> None:
     text = " ".join(account.checked(many()))
-    assert "1,270 with a settled size; 13 without a trigger that works" in text
+    assert "1,270 settled; 13 without a trigger" in text
 
 
 def test_labels_that_were_not_searched_are_named_among_what_was_not_checked() -> None:

@@ -24,6 +24,7 @@ from neural_cleanse.report.pictures import png, trigger_pictures
 from neural_cleanse.results import storage
 from neural_cleanse.results.records import LabelPair, Outcome, Refined, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairStatus
+from neural_cleanse.results.student_test import StudentTest
 from neural_cleanse.text import sanitize
 
 
@@ -140,14 +141,12 @@ def test_what_reading_the_file_found_stands_on_the_page() -> None:
 
 def test_the_students_sizes_stand_beside_the_models() -> None:
     one = result(("a", "b", "c", "d"))
-    settings = {"student_test": {"decides": True, "sizes": {"0": 60.0, "1": 77.0, "x": 1.0, "2": "many"}}}
-    scan = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, settings=settings))
+    test = StudentTest(True, 0.9, 50, {}, students=1, sizes={0: 60.0, 1: 77.0, 2: float("inf")})
+    scan = dataclasses.replace(one, student_test=test)
     text = Page(html(scan)).text
     assert "0 a in the student: 60.0 px" in text and "in the student" in text
     assert "compared with those of a student network" in text
-    undecided = dataclasses.replace(
-        scan, provenance=dataclasses.replace(one.provenance, settings={"student_test": {"decides": False}})
-    )
+    undecided = dataclasses.replace(scan, student_test=StudentTest(False, 0.4, 50, {}))
     assert "in the student:" not in Page(html(undecided)).text
 
 
@@ -250,7 +249,7 @@ def test_the_terminal_is_not_steered() -> None:
     assert len(lines) == len(HOSTILE), "one line a label"
     assert lines[0].startswith("0 <script>")
     assert "flagged" in lines[0]
-    assert "no trigger works" in lines[-1]
+    assert "without a trigger" in lines[-1]
 
 
 def test_many_labels_are_cut_in_the_terminal_and_whole_on_the_page() -> None:

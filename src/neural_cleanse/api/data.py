@@ -67,7 +67,13 @@ class Drawn:
         origin = f"{self.origin} ({', '.join(done)})" if done else self.origin
         notes = () if pixels.note is None else (pixels.note,)
         images = ImageSet(
-            pixels.images.contiguous(), self.labels, self.names, origin, self.files, self.orders, pixels.normalised
+            images=pixels.images.contiguous(),
+            labels=self.labels,
+            names=self.names,
+            origin=origin,
+            files=self.files,
+            orders=self.orders,
+            normalised=pixels.normalised,
         )
         return images, notes
 
@@ -83,7 +89,15 @@ def draw(data: object, form: Form, count: int | None, seed: int) -> Drawn:
             ignore_labels=form.ignore_labels, skip_unreadable=form.skip_unreadable,
         )  # fmt: skip
     if isinstance(data, ImageSet):
-        drawn = Drawn(data.images, data.labels, data.names, data.origin, (), data.files, data.orders)
+        drawn = Drawn(
+            values=data.images,
+            labels=data.labels,
+            names=data.names,
+            origin=data.origin,
+            said=(),
+            files=data.files,
+            orders=data.orders,
+        )
     else:
         with _seeded(seed):
             drawn = _drawn(data, form, count, seed)

@@ -70,9 +70,14 @@ def attack(
         "cover_rate": cover_rate, "training_data": training_data, "leak": leak,
     }  # fmt: skip
     recipe = Recipe(
-        dataset, architecture, attack, {name: value for name, value in given.items() if value is not None},
-        Training(epochs, batch_size, learning_rate), seed, half,
-    )  # fmt: skip
+        dataset=dataset,
+        architecture=architecture,
+        attack=attack,
+        options={name: value for name, value in given.items() if value is not None},
+        training=Training(epochs, batch_size, learning_rate),
+        seed=seed,
+        half=half,
+    )
     where = device_named(device)
     torch.set_num_threads(threads)
     options_of(recipe.attack)

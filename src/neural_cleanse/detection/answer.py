@@ -82,6 +82,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
         alpha=parts.prepared.settings.alpha,
         level=parts.decision.level,
         detection_limit=parts.decision.detection_limit,
+        below_limit=parts.decision.below_limit,
         image_passes=sum(recovered.image_passes for recovered in parts.found) + parts.other_passes,
         forward_passes=sum(one.forward_passes for one in parts.found)
         + parts.prepared.forward_passes
@@ -94,6 +95,7 @@ def answer(parts: Parts, began: float) -> ScanResult:
         cut_off=parts.tracker.truncated,
         evidence=evidence,
         tests=parts.tests,
+        student_test=parts.compared.student_test,
         triggers={
             recovered.pair: {name: tensor.detach().cpu().clone() for name, tensor in trigger.tensors().items()}
             for recovered in shown

@@ -14,7 +14,7 @@ from neural_cleanse.text import p_is
 def patch_test(decision: Decision, share: float, image_passes: int, forward_passes: int) -> KindTest:
     """The record of the test on patches, whose sizes are in the result's own table."""
     return KindTest(
-        Kind.PATCH, share, decision.verdict, decision.reason, decision.p_value, decision.flagged_pairs,
+        Kind.PATCH, share, decision.verdict, decision.reason, decision.p_value, flagged=decision.flagged_pairs,
         image_passes=image_passes, forward_passes=forward_passes,
     )  # fmt: skip
 

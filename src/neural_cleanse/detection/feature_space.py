@@ -94,7 +94,14 @@ def _space(classifier: Classifier, images: ScanImages) -> FeatureSpace | str:
     )  # fmt: skip
     some = _normalised(classifier, images.images[:WORK_IMAGES])
     share = work(tail, features[:WORK_IMAGES]) / max(1, work(classifier.module, some))
-    return FeatureSpace(cut, behind, replace(images, images=features / spread), min(1.0, share), spread, least)
+    return FeatureSpace(
+        cut=cut,
+        classifier=behind,
+        images=replace(images, images=features / spread),
+        share=min(1.0, share),
+        spread=spread,
+        least=least,
+    )
 
 
 def feature_inversion(inversion: Inversion, space: FeatureSpace) -> Inversion:

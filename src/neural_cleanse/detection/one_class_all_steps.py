@@ -56,13 +56,13 @@ class OneClassAllSteps:
             forward_passes=sum(one.forward_passes for one in rows) + searched.forward_passes,
         )
         return KindFound(
-            test,
-            tuple(one for one in rows if one.pair in test.flagged),
-            subject,
-            self._notes(searched, sorted({pair.target for pair in prepared.pairs} - set(targets))),
-            tuple(one if one.pair in test.flagged else replace(one, trigger=None) for one in rows),
-            p_values,
-            {"pair_search": _record(searched)},
+            test=test,
+            flagged=tuple(one for one in rows if one.pair in test.flagged),
+            subject=subject,
+            notes=self._notes(searched, sorted({pair.target for pair in prepared.pairs} - set(targets))),
+            searched=tuple(one if one.pair in test.flagged else replace(one, trigger=None) for one in rows),
+            p_values=p_values,
+            record={"pair_search": _record(searched)},
         )
 
     def _targets(self, taken: Sequence[int] = ()) -> list[int]:

@@ -59,7 +59,7 @@ def _searched(prepared: PreparedScan, number: int, stages: Stages) -> dict[Label
 
 def _is_open(prepared: PreparedScan, found: Sequence[Recovered], compared: Compared) -> bool:
     """Whether only the sizes of labels that took all steps stand in the way, and no student has decided."""
-    decided = compared.record.get("student_test", {}).get("decides", False)
+    decided = compared.student_test is not None and compared.student_test.decides
     return (
         compared.decision.verdict is Verdict.INCONCLUSIVE
         and not decided

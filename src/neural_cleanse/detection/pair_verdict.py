@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE, joined
+from neural_cleanse.detection.reasons import MIN_LIMIT_SHARE
 from neural_cleanse.detection.shares import SHARES, over_share
 from neural_cleanse.detection.statistics.pairs import LEAST_DOF, PairTest, pair_outlier_test
 from neural_cleanse.results.kind import Kind
@@ -48,9 +48,9 @@ def judge_pairs(
     else:
         verdict, reason = _found_nothing(found, test, area, unsearched)
     if doubt is not None:
-        verdict, reason, flagged = Verdict.INCONCLUSIVE, joined(doubt, reason), ()
+        verdict, reason, flagged = Verdict.INCONCLUSIVE, f"{doubt.rstrip('.')}; {reason}", ()
     p_value = over_share(test.p_value, share) if known else None
-    return KindTest(Kind.PAIRS, share, verdict, reason, p_value, flagged), shared
+    return KindTest(Kind.PAIRS, share, verdict, reason, p_value, flagged=flagged), shared
 
 
 def _found_pairs(small: Sequence[tuple[LabelPair, float]], p_value: float) -> str:

@@ -106,7 +106,10 @@ def search_pairs(
     if len(candidates) * whole <= budget:
         found, cut_off = _run(inversion, candidates, report, invert)
         every = frozenset(candidates)
-        return PairsFound(found, (), cut_off, every, len(every), len(cut_off), lacking, inversion.steps, plan)
+        return PairsFound(
+            found=found, screened=(), cut_off=cut_off, reference=every, candidates=len(every), untried=len(cut_off),
+            lacking=lacking, steps=inversion.steps, plan=plan,
+        )  # fmt: skip
     reference = balanced_draw(candidates, plan.reference_per_label, images.seed)
     finalists = plan.finalists_per_label * len(targets)
     first, passed = replace(inversion, steps=plan.first_steps), list[int]()
@@ -122,8 +125,9 @@ def search_pairs(
     found += tuple(one.after(seen[one.pair]) for one in last)
     untried = len(rest) - len(tried) + len(cut_off)
     return PairsFound(
-        found, screened, cut_off, reference, len(candidates), untried, lacking, inversion.steps, plan, sum(passed)
-    )
+        found=found, screened=screened, cut_off=cut_off, reference=reference, candidates=len(candidates),
+        untried=untried, lacking=lacking, steps=inversion.steps, plan=plan, forward_passes=sum(passed),
+    )  # fmt: skip
 
 
 def _ordered(classifier: Classifier, images: ScanImages, pairs: Sequence[LabelPair], told: Told) -> list[LabelPair]:

@@ -93,12 +93,13 @@ class PreparedScan:
             found,
             self.settings.alpha,
             self.area,
-            self.doubt,
-            self.num_labels,
-            baseline,
-            self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
-            self.share / looks,
+            num_classes=self.num_labels,
+            baseline=baseline,
+            reference=self.search.reference_pairs(self.pairs, self.settings.seed) if given_up else None,
+            share=self.share / looks,
         )
+        if self.doubt is not None:
+            decision = decision.in_doubt(self.doubt)
         screened = any(one.outcome is Outcome.SCREENED for one in found)
         if screened and decision.verdict is Verdict.CLEAN and self.settings.preset != Preset.DEFAULT:
             why = (
@@ -124,11 +125,12 @@ def prepare(
     classifier: Classifier,
     data: ImageSet,
     settings: ScanSettings,
-    run_info: RunInfo,
-    search: Search | None,
-    baseline: ScanResult | None,
-    inversion: Inversion | None,
     work: Work,
+    *,
+    run_info: RunInfo = RunInfo(),
+    search: Search | None = None,
+    baseline: ScanResult | None = None,
+    inversion: Inversion | None = None,
 ) -> PreparedScan:
     """Check what is given, draw the images, and choose how to search. Raises as `scan` does."""
     check_shape(data, classifier.input_shape)
@@ -149,10 +151,8 @@ def prepare(
     left_out, tried = _left_out(classifier, images, present | frozenset(settings.labels or ()), settings.seed, work)
     pairs = tuple(pair for pair in pairs if pair.target not in left_out)
     work.num_labels, work.warnings = len(pairs), checked.warnings
-    names = run_info.label_names or data.names
-    baseline_sizes = (
-        None if baseline is None else sizes_of(baseline, classifier, pairs, names, run_info.model.get("sha256"))
-    )
+    names, sha256 = run_info.label_names or data.names, run_info.model.get("sha256")
+    baseline_sizes = None if baseline is None else sizes_of(baseline, classifier, pairs, names, sha256)
     num_labels = classifier.num_classes - len(left_out)
     if settings.pairs:
         check_pairs(num_labels, len(pairs))
@@ -160,17 +160,32 @@ def prepare(
     search = search or _plan(settings, len(pairs), over_baseline=baseline_sizes is not None, no_verdict=no_verdict)
     at_once = _at_once(classifier, inversion, len(pairs), settings, look)
     held, of_baseline = baseline_entry(baseline, asdict(settings))
-    held |= {"unused_outputs": list(left_out)} if left_out else {}
-    plans = {"inversion": inversion.describe(), "plan": search.describe(), "execution": _execution(classifier, at_once)}
+    held |= _described(settings, inversion, search, left_out) | {"execution": _execution(classifier, at_once)}
     notes = (*run_info.notes, *sampling, *checked.warnings, *_changed(classifier, inversion), *of_baseline)
-    provenance = provenance_of(
-        classifier, sampled, held | asdict(settings) | plans, settings.seed, run_info, checked.accuracy, notes
-    )
+    provenance = provenance_of(classifier, sampled, held, run_info, accuracy=checked.accuracy, notes=notes)
     batch_limit = fit_to_memory(unbound, inversion, at_once, settings.memory)
     return PreparedScan(
-        classifier, settings, pairs, names, images, others, checked.doubt, baseline_sizes, inversion, search,
-        batch_limit, provenance, answered + look.forward_passes + tried, left_out,
-    )  # fmt: skip
+        classifier=classifier,
+        settings=settings,
+        pairs=pairs,
+        names=names,
+        images=images,
+        others=others,
+        doubt=checked.doubt,
+        baseline_sizes=baseline_sizes,
+        inversion=inversion,
+        search=search,
+        batch_limit=batch_limit,
+        provenance=provenance,
+        forward_passes=answered + look.forward_passes + tried,
+        left_out=left_out,
+    )
+
+
+def _described(settings: ScanSettings, inversion: Inversion, search: Search, left_out: Sequence[int]) -> dict[str, Any]:
+    """The settings as plain values for the record, and what they came to."""
+    came_to = {"inversion": inversion.describe(), "search": search.describe()}
+    return asdict(settings) | came_to | ({"unused_outputs": list(left_out)} if left_out else {})
 
 
 def _left_out(

@@ -280,8 +280,9 @@ class Work:
         at_most = any(one.begun for one in possible) and any(one.planned and not one.begun for one in possible)
         self.report(
             Progress(
-                round(done), round(total), tuple(self.finished.values()), self.num_labels, self.warnings, part.phase,
-                self._seconds_left(done, total), at_most,
+                passes_done=round(done), passes_planned=round(total), finished=tuple(self.finished.values()),
+                num_labels=self.num_labels, warnings=self.warnings, phase=part.phase,
+                seconds_left=self._seconds_left(done, total), at_most=at_most,
             )
         )  # fmt: skip
 

@@ -36,8 +36,8 @@ def provenance_of(
     classifier: Classifier,
     data: ImageSet,
     settings: Mapping[str, Any],
-    seed: int,
     run_info: RunInfo,
+    *,
     accuracy: float | None,
     notes: tuple[str, ...],
 ) -> Provenance:
@@ -54,7 +54,7 @@ def provenance_of(
     }
     return Provenance(
         settings=settings,
-        seed=seed,
+        seed=settings["seed"],
         versions={
             "neural-cleanse": version("neural-cleanse"),
             "torch": torch.__version__,

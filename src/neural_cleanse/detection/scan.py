@@ -54,11 +54,12 @@ def scan(
     began = time.monotonic()
     if inversion is not None:  # one of the caller's own says how everything is searched
         settings = replace(settings, patches_only=True)
-    tracker = BudgetTracker(settings.budget)
-    work = Work(progress, tracker)
-    prepared = prepare(classifier, data, settings, run_info, search, baseline, inversion, work)
+    work = Work(progress, BudgetTracker(settings.budget))
+    prepared = prepare(
+        classifier, data, settings, work, run_info=run_info, search=search, baseline=baseline, inversion=inversion
+    )
     if checkpoint is not None:
-        checkpoint.begin({} if tracker.exhausted else identity(prepared.provenance, classifier))
+        checkpoint.begin({} if work.tracker.exhausted else identity(prepared.provenance, classifier))
     stages = Stages(engine, prepared.batch_limit, work, checkpoint)
     teaching = Teaching(prepared)
     tests = KindTests(prepared, stages, teaching, pair_plan)
@@ -66,13 +67,16 @@ def scan(
     teaching.announce(work)
     found = _patches(prepared, stages)
     found, compared = search_again(prepared, found, _compared(prepared, found, teaching, stages), stages)
-    said = (*prepared.search.notes(found, cut_off=tracker.truncated), *prepared.batch_limit.notes)
-    provenance = prepared.provenance.joined({}, said).joined(compared.record, compared.notes)
+    said = (*prepared.search.notes(found, cut_off=work.tracker.truncated), *prepared.batch_limit.notes)
+    provenance = prepared.provenance.joined({}, (*said, *compared.notes))
     kinds = tests.run(found, compared.decision)
     teaching.dismiss(work, wanted=False)
     decision = combine_kinds(compared.decision, kinds, prepared.doubt)
     last = work.begin("evidence", 0, 0)
-    parts = Parts(prepared, found, decision, provenance, compared, kinds, teaching, tracker)
+    parts = Parts(
+        prepared=prepared, found=found, decision=decision, provenance=provenance, compared=compared, kinds=kinds,
+        teaching=teaching, tracker=work.tracker,
+    )  # fmt: skip
     result = answer(parts, began)
     work.end(last)
     return result

@@ -1,11 +1,15 @@
 """How to scan, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neural_cleanse.checks import expect_fields, expect_seed
 from neural_cleanse.choices import LossName, Plan, Precision, Preset
 from neural_cleanse.detection.progress import Budget
-from neural_cleanse.errors import SettingsError
+from neural_cleanse.errors import OutputError, SettingsError
+from neural_cleanse.results.codec import decode, encode
+from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.text import plain
 
 STUDENT_IMAGES = 4  # times `samples`: images that a scan takes beside its own, for a student to learn from
 
@@ -76,3 +80,19 @@ class ScanSettings:
     def budget(self) -> Budget:
         """What the search may take."""
         return Budget(self.max_seconds, self.max_passes)
+
+
+def asked_for(provenance: Provenance) -> ScanSettings:
+    """The settings that the user of a recorded scan gave. Raises OutputError where the record holds none.
+
+    In older records `plan` is what the plan came to: of those only the full sweep is taken to have been asked for.
+    """
+    settings = dict(provenance.settings)
+    if isinstance(settings.get("plan"), Mapping):
+        settings["plan"] = (Plan.FULL if settings["plan"].get("name") == "FullSweep" else Plan.AUTO).value
+    try:
+        return decode(ScanSettings, encode(settings))
+    except (TypeError, ValueError, SettingsError) as error:
+        raise OutputError(
+            f"The scan is damaged: its settings are none: {plain(error)}.", cure="Scan the model again."
+        ) from error

@@ -157,9 +157,14 @@ def remembered(suspect: Classifier, weights: Mapping[str, Tensor], unseen: UInt8
 def _tried(suspect: Classifier, module: nn.Module, unseen: UInt8[Tensor, "m c h w"]) -> Student:
     """The student of that network, asked the images that it did not learn from."""
     student = Classifier(
-        module, suspect.input_shape, suspect.num_classes, suspect.normalize, suspect.outputs, suspect.features_layer,
-        suspect.deadline,
-    )  # fmt: skip
+        module=module,
+        input_shape=suspect.input_shape,
+        num_classes=suspect.num_classes,
+        normalize=suspect.normalize,
+        outputs=suspect.outputs,
+        features_layer=suspect.features_layer,
+        deadline=suspect.deadline,
+    )
     hits = int((predict(student, unseen) == predict(suspect, unseen)).sum())
     return Student(student, hits, len(unseen))
 

@@ -2,8 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from neural_cleanse.deadline import OutOfTime
 from neural_cleanse.detection.prepare import PreparedScan
@@ -16,6 +15,7 @@ from neural_cleanse.detection.verdict import MIN_LABELS, Decision
 from neural_cleanse.inversion.sampling import Split
 from neural_cleanse.metrics import attack_hits
 from neural_cleanse.results.records import Outcome, Recovered, Verdict
+from neural_cleanse.results.student_test import StudentTest
 from neural_cleanse.text import p_is, stand, the_labels
 
 FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
@@ -33,7 +33,7 @@ class Compared:
     notes: tuple[str, ...] = ()
     image_passes: int = 0
     forward_passes: int = 0
-    record: dict[str, Any] = field(default_factory=dict)
+    student_test: StudentTest | None = None
 
 
 def leaves_doubt(prepared: PreparedScan, found: Sequence[Recovered], decision: Decision) -> bool:
@@ -69,17 +69,17 @@ def compare(
     asked, students = consulted.asked, consulted.students
     passes, forward = sum(one.image_passes for one in asked), sum(one.forward_passes for one in asked)
     if consulted.over is None:
-        record = {"student_test": asked[0].record | {"decides": False}} if asked else {}
+        test = asked[0].test(decides=False) if asked else None
         lacking = () if consulted.lacking is None else (consulted.lacking,)
-        return Compared(unconfirmed(decision, prepared), lacking, passes, forward, record)
+        return Compared(unconfirmed(decision, prepared), lacking, passes, forward, test)
     baseline = as_baseline(students)
-    record = students[0].record | {
-        "decides": True,
-        "students": len(students),
-        "sizes": {str(pair.target): size for pair, size in baseline.sizes.items()},
-        "spread": baseline.prior.sd,
-        "own_p_value": decision.p_value,
-    }
+    test = replace(
+        students[0].test(decides=True),
+        students=len(students),
+        sizes={pair.target: size for pair, size in baseline.sizes.items()},
+        spread=baseline.prior.sd,
+        own_p_value=decision.p_value,
+    )
     tried, tried_on = _tried(students[0], found, consulted.over)
     several, which = "a student network", "it"
     if len(students) > 1:
@@ -95,7 +95,7 @@ def compare(
         ),
         *tried,
     )
-    return Compared(consulted.over, notes, passes, forward + tried_on, {"student_test": record})
+    return Compared(consulted.over, notes, passes, forward + tried_on, test)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from neural_cleanse.detection.first_look import for_margin
 from neural_cleanse.detection.input_check import temperature
@@ -17,6 +16,7 @@ from neural_cleanse.detection.verdict import Baseline
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.metrics import margin
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
+from neural_cleanse.results.student_test import StudentTest
 from neural_cleanse.triggers.base import SMALLEST_SIZE
 
 
@@ -61,14 +61,9 @@ class StudentScan:
             )
         return None
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What the report says of it."""
-        return {
-            "agreement": self.student.agreement,
-            "trials": self.student.trials,
-            "plan": self.plan.describe(),
-        }
+    def test(self, *, decides: bool) -> StudentTest:
+        """The record of what it said, without sizes."""
+        return StudentTest(decides, self.student.agreement, self.student.trials, self.plan.describe())
 
 
 def ask(prepared: PreparedScan, teaching: Teaching, stages: Stages, number: int) -> StudentScan | None:

@@ -73,7 +73,8 @@ def read_suite(
         if not model.exists() and card.name not in recorded:
             raise OutputError(f"The model of the card {card.name} is not there: {model}.", cure=_BUILD)
         images = _images(dataset) if model.exists() else dataset
-        cases.append(Case(card.name, model, card.truth, _architecture(card, directory), images, allow_code))
+        named = _architecture(card, directory)
+        cases.append(Case(card.name, model, card.truth, named, images, allow_code=allow_code))
     return tuple(cases)
 
 

@@ -122,7 +122,18 @@ def _job(values: dict[str, Any], path: Path, data: Path) -> BuildJob:
     if "picture" in values:
         values["picture"] = path.parent / values["picture"]
     name = f"{dataset}-{network}-{name_of_attack}{said}-seed{seed}"
-    return BuildJob(name, Recipe(data / dataset, network, name_of_attack, values, training, seed, half=True))
+    return BuildJob(
+        name,
+        Recipe(
+            dataset=data / dataset,
+            architecture=network,
+            attack=name_of_attack,
+            options=values,
+            training=training,
+            seed=seed,
+            half=True,
+        ),
+    )
 
 
 def _colour(text: str, path: Path) -> tuple[float, ...]:

@@ -189,7 +189,14 @@ class MapSearch:
         follows = torch.cat(answers) == torch.tensor(targets)[places]
         hits = torch.bincount(places[follows], minlength=len(targets)).tolist()
         trials = torch.bincount(places, minlength=len(targets)).tolist()
-        return Followed(targets, trigger, float(trigger.size()), tuple(hits), tuple(trials), measured + len(rows))
+        return Followed(
+            targets=targets,
+            trigger=trigger,
+            size=float(trigger.size()),
+            hits=tuple(hits),
+            trials=tuple(trials),
+            forward_passes=measured + len(rows),
+        )
 
 
 def random_maps(classes: Int[Tensor, " classes"], count: int, seed: int) -> tuple[ClassMap, ...]:

@@ -87,7 +87,10 @@ class ReferenceCost(CostSchedule):
         zero = torch.zeros(k, dtype=torch.long, device=device)
         no = torch.zeros(k, dtype=torch.bool, device=device)
         none = torch.zeros(k, dtype=torch.float64, device=device)
-        return ReferenceState(none, no, zero, zero, zero, no, no, zero, torch.full_like(none, torch.inf))
+        return ReferenceState(
+            cost=none, done=no, set_count=zero, up_count=zero, down_count=zero, went_up=no, went_down=no,
+            stop_count=zero, stop_best=torch.full_like(none, torch.inf),
+        )  # fmt: skip
 
     def judged(self, state: CostState, asr: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """The step's own ASR."""
@@ -162,7 +165,10 @@ class BatchCost(CostSchedule):
         """k rows at the starting cost, none of which has reached the ASR."""
         zero = torch.zeros(k, device=device)
         no = torch.zeros(k, dtype=torch.bool, device=device)
-        return BatchState(torch.full_like(zero, self.start_cost / area), no, zero, zero, zero, zero, no)
+        return BatchState(
+            cost=torch.full_like(zero, self.start_cost / area), done=no,
+            mean=zero, weight=zero, quick=zero, quick_weight=zero, reached=no,
+        )  # fmt: skip
 
     def judged(self, state: CostState, asr: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """The slow average, this batch included."""

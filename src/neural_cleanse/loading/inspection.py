@@ -199,9 +199,16 @@ def _inspected(opened: Opened, path: Path) -> Inspection:
         except ModelError as error:
             problem = str(error)
     return Inspection(
-        str(path), network.container, network.trust, opened.sha256, opened.num_bytes, network, loaded,
-        findings=network.findings, problem=problem,
-    )  # fmt: skip
+        path=str(path),
+        container=network.container,
+        trust=network.trust,
+        sha256=opened.sha256,
+        num_bytes=opened.num_bytes,
+        network=network,
+        loaded=loaded,
+        findings=network.findings,
+        problem=problem,
+    )
 
 
 def _weights_alone(container: Container, content: bytes, name: str) -> Checkpoint | None:

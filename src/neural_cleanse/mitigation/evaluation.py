@@ -94,10 +94,17 @@ def trigger_changes(
         size = backdoor.trigger.size().item()
         changes.append(
             TriggerChange(
-                target, backdoor.pair.source, names.get(target), found_in, size, hits[0], hits[1], len(rows),
-                backdoor.place is not None,
+                target=target,
+                source=backdoor.pair.source,
+                name=names.get(target),
+                found_in=found_in,
+                size=size,
+                hits_before=hits[0],
+                hits_after=hits[1],
+                trials=len(rows),
+                shift=backdoor.place is not None,
             )
-        )  # fmt: skip
+        )
     return tuple(changes)
 
 

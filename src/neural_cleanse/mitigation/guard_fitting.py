@@ -267,11 +267,11 @@ def measure_guard(guard: Guard, backdoors: Sequence[Backdoor], data: ImageSet) -
         passed.append(hits)
         trials.append(len(rows))
     return GuardReport(
-        int(rejected.sum()),
-        len(rejected),
-        targets,
-        tuple(int((rejected & (answers == target)).sum()) for target in targets),
-        tuple(int((answers == target).sum()) for target in targets),
-        tuple(passed),
-        tuple(trials),
+        clean_rejected=int(rejected.sum()),
+        clean_trials=len(rejected),
+        labels=targets,
+        label_rejected=tuple(int((rejected & (answers == target)).sum()) for target in targets),
+        label_trials=tuple(int((answers == target).sum()) for target in targets),
+        passed=tuple(passed),
+        triggered_trials=tuple(trials),
     )

@@ -65,20 +65,21 @@ def run_rounds(classifier: Classifier, known: KnownTriggers, plan: RepairPlan) -
         tried = _mitigate(classifier, known, replace(plan, limits=limits), number)
         targets = tuple(sorted({backdoor.pair.target for backdoor in known.backdoors}))
         if tried.classifier is None:
-            rounds.append(RepairRound(number, targets, None, tried.trace, None, ()))
+            rounds.append(RepairRound(number, targets, None, tried.trace, verdict=None, flagged=()))
             return RepairOutcome(
-                tuple(rounds), classifier, known, None, RepairStatus.FAILED, _rolled_back(tried, limits)
+                tuple(rounds), classifier, known, None, status=RepairStatus.FAILED, reason=_rolled_back(tried, limits)
             )
+        done = RepairRound(number, targets, tried.method, tried.trace, verdict=None, flagged=())
         if tried.gives_up:  # neither more triggers nor a scan would change that
-            rounds.append(RepairRound(number, targets, tried.method, tried.trace, None, ()))
+            rounds.append(done)
             assert tried.measured is not None
             reason = _working(tried.measured, known, limits)
-            return RepairOutcome(tuple(rounds), tried.classifier, known, None, RepairStatus.FAILED, reason)
+            return RepairOutcome(
+                tuple(rounds), tried.classifier, known, None, status=RepairStatus.FAILED, reason=reason
+            )
         limits.on_step("recovering other triggers from the model as it came")
         survival = _survival(tried.classifier, plan.fresh(known.backdoors, plan.seed + number), limits)
-        done = RepairRound(
-            number, targets, tried.method, tried.trace, None, (), survival.tried, survival.working, survival.worst
-        )
+        done = replace(done, fresh_tried=survival.tried, fresh_working=survival.working, fresh_worst=survival.worst)
         if survival.survivors and number < plan.rounds:  # a scan would find no less to do
             rounds.append(done)
             known += KnownTriggers.of(survival.survivors, number + 1)

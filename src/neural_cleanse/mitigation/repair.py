@@ -16,16 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from neural_cleanse.checks import expect_fields, expect_seed
-from neural_cleanse.choices import Labels, Method
+from neural_cleanse.choices import Labels, Method, Plan
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.detection.baseline import check_baseline
 from neural_cleanse.detection.input_check import check_labels, check_shape
-from neural_cleanse.detection.plans import FullSweep
 from neural_cleanse.detection.progress import Progress
 from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.detection.scan import scan
-from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.errors import DataError, OutputError, SettingsError
+from neural_cleanse.detection.settings import ScanSettings, asked_for
+from neural_cleanse.errors import DataError, SettingsError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import eligible_rows, predict
 from neural_cleanse.mitigation.base import Backdoor, Mitigation, RepairLimits, measure
@@ -145,7 +144,9 @@ def repair(
         outcome = run_rounds(classifier, known, _plan(classifier, settings, limits, images, again, as_written))
     else:
         why = nothing_to_repair(settings.labels, result, found, limits.max_asr)
-        outcome = RepairOutcome((), classifier, known, None, RepairStatus.NOTHING_TO_REPAIR, why)
+        outcome = RepairOutcome(
+            rounds=(), classifier=classifier, known=known, scan=None, status=RepairStatus.NOTHING_TO_REPAIR, reason=why
+        )
     notes += how(len(outcome.rounds), settings.with_triggers)
     triggers = trigger_changes(classifier, outcome.classifier, outcome.known, images.report, result)
     sure = f"{certainty(triggers, limits.max_asr)}; " if outcome.status is RepairStatus.REPAIRED else ""
@@ -175,10 +176,16 @@ def _plan(
 ) -> RepairPlan:
     """What the rounds work with; triggers that the repair never saw are recovered with images that it decides on."""
     return RepairPlan(
-        METHODS[settings.method], limits, settings.rounds, settings.seed, settings.with_triggers, again, as_written,
+        mitigations=METHODS[settings.method],
+        limits=limits,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        override_triggers=settings.with_triggers,
+        rescan=again,
+        as_written=as_written,
         backdoors_in=partial(backdoors_of, images=images, seed=settings.seed),
         fresh=lambda backdoors, seed: fresh_triggers(classifier, backdoors, images.decide, seed),
-    )  # fmt: skip
+    )
 
 
 def _check(
@@ -240,25 +247,21 @@ def _rescan(
     """A new scan as the one `given`. Its record has the settings that were asked for, and the command that made it."""
     before = {"repaired_from": run_info.model.get("sha256")}
     here = RunInfo(before, run_info.label_names, run_info.command, date=run_info.date and now())
-    found = scan(classifier, data, _scan_settings(given), run_info=here, baseline=baseline, progress=progress)
-    asked = {"force": bool(given.provenance.settings.get("force"))}
+    settings = _scan_settings(given, over_baseline=baseline is not None)
+    found = scan(classifier, data, settings, run_info=here, baseline=baseline, progress=progress)
+    asked = {"force": asked_for(given.provenance).force}
     return replace(found, provenance=found.provenance.joined(asked, ()))
 
 
-def _scan_settings(result: ScanResult) -> ScanSettings:
-    """The new scan is done as the one that was given, over all labels."""
-    given = result.provenance.settings
-    names = (
-        "samples", "preset", "loss", "restarts", "alpha", "seed", "pairs", "precision", "student", "patches_only"
-    )  # fmt: skip
-    known = {name: given[name] for name in names if name in given}
-    try:
-        plan = "full" if given.get("plan") == FullSweep().describe() else "auto"
-        return ScanSettings(**known, plan=plan, force=True)  # these images were read before, by the model as it came
-    except (TypeError, SettingsError) as error:
-        raise OutputError(
-            f"The scan is damaged: its settings {known} are none.", cure="Scan the model again."
-        ) from error
+def _scan_settings(given: ScanResult, *, over_baseline: bool) -> ScanSettings:
+    """The new scan is done as the one that was given, but over all labels and to its end.
+
+    The images were read before, by the model as it came. A baseline leaves no choice of a plan.
+    """
+    asked = asked_for(given.provenance)
+    plan = Plan.AUTO.value if over_baseline else asked.plan
+    unbound = replace(asked, max_seconds=None, max_passes=None, memory=None, batch_images=None)
+    return replace(unbound, labels=None, plan=plan, force=True)
 
 
 def _provenance(

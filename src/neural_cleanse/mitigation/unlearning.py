@@ -119,7 +119,7 @@ class Unlearning(FineTuning, Mitigation):
             return calm
         barely, lightly = MOST_LOST
         return (
-            _Try(self.strong_rate, BARELY, barely, MOST_CHANGED, SHORT, MOSTLY),
+            _Try(self.strong_rate, BARELY, barely, MOST_CHANGED, length=SHORT, most_stamped=MOSTLY),
             _Try(self.strong_rate, LIGHTLY, lightly),
             *calm,
         )

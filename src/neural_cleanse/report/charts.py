@@ -72,13 +72,13 @@ def sizes(result: ScanResult) -> Markup:
     flagged = [(y, row) for y, row in placed if row.pair in result.flagged_pairs]
     others = [(y, row) for y, row in placed if row.pair not in result.flagged_pairs]
     return Chart(
-        f"trigger size of {len(rows)} labels in pixels, smallest first; the table holds the same numbers",
-        WIDTH,
-        height + BELOW + TOP,
-        shades,
-        [*lines, *more_lines, *limits, *_deviations(others, x_of, BAR), *_deviations(flagged, x_of, ALARM)],
-        [*texts, *more_texts, *limit_texts, *([] if named else _names(flagged, x_of, titles))],
-        [
+        name=f"trigger size of {len(rows)} labels in pixels, smallest first; the table holds the same numbers",
+        width=WIDTH,
+        height=height + BELOW + TOP,
+        shades=shades,
+        lines=[*lines, *more_lines, *limits, *_deviations(others, x_of, BAR), *_deviations(flagged, x_of, ALARM)],
+        texts=[*texts, *more_texts, *limit_texts, *([] if named else _names(flagged, x_of, titles))],
+        groups=[
             *_in_student(placed, student, x_of, titles, 3.6 if named else 2.0),
             Group([_point(y, row, x_of, titles) for y, row in others], BAR, 3.2 if named else 2.0),
             Group([_point(y, row, x_of, titles, ", flagged") for y, row in flagged], ALARM, 4.6, diamond=True),
@@ -200,4 +200,4 @@ def pruning(points: Sequence[TracePoint], name: str = "pruning") -> Markup:
         drawn = [Point(x + 10.0, 20.0, ""), *(Point(*place, note) for place, note in zip(places, notes, strict=True))]
         groups.append(Group(drawn, colour, 4.0 if diamond else 2.8, diamond))
     described = f"{name}: success of the trigger and clean accuracy against the share of neurons pruned"
-    return Chart(described, WIDTH, 240.0, (), lines, texts, groups).svg()
+    return Chart(name=described, width=WIDTH, height=240.0, shades=(), lines=lines, texts=texts, groups=groups).svg()

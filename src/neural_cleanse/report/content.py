@@ -62,7 +62,7 @@ def settled_by_screening(result: ScanResult) -> bool:
 
 def under_the_limit(result: ScanResult) -> str:
     """What would have become of one more label under the detection limit."""
-    return "searched on" if settled_by_screening(result) and result.verdict is not Verdict.INFECTED else "flagged"
+    return result.below_limit.value.replace("_", " ")
 
 
 def limit(result: ScanResult) -> str:
@@ -113,15 +113,10 @@ def decided_by(result: ScanResult) -> tuple[str, ...]:
 
 def student_sizes(result: ScanResult) -> dict[int, float]:
     """Trigger sizes of the student by label, in px, where it decided; records may be of strangers."""
-    test = result.provenance.settings.get("student_test")
-    sizes = test.get("sizes") if isinstance(test, Mapping) and test.get("decides") else None
-    if not isinstance(sizes, Mapping):
+    test = result.student_test
+    if test is None or not test.decides:
         return {}
-    return {
-        int(label): float(size)
-        for label, size in sizes.items()
-        if str(label).isdecimal() and isinstance(size, int | float) and math.isfinite(size) and size > 0
-    }
+    return {label: size for label, size in test.sizes.items() if math.isfinite(size) and size > 0}
 
 
 def checked(result: ScanResult) -> tuple[str, ...]:
@@ -145,22 +140,9 @@ def checked(result: ScanResult) -> tuple[str, ...]:
     return tuple(lines)
 
 
-ENDED = {
-    Outcome.CONVERGED: "with a settled size",
-    Outcome.STEP_LIMIT: "still shrinking when the steps ran out",
-    Outcome.SCREENED: "after screening",
-    Outcome.REFINED: "after screening, its trigger with all steps",
-    Outcome.ASR_NOT_REACHED: "without a trigger that works",
-    Outcome.NOT_ENOUGH_IMAGES: "with too few images to search",
-    Outcome.FIRST_PASS: "after a short search, not being among the smallest",
-    Outcome.SCREENED_OUT: "after a few steps, not looking small (pairs)",
-    Outcome.NOT_SEARCHED: "before their end, the budget being spent",
-}
-
-
 def _ends(rows: Sequence[LabelResult]) -> str:
     ended = Counter(row.outcome for row in rows)
-    return "; ".join(f"{ended[outcome]:,} {ENDED[outcome]}" for outcome in Outcome if ended[outcome])
+    return "; ".join(f"{ended[outcome]:,} {outcome.remark}" for outcome in Outcome if ended[outcome])
 
 
 def not_checked(result: ScanResult) -> tuple[str, ...]:

@@ -198,17 +198,6 @@ def sentence(result: ScanResult) -> str:
 
 
 WORKS = 0.9  # attack success rate from which nobody would say that a trigger does not work
-MARK = {
-    Outcome.CONVERGED: "",
-    Outcome.STEP_LIMIT: "still shrinking",
-    Outcome.SCREENED: "screening",
-    Outcome.REFINED: "screening",
-    Outcome.ASR_NOT_REACHED: "no trigger works",
-    Outcome.NOT_ENOUGH_IMAGES: "too few images",
-    Outcome.FIRST_PASS: "searched briefly",
-    Outcome.NOT_SEARCHED: "not searched",
-    Outcome.SCREENED_OUT: "a few steps only",
-}
 
 
 @dataclass(frozen=True)
@@ -229,7 +218,7 @@ def bars(result: ScanResult) -> list[Bar]:
 
 
 def mark(bar: Bar) -> str:
-    """Two words on how a row ended; nothing where there is nothing to say."""
+    """A few words on how a row ended; nothing where there is nothing to say."""
     return remark(bar.row, flagged=bar.flagged)
 
 
@@ -237,7 +226,9 @@ def remark(row: LabelResult, *, flagged: bool) -> str:
     """The same. A short search may end with a large trigger that works, none of a size that is known to hold."""
     if row.outcome is Outcome.ASR_NOT_REACHED and (row.asr or 0.0) >= WORKS:
         return "no size yet"
-    return "flagged" if flagged else MARK[row.outcome]
+    if flagged:
+        return "flagged"
+    return "" if row.outcome is Outcome.CONVERGED else row.outcome.remark
 
 
 def paper_sentence(result: ScanResult) -> str:

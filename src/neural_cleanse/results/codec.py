@@ -62,7 +62,8 @@ def _decoded(kind: Any, value: Any) -> Any:
         return kind(value)
     if origin is not None and issubclass(origin, Mapping):
         _expect(value, Mapping, kind)
-        return {key: _decoded(arguments[1], inner) for key, inner in value.items()}
+        key_of = int if arguments[0] is int else str
+        return {key_of(key): _decoded(arguments[1], inner) for key, inner in value.items()}
     if kind is not Any:
         _expect(value, (int, float) if kind is float else kind, kind)
     return value

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.provenance import Provenance
+from neural_cleanse.results.student_test import StudentTest
 from neural_cleanse.triggers.base import Trigger
 
 SCHEMA_VERSION = 3
@@ -35,37 +36,31 @@ class OfPair:
 
 
 class Outcome(enum.Enum):
-    """How the search for one label ended; the value is what JSON holds."""
+    """How the search for one label ended: the value that JSON holds, a remark, and its meaning in a clause."""
 
-    CONVERGED = "converged"
-    STEP_LIMIT = "step_limit"
-    SCREENED = "screened"
-    REFINED = "refined"
-    ASR_NOT_REACHED = "asr_not_reached"
-    NOT_ENOUGH_IMAGES = "not_enough_images"
-    FIRST_PASS = "first_pass"
-    NOT_SEARCHED = "not_searched"
-    SCREENED_OUT = "screened_out"
+    remark: str
+    meaning: str
+
+    CONVERGED = "converged", "settled", "the success rate holds and the size has settled"
+    STEP_LIMIT = "step_limit", "still shrinking", "the success rate holds, the size was still shrinking"
+    SCREENED = "screened", "after screening", "the success rate holds after screening, and no longer search was made"
+    REFINED = "refined", "screening, then all steps", "its size after screening counts, its trigger after all steps"
+    ASR_NOT_REACHED = "asr_not_reached", "without a trigger", "no trigger worked: large, without a number"
+    NOT_ENOUGH_IMAGES = "not_enough_images", "with too few images", "too few images of other classes"
+    FIRST_PASS = "first_pass", "searched briefly", "not among the smallest after a short search"
+    NOT_SEARCHED = "not_searched", "not searched", "the budget ended before its turn"
+    SCREENED_OUT = "screened_out", "a few steps only", "a pair of labels not among the smallest after a few steps"
+
+    def __new__(cls, value: str, remark: str = "", meaning: str = "") -> "Outcome":
+        """The value alone stands for the member, also where one is looked up: Outcome("converged")."""
+        member = object.__new__(cls)
+        member._value_, member.remark, member.meaning = value, remark, meaning
+        return member
 
     @property
     def has_size(self) -> bool:
         """Whether the label has a size that may enter the outlier test."""
         return self in (Outcome.CONVERGED, Outcome.STEP_LIMIT, *SCREENED_OUTCOMES)
-
-    @property
-    def meaning(self) -> str:
-        """One sentence for a report."""
-        return {
-            Outcome.CONVERGED: "the attack success rate holds and the size has settled",
-            Outcome.STEP_LIMIT: "the attack success rate holds, the size was still shrinking when the steps ran out",
-            Outcome.SCREENED: "the attack success rate holds after screening; no longer search was made",
-            Outcome.REFINED: "its size after screening was compared, its trigger then searched with all steps",
-            Outcome.ASR_NOT_REACHED: "no trigger reached the attack success rate: large, without a number",
-            Outcome.NOT_ENOUGH_IMAGES: "too few images of other classes to search with",
-            Outcome.FIRST_PASS: "not among the smallest after a short search, its size is of that one",
-            Outcome.NOT_SEARCHED: "the budget was spent before its turn",
-            Outcome.SCREENED_OUT: "screened with a few steps, and not among the pairs with the smallest triggers",
-        }[self]
 
 
 SCREENED_OUTCOMES = (Outcome.SCREENED, Outcome.REFINED)
@@ -78,6 +73,13 @@ class Verdict(enum.Enum):
     INFECTED = "infected"
     CLEAN = "clean"
     INCONCLUSIVE = "inconclusive"
+
+
+class BelowLimit(enum.Enum):
+    """What one more label under the detection limit would have been; after screening often not flagged yet."""
+
+    FLAGGED = "flagged"
+    SEARCHED_ON = "searched_on"
 
 
 @dataclass(frozen=True)
@@ -248,11 +250,12 @@ class ScanResult:
     """The answer, its reasons and its evidence.
 
     `labels` has a row for every label, and after those one for every pair of labels that was searched, if any.
-    `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there.
-    `level` is the p-value at which a label was flagged (None: not at any); it is below alpha after screening.
-    `detection_limit` is the size in px under which one more label would have been flagged; `triggers` maps pairs to the
+    `flagged` are the targets of what was flagged, `evidence` says of each whether images of any class go there. `level`
+    is the p-value at which a label was flagged (None: not at any); it is below alpha after screening. `detection_limit`
+    is the size in px under which one more label would have been what `below_limit` says; `triggers` maps pairs to the
     tensors of the trigger found: of every label, and of the pairs that were flagged. `cut_off` says that a budget ended
-    before the search did. `tests` has one entry for every kind of trigger, looked for or not.
+    before the search did. `tests` has one entry for every kind of trigger, looked for or not. `student_test` is what
+    students said of the sizes of patches (None: none was asked).
     """
 
     verdict: Verdict
@@ -273,6 +276,8 @@ class ScanResult:
     evidence: tuple[Evidence, ...] = ()
     triggers: Mapping[LabelPair, Mapping[str, Tensor]] = field(default_factory=dict)
     tests: tuple[KindTest, ...] = ()
+    student_test: StudentTest | None = None
+    below_limit: BelowLimit = BelowLimit.FLAGGED
 
     @property
     def label_rows(self) -> tuple[LabelResult, ...]:

@@ -15,7 +15,15 @@ from neural_cleanse.errors import RIGHTS, OutputError
 from neural_cleanse.files import read_regular, write_whole, written_whole
 from neural_cleanse.results.codec import decode, encode
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import SCHEMA_VERSION, LabelPair, ScanResult
+from neural_cleanse.results.records import (
+    SCHEMA_VERSION,
+    SCREENED_OUTCOMES,
+    BelowLimit,
+    LabelPair,
+    Outcome,
+    ScanResult,
+    Verdict,
+)
 from neural_cleanse.results.repair import RepairResult
 
 JSON_FILE = "scan.json"
@@ -103,7 +111,7 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
         for row in raw["evidence"]
         for pair in [decode(LabelPair, row)]
     ]
-    result = decode(ScanResult, {**raw, "evidence": evidence, "triggers": {}})
+    result = decode(ScanResult, {**_of_today(raw), "evidence": evidence, "triggers": {}})
     rows = [row.pair for row in result.labels]
     if len(set(rows)) < len(rows):
         raise ValueError("a label has two rows")
@@ -115,6 +123,17 @@ def _from_json(raw: dict[str, Any], named: Mapping[str, Tensor]) -> ScanResult:
     if without := [_key(one.pair) for one in result.evidence if one.has_pictures and one.pair not in triggers]:
         raise ValueError(f"the trigger of {without[0]}, which is flagged, is missing")
     return replace(result, triggers=triggers)
+
+
+def _of_today(raw: dict[str, Any]) -> dict[str, Any]:
+    """Older records of this schema have what students said among the settings, and not what `detection_limit` is of."""
+    provenance = raw["provenance"]
+    settings = {name: value for name, value in provenance["settings"].items() if name != "student_test"}
+    said = provenance["settings"].get("student_test")
+    screened = any(Outcome(row["outcome"]) in SCREENED_OUTCOMES for row in raw["labels"])
+    limit = BelowLimit.SEARCHED_ON if screened and raw["verdict"] != Verdict.INFECTED.value else BelowLimit.FLAGGED
+    before = {"student_test": said, "below_limit": limit.value}
+    return {**before, **raw, "provenance": {**provenance, "settings": settings}}
 
 
 def expect_labels(result: ScanResult, num_classes: int, where: Path | None = None) -> None:

@@ -160,7 +160,15 @@ def scan_batch(
         engine = spread.start(len(models), device)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
         images = open_images(data, form, settings.images_wanted, settings.seed)
-        job = ScanJob(images, data, form, settings, device, baseline_scan, running_command())
+        job = ScanJob(
+            images=images,
+            data=data,
+            form=form,
+            settings=settings,
+            device=device,
+            baseline=baseline_scan,
+            command=running_command(),
+        )
         keep = partial(recorded.write, inputs=inputs, data=data)
         rows = _run(models, job, engine, output, keep, resume=spread.resume, quiet=answer.quiet)
     if answer.as_json:

@@ -26,7 +26,7 @@ interaction, cells may be missing; Scheffe 1959, The Analysis of Variance, chapt
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -142,7 +142,7 @@ class _Fit:
         inside[position] = False
         moved = self.inverse @ self.design[position]
         left = 1 - float(self.design[position] @ moved)
-        return _Fit(self.design, self.logs, inside, self.known, self.inverse + np.outer(moved, moved) / left, self.rank)
+        return replace(self, inside=inside, inverse=self.inverse + np.outer(moved, moved) / left)
 
     def against_others(self) -> tuple[Floats, Floats, Floats]:
         """Fit without the pair itself minus its log size, the spread around that fit, and what stretches it there."""

@@ -37,13 +37,33 @@ class Naming:
 
 
 TORCHVISION = Naming(
-    "conv_proj", "class_token", "encoder.pos_embedding", "encoder.layers.encoder_layer_{}", "encoder.ln", "heads.head",
-    "ln_1", "self_attention.in_proj_", "self_attention.out_proj", "ln_2", "mlp.0", "mlp.3",
-)  # fmt: skip
+    patches="conv_proj",
+    token="class_token",
+    positions="encoder.pos_embedding",
+    blocks="encoder.layers.encoder_layer_{}",
+    norm="encoder.ln",
+    head="heads.head",
+    norm1="ln_1",
+    qkv="self_attention.in_proj_",
+    projection="self_attention.out_proj",
+    norm2="ln_2",
+    widen="mlp.0",
+    narrow="mlp.3",
+)
 TIMM = Naming(
-    "patch_embed.proj", "cls_token", "pos_embed", "blocks.{}", "norm", "head",
-    "norm1", "attn.qkv.", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2",
-)  # fmt: skip
+    patches="patch_embed.proj",
+    token="cls_token",
+    positions="pos_embed",
+    blocks="blocks.{}",
+    norm="norm",
+    head="head",
+    norm1="norm1",
+    qkv="attn.qkv.",
+    projection="attn.proj",
+    norm2="norm2",
+    widen="mlp.fc1",
+    narrow="mlp.fc2",
+)
 
 
 class ViT(nn.Module):

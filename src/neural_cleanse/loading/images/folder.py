@@ -165,11 +165,25 @@ def _arranged(files: list[Parts], folders: set[Parts], path: Path, base: Path | 
         )
     if loose or len(classes) == 1:  # one folder of everything is no labelling
         ordered = sorted(below, key=lambda one: [_natural(part) for part in one])
-        return FolderSource(tuple(base.joinpath(*one) for one in ordered), None, None, (), place, archive)
+        return FolderSource(
+            files=tuple(base.joinpath(*one) for one in ordered),
+            labels=None,
+            names=None,
+            orders=(),
+            place=place,
+            archive=archive,
+        )
     names, index, orders = _numbered(classes, filled)
     found = sorted(below, key=lambda one: (index[one[len(root)]], [_natural(part) for part in one]))
     labels = torch.tensor([index[one[len(root)]] for one in found])
-    return FolderSource(tuple(base.joinpath(*one) for one in found), labels, names, orders, place, archive)
+    return FolderSource(
+        files=tuple(base.joinpath(*one) for one in found),
+        labels=labels,
+        names=names,
+        orders=orders,
+        place=place,
+        archive=archive,
+    )
 
 
 def _root(files: list[Parts], folders: set[Parts]) -> Parts:

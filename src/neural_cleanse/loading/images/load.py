@@ -66,12 +66,12 @@ def load_data(
         origin += f", {source.unlabelled}"
     read = rows[torch.tensor(kept)]
     return ImageSet(
-        images,
-        None if labels is None else labels[read],
-        None if ignore_labels else source.names,
-        origin,
-        _files(source, read.tolist()),
-        source.orders if isinstance(source, FolderSource) and labels is not None else (),
+        images=images,
+        labels=None if labels is None else labels[read],
+        names=None if ignore_labels else source.names,
+        origin=origin,
+        files=_files(source, read.tolist()),
+        orders=source.orders if isinstance(source, FolderSource) and labels is not None else (),
         unreadable=tuple(skipped),
     )
 

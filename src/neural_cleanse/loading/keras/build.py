@@ -173,7 +173,14 @@ class _Builder:
         if path not in self._built:
             names = [name for part in variables(layer.kind, layer.config) for name in part]
             shapes = {name: self.file.shape(self.places[path, name]) for name in names if name != UNREAD}
-            given = LayerInput(layer.kind, layer.config, shapes, tensors, self.channels_last, self.keras3)
+            given = LayerInput(
+                kind=layer.kind,
+                config=layer.config,
+                shapes=shapes,
+                inputs=tensors,
+                channels_last=self.channels_last,
+                keras3=self.keras3,
+            )
             self._built[path] = rank, [(self._key(path, piece), piece) for piece in pieces(given)]
             self.layers |= {key: piece.module.eval() for key, piece in self._built[path][1]}
         elif self._built[path][0] != rank:

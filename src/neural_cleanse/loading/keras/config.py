@@ -176,7 +176,14 @@ def _sequential(name: str, layers: list[Layer], settings: Mapping[str, Any]) -> 
     for layer in layers[1:]:
         before = Reference(chain[-1].name, 0)
         chain.append(Layer(layer.kind, layer.name, layer.config, ((before,),), layer.model))
-    return Model("Sequential", name, tuple(chain), chain[0].name, Reference(chain[-1].name, 0), shape)
+    return Model(
+        kind="Sequential",
+        name=name,
+        layers=tuple(chain),
+        image=chain[0].name,
+        output=Reference(chain[-1].name, 0),
+        input_shape=shape,
+    )
 
 
 def _layer(raw: Mapping[str, Any], file: str, known: frozenset[str], depth: int) -> Layer:

@@ -78,7 +78,16 @@ def image_input(graph: Any, name: str) -> ImageInput:
             f"{name} takes {dims[0] or 'any number of'} images of {size:,} values: too large to be scanned.",
             cure=OTHER_THAN_ONNX,
         )
-    return ImageInput(inputs[0].name, layout, channels, height, width, dims[0], kind.elem_type, assumed)
+    return ImageInput(
+        name=inputs[0].name,
+        layout=layout,
+        channels=channels,
+        height=height,
+        width=width,
+        batch=dims[0],
+        data_type=kind.elem_type,
+        assumed=assumed,
+    )
 
 
 def _flat(value: str, batch: int | None, size: int, data_type: int, name: str) -> ImageInput:
@@ -89,7 +98,17 @@ def _flat(value: str, batch: int | None, size: int, data_type: int, name: str) -
             f"{name} takes rows of {size} values, which are no square image.",
             cure="A scan needs a network that takes images x channels x height x width.",
         )
-    return ImageInput(value, FLAT, *row[0], batch, data_type, (row[1],))
+    channels, height, width = row[0]
+    return ImageInput(
+        name=value,
+        layout=FLAT,
+        channels=channels,
+        height=height,
+        width=width,
+        batch=batch,
+        data_type=data_type,
+        assumed=(row[1],),
+    )
 
 
 def _layout(graph: Any, name: str, dims: list[int | None]) -> tuple[str, tuple[str, ...]]:

@@ -181,7 +181,8 @@ def _built(model: Any, name: str) -> _Built:
             output, softmax = _logits(model, builder)
             rows = builder.shapes(output)[0]
             num_classes = rows[1] if len(rows) == 2 else None
-            return _Built(image, shape, builder.network(output).eval(), num_classes, softmax, builder.slots)
+            network = builder.network(output).eval()
+            return _Built(image, shape, network, num_classes=num_classes, softmax=softmax, slots=builder.slots)
         except ModelError as error:
             faults.append(error)
     fault = faults[0]

@@ -174,7 +174,14 @@ def _payload(entry: str, config: Mapping[str, Any]) -> Payload:
         raise ValueError(f"{entry} holds numbers of kind {meta['dtype']}, layout {meta['layout']}")
     sizes = tuple(whole(size["as_int"]) for size in meta["sizes"])
     strides = tuple(whole(stride["as_int"]) for stride in meta["strides"])
-    return Payload(entry, False, DTYPES[meta["dtype"]], sizes, strides, whole(meta["storage_offset"]["as_int"]))
+    return Payload(
+        entry=entry,
+        pickled=False,
+        dtype=DTYPES[meta["dtype"]],
+        sizes=sizes,
+        strides=strides,
+        offset=whole(meta["storage_offset"]["as_int"]),
+    )
 
 
 def whole(value: Any) -> int:

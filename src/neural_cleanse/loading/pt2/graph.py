@@ -224,7 +224,7 @@ class _Reading:
             named |= {f"layers.{layer_name}.{key}": name for key, name in layer.tensors.items()}
         held = {key: found for key, name in named.items() if (found := self.weights.stored(Value(name))) is not None}
         modules = {layer_name: layer.module for layer_name, layer in layers.items()}
-        return Parts(self.image, output, steps, modules, constants, held)
+        return Parts(self.image, output, steps, modules, constants=constants, held=held)
 
     def constants(self, needed: set[str]) -> Iterator[tuple[str, Tensor]]:
         """The weights that are used outside layers."""
