@@ -14,8 +14,9 @@ from shell import refused, run
 
 import neural_cleanse as nc
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import is_stream, read_regular, refuse_unwritable, write_named, write_whole, written_whole
+from neural_cleanse.files import is_stream, refuse_unwritable, write_named, write_whole, written_whole
 from neural_cleanse.mitigation.guard import GUARD_VERSION
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.report import output_dir
 from neural_cleanse.results import storage
 

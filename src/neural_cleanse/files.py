@@ -1,7 +1,6 @@
 """Make directories, and write a file whole or not at all."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import stat
@@ -12,28 +11,10 @@ from safetensors import SafetensorError
 
 from neural_cleanse.errors import OutputError
 
-MOST_READ = 2**30  # bytes of a file that lies beside models and images
 LONGEST_KEPT = 200  # bytes of a name that a partial file's own name repeats; file systems take 255
 MOST_LINKS = 40  # as Linux follows
 DEVICES, PROCESSES = Path("/dev"), Path("/proc")
 ELSEWHERE = "Is the disk full, or the directory read-only? Free some space, or name another place."
-
-
-def read_regular(path: Path, most: int = MOST_READ) -> bytes:
-    """The content of a file of up to `most` bytes. Raises OSError on a pipe or a device, which might never end."""
-    with open(path, "rb", opener=without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        content = file.read(min(status.st_size, most) + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return content
-
-
-def without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for whoever writes into a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def make_directory(path: Path, cure: str = "Name another --output.") -> None:

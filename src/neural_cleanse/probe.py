@@ -39,7 +39,7 @@ def probe(module: nn.Module, images: Float[Tensor, "n c h w"], normalize: Normal
             channels = wanted_channels(error)
             raise UnusableOutputs(
                 f"The network fails on images of shape {shape} (channels x height x width): {error}",
-                cure=f"Give images with {channels} channels, or check the architecture."
+                cure=f"Give images with {channels} channel{'s' if channels > 1 else ''}, or check the architecture."
                 if channels
                 else "Check the architecture, and resize the images to what it takes (--resize HxW).",
             ) from error

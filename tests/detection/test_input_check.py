@@ -100,7 +100,7 @@ def test_a_good_accuracy_that_another_form_raises_clearly_stops_the_scan_too() -
     labels = torch.arange(200) % 10
     answers = torch.where(torch.arange(200) < 186, labels, (labels + 1) % 10)
     form = InputForm("--mean 0.5 --std 0.5", 0.99, 0.93, 200, 1e-6)
-    with pytest.raises(InputSanityError, match=r"answers 93\.0% of the 200.*it would be 99\.0% .* or --force"):
+    with pytest.raises(InputSanityError, match=r"answers 93\.0% of the 200.*it would be 99\.0% .*Look up.*--force"):
         check_input(answers, labels, 10, force=False, better=lambda: form)
     insisted = check_input(answers, labels, 10, force=True, better=lambda: form)
     assert insisted.doubt is None

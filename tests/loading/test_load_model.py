@@ -513,7 +513,7 @@ def test_networks_whose_answers_cannot_be_scanned(tmp_path: Path, case: str) -> 
 
 def test_an_input_that_the_network_cannot_take(tmp_path: Path, network: nn.Module) -> None:
     path = saved(tmp_path / "m", network.state_dict())
-    with pytest.raises(UnusableOutputs, match=r"3x32x32.*--resize"):
+    with pytest.raises(UnusableOutputs, match=r"3x32x32.*Give images with 1 channel,"):
         load_model(path, architecture=_own(tmp_path, "mnist_cnn(7)"), input_shape=(3, 32, 32), allow_code=True)
 
 

@@ -14,12 +14,12 @@ from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.errors import DataError, SettingsError
-from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet, balanced
 from neural_cleanse.loading.channels import read_for
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.load import LoadedModel, load_model
 from neural_cleanse.metrics import clean_accuracy, predict
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.storage import expect_labels
 from neural_cleanse.text import by

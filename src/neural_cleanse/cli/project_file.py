@@ -11,7 +11,7 @@ from typing import Any
 
 from neural_cleanse.cli.recorded import names_code
 from neural_cleanse.errors import SettingsError
-from neural_cleanse.files import read_regular
+from neural_cleanse.regular_files import read_regular
 
 OWN_FILE, PROJECT_FILE, TABLE = "neural-cleanse.toml", "pyproject.toml", "neural-cleanse"
 MAX_BYTES = 1_000_000

@@ -12,7 +12,7 @@ from typing import Any
 
 from neural_cleanse.cli.options import Crop, Inputs, PresetTransform
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import read_regular
+from neural_cleanse.regular_files import read_regular
 
 FILE = "options.json"
 SCHEMA_VERSION = 1

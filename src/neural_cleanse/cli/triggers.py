@@ -7,8 +7,8 @@ from neural_cleanse.attacks.patterns import picture
 from neural_cleanse.attacks.trigger_json import trigger_from_json
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import DataError, OutputError, SettingsError
-from neural_cleanse.files import read_regular
 from neural_cleanse.mitigation.base import Backdoor
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.records import LabelPair
 
 NO_FILE: dict[str, tuple[Backdoor, ...] | None] = {"recovered": None, "clean": ()}  # values of --with that are none

@@ -14,7 +14,7 @@ from typing import Any
 
 from neural_cleanse.attacks.make import model_of
 from neural_cleanse.errors import OutputError
-from neural_cleanse.files import read_regular
+from neural_cleanse.regular_files import read_regular
 
 CARD_SUFFIX = ".card.json"
 LINES_SUFFIX = ".jsonl"

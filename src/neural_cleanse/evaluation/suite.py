@@ -25,12 +25,12 @@ from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError
 from neural_cleanse.evaluation.cards import ModelCard, read_cards
 from neural_cleanse.evaluation.zoo import part_of
-from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.architectures import ARCHITECTURES
 from neural_cleanse.loading.images.load import load_data
 from neural_cleanse.loading.images.splits import part_path
 from neural_cleanse.loading.load import LoadedModel, load_model
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import KindTest, ScanResult, Verdict
 

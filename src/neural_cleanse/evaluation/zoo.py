@@ -30,9 +30,9 @@ from neural_cleanse.choices import PARTS
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError
 from neural_cleanse.evaluation.cards import read_card
-from neural_cleanse.files import read_regular
 from neural_cleanse.loading.architectures import architecture
 from neural_cleanse.loading.images.splits import Parts
+from neural_cleanse.regular_files import read_regular
 
 _TRAINING = tuple(field.name for field in fields(Training))
 # What the value of a key must be; of all others, text.

@@ -17,9 +17,10 @@ import safetensors.torch
 import torch
 
 from neural_cleanse.errors import RIGHTS, OutputError
-from neural_cleanse.files import make_directory, read_regular, write_whole
+from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.inversion.batching import Invert
 from neural_cleanse.inversion.inversion import Inversion
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered
 from neural_cleanse.triggers.base import Trigger
 

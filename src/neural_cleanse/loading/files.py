@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 from neural_cleanse.errors import ModelError, UnknownFormat
-from neural_cleanse.files import without_waiting
 from neural_cleanse.loading.memory_limit import physical_memory
+from neural_cleanse.regular_files import without_waiting
 
 NEAR_NAMES, MAX_NAMES = 3, 10_000  # suggested, and looked through
 

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.errors import RIGHTS, DataError, OutputError
-from neural_cleanse.files import read_regular, write_whole
+from neural_cleanse.files import write_whole
 from neural_cleanse.metrics import FORWARD_BATCH, pixels
 from neural_cleanse.mitigation.extremes import EarlyLayers
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.text import by
 
 GUARD_VERSION = 2

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from neural_cleanse.distributions import clopper_pearson
 from neural_cleanse.errors import RIGHTS, OutputError
-from neural_cleanse.files import read_regular, write_whole, written_whole
+from neural_cleanse.files import write_whole, written_whole
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.codec import decode, encode
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import (

@@ -17,11 +17,12 @@ from typing import Any
 
 from neural_cleanse.engines import Engine
 from neural_cleanse.errors import NeuralCleanseError, OutputError, SettingsError, WorkerLost, path_errors
-from neural_cleanse.files import make_directory, read_regular, write_whole
+from neural_cleanse.files import make_directory, write_whole
 from neural_cleanse.loading.detect import container_of
 from neural_cleanse.loading.files import read_file
 from neural_cleanse.loading.formats import CURES, read_whole
 from neural_cleanse.loading.huggingface.files import CONFIG, INDEX, WEIGHTS, read_directory
+from neural_cleanse.regular_files import read_regular
 from neural_cleanse.report import output_dir
 from neural_cleanse.report.batch import BatchRow, counts, html
 from neural_cleanse.results import storage

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from neural_cleanse.errors import DataError
-from neural_cleanse.files import read_regular
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.images.arrays import Arrays, content_of, image_set
+from neural_cleanse.regular_files import read_regular
 
 PIXELS = 3 * 32 * 32
 CIFAR_10, CIFAR_100 = (10,), (20, 100)  # classes by label byte; CIFAR-100's coarse label comes first

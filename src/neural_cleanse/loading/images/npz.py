@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from neural_cleanse.errors import DataError
-from neural_cleanse.files import without_waiting
 from neural_cleanse.images import ImageSet
 from neural_cleanse.loading.array_names import PAIRS, are_weights, pair_of
 from neural_cleanse.loading.cures import PICTURES_AGAIN
 from neural_cleanse.loading.images.arrays import Arrays, image_set
 from neural_cleanse.loading.memory_limit import allowance, at_most, physical_memory
+from neural_cleanse.regular_files import without_waiting
 
 SAVE_AS = "Save it with np.savez(file, images=..., labels=...)."
 UNREADABLE = (
