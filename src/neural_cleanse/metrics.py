@@ -1,5 +1,6 @@
 """Clean accuracy and attack success rate: the only place where either is defined."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,6 +16,7 @@ from neural_cleanse.triggers.base import Trigger
 FORWARD_BATCH = 128  # images; larger batches are slower on a CPU (page faults) and gain little elsewhere
 # Values in a batch under a deadline, so that one of large images is over soon; small images keep their batches.
 HURRIED_VALUES, HURRIED_IMAGES = 2**20, 8
+LONG_S = 1.0  # of a batch under a deadline
 
 Told = Callable[[int], object]
 
@@ -44,9 +46,20 @@ def at_once(classifier: Classifier, images: Num[Tensor, "n c h w"]) -> int:
 def _logits(
     classifier: Classifier, images: Num[Tensor, "n c h w"], batch: int = FORWARD_BATCH, told: Told = nobody
 ) -> Iterator[Float[Tensor, "b classes"]]:
-    for part in images.to(classifier.device).split(batch):
+    images = images.to(classifier.device)
+    for part in images.split(batch) if classifier.deadline is None else _from_one_up(images, batch):
         yield classifier(pixels(part))
         told(len(part))
+
+
+def _from_one_up(images: Num[Tensor, "n c h w"], most: int) -> Iterator[Num[Tensor, "b c h w"]]:
+    """One image, then twice as many each time while that takes no second: under a deadline no batch may be long."""
+    at, count = 0, 1
+    while at < len(images):
+        began = time.monotonic()
+        yield images[at : at + count]
+        at += count
+        count = min(most, 2 * count) if time.monotonic() - began < LONG_S else max(1, count // 2)
 
 
 @torch.no_grad()

@@ -324,3 +324,24 @@ def test_the_normalisation_is_read_from_other_libraries_objects() -> None:
         parsed(FormKeywords(transform=Step(), mean=0.5), "scan")
     with pytest.raises(SettingsError, match="without a mean"):
         parsed(FormKeywords(transform=object()), "scan")
+
+
+class Boundless(Dataset[Tensor]):
+    """Says that it holds more than there is."""
+
+    def __len__(self) -> int:
+        return 10**12
+
+    def __getitem__(self, row: int) -> Tensor:
+        return torch.zeros(1, 8, 8)
+
+
+def test_data_without_end_are_told() -> None:
+    def nothing() -> Iterator[list[Tensor]]:
+        while True:
+            yield []
+
+    with pytest.raises(DataError, match="not one image"):
+        draw(nothing(), Form(), 100, 0)
+    with pytest.raises(DataError, match="says it holds 1,000,000,000,000 images"):
+        draw(Boundless(), Form(), 100, 0)

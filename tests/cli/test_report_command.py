@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from made_scans import repaired, result
-from shell import deny_writing, files_under, run
+from shell import deny_writing, files_under, refused, run
 
 from neural_cleanse.cli import formats
 from neural_cleanse.report import output_dir as directory
@@ -126,3 +126,10 @@ def test_an_answer_that_stdout_does_not_take_names_no_option_that_is_not_there(w
             stdout=unwritable, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert ran.returncode == 2 and "send it elsewhere" in ran.stderr and "--output" not in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["scan.json", "triggers.safetensors"])
+def test_a_document_takes_the_place_of_nothing_that_is_read(written: Path, name: str) -> None:
+    before = (written / name).read_bytes()
+    refused(run("report", written, "--format", f"html={written / name}"), "it is what is read")
+    assert (written / name).read_bytes() == before

@@ -30,6 +30,8 @@ from neural_cleanse.loading.images import load as files
 from neural_cleanse.loading.images.decode import Shape, resized
 
 MAX_SEEN = 20  # times the images wanted: so many of a stream are looked at
+MOST_EMPTY = 1000  # batches without an image, one after another, that a stream may begin or go on with
+MOST_ITEMS = 10**8
 
 load_data = python_errors()(files.load_data)
 
@@ -198,6 +200,8 @@ def _subset(loader: "DataLoader[Any]") -> list[int] | None:
 
 def _rows(data: Any, form: Form, count: int | None, seed: int, within: list[int] | None = None) -> list[int]:
     """Which images of a data set are read: balanced by its own list of targets where it has one."""
+    if within is None and len(data) > MOST_ITEMS:
+        raise DataError(f"The {type(data).__name__} says it holds {len(data):,} images.", cure="Give a part of them.")
     places = list(range(len(data))) if within is None else within
     if not places:
         return []
@@ -232,8 +236,9 @@ def _collated(loader: "DataLoader[Any]", rows: Sequence[int]) -> Iterator[Item]:
 def _streamed(data: Any, count: int | None, seed: int) -> list[Item]:
     """A sample of a stream that can only be read in its order (reservoir sampling, Vitter 1985, algorithm R)."""
     generator, kept, wanted = random.Random(seed), list[Item](), count
-    seen = 0
+    seen = empty = 0
     for batch in data:
+        before = seen
         for item in batch_of(batch):
             if wanted is count and count is not None and item.label is None:
                 wanted = count * files.UNLABELLED_RESERVE
@@ -242,7 +247,8 @@ def _streamed(data: Any, count: int | None, seed: int) -> list[Item]:
                 kept.append(item)
             elif (place := generator.randrange(seen)) < wanted:
                 kept[place] = item
-        if wanted is not None and seen >= MAX_SEEN * wanted:
+        empty = empty + 1 if seen == before else 0
+        if (wanted is not None and seen >= MAX_SEEN * wanted) or empty > MOST_EMPTY:
             break
     return kept
 

@@ -29,10 +29,12 @@ class Wanted:
     file: Path | None
 
 
-def parsed(texts: list[str] | None, read: Iterable[Path], *, as_json: bool = False) -> tuple[Wanted, ...]:
+def parsed(
+    texts: list[str] | None, read: Iterable[Path], *, as_json: bool = False, output: Path | None = None
+) -> tuple[Wanted, ...]:
     """What --format says, and --json. Raises SettingsError, and OutputError on a file that could not be written.
 
-    Or that is `read`: a file, or one in a directory.
+    Or that is `read`: a file, or one in a directory. The directory `output` will be made.
     """
     wanted = [_wanted(text) for text in (*(texts or ()), *(["json"] if as_json else ()))]
     on_stdout = dict.fromkeys(one.name for one in wanted if one.file is None)
@@ -45,7 +47,7 @@ def parsed(texts: list[str] | None, read: Iterable[Path], *, as_json: bool = Fal
         raise SettingsError("Two documents have the same file.", cure="Give each --format a file of its own.")
     from neural_cleanse.files import refuse_unwritable  # help and completion load nothing heavy
 
-    for file in files:
+    for file in (one for one in files if output is None or one.parent != output or output.exists()):
         refuse_unwritable(file, streams=True, read=read)
     return tuple(dict.fromkeys(wanted))
 

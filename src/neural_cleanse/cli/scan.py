@@ -19,7 +19,7 @@ def scan(
     data: options.Data = None,
     inputs: options.Inputs = options.Inputs(),
     labels: Annotated[str | None, typer.Option(help="Search these labels only, for example 0-9,33; few of them leave too little to compare with, and the answer is that it could not tell. \\[default: all]", rich_help_panel=options.SEARCH)] = None,
-    budget: Annotated[str | None, typer.Option(help="Time limit such as 90s, 10m or 2h; the result says what was not finished.", rich_help_panel=options.COMMON)] = None,
+    budget: Annotated[str | None, typer.Option(help="Time limit such as 90s, 10m or 2h, of each scan once model and images are loaded; the result says what was not finished.", rich_help_panel=options.COMMON)] = None,
     device: options.Device = "auto",
     output: Annotated[Path | None, typer.Option(help="Directory for scan.json, report.html, triggers and evidence.", rich_help_panel=options.COMMON)] = None,
     overwrite: options.Overwrite = False,
@@ -82,10 +82,8 @@ def scan(
             raise SettingsError("--log-json and --format need a single model.", cure="Give one, or read summary.json.")
         answer = BatchOutput(output, overwrite, as_json, fail_on, quiet)
         scan_batch(model, data, inputs, settings, device, spread, baseline, answer)
-    where, wanted = (
-        device_named(device),
-        formats.parsed(documents, [model, data, *([] if baseline is None else [baseline])], as_json=as_json),
-    )
+    where, read = device_named(device), [model, data, *([] if baseline is None else [baseline])]
+    wanted = formats.parsed(documents, read, as_json=as_json, output=output)
     with output_dir.claimed(output, overwrite=True), watching(quiet=quiet, log_json=log_json) as sink:
         checkpoint = scanning.checkpoint_in(output, baseline, resume=resume, overwrite=overwrite)
         baseline_scan = None if baseline is None else storage.load_result(baseline)
