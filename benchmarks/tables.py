@@ -35,6 +35,7 @@ ZOOS = ("small", "standard")
 SHOWN = {  # suites of docs/evaluation.md, as its overview names them
     "small": "small zoo",
     "small, full": "small zoo, all steps",
+    "small, every kind": "small zoo, a part, every kind",
     "standard": "signs and faces",
     "published": "published, patches",
     "published, every kind": "published, every kind",
@@ -203,10 +204,11 @@ def _by_maps(row: dict[str, Any]) -> bool:
 @functools.cache
 def suites() -> dict[str, list[dict[str, Any]]]:
     """The recorded rows of every suite, by the name of its marked place."""
-    small, sequential, standard, published, strangers, reference, triggers, architectures = (
+    small, sequential, every_kind, standard, published, strangers, reference, triggers, architectures = (
         list(read_rows(RESULTS / f"scans_{name}.jsonl"))
         for name in (
-            "small", "sequential", "standard", "published", "strangers", "reference", "triggers", "architectures"
+            "small", "sequential", "small_every_kind", "standard", "published", "strangers", "reference", "triggers",
+            "architectures",
         )
     )  # fmt: skip
     faces = [row for row in sequential if row["truth"]["dataset"] == "lfw"]
@@ -214,6 +216,7 @@ def suites() -> dict[str, list[dict[str, Any]]]:
     return {
         "small": [row for row in sequential if row["truth"]["dataset"] != "lfw"],
         "small, full": [row for row in small if row["part"] == "final"],
+        "small, every kind": every_kind,
         "standard": faces + signs,
         "published": [row for row in published if row["settings"]["patches_only"]],
         "published, every kind": [row for row in published if not row["settings"]["patches_only"]],
