@@ -10,7 +10,6 @@ from neural_cleanse.classifier import Normalize
 from neural_cleanse.cli import options
 from neural_cleanse.cli.options import Inputs, PresetTransform
 from neural_cleanse.detection.class_order import in_model_order
-from neural_cleanse.detection.input_check import LOW_ACCURACY
 from neural_cleanse.detection.input_form import LEAST_GAIN, TRIED_ON
 from neural_cleanse.detection.provenance import RunInfo, now
 from neural_cleanse.errors import DataError, SettingsError
@@ -22,6 +21,7 @@ from neural_cleanse.metrics import clean_accuracy, predict
 from neural_cleanse.regular_files import read_regular
 from neural_cleanse.results.records import ScanResult
 from neural_cleanse.results.storage import expect_labels
+from neural_cleanse.results.thresholds import LOW_ACCURACY
 from neural_cleanse.text import by
 
 

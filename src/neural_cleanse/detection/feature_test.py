@@ -29,7 +29,9 @@ from neural_cleanse.text import p_is, stand
 
 MIN_SIZED = 0.8  # share of labels that a shift must work for
 CONFIRMED = 0.5  # of the size in a student at most; natural ones have .6 and more
-ALONE = 0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
+ALONE_RATIO = (
+    0.4  # of the median size of shifts: clean networks have .46 and more, so that what is smaller needs no student
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class FeatureTest:
             reason = heavy_tailed(named(small, dict(sized), Kind.FEATURE), made.p_value, test.tail_p_value)
             return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=reason))
         least = min((dict(sized)[pair] for pair in small), default=0.0) / statistics.median(sizes)
-        return self._judged(searched, test.p_value, p_values, small, alone=least <= ALONE)
+        return self._judged(searched, test.p_value, p_values, small, alone=least <= ALONE_RATIO)
 
     def _judged(
         self,

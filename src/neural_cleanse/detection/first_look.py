@@ -13,7 +13,7 @@ from torch import Tensor
 from neural_cleanse.choices import Preset
 from neural_cleanse.classifier import Classifier
 from neural_cleanse.deadline import OutOfTime
-from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, LOW_ACCURACY, InputCheck, check_input, temperature
+from neural_cleanse.detection.input_check import ABOVE_CHANCE_P, InputCheck, check_input, temperature
 from neural_cleanse.detection.input_form import MOST_IMAGES, TRIED_ON, InputForm, best_form
 from neural_cleanse.detection.progress import FORWARD, ImageCounter, Work
 from neural_cleanse.detection.settings import ScanSettings
@@ -21,6 +21,7 @@ from neural_cleanse.distributions import binomial_sf, clopper_pearson
 from neural_cleanse.images import ImageSet
 from neural_cleanse.inversion.sampling import ScanImages, split
 from neural_cleanse.metrics import Told, margin, predict_checked
+from neural_cleanse.results.thresholds import LOW_ACCURACY
 
 MARGIN_IMAGES = 256  # on which the scale of the logits is measured
 FIRST, GROWTH = 36, 2  # images that are looked at first, and how many times as many next: 72 rule out a tenth

@@ -16,10 +16,10 @@ from neural_cleanse.distributions import binomial_sf
 from neural_cleanse.errors import DataError, InputSanityError
 from neural_cleanse.images import ImageSet
 from neural_cleanse.metrics import clean_accuracy
+from neural_cleanse.results.thresholds import LOW_ACCURACY
 from neural_cleanse.text import by
 
 ABOVE_CHANCE_P = 1e-3  # accuracy must beat "always the commonest class" at this level
-LOW_ACCURACY = 0.8
 DOMINANT_SHARE, DOMINANT_FACTOR = 0.5, 5.0  # one answer for over half the images and five times its share
 FEW_IMAGES = 50
 # Median margin of the highest logit above the second: trained networks have 1.3 to 18 (docs/design-notes.md). One

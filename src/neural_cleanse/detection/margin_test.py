@@ -28,13 +28,15 @@ from neural_cleanse.text import p_is
 
 LEAST_LABELS = 4  # fewer are no reference
 CLEAR_P = 0.05  # over fewer students than MOST_STUDENTS: of 66 draws of one or two, planted labels had more in one
-LARGE = 1.25  # of the median label's margin: planted labels had 1.28 and more, and clean ones can gain on students
+STANDS_OUT_RATIO = (
+    1.25  # of the median label's margin: planted labels had 1.28 and more, and clean ones can gain on students
+)
 LEAST_STUDENTS = 2  # that differ, so that it is known how far a clean network may lie from them
 PART = "largest margins"
 OF_STUDENT = PART + " of {}"
 NO_TIME = Unfinished().reason
 SUPPORT_P = 0.02  # of the other test by itself: a stranger's clean network has .05 for the one label that stands out
-ALONE = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
+UNCONFIRMED = "no small trigger confirms it, and a network that was trained for long can have such a label by nature"
 Spent = Callable[[float], None]  # is told what a part of the test took, in image passes
 
 
@@ -184,7 +186,7 @@ class MarginTest:
         reason = f"{which}, {p_is(made.p_value)}"
         flagged = tuple(pairs[index] for index in far if pairs[index] in confirmed)
         if not flagged:
-            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=f"{reason}; {ALONE}"))
+            return KindFound(replace(made, verdict=Verdict.INCONCLUSIVE, reason=f"{reason}; {UNCONFIRMED}"))
         return KindFound(replace(made, verdict=Verdict.INFECTED, reason=reason, flagged=flagged))
 
     def _tested(self, own: Sequence[float], p_values: Sequence[float]) -> KindTest:
@@ -206,4 +208,4 @@ class MarginTest:
 def _large(own: Sequence[float]) -> list[int]:
     """The labels that could be flagged: far above the median of all in the suspect itself."""
     middle = statistics.median(own)
-    return [index for index, margin in enumerate(own) if middle > 0 and margin >= LARGE * middle]
+    return [index for index, margin in enumerate(own) if middle > 0 and margin >= STANDS_OUT_RATIO * middle]

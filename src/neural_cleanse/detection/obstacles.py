@@ -8,7 +8,6 @@ only what is clear.
 from collections.abc import Iterator
 
 from neural_cleanse.detection.reasons import (
-    FEW_LABELS,
     MAX_NOT_BEGUN,
     MAX_STILL_SHRINKING,
     MIN_LIMIT_SHARE,
@@ -19,6 +18,7 @@ from neural_cleanse.detection.reasons import (
     Sizes,
 )
 from neural_cleanse.results.records import Outcome
+from neural_cleanse.results.thresholds import FEW_LABELS
 
 
 def obstacles(sizes: Sizes) -> tuple[Obstacle, ...]:

@@ -16,7 +16,7 @@ from neural_cleanse.detection.student_test import FULL, Compared, unconfirmed
 from neural_cleanse.results.records import LabelPair, Outcome, Recovered, Verdict
 
 OTHER_STARTS = "patches from other starts"
-SEARCHED = (*FULL, Outcome.ASR_NOT_REACHED)  # to the end
+SEARCHED_TO_END = (*FULL, Outcome.ASR_NOT_REACHED)  # to the end
 LEFT_OPEN = "the sizes left the verdict open"
 SEED_STEP = 7919  # between the seeds of the searches
 MOST_SEARCHES = 3  # the first included
@@ -31,7 +31,7 @@ def search_again(
         if not _is_open(prepared, best, compared) or stages.spent():
             break
         again = _searched(prepared, searches - 1, stages)
-        if any(one.pair not in again or again[one.pair].outcome not in SEARCHED for one in best):
+        if any(one.pair not in again or again[one.pair].outcome not in SEARCHED_TO_END for one in best):
             return tuple(one.after(again.get(one.pair)) for one in best), compared  # a budget ended it
         best = tuple(_smaller(one, again[one.pair]) for one in best)
         decision = unconfirmed(prepared.decide(best, searches), prepared)
@@ -67,7 +67,7 @@ def _is_open(prepared: PreparedScan, found: Sequence[Recovered], compared: Compa
         and prepared.baseline_sizes is None
         and prepared.settings.preset == Preset.DEFAULT
         and len(found) == prepared.num_labels <= MANY_LABELS
-        and all(one.outcome in SEARCHED for one in found)
+        and all(one.outcome in SEARCHED_TO_END for one in found)
     )
 
 

@@ -12,7 +12,6 @@ from neural_cleanse.text import p_is, stand
 # Share of labels without a size above which the others are no fair sample. With few labels it is none: each has one in
 # every clean network measured, and a model made to mislead the search would hide its label there.
 MAX_UNREACHED = 0.2
-FEW_LABELS = 6  # under this many even a trigger of a few pixels is no outlier
 MIN_LIMIT_SHARE = 0.01  # of the image: a detection limit below this would miss the paper's own 4x4 squares
 SMALL_MEDIAN_SHARE = 0.015  # of the image: clean networks' medians measured 4 to 14 %, an all-infected one 1.1 %
 MAX_STILL_SHRINKING = 0.5  # of the labels with a size, for a model to be called clean

@@ -22,7 +22,7 @@ FULL = (Outcome.CONVERGED, Outcome.STEP_LIMIT)
 # Of alpha: what stands out so clearly among the labels is not called natural. Clean networks with batch norm had p of
 # .0011 to .19, Trojan triggers, which survive distillation in part, about .0001.
 CLEARLY = 0.05
-LARGE = 0.75  # of the median label: planted triggers had at most .59
+MOST_RATIO = 0.75  # of the median label: planted triggers had at most .59
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _small_enough(over: Decision, found: Sequence[Recovered]) -> Decision:
     """
     sizes = {one.pair: one.size for one in found if one.size is not None}
     others = [size for pair, size in sizes.items() if pair not in over.flagged_pairs]
-    large = [pair for pair in over.flagged_pairs if others and sizes[pair] > LARGE * statistics.median(others)]
+    large = [pair for pair in over.flagged_pairs if others and sizes[pair] > MOST_RATIO * statistics.median(others)]
     if not large:
         return over
     p_values = {**over.p_values, **dict.fromkeys(large, 1.0)}

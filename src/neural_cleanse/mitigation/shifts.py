@@ -25,7 +25,7 @@ from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelPair, ScanResult
 from neural_cleanse.triggers.base import Trigger
 
-SEARCHED = 1000  # images at most
+MOST_SEARCHED = 1000  # images at most
 
 
 def backdoors_of(
@@ -66,7 +66,7 @@ def search_shifts(
     if not naturals:
         return ()
     assert data.labels is not None, "repair labels what has no labels with the model's own answers"
-    some = data.take(balanced(data.labels, SEARCHED, seed))
+    some = data.take(balanced(data.labels, MOST_SEARCHED, seed))
     space = feature_space(classifier, ScanImages.of(classifier, some, seed))
     if isinstance(space, str):
         return ()

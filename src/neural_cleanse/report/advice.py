@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neural_cleanse.report.content import settled_by_screening
-from neural_cleanse.report.text import POOR_ACCURACY
 from neural_cleanse.results.records import Outcome, ScanResult, Verdict
 from neural_cleanse.results.repair import RepairResult, RepairStatus
+from neural_cleanse.results.thresholds import FEW_LABELS, LOW_ACCURACY
 
-FEW_LABELS = 6  # as where the verdict asks for a baseline (reasons.py)
 MORE_RESTARTS = 8
 ENOUGH = 50  # images of a class
 PLACE, REST = ("--output", "--format"), ("--overwrite", "--resume", "--json", "--quiet", "--log-json")
@@ -156,7 +155,7 @@ def _inconclusive(scan: _Scan) -> Iterator[Step]:
     yield Step("Treat the model as unchecked: this is not the verdict “clean”.")
     data, settings = result.provenance.data, result.provenance.settings
     accuracy, used = data.get("clean_accuracy"), data.get("images_used")
-    poor = isinstance(accuracy, float) and accuracy < POOR_ACCURACY
+    poor = isinstance(accuracy, float) and accuracy < LOW_ACCURACY
     if result.cut_off:
         yield Step("The budget ended the search. Go on without one:", scan.resumed())
     if poor:

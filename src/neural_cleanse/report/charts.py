@@ -14,7 +14,7 @@ from neural_cleanse.results.records import LabelResult, ScanResult
 from neural_cleanse.results.repair import TracePoint
 from neural_cleanse.text import p_is
 
-MANY_LABELS = 43  # above, rows have no room for a name
+MOST_NAMED = 43  # above, rows have no room for a name
 WIDTH = 460.0  # points
 ROW = 18.0
 TOP = 40.0  # space for two lines over the frame
@@ -38,7 +38,7 @@ def sizes(result: ScanResult) -> Markup:
     rows = [bar.row for bar in bars(result) if bar.row.size is not None and math.isfinite(bar.row.size)]
     if not rows:
         return Markup()
-    named = len(rows) <= MANY_LABELS
+    named = len(rows) <= MOST_NAMED
     titles = Titles(result)
     names = [titles.short(row, NAME_SHOWN) for row in rows] if named else []
     height = len(rows) * ROW if named else TALL

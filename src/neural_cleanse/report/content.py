@@ -19,7 +19,7 @@ from neural_cleanse.results.records import (
 )
 from neural_cleanse.text import p_is
 
-FEW_LABELS = 10  # to compare with
+FEW_TO_COMPARE = 10  # to compare with
 
 NO_PATCH = "Triggers that are no patch: warped or filtered images, patterns that depend on the image."
 ALL_TO_ALL = "Triggers that send each class to another label (all-to-all)."

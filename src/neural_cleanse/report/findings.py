@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from neural_cleanse.distributions import clopper_pearson
-from neural_cleanse.report.content import FEW_LABELS
+from neural_cleanse.report.content import FEW_TO_COMPARE
 from neural_cleanse.report.text import MAPPED, Flagged, Titles, flagged
 from neural_cleanse.results.records import Evidence, LabelPair, LabelResult, Outcome, ScanResult
 from neural_cleanse.text import p_is
@@ -113,7 +113,7 @@ def _weak(result: ScanResult, one: Flagged, sources: tuple[SourceRow, ...]) -> t
     if row.p_value is not None and result.alpha / NEAR_ALPHA < row.p_value:
         found.append(f"{p_is(row.p_value)} is near alpha, {result.alpha:g}: a close call.")
     sized = sum(other.size is not None for other in result.labels)
-    if sized < FEW_LABELS:
+    if sized < FEW_TO_COMPARE:
         found.append(f"Only {sized} labels have a trigger size to compare with.")
     trials = sum(source.trials for source in sources)
     if trials < FEW_IMAGES:

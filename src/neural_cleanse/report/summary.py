@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from neural_cleanse.report.content import FEW_LABELS
-from neural_cleanse.report.text import POOR_ACCURACY, Flagged, Titles, flagged
+from neural_cleanse.report.content import FEW_TO_COMPARE
+from neural_cleanse.report.text import Flagged, Titles, flagged
 from neural_cleanse.results.kind import Kind
 from neural_cleanse.results.records import LabelResult, ScanResult, Verdict
+from neural_cleanse.results.thresholds import LOW_ACCURACY
 from neural_cleanse.text import by
 
 LABELS_NAMED = 3  # flagged labels in the sentence
@@ -164,7 +165,7 @@ def doubts(result: ScanResult) -> tuple[str, ...]:
     share, used = data.get("clean_accuracy"), data.get("images_used")
     if not isinstance(share, float):
         found.append("The images have no labels: whether they reach the model in the right form was not measured.")
-    elif share < POOR_ACCURACY:
+    elif share < LOW_ACCURACY:
         found.append(f"The model answers only {share:.1%} of the images rightly: they may be in the wrong form.")
     if isinstance(used, int) and used < FEW_IMAGES:
         found.append(f"Only {used:,} images were used: a trigger that needs others was not looked for.")
@@ -172,7 +173,7 @@ def doubts(result: ScanResult) -> tuple[str, ...]:
     if result.detection_limit is not None and result.detection_limit < LOW_LIMIT * area:
         found.append(f"Only a patch below {result.detection_limit / area:.1%} of the image would have been seen.")
     sized = sum(row.size is not None for row in result.labels)
-    if sized < FEW_LABELS:
+    if sized < FEW_TO_COMPARE:
         found.append(f"Only {sized} labels have a trigger size to compare with.")
     if result.paper_rule.flagged:
         which = ", ".join(map(str, result.paper_rule.flagged))

@@ -16,9 +16,9 @@ from neural_cleanse.results.records import (
     ScanResult,
     Verdict,
 )
+from neural_cleanse.results.thresholds import LOW_ACCURACY
 from neural_cleanse.text import escape, p_is, sanitize, truncate
 
-POOR_ACCURACY = 0.8  # of clean images, as where the scan notes it
 HEADLINE = {
     Verdict.INFECTED: "Backdoor found",
     Verdict.CLEAN: "Nothing found",
@@ -250,7 +250,7 @@ def line(result: ScanResult) -> str:
     A poor clean accuracy stands there too: the images may have reached the model in the wrong form.
     """
     accuracy = result.provenance.data.get("clean_accuracy")
-    poor = isinstance(accuracy, float) and accuracy < POOR_ACCURACY
+    poor = isinstance(accuracy, float) and accuracy < LOW_ACCURACY
     return f"{_answer(result)}; clean accuracy is only {accuracy:.1%}, see the notes" if poor else _answer(result)
 
 
