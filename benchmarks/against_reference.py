@@ -44,6 +44,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return Table("", columns, lines, frozenset(columns[1:])).markdown()
 
 
+def ratios(scan: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of each model that was scanned so, in their order, in words."""
+    return " and ".join(f"{row[scan]['ratio']:.0f}" for row in rows if scan in row)
+
+
 def main() -> None:
     """Time both, and add a row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

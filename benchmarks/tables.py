@@ -232,7 +232,7 @@ def suites() -> dict[str, list[dict[str, Any]]]:
 def readme() -> dict[str, str]:
     """The marked places of README.md."""
     rows_compared = rows("compare")
-    ratios = sorted(row["passes_ratio"] for row in rows_compared)
+    against = rows_in(RESULTS / "against_reference.jsonl")
     larger = sorted(row["equal_asr"]["size_ratio_median"] for row in rows_compared)
     final = suites()["small"]
     counted, strangers = rates(final, recorded), finished(suites()["strangers, every kind"])
@@ -245,7 +245,8 @@ def readme() -> dict[str, str]:
         "clean flagged": f"{counted.clean_flagged.hits} of {counted.clean_flagged.trials}",
         "infected found": f"{counted.detected.hits} of {counted.detected.trials}",
         "right label": str(counted.right_label.hits),
-        "passes ratio": f"{ratios[0]:g} to {ratios[-1]:g}",
+        "cost of patches": against_reference.ratios("patches", against),
+        "cost of all": against_reference.ratios("every_kind", against),
         "size ratio": f"{larger[0]:.2f} to {larger[-1]:.2f}",
         "peers": peers_sentence(),
     }
