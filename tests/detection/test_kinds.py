@@ -1,15 +1,10 @@
 """Triggers that are no patch for all images are found by default, named, and evidenced; a clean model is clean."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from draws import heavy_tailed
 from left_out import left_out
 from planted_networks import SOURCE, TARGET, PairBackdoor, ShiftBackdoor
 from torch import nn
@@ -19,20 +14,15 @@ from neural_cleanse.deadline import Deadline, OutOfTime
 from neural_cleanse.detection import feature_space as spaces
 from neural_cleanse.detection import teaching
 from neural_cleanse.detection.feature_space import FeatureSpace, feature_space
-from neural_cleanse.detection.feature_test import FeatureTest
-from neural_cleanse.detection.kind_search import KindSearch
-from neural_cleanse.detection.kinds_found import Searched, Unfinished
 from neural_cleanse.detection.progress import Phase, Progress
 from neural_cleanse.detection.scan import scan
 from neural_cleanse.detection.settings import ScanSettings
-from neural_cleanse.detection.stages import Subject
 from neural_cleanse.images import ImageSet
-from neural_cleanse.inversion.inversion import Inversion
 from neural_cleanse.inversion.sampling import ScanImages
 from neural_cleanse.report.page import html
 from neural_cleanse.results import storage
 from neural_cleanse.results.kind import Kind
-from neural_cleanse.results.records import LabelPair, Outcome, Recovered, ScanResult, Verdict
+from neural_cleanse.results.records import LabelPair, ScanResult, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -145,33 +135,3 @@ def test_images_that_the_model_cannot_read_are_not_searched_further(clean: Class
     wrong = replace(digits, labels=(digits.labels + 1) % 10) if digits.labels is not None else digits
     result = scan(clean, wrong, ScanSettings(force=True, max_passes=2000))
     assert result.verdict is Verdict.INCONCLUSIVE and [test.kind for test in result.tests] == [Kind.PATCH]
-
-
-@dataclass(frozen=True)
-class Sized(KindSearch):
-    """A search that comes to shifts of these sizes."""
-
-    sizes: Sequence[float] = ()
-
-    def run(
-        self, inversion: Inversion, pairs: Sequence[LabelPair], subject: Subject, said: str = ""
-    ) -> Searched | Unfinished:
-        found = [
-            replace(Recovered.skipped(pair, Outcome.CONVERGED), size=size)
-            for pair, size in zip(pairs, self.sizes, strict=True)
-        ]
-        return Searched(tuple(found), subject, inversion)
-
-
-def test_a_shift_no_smaller_than_many_heavy_tailed_ones_make_likely_is_left_open(
-    clean: Classifier, digits: ImageSet
-) -> None:
-    sizes = [20.0 * math.exp(0.2 * value) for value in heavy_tailed(60)]
-    prepared: Any = SimpleNamespace(
-        settings=ScanSettings(), inversion=Inversion(), pairs=[LabelPair(label) for label in range(60)]
-    )
-    nothing: Any = SimpleNamespace()
-    behind: Any = SimpleNamespace(space=lambda: feature_space(clean, ScanImages.of(clean, digits, 0)), forward_passes=0)
-    test = FeatureTest(Sized(Kind.FEATURE, prepared, nothing, nothing, sizes), behind).run(nothing).test
-    assert test.verdict is Verdict.INCONCLUSIVE and "heavy-tailed" in test.reason and test.flagged == ()
-    assert test.p_value is not None and test.p_value <= ScanSettings().alpha
