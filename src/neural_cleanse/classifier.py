@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neural_cleanse.copies import copied, frozen
-from neural_cleanse.deadline import Deadline
-from neural_cleanse.errors import SettingsError, UnusableOutputs
+from neural_cleanse.deadline import Deadline, Signal
+from neural_cleanse.errors import NeuralCleanseError, SettingsError, UnusableOutputs
 from neural_cleanse.layers import Layers, Tap, find_layers, one_vector
 from neural_cleanse.memory_errors import out_of_memory
 from neural_cleanse.outputs import OutputKind, logits_of
@@ -117,8 +117,10 @@ class Classifier:
         try:
             with StraightThrough() if self.rounds else nullcontext():
                 return self._answer(images)
+        except (NeuralCleanseError, Signal):
+            raise
         except Exception as error:  # whatever a user's own forward raises
-            if out_of_memory(error) or type(error).__module__.startswith("neural_cleanse"):  # or our own, on purpose
+            if out_of_memory(error):
                 raise
             raise UnusableOutputs(
                 f"The network fails on {len(images)} images of shape {by(images.shape[1:])} (channels x height x "

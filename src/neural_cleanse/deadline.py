@@ -3,7 +3,11 @@
 import time
 
 
-class OutOfTime(Exception):
+class Signal(Exception):
+    """Ends a pass through a network on purpose: no failure of the network."""
+
+
+class OutOfTime(Signal):
     """The deadline is past: what was under way is given up. Whoever began it says what was reached."""
 
 

@@ -126,8 +126,6 @@ def run(cases: Sequence[Case], settings: ScanSettings, rows: Path, engine: Engin
 def _prepare(rows: Path) -> None:
     """See that rows can be added, and cut off a last line that a kill tore. Raises OutputError."""
     try:
-        if rows.exists():
-            read_regular(rows)
         with rows.open("ab+") as file:
             file.seek(0)
             content = file.read()

@@ -1,13 +1,11 @@
 """Read a file that somebody else made, whole and once: no device, no pipe, nothing larger than memory."""
 
 import difflib
-import os
-import stat
 from pathlib import Path
 
 from neural_cleanse.errors import ModelError, UnknownFormat
 from neural_cleanse.loading.memory_limit import physical_memory
-from neural_cleanse.regular_files import without_waiting
+from neural_cleanse.regular_files import NotRegular, TooLarge, read_regular
 
 NEAR_NAMES, MAX_NAMES = 3, 10_000  # suggested, and looked through
 
@@ -21,21 +19,21 @@ def read_file(path: Path, *, at_most: int | None = None) -> bytes:
         raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.")
     limit = physical_memory() // 2 if at_most is None else at_most
     try:
-        with open(path, "rb", opener=without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):  # swapped for a pipe since it was looked at
-                raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.")
-            content = file.read(limit + 1) if status.st_size <= limit else None
+        content = read_regular(path, limit)
     except FileNotFoundError as error:
         raise ModelError(f"There is no model file {path}.", cure=near(path)) from error
+    except NotRegular as error:  # swapped for a pipe since it was looked at
+        raise UnknownFormat(f"{path} is no regular file.", cure="Give the model file itself.") from error
+    except TooLarge as error:
+        raise ModelError(
+            f"{path} is too large: over {limit:,} bytes.", cure="Scan it on a machine with more memory."
+        ) from error
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", cure="Check the permissions of the file."
         ) from error
     except MemoryError as error:
         raise ModelError(f"{path} does not fit into memory.", cure="Scan it on a machine with more memory.") from error
-    if content is None or len(content) > limit:
-        raise ModelError(f"{path} is too large: over {limit:,} bytes.", cure="Scan it on a machine with more memory.")
     if not content:
         raise UnknownFormat(f"{path} is empty.", cure="Download or copy it again.")
     return content

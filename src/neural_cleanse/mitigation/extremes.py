@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from neural_cleanse.classifier import Classifier
+from neural_cleanse.deadline import Signal
 from neural_cleanse.errors import UnusableOutputs
 
 MOST_KEPT = 2**28  # bytes of one pass over a batch; larger networks run their first half again instead
@@ -78,7 +79,7 @@ class EarlyLayers:
         )
 
 
-class _AllSeen(Exception):
+class _AllSeen(Signal):
     """The last of the layers was called: the rest of the network need not run."""
 
 
