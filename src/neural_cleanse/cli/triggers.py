@@ -49,11 +49,11 @@ def read_backdoors(path: Path, classifier: Classifier, target: int | None) -> tu
 
 def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[Backdoor, ...]:
     try:
-        is_card = read_regular(path)[:1] == b"{"
+        content = read_regular(path)
     except OSError as error:
         raise OutputError(f"The trigger {path} cannot be read: {error.strerror}.", cure="Check the path.") from error
-    if is_card:
-        return _of_card(path, shape)
+    if content.startswith(b"{"):
+        return _of_card(content, path, shape)
     try:
         trigger = picture(shape, path)
     except DataError as error:
@@ -66,10 +66,10 @@ def _read(path: Path, shape: tuple[int, int, int], target: int | None) -> tuple[
     return (Backdoor(LabelPair(target), trigger),)
 
 
-def _of_card(path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
+def _of_card(content: bytes, path: Path, shape: tuple[int, int, int]) -> tuple[Backdoor, ...]:
     found = []
     try:
-        for poison in json.loads(read_regular(path))["poisons"]:
+        for poison in json.loads(content)["poisons"]:
             trigger = trigger_from_json(poison["trigger"])
             if trigger.image_shape != shape:
                 raise SettingsError(

@@ -18,6 +18,7 @@ from neural_cleanse.loading.cures import RIGHTS
 from neural_cleanse.loading.images.names import numbered
 from neural_cleanse.loading.memory_limit import physical_memory
 from neural_cleanse.pixel_values import PIXEL_MAX
+from neural_cleanse.regular_files import TooLarge, read_regular
 
 MAX_CHANNELS = 64
 # A highest value above it is of 0-255: the ink of scikit-learn's 8 x 8 digits is 16, normalised pixels are below 5.
@@ -43,15 +44,13 @@ def content_of(path: Path) -> bytes:
     """The whole file. Raises DataError where it cannot be read, or is larger than half of the memory."""
     limit = physical_memory() // 2
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        return read_regular(path, limit)
+    except TooLarge as error:
+        raise DataError(f"{path} is too large: over {limit:,} bytes.", cure="Give a part of the images.") from error
     except (OSError, MemoryError) as error:
         raise DataError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no memory'}.", cure=RIGHTS
         ) from error
-    if len(content) > limit:
-        raise DataError(f"{path} is too large: over {limit:,} bytes.", cure="Give a part of the images.")
-    return content
 
 
 def image_set(arrays: Arrays, path: Path) -> ImageSet:
